@@ -1,0 +1,27 @@
+"""palate: align text-to-image diffusion models with human taste from labels that nobody fully trusts.
+
+Everything is one import away and loaded when first used: `palate.open_dataset`, `palate.train`, `palate.sample`,
+`palate.compare`, `palate.report`.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PalateError": "palate.errors",
+    "open_dataset": "palate.data.dataset",
+    "train": "palate.training.loop",
+    "load_prompts": "palate.evaluation.prompts",
+    "Sampling": "palate.evaluation.samples",
+    "sample": "palate.evaluation.samples",
+    "compare": "palate.evaluation.compare",
+    "report": "palate.report.runs",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'palate' has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""Pipeline folders: where they are, what they hold, and a fingerprint of their weights."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from palate.errors import PalateError
+
+CHUNK = 1 << 24  # bytes read at a time while hashing
+
+
+def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
+    """The local folder of a pipeline; a name that is no folder is taken for a hub repository (or its local copy)."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise PalateError(f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with pipeline.save_pretrained.")
+        return folder
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        raise PalateError(f"{name_or_path}: no such folder. Give a diffusers pipeline folder, a hub name (owner/model), or 'world'.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
+        raise PalateError(f"{name_or_path}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
+                          "Give the path of a downloaded pipeline folder.") from error  # fmt: skip
+
+
+def component_class(folder: Path, component: str) -> str | None:
+    """The class name of a component as the pipeline's index has it, or None where there is none."""
+    entry = json.loads((folder / "model_index.json").read_text()).get(component)
+    return entry[1] if entry else None
+
+
+def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
+    """A hash of everything that the named components are made of (configuration and weights)."""
+    digest = hashlib.sha256()
+    for component in components:
+        for file in sorted((folder / component).rglob("*")):
+            if file.suffix in (".json", ".safetensors", ".txt"):
+                digest.update(f"{component}/{file.name}".encode())
+                with open(file, "rb") as handle:
+                    while chunk := handle.read(CHUNK):
+                        digest.update(chunk)
+    return digest.hexdigest()

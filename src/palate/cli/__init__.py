@@ -1,0 +1,64 @@
+"""The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
+
+import difflib
+import importlib
+import sys
+
+from palate.errors import PalateError
+
+# verb -> module in this folder, one line of help
+VERBS = {
+    "demo": ("demo", "from imperfect votes to a better model, in minutes, nothing downloaded"),
+    "import": ("import_", "bring pairs and votes in: Pick-a-Pic, folders, JSONL, rankings, TRL"),
+    "info": ("info", "what a dataset holds: sources, annotators, ties, image sizes"),
+    "train": ("train", "train a model as a configuration says; the same command again resumes"),
+    "sample": ("sample", "make pictures from prompts, the same noise for every model"),
+    "compare": ("compare", "paired win rates with 95 % intervals"),
+    "report": ("report", "one html page with pictures, numbers and curves"),
+}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def main() -> None:
+    """Run one verb. Exit code 0; 1 for a refused request or bad input, in one line; 130 for Ctrl-C."""
+    import os
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        from palate import __version__
+
+        print(f"palate {__version__}")
+        return
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            raise PalateError(f"there is no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "; `palate --help` lists them."))
+        importlib.import_module(f"palate.cli.{VERBS[verb][0]}").main(rest)
+    except PalateError as error:
+        sys.exit(f"palate: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+    except BrokenPipeError:
+        os._exit(0)  # the reader of our output has gone, as with `| head`
+
+
+def _interrupted() -> int:
+    print("\npalate: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+    return 130
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<10}{line}" for verb, (_, line) in VERBS.items())
+    return f"""palate: align text-to-image diffusion models from labels that nobody fully trusts
+
+usage: palate VERB [options]        palate VERB --help shows an example
+
+{verbs}
+
+Start with `palate demo`."""

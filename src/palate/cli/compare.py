@@ -1,0 +1,41 @@
+"""`palate compare`"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from palate.cli.options import parse
+
+DESCRIPTION = """Paired win rates on the same prompts and noise, with 95 % intervals clustered by prompt.
+
+Examples:
+  palate compare runs/dedpo --prompts world --scorer world --guidance 2
+  palate compare runs/dedpo runs/dpo --against base
+  palate compare runs/dedpo --against runs/dpo"""
+
+
+@dataclass
+class Options:
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Runs, or folders of samples."""
+    against: str = "base"
+    """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
+    prompts: str | None = None
+    """A file of prompts, or "world"; needed when there are no samples yet."""
+    scorer: str = "world"
+    """world (the small world's truth), a picture statistic such as brightness, or a plug-in's name."""
+    steps: int = 25
+    guidance: float = 7.5
+    sampler: str = "dpm++"
+    seed: int = 0
+    repetitions: int = 1
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, "compare", DESCRIPTION)
+    from palate.evaluation.compare import compare
+    from palate.evaluation.samples import Sampling
+
+    sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
+    compare(list(options.models), options.against, prompts=options.prompts, scorer=options.scorer, sampling=sampling).show()

@@ -1,0 +1,61 @@
+"""`palate import`: other formats into pairs and votes."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from palate.data.importing import Format, import_pairs, summary_lines
+
+HELP = """Add pairs and votes from other formats to a dataset. Running again adds only what is missing.
+
+Formats:
+  pickapic   Pick-a-Pic parquet files (jpg_0, jpg_1, label_0, label_1, caption, ...)
+  folders    a folder with win/ and lose/ (or w/ and l/), captions in NAME.txt or captions.jsonl
+  jsonl      lines of {"prompt", "image_0", "image_1", "choice"}, paths relative to the file
+  rankings   HPDv2 and ImageRewardDB JSON: ranked lists become all their pairs
+  trl        parquet or JSONL with prompt, chosen, rejected
+
+Examples:
+  palate import pickapic /data/pickapic_v2/*.parquet --to prefs
+  palate import folders my-pictures --to prefs --annotator ana
+  palate import rankings imagereward/test.json --to prefs
+"""
+
+
+@dataclass
+class Options:
+    """What `palate import` takes."""
+
+    format: tyro.conf.Positional[Format]
+    """What the sources are."""
+    sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCES")]]
+    """Files, or for `folders` folders."""
+    to: Path
+    """Folder of the dataset; it is made when it is not there."""
+    name: str | None = None
+    """Name of a new dataset; the folder's name if not given."""
+    annotator: str = "unknown"
+    """Who voted, where the sources do not say."""
+    source: Literal["human", "judge"] = "human"
+    """Whether those votes are of a human or of a judge."""
+    json: bool = False
+    """Print the counts as JSON."""
+
+
+def main(argv: list[str]) -> None:
+    """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
+    options = tyro.cli(Options, args=argv, prog="palate import", description=HELP)
+    report = import_pairs(
+        options.format,
+        options.sources,
+        options.to,
+        name=options.name,
+        annotator=options.annotator,
+        source=options.source,
+        progress=sys.stderr.isatty(),
+    )
+    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))

@@ -1,0 +1,46 @@
+"""`palate sample`"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from palate.cli.options import parse
+
+DESCRIPTION = """Make pictures from prompts. The initial noise is a function of seed, prompt and repetition, so that every model
+sampled with the same settings starts from the same noise. Interrupted? The same command goes on.
+
+Examples:
+  palate sample runs/dedpo --prompts parti.json --base
+  palate sample world --prompts world --to pictures --repetitions 4 --guidance 2"""
+
+
+@dataclass
+class Options:
+    model: Annotated[str, tyro.conf.Positional]
+    """A run, a diffusers pipeline folder, or "world"."""
+    prompts: str
+    """A file of prompts (.txt, .json, .jsonl, .csv, .parquet), or "world"."""
+    to: Path | None = None
+    """Folder for the pictures; MODEL/samples for a run when absent."""
+    base: bool = False
+    """Also sample the model that the run started from, into MODEL/base-samples."""
+    steps: int = 25
+    guidance: float = 7.5
+    """In diffusers' convention: 1 is no guidance."""
+    sampler: str = "dpm++"
+    """dpm++, ddim or euler."""
+    seed: int = 0
+    repetitions: int = 1
+    """Pictures per prompt."""
+    batch_size: int = 32
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, "sample", DESCRIPTION)
+    from palate.evaluation.samples import Sampling, sample_verb
+
+    sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
+    for samples in sample_verb(options.model, options.prompts, sampling, options.to, options.base, options.batch_size):
+        print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

@@ -1,0 +1,34 @@
+"""`palate train`"""
+
+import shlex
+
+from palate.cli.options import parse
+from palate.errors import PalateError
+
+DESCRIPTION = """Train a model as a YAML file says. The same command again goes on from the newest checkpoint.
+
+Examples:
+  palate train dedpo.yaml
+  palate train dedpo.yaml --beta 2000 --seed 3 --output-dir runs/dedpo-3
+  palate train dedpo.yaml --dry-run          check everything, count labels and parameters, train nothing
+
+Every key of the file is an option here, with its type and default; an option wins over the file."""
+
+
+def main(argv: list[str]) -> None:
+    from palate.training.config import TrainConfig, load_config
+
+    dry_run = "--dry-run" in argv
+    options = [argument for argument in argv if argument != "--dry-run"]
+    if options and not options[0].startswith("-"):
+        config = parse(TrainConfig, options[1:], "train", DESCRIPTION, default=load_config(options[0]))
+    elif {"-h", "--help"} & set(options):
+        config = parse(TrainConfig, options, "train", DESCRIPTION)
+    else:
+        raise PalateError("train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys.")
+
+    from palate.training.loop import train
+
+    run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)
+    if not dry_run:
+        print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")

@@ -1,0 +1,232 @@
+"""A preference dataset: a folder with the tables of pairs and votes, opened, read, extended and checked."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from palate.data.checks import find_problems
+from palate.data.images import decode_image, encode_image
+from palate.data.schema import IMAGE_COLUMNS, PAIRS, SCHEMA_VERSION, VOTES, pair_row, vote_row
+from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
+from palate.errors import PalateError
+from palate.files import write_text
+
+__all__ = ["Appended", "PreferenceDataset", "decode_image", "encode_image", "open_dataset"]
+
+ROWS_PER_SHARD = 1024
+BYTES_PER_SHARD = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What `append_votes` did: votes written, and votes that were there already and were left as they are."""
+
+    added: int
+    already_there: int
+
+
+class PreferenceDataset:
+    """Pairs and votes in a folder. Made by `create` or `open`; every write adds a shard and never changes one.
+
+    Memory does not grow with the images: they are read a batch at a time (`iter_pairs`) and written a shard at a time.
+    Only ids are remembered, to refuse duplicates.
+    """
+
+    def __init__(self, path: str | Path, about: dict[str, Any]):
+        """Use `create` or `open`, which check what they find."""
+        self.path = Path(path)
+        self._about = about
+        self._ids: dict[Path, dict[str, str]] = {}  # folder of a table -> id -> shard that holds it
+        self._ids_read: set[Path] = set()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, name: str, provenance: Mapping[str, Any] | str | None = None
+    ) -> "PreferenceDataset":
+        """Make an empty dataset in folder `path`. Raises PalateError when a dataset is there already."""
+        path = Path(path)
+        if (path / "dataset.json").exists():
+            raise PalateError(f"{path}: already holds a dataset. Add to it, or choose another folder.")
+        if path.exists() and not path.is_dir():
+            raise PalateError(f"{path}: a file, not a folder. Choose another name for the dataset.")
+        about = {"name": name, "provenance": [] if provenance is None else [provenance]}
+        dataset = cls(path, about)
+        dataset._write_about()
+        return dataset
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PreferenceDataset":
+        """Open the dataset in folder `path`.
+
+        Raises PalateError when there is none, or when it was written under another schema version.
+        """
+        file = Path(path) / "dataset.json"
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            version = about["schema_version"]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise PalateError(f"{path}: no dataset here (no dataset.json). Make one with `palate import`.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PalateError(f"{file}: not the description of a dataset. Restore it, or import again.") from error
+        if version != SCHEMA_VERSION:
+            raise PalateError(
+                f"{file}: schema version {version}, but this palate reads version {SCHEMA_VERSION}. "
+                "Use the palate that wrote it, or import the data again."
+            )
+        return cls(path, about)
+
+    def __len__(self) -> int:
+        """Number of pairs on disk."""
+        return count_rows(self.path / "pairs", PAIRS)
+
+    @property
+    def name(self) -> str:
+        """The name given when the dataset was made."""
+        return self._about.get("name", self.path.name)
+
+    @property
+    def provenance(self) -> list[Any]:
+        """Where the pairs and votes came from, one entry per source."""
+        return list(self._about.get("provenance", []))
+
+    def pairs(self, columns: list[str] | None = None) -> pa.Table:
+        """The pairs as one table [N]: `columns`, or all but the two images, which may not fit into memory."""
+        return read_columns(self.path / "pairs", PAIRS, columns or [n for n in PAIRS.names if n not in IMAGE_COLUMNS])
+
+    def iter_pairs(self, columns: list[str] | None = None, batch_size: int = 256) -> Iterator[pa.RecordBatch]:
+        """All pairs in stored order, images included, as batches of at most `batch_size` rows, shard by shard."""
+        names = columns or PAIRS.names
+        for path in shard_paths(self.path / "pairs"):
+            with open_shard(path, PAIRS) as file:
+                for batch in file.iter_batches(batch_size=batch_size, columns=names):
+                    yield batch.select(names)
+
+    def votes(self, columns: list[str] | None = None) -> pa.Table:
+        """The votes as one table [M], oldest shard first: `columns`, or all of them."""
+        return read_columns(self.path / "votes", VOTES, columns or VOTES.names)
+
+    def pair_ids(self) -> Mapping[str, str]:
+        """Every pair_id on disk with the name of the shard that holds it."""
+        return self._known(self.path / "pairs", PAIRS, "pair_id")
+
+    def add_pairs(
+        self, rows: Iterable[Mapping[str, Any]], rows_per_shard: int = ROWS_PER_SHARD, skip_known: bool = False
+    ) -> int:
+        """Add pairs, written shard by shard while `rows` is read; returns how many were added.
+
+        A shard is closed at `rows_per_shard` rows or 256 MB of images. A kill loses at most the shard in the making;
+        the same call with `skip_known` then adds what is missing.
+        Raises PalateError at the first bad row or duplicate pair_id (unless `skip_known`); rows before it are kept.
+        """
+        known = self._known(self.path / "pairs", PAIRS, "pair_id")
+        added, waiting, size = 0, {}, 0
+        try:
+            for number, given in enumerate(rows):
+                row = pair_row(given, f"pairs row {number}")
+                pair_id = row["pair_id"]
+                place = known.get(pair_id) or ("this call" if pair_id in waiting else None)
+                if place and skip_known:
+                    continue
+                if place:
+                    raise PalateError(
+                        f"pairs row {number}: pair_id '{pair_id}' is already in {place}. Give each pair its own id; "
+                        "the rows before this one were added."
+                    )
+                waiting[pair_id] = row
+                size += sum(len(row[name]["bytes"] or b"") for name in IMAGE_COLUMNS)
+                if len(waiting) >= rows_per_shard or size >= BYTES_PER_SHARD:
+                    full, waiting, size = waiting, {}, 0  # emptied first: a write that fails is not tried twice
+                    added += self._write_pairs(full)
+        finally:
+            added += self._write_pairs(waiting)
+        return added
+
+    def append_votes(self, rows: Iterable[Mapping[str, Any]]) -> Appended:
+        """Append votes as one new shard; fills vote_id and created_at where they are missing.
+
+        A vote whose vote_id is there already is left as it is and counted, so a call can be repeated.
+        Raises PalateError, and writes nothing, when a vote is malformed or is about a pair that is not here.
+        """
+        pairs = self._known(self.path / "pairs", PAIRS, "pair_id")
+        votes = self._known(self.path / "votes", VOTES, "vote_id")
+        numbered, batches, new, already = enumerate(rows), [], set(), 0
+        while chunk := list(islice(numbered, 8192)):
+            fresh = []
+            for number, given in chunk:
+                row = vote_row(given, f"votes row {number}")
+                if row["pair_id"] not in pairs:
+                    raise PalateError(
+                        f"votes row {number}: pair '{row['pair_id']}' is not in {self.path}. Add the pair first."
+                    )
+                if row["vote_id"] in votes or row["vote_id"] in new:
+                    already += 1
+                    continue
+                new.add(row["vote_id"])
+                fresh.append(row)
+            batches.append(pa.RecordBatch.from_pylist(fresh, schema=VOTES))
+        if new:
+            shard = write_shard(self.path / "votes", pa.Table.from_batches(batches, schema=VOTES))
+            self._remember(shard, new)
+            self._write_about()
+        return Appended(len(new), already)
+
+    def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
+        """Note where data came from, once per different entry."""
+        if entry not in self.provenance:
+            self._about["provenance"] = [*self.provenance, entry]
+            self._write_about()
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong on disk, one line each with file and row; empty when all is well."""
+        return find_problems(self.path)
+
+    def validate(self) -> None:
+        """Raise PalateError with the first problem, and the number of the others, if there is any."""
+        if found := self.problems():
+            others = f" ({len(found) - 1} more problems; PreferenceDataset.problems() lists them)" if found[1:] else ""
+            raise PalateError(found[0] + others)
+
+    def _write_pairs(self, rows: Mapping[str, Mapping[str, Any]]) -> int:
+        if not rows:
+            return 0
+        table = pa.Table.from_pylist(list(rows.values()), schema=PAIRS)
+        shard = write_shard(self.path / "pairs", table, columns_without_dictionary=IMAGE_COLUMNS)
+        self._remember(shard, rows)
+        self._write_about()
+        return len(rows)
+
+    def _known(self, folder: Path, schema: pa.Schema, column: str) -> dict[str, str]:
+        for path in shard_paths(folder):  # only shards that appeared since the last look are read
+            if path not in self._ids_read:
+                with open_shard(path, schema) as file:
+                    self._remember(path, file.read(columns=[column])[column].to_pylist())
+        return self._ids.setdefault(folder, {})
+
+    def _remember(self, shard: Path, ids: Iterable[str]) -> None:
+        place = f"{shard.parent.name}/{shard.name}"
+        self._ids.setdefault(shard.parent, {}).update(dict.fromkeys(ids, place))
+        self._ids_read.add(shard)
+
+    def _write_about(self) -> None:
+        self._about = {
+            "name": self.name,
+            "schema_version": SCHEMA_VERSION,
+            "counts": {
+                "pairs": len(self._known(self.path / "pairs", PAIRS, "pair_id")),
+                "votes": len(self._known(self.path / "votes", VOTES, "vote_id")),
+            },
+            "created_at": self._about.get("created_at") or datetime.now(UTC).isoformat(timespec="seconds"),
+            "provenance": self.provenance,
+        }
+        write_text(self.path / "dataset.json", json.dumps(self._about, indent=2, ensure_ascii=False) + "\n")
+
+
+def open_dataset(path: str | Path) -> PreferenceDataset:
+    """Open the dataset in folder `path`; see `PreferenceDataset.open`."""
+    return PreferenceDataset.open(path)

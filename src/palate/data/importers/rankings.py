@@ -1,0 +1,108 @@
+"""Ranked lists: HPDv2 (Wu et al. 2023, arXiv:2306.09341) and ImageRewardDB (Xu et al. 2023, arXiv:2304.05977)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from palate.data.importers.common import ImportReport, Record, Refused, Row, build_rows, prompt_of, shuffled_pair
+from palate.data.schema import content_id
+from palate.errors import PalateError
+
+
+def read(source: Path, report: ImportReport) -> Iterator[Row]:
+    """The pairs of one JSON file, a list of entries; all pairs of an entry share one group_id.
+
+    HPDv2 test: prompt, image_path[], rank[] and raw_annotations[{rank[], user_hash}], one vote per annotator and pair.
+    HPDv2 train: prompt, file_path[], human_preference[] (1 for the preferred image). ImageRewardDB: prompt,
+    generations[], ranking[]. In each a lower rank is better and equal ranks are ties. (`rank` of HPDv2 averages the
+    annotators, who are therefore checked against it: a note says so when they mostly contradict it.)
+
+    Images stay where they are, and pairs hold their paths: k images make k(k - 1)/2 pairs, and embedding each of them
+    would store it k - 1 times. Images that are not there yet may be put there later.
+    """
+    try:
+        entries = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PalateError(f"{source}: not a complete JSON file ({error}). Replace it by a good copy.") from error
+    if not isinstance(entries, list):
+        raise PalateError(f"{source}: not a list of entries. Check the format given to `palate import`.")
+    records: Iterator[Record] = ((f"{source} entry {i}", (i + 1) / len(entries), e) for i, e in enumerate(entries))
+    agreement = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
+    yield from build_rows(records, partial(_build, source.parent.resolve(), report, agreement), report)
+    if agreement[1] >= agreement[0] and sum(agreement):
+        report.notes.append(
+            f"{source}: annotators contradict `rank` on {agreement[1]:,} of {sum(agreement):,} pairs. "
+            "Check that in raw_annotations a lower rank is better and that ranks are in the order of image_path."
+        )
+
+
+def _build(
+    folder: Path, report: ImportReport, agreement: list[int], where: str, done: float, entry: Any
+) -> Iterator[Row]:
+    if not isinstance(entry, dict):
+        raise Refused("not a JSON object")
+    prompt = prompt_of(entry, "prompt")
+    paths, ranks = _list(entry)
+    if len(paths) < 2 or len(paths) != len(ranks):
+        raise Refused("ranks do not fit", f"{len(paths)} images and {len(ranks)} ranks")
+    rankings = _annotators(entry, len(paths), where, report) or [(None, ranks)]
+    if entry.get("raw_annotations"):
+        _compare(ranks, rankings, agreement)
+    group_id = content_id("group", prompt, *paths)
+    for a, b in combinations(range(len(paths)), 2):
+        pair, swapped = shuffled_pair(prompt, {"path": paths[a]}, {"path": paths[b]})
+        pair["group_id"] = group_id
+        for name in ("image_0", "image_1"):  # the id above is made of the paths as the file has them
+            pair[name] = {"bytes": None, "path": str(folder / pair[name]["path"])}
+        first, second = (b, a) if swapped else (a, b)
+        votes = [{"annotator_id": who, "choice": _choice(r[first], r[second])} for who, r in rankings]
+        yield Row(where, done, pair, votes)
+
+
+def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+    if "generations" in entry:
+        paths, ranks = entry["generations"], entry.get("ranking")
+    elif "image_path" in entry:
+        paths, ranks = entry["image_path"], entry.get("rank")
+    elif "file_path" in entry:
+        paths, ranks = entry["file_path"], entry.get("human_preference")
+        ranks = [1 - value for value in ranks] if _numbers(ranks) else ranks
+    else:
+        raise Refused("no images", "no list of images (generations, image_path or file_path)")
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths) or not _numbers(ranks):
+        raise Refused("not a ranked list", "images must be a list of paths and ranks a list of numbers")
+    return paths, ranks
+
+
+def _annotators(
+    entry: Mapping[str, Any], count: int, where: str, report: ImportReport
+) -> list[tuple[str | None, list[float]]]:
+    rankings = []
+    for number, raw in enumerate(entry.get("raw_annotations") or []):
+        ranks = raw.get("rank") if isinstance(raw, dict) else None
+        if not _numbers(ranks) or len(ranks) != count:
+            detail = f"raw_annotations[{number}] does not hold {count} ranks"
+            report.refuse(where, "ranking of an annotator does not fit", detail)
+            continue
+        who = raw.get("user_hash")
+        rankings.append((f"annotator-{number}" if who is None else f"user-{who}", ranks))
+    return rankings
+
+
+def _compare(ranks: list[float], rankings: list[tuple[str | None, list[float]]], agreement: list[int]) -> None:
+    for _, other in rankings:
+        for a, b in combinations(range(len(ranks)), 2):
+            product = (ranks[a] - ranks[b]) * (other[a] - other[b])
+            agreement[0] += product > 0
+            agreement[1] += product < 0
+
+
+def _choice(rank_0: float, rank_1: float) -> str:
+    return "0" if rank_0 <= rank_1 else "1"
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)

@@ -1,0 +1,88 @@
+"""Parquet files of one table: list them, read them with errors that name the file, write one more atomically."""
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from palate.errors import PalateError
+from palate.files import atomic_path
+
+ROWS_PER_GROUP = 64  # small, so that a reader of images holds few of them
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The finished shards of `folder` in the order in which they were written; leftovers of a killed write are not."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file; what fails while opening or reading it becomes a PalateError that names the file."""
+    try:
+        with pq.ParquetFile(path, memory_map=False) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise PalateError(f"{path}: no such file.") from error
+    except PermissionError as error:
+        raise PalateError(f"{path}: not readable. Change its permissions.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise PalateError(
+            f"{path}: not a complete parquet file (truncated or damaged). Replace it by a good copy and run again."
+        ) from error
+
+
+@contextmanager
+def open_shard(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """Open a shard that must have the columns of `schema`; raises PalateError otherwise."""
+    with open_parquet(path) as file:
+        found = file.schema_arrow
+        wrong = [f.name for f in schema if f.name not in found.names or found.field(f.name).type != f.type]
+        if wrong:
+            names = ", ".join(wrong)
+            raise PalateError(f"{path}: column {names} is missing or of another type. Import the data again.")
+        yield file
+
+
+def count_rows(folder: Path, schema: pa.Schema) -> int:
+    """Rows in all shards of `folder`, from the files' footers."""
+    total = 0
+    for path in shard_paths(folder):
+        with open_shard(path, schema) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def read_columns(folder: Path, schema: pa.Schema, columns: list[str]) -> pa.Table:
+    """`columns` of all shards of `folder` as one table, in the order of `columns`."""
+    unknown = [name for name in columns if name not in schema.names]
+    if unknown:
+        raise PalateError(f"{folder}: no column {unknown[0]!r}. There are: {', '.join(schema.names)}.")
+    tables = [pa.schema([schema.field(name) for name in columns]).empty_table()]
+    for path in shard_paths(folder):
+        with open_shard(path, schema) as file:
+            tables.append(file.read(columns=columns).select(columns).replace_schema_metadata())
+    return pa.concat_tables(tables)
+
+
+def write_shard(folder: Path, table: pa.Table, columns_without_dictionary: tuple[str, ...] = ()) -> Path:
+    """Write `table` as the next shard of `folder`, atomically; returns its path.
+
+    The name carries a random part, so that two processes that write at once never replace each other's shard.
+    """
+    numbers = [int(m[1]) for path in shard_paths(folder) if (m := re.match(rf"{folder.name}-(\d+)-", path.name))]
+    path = folder / f"{folder.name}-{max(numbers, default=-1) + 1:05d}-{uuid.uuid4().hex[:8]}.parquet"
+    plain = set(columns_without_dictionary)
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROWS_PER_GROUP if plain else None,
+            use_dictionary=[name for name in table.column_names if name not in plain],
+            write_statistics=[name for name in table.column_names if name not in plain],
+        )
+    return path

@@ -1,0 +1,201 @@
+"""What a dataset holds, as one record for scripts and as tables for people."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from palate.data.dataset import PreferenceDataset
+from palate.data.images import image_size
+from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
+from palate.data.shards import open_shard, shard_paths
+
+SIZES_FROM = 4096  # pairs whose images are looked at: enough for a histogram, little to read
+SIZES_FROM_SHARDS = 64
+SIZES_SHOWN = 8
+
+
+def summarise(dataset: PreferenceDataset, progress: bool = False) -> dict[str, Any]:
+    """Counts of pairs and votes, image sizes, agreement between humans and propensities, ready for JSON."""
+    pairs = dataset.pairs(["pair_id", "prompt", "group_id", "propensity"])
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+    sizes, looked_at = _image_sizes(dataset, progress)
+    voted = pc.is_in(pairs["pair_id"], pc.unique(votes["pair_id"]))
+    by_human = pc.unique(votes.filter(pc.equal(votes["source"], "human"))["pair_id"])
+    return {
+        "name": dataset.name,
+        "path": str(dataset.path),
+        "pairs": len(pairs),
+        "prompts": pc.count_distinct(pairs["prompt"]).as_py(),
+        "groups": pc.count_distinct(pairs["group_id"]).as_py(),
+        "pairs_without_votes": len(pairs) - (pc.sum(voted).as_py() or 0),
+        "pairs_with_human_votes": len(by_human),
+        "pairs_lacking_images": _lacking_images(dataset, progress),
+        "votes": len(votes),
+        "choices": _choices(votes),
+        "annotators": _annotators(votes),
+        "human_agreement": human_agreement(votes),
+        "propensity": _propensity(pairs["propensity"]),
+        "image_sizes": [{"width": w, "height": h, "images": n} for (w, h), n in sizes.most_common(SIZES_SHOWN)],
+        "image_sizes_other": sum(sizes.values()) - sum(n for _, n in sizes.most_common(SIZES_SHOWN)),
+        "image_sizes_from_pairs": looked_at,
+    }
+
+
+def human_agreement(votes: pa.Table) -> dict[str, Any]:
+    """How often two humans who voted on the same pair gave the same answer, of `votes` (skips are left out).
+
+    Per pair, the share of equal answers among all couples of its annotators (a tie equals only a tie); then the mean
+    over pairs with a 95 % interval from the spread between pairs. Of several votes of one person on a pair the first
+    counts.
+    Values are None without such pairs, the interval also with only one.
+    """
+    kept = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
+    people = kept.group_by(["pair_id", "annotator_id"], use_threads=False).aggregate([("choice", "first")])
+    counts = people.group_by(["pair_id", "choice_first"]).aggregate([("annotator_id", "count")])
+    n = counts["annotator_id_count"]
+    counts = counts.append_column("equal", pc.multiply(n, pc.subtract(n, 1)))
+    totals = counts.group_by("pair_id").aggregate([("annotator_id_count", "sum"), ("equal", "sum")])
+    voters = totals["annotator_id_count_sum"].to_numpy().astype(float)  # [pairs]
+    several = voters > 1
+    shares = totals["equal_sum"].to_numpy()[several] / (voters * (voters - 1))[several]  # [pairs with several voters]
+    if not len(shares):
+        return {"pairs": 0, "mean": None, "low": None, "high": None}
+    mean = float(shares.mean())
+    low = high = None
+    if len(shares) > 1:
+        # add one agreeing and one disagreeing pair to the spread, so that few equal shares do not claim certainty
+        half = 1.96 * float(np.std([*shares, 0.0, 1.0], ddof=1)) / math.sqrt(len(shares))
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """`summary` as rich tables on `console`."""
+    console.print(f"[bold]{escape(summary['name'])}[/bold]  {escape(summary['path'])}")
+    facts = Table(box=None, show_header=False, padding=(0, 2))
+    facts.add_column()
+    facts.add_column(justify="right")
+    facts.add_column()
+    groups = f"in {summary['groups']:,} ranked lists" if summary["groups"] else ""
+    facts.add_row("pairs", f"{summary['pairs']:,}", groups)
+    facts.add_row("prompts", f"{summary['prompts']:,}")
+    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", "pairs")
+    facts.add_row("without votes", f"{summary['pairs_without_votes']:,}", "pairs")
+    facts.add_row("with human votes", f"{summary['pairs_with_human_votes']:,}", "pairs")
+    facts.add_row("votes", f"{summary['votes']:,}")
+    agreement, propensity = summary["human_agreement"], summary["propensity"]
+    if agreement["pairs"]:
+        interval = "" if agreement["low"] is None else f"[{agreement['low']:.2f}, {agreement['high']:.2f}] 95 %, "
+        facts.add_row("humans agree", f"{agreement['mean']:.2f}", escape(f"{interval}n {agreement['pairs']:,} pairs"))
+    if propensity["given"]:
+        spread = f"{propensity['min']:.3g} to {propensity['max']:.3g}, n {propensity['given']:,} pairs"
+        facts.add_row("propensity", f"{propensity['mean']:.3g}", spread)
+    console.print(facts)
+    if summary["votes"]:
+        console.print(_votes_table(summary["annotators"]))
+    if summary["image_sizes"]:
+        console.print(_sizes_table(summary))
+
+
+def _votes_table(annotators: list[dict[str, Any]], shown: int = 20) -> Table:
+    table = Table(box=None, padding=(0, 2), title_justify="left", header_style="")
+    for name in ("source", "annotator"):
+        table.add_column(name)
+    for name in ("votes", "image 0", "image 1", "ties", "skips"):
+        table.add_column(name, justify="right")
+    for entry in annotators[:shown]:
+        counts = [f"{entry[name]:,}" for name in ("votes", *CHOICES)]
+        table.add_row(entry["source"], escape(entry["annotator_id"]), *counts)
+    if len(annotators) > shown:
+        rest = annotators[shown:]
+        counts = [f"{sum(entry[name] for entry in rest):,}" for name in ("votes", *CHOICES)]
+        table.add_row("", f"{len(rest):,} more", *counts)
+    return table
+
+
+def _sizes_table(summary: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="")
+    table.add_column("image size")
+    table.add_column("images", justify="right")
+    for entry in summary["image_sizes"]:
+        table.add_row(f"{entry['width']} × {entry['height']}", f"{entry['images']:,}")
+    if summary["image_sizes_other"]:
+        table.add_row("others", f"{summary['image_sizes_other']:,}")
+    if summary["image_sizes_from_pairs"] < summary["pairs"]:
+        table.add_row(f"(of {summary['image_sizes_from_pairs']:,} pairs looked at)", "")
+    return table
+
+
+def _choices(votes: pa.Table) -> dict[str, dict[str, int]]:
+    counts = votes.group_by(["source", "choice"]).aggregate([("pair_id", "count")]).to_pylist()
+    found = {(c["source"], c["choice"]): c["pair_id_count"] for c in counts}
+    return {s: {c: found.get((s, c), 0) for c in CHOICES} for s in sorted({s for s, _ in found})}
+
+
+def _annotators(votes: pa.Table) -> list[dict[str, Any]]:
+    """Votes by source and annotator, the busiest first within each source."""
+    counts = votes.group_by(["source", "annotator_id", "choice"]).aggregate([("pair_id", "count")]).to_pylist()
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for c in counts:
+        key = (c["source"], c["annotator_id"])
+        start = {"source": key[0], "annotator_id": key[1], "votes": 0} | dict.fromkeys(CHOICES, 0)
+        entry = found.setdefault(key, start)
+        entry[c["choice"]] = c["pair_id_count"]
+        entry["votes"] += c["pair_id_count"]
+    return sorted(found.values(), key=lambda e: (e["source"], -e["votes"], e["annotator_id"]))
+
+
+def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
+    given = len(values) - values.null_count
+    bounds = pc.min_max(values).as_py()
+    return {"given": given, "mean": pc.mean(values).as_py(), "min": bounds["min"], "max": bounds["max"]}
+
+
+def _lacking_images(dataset: PreferenceDataset, progress: bool) -> int:
+    """Pairs of which a picture is stored by path and there is no such file; reads the paths only, not the bytes."""
+    lacking, there = 0, {}
+    for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images", progress):
+        with open_shard(path, PAIRS) as file:
+            table = file.read(columns=[f"{name}.path" for name in IMAGE_COLUMNS])
+        paths = [pc.struct_field(table[name], "path").to_pylist() for name in IMAGE_COLUMNS]
+        for pair in zip(*paths, strict=True):
+            for p in pair:
+                if p and p not in there:
+                    there[p] = Path(dataset.path, p).is_file()
+            lacking += not all(there[p] for p in pair if p)
+    return lacking
+
+
+def _image_sizes(dataset: PreferenceDataset, progress: bool) -> tuple[Counter[tuple[int, int]], int]:
+    """How many images have which (width, height), from the headers of about SIZES_FROM pairs spread over the shards."""
+    every = shard_paths(dataset.path / "pairs")
+    shards = every[:: math.ceil(len(every) / SIZES_FROM_SHARDS) or 1]
+    each = math.ceil(SIZES_FROM / max(len(shards), 1))
+    sizes: Counter[tuple[int, int]] = Counter()
+    looked_at = 0
+    for path in _tracked(shards, "reading image sizes", progress):
+        with open_shard(path, PAIRS) as file:
+            left = each
+            for batch in file.iter_batches(batch_size=64, columns=list(IMAGE_COLUMNS)):
+                rows = batch.slice(0, left).to_pylist()
+                found = (image_size(row[name], dataset.path) for row in rows for name in IMAGE_COLUMNS)
+                sizes.update(size for size in found if size)
+                looked_at += len(rows)
+                left -= len(rows)
+                if left <= 0:
+                    break
+    return sizes, looked_at
+
+
+def _tracked(paths: list[Path], what: str, progress: bool) -> Iterator[Path]:
+    return iter(track(paths, what, console=Console(stderr=True), transient=True, disable=not progress))

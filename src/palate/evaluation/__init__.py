@@ -1,0 +1,1 @@
+"""Prompt suites, scorers, paired win rates with intervals."""

@@ -1,0 +1,171 @@
+"""Paired win rates and means with intervals that know that samples of one prompt are not independent.
+
+Both intervals come from the bootstrap over prompts: whole prompts are drawn with replacement, each with all samples.
+The percentiles are widened for few prompts (the "expanded percentile interval" of T. Hesterberg, What Teachers Should
+Know About the Bootstrap, 2015); with many prompts that is the plain percentile interval.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from palate.errors import PalateError
+
+_CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often a beats b on the same prompts and noise. `rate` counts a tie as half a win."""
+
+    n: int  # comparisons
+    wins: int
+    ties: int
+    losses: int
+    rate: float  # (wins + ties / 2) / n
+    low: float  # NaN with a single prompt: nothing can then be said about other prompts
+    high: float
+    p_value: float  # exact sign test on the comparisons that are not ties; it does not know about prompts
+    prompts: int  # clusters
+    confidence: float = 0.95
+
+    @property
+    def winner(self) -> str | None:
+        """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
+        if self.low > 0.5:
+            return "a"
+        return "b" if self.high < 0.5 else None
+
+    def sentence(self, name_a: str, name_b: str) -> str:
+        """The result in plain words. It names a winner only where there is one."""
+        counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
+        level = f"No winner between {name_a} and {name_b}: {name_a} won {_percent(self.rate)} of {counts}"
+        if np.isnan(self.low):
+            return f"{level}, and a single prompt gives no interval."
+        interval = f"{self.confidence * 100:g} % interval {_percent(self.low)} to {_percent(self.high)}"
+        if self.winner == "a":
+            return f"{name_a} beats {name_b} in {_percent(self.rate)} of {counts} ({interval})."
+        if self.winner == "b":
+            return f"{name_a} loses to {name_b}: it wins {_percent(self.rate)} of {counts} ({interval})."
+        return f"{level}, and the interval includes one half ({interval})."
+
+
+def win_rate(
+    score_a: Sequence[float],
+    score_b: Sequence[float],
+    prompt_ids: Sequence,
+    *,
+    tie_tolerance: float = 0.0,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> WinRate:
+    """Compare two models sample by sample; higher scores are better.
+
+    score_a, score_b: [N] scores of the two models on the same prompt and noise; prompt_ids: [N], equal for samples of
+    one prompt. A comparison is a tie where the scores differ by at most `tie_tolerance`, and counts as half a win.
+
+    The interval is clustered by prompt. Where all prompts have one and the same rate (all wins, say) the bootstrap has
+    no spread and would claim certainty; the exact binomial interval (Clopper and Pearson 1934) with each prompt as one
+    trial is given instead. With one prompt the interval is NaN. Raises PalateError for no comparisons, unequal lengths,
+    and scores that are NaN or infinite.
+    """
+    score_a, score_b = _numbers(score_a, "score_a"), _numbers(score_b, "score_b")
+    _same_length(score_a=score_a, score_b=score_b, prompt_ids=prompt_ids)
+    difference = score_a - score_b
+    ties = np.abs(difference) <= tie_tolerance
+    outcome = np.where(ties, 0.5, difference > 0)  # [N] in {0, 1/2, 1}
+    sums, counts = _by_prompt(outcome, prompt_ids)
+    rate = float(outcome.mean())
+    if len(sums) > 1 and np.all(sums * counts[0] == sums[0] * counts):
+        low, high = _binomial_interval(rate, len(sums), confidence)
+    else:
+        low, high = _bootstrap_interval(sums, counts, confidence, resamples, seed)
+    wins, losses = int((outcome == 1).sum()), int((outcome == 0).sum())
+    p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return WinRate(len(outcome), wins, int(ties.sum()), losses, rate, low, high, p_value, len(sums), confidence)
+
+
+def mean_interval(
+    values: Sequence[float],
+    prompt_ids: Sequence,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of `values` [N] with its interval from the bootstrap over prompts: (mean, low, high), in the values' unit.
+
+    prompt_ids: [N]. With one prompt the interval is NaN; values that do not vary give an interval of width zero.
+    Raises PalateError for no values, unequal lengths, and values that are NaN or infinite.
+    """
+    values = _numbers(values, "values")
+    _same_length(values=values, prompt_ids=prompt_ids)
+    sums, counts = _by_prompt(values, prompt_ids)
+    return (float(values.mean()), *_bootstrap_interval(sums, counts, confidence, resamples, seed))
+
+
+def _bootstrap_interval(
+    sums: np.ndarray, counts: np.ndarray, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Interval of sum(sums) / sum(counts), both [prompts], when whole prompts are drawn with replacement."""
+    prompts = len(sums)
+    if prompts < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means, chunk = [], max(1, _CELLS // prompts)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        times = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=size)  # [size, prompts], times drawn
+        means.append((times @ sums) / (times @ counts))
+    # A resample of K prompts varies by (K-1)/K too little, and K prompts call for Student's quantile: go further out.
+    reach = np.sqrt(prompts / (prompts - 1)) * stats.t.ppf((1 + confidence) / 2, prompts - 1)
+    tail = stats.norm.sf(reach)
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _binomial_interval(rate: float, trials: int, confidence: float) -> tuple[float, float]:
+    wins, tail = rate * trials, (1 - confidence) / 2
+    low = 0.0 if wins <= 0 else float(stats.beta.ppf(tail, wins, trials - wins + 1))
+    high = 1.0 if wins >= trials else float(stats.beta.ppf(1 - tail, wins + 1, trials - wins))
+    return low, high
+
+
+def _by_prompt(values: np.ndarray, prompt_ids: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts [prompts] of values [N], by sorted id: the order of the samples must not change an interval."""
+    _, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
+    return np.bincount(index, weights=values), np.bincount(index)
+
+
+def _numbers(values: Sequence[float], name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise PalateError(
+            f"{name}: {len(bad):,} of {len(array):,} are NaN or infinite (first at row {bad[0]}). "
+            "Score those samples again or leave them out on both sides."
+        )
+    return array
+
+
+def _same_length(**columns: Sequence) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
+        raise PalateError(f"{shown} rows. Give one row per sample in each, in the same order.")
+    if not next(iter(lengths.values())):
+        raise PalateError("There is nothing to compare: 0 samples were scored. Score samples of at least two prompts.")
+
+
+def _percent(rate: float) -> str:
+    rounded = round(rate * 100)
+    if rounded == 50 and rate != 0.5:  # on which side of one half it lies is the point
+        return f"{rate * 100:.1f} %"
+    return f"{rounded} %"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,70 @@
+"""Writes that a kill, a crash or a full disk cannot leave half done: temporary file, fsync, rename."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from palate.errors import PalateError
+
+
+@contextmanager
+def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on a clean exit it is synced and renamed to `path`, otherwise removed.
+
+    Works for a file or for a folder that the caller fills. An existing folder of that name is replaced. `durable` off
+    leaves out the sync: safe against kills, not against a power cut, for many small files that can be made again.
+    Raises PalateError when the disk is full or the place is not writable; whatever stood at `path` is then untouched.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            _sync(temporary)
+        if temporary.is_dir() and path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PalateError(f"{path}: the disk is full. Nothing was changed there; free some space and run again.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise PalateError(f"{path}: not writable ({error.strerror}). Choose another folder or its permissions.") from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` atomically (utf-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)  # so that the rename itself survives a power cut
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Programs that vote, and what the human votes teach about their errors."""

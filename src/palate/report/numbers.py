@@ -1,0 +1,18 @@
+"""Numbers as people read them: never more digits than the interval supports."""
+
+import math
+from collections.abc import Iterable
+
+Interval = tuple[float, float, float]  # mean, low, high
+
+
+def decimals(intervals: Iterable[Interval], most: int = 4) -> int:
+    """Decimals for a column: two significant digits of the widest half width, at most `most`; 2 without any."""
+    widths = [(high - low) / 2 for _, low, high in intervals if high > low]
+    return min(most, max(0, 1 - math.floor(math.log10(max(widths))))) if widths else min(2, most)
+
+
+def with_interval(interval: Interval, places: int) -> str:
+    """For example `2.57 [2.41, 2.72]`; a missing interval is said to be missing."""
+    mean, low, high = (f"{number:.{places}f}" for number in interval)
+    return f"{mean} [no interval]" if any(map(math.isnan, interval[1:])) else f"{mean} [{low}, {high}]"

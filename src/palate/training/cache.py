@@ -1,0 +1,151 @@
+"""Pairs encoded once: latents and prompt embeddings on disk, so that training never loads an autoencoder or a text encoder.
+
+A cache is a folder of shards under the dataset, named by a hash of everything its content depends on. Each shard is
+complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added here.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from palate.backbones import StableDiffusion
+from palate.backbones.folders import fingerprint
+from palate.data.dataset import PreferenceDataset
+from palate.data.images import decode_image
+from palate.errors import PalateError
+from palate.files import atomic_path
+
+SHARD = 512  # pairs per shard
+IMAGES_AT_ONCE = 16
+
+
+class EncodedPairs:
+    """A cache, opened for reading. Shards are memory-mapped; nothing stays in memory but the index."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._where: dict[str, tuple[int, int]] = {}  # pair_id -> shard, row
+        self._prompt_where: dict[str, tuple[int, int]] = {}
+        self.prompt: dict[str, str] = {}  # pair_id -> prompt
+        self._pairs, self._prompts = [], []
+        for handle in _shards(folder, "prompts"):
+            for row, prompt in enumerate(json.loads(handle.metadata()["prompts"])):
+                self._prompt_where[prompt] = (len(self._prompts), row)
+            self._prompts.append(handle)
+        for handle in _shards(folder, "pairs"):
+            metadata = handle.metadata()
+            for row, (pair_id, prompt) in enumerate(zip(json.loads(metadata["pair_ids"]), json.loads(metadata["prompts"]), strict=True)):
+                self._where[pair_id] = (len(self._pairs), row)
+                self.prompt[pair_id] = prompt
+            self._pairs.append(handle)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, pair_id: str) -> bool:
+        return pair_id in self._where
+
+    def latents(self, pair_ids: list[str]) -> torch.Tensor:
+        """Latents [B, 2, C, h, w] of both images of these pairs, fp32."""
+        places = [self._where[pair_id] for pair_id in pair_ids]
+        return torch.stack([self._pairs[shard].get_slice("latents")[row] for shard, row in places]).float()
+
+    def embeddings(self, prompts: list[str]) -> torch.Tensor:
+        """Embeddings [B, L, D] of prompts that occur in the dataset, or of the empty one, fp32."""
+        places = [self._prompt_where[prompt] for prompt in prompts]
+        return torch.stack([self._prompts[shard].get_slice("embeddings")[row] for shard, row in places]).float()
+
+
+def encode_pairs(dataset: PreferenceDataset, backbone: StableDiffusion, resolution: int | None = None, dtype: torch.dtype = torch.float16) -> EncodedPairs:
+    """The cache of this dataset for this model, made or completed first where needed.
+
+    Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are missing
+    or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the resolution.
+    """
+    resolution = resolution or backbone.resolution
+    if resolution % backbone.vae_factor:
+        raise PalateError(f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it.")
+    settings = {"encoders": fingerprint(backbone.folder, backbone.encoders), "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = dataset.path / "cache" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+
+    encoded = EncodedPairs(folder)
+    missing = len(dataset) - len(encoded)
+    if missing:
+        _encode_missing(dataset, backbone, encoded, resolution, dtype, missing)
+        encoded = EncodedPairs(folder)
+    if not len(encoded):
+        raise PalateError(f"{dataset.path}: no pair has two images that can be read. `palate info {dataset.path}` says what is there.")
+    return encoded
+
+
+def _encode_missing(dataset, backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype, missing: int) -> None:
+    known_prompts = set(encoded._prompt_where)
+    pair_shard, prompt_shard = len(encoded._pairs), len(encoded._prompts)
+    unreadable, first_problem = 0, ""
+    with Progress(transient=True) as progress:
+        task = progress.add_task("encoding pairs", total=missing)
+        for rows in _in_shards(dataset, encoded):
+            readable, images = [], []
+            for row in rows:
+                try:
+                    images += [_prepare(decode_image(row[name], dataset.path), resolution) for name in ("image_0", "image_1")]
+                    readable.append(row)
+                except PalateError as problem:
+                    images = images[: 2 * len(readable)]
+                    unreadable, first_problem = unreadable + 1, first_problem or f"{row['pair_id']}: {problem}"
+            prompts = sorted(({row["prompt"] for row in readable} | {""}) - known_prompts)
+            if prompts:  # before the pairs, so that a pair in the cache always finds its prompt
+                embeddings = torch.cat([backbone.encode_prompts(prompts[i : i + IMAGES_AT_ONCE]) for i in range(0, len(prompts), IMAGES_AT_ONCE)])
+                _write(encoded.folder / f"prompts-{prompt_shard:05}.safetensors", {"embeddings": embeddings.to(dtype)}, prompts=prompts)
+                known_prompts |= set(prompts)
+                prompt_shard += 1
+            if readable:
+                latents = [backbone.encode_images(torch.stack(images[i : i + IMAGES_AT_ONCE])) for i in range(0, len(images), IMAGES_AT_ONCE)]
+                pairs = torch.cat(latents).unflatten(0, (len(readable), 2)).to(dtype)  # [n, 2, C, h, w]
+                _write(
+                    encoded.folder / f"pairs-{pair_shard:05}.safetensors", {"latents": pairs},
+                    pair_ids=[row["pair_id"] for row in readable], prompts=[row["prompt"] for row in readable],
+                )  # fmt: skip
+                pair_shard += 1
+            progress.advance(task, len(rows))
+    if unreadable:
+        print(f"encode: {unreadable} pairs left out because an image could not be read, the first being {first_problem}")
+
+
+def _in_shards(dataset: PreferenceDataset, encoded: EncodedPairs) -> Iterator[list[dict]]:
+    """The pairs that are not encoded yet, at most SHARD at a time."""
+    waiting: list[dict] = []
+    for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"]):
+        waiting += [row for row in batch.to_pylist() if row["pair_id"] not in encoded]
+        while len(waiting) >= SHARD:
+            yield waiting[:SHARD]
+            waiting = waiting[SHARD:]
+    if waiting:
+        yield waiting
+
+
+def _prepare(image: Image.Image, resolution: int) -> torch.Tensor:
+    """An image of any size to [3, resolution, resolution] in [-1, 1]."""
+    fitted = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted, np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], **metadata: list[str]) -> None:
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                  metadata={name: json.dumps(value) for name, value in metadata.items()})  # fmt: skip
+
+
+def _shards(folder: Path, kind: str) -> list:
+    return [safe_open(path, "pt") for path in sorted(folder.glob(f"{kind}-*.safetensors"))]

@@ -1,0 +1,64 @@
+"""Complete states of a run, written atomically: a folder that exists is whole."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from palate.errors import PalateError
+from palate.files import atomic_path
+
+
+@dataclass
+class State:
+    """Everything that a step changes. Draws and batches need no state: they are addressed by the step."""
+
+    step: int
+    weights: dict[str, torch.Tensor]  # the trained parameters
+    snapshots: dict[str, torch.Tensor]  # Adaptive-DPO's moving averages, empty when off
+    optimizer: dict  # optimiser, schedule and, in fp16, the loss scaler
+
+
+def save_checkpoint(run: Path, state: State, keep: int) -> Path:
+    """Write checkpoints/step-NNNNNN and delete all but the newest `keep`."""
+    path = run / "checkpoints" / f"step-{state.step:06}"
+    with atomic_path(path) as folder:
+        folder.mkdir()
+        save_file(_plain(state.weights), folder / "weights.safetensors")
+        save_file(_plain(state.snapshots), folder / "snapshots.safetensors")
+        torch.save(state.optimizer, folder / "optimizer.pt")
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_newest_checkpoint(run: Path) -> State | None:
+    """The newest state that can be read; says in one line when a damaged one was passed over. None when there is none."""
+    found = checkpoints(run)
+    for path in reversed(found):
+        try:
+            return State(
+                step=int(path.name.removeprefix("step-")),
+                weights=load_file(path / "weights.safetensors"),
+                snapshots=load_file(path / "snapshots.safetensors"),
+                optimizer=torch.load(path / "optimizer.pt", weights_only=True),
+            )
+        except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+            print(f"train: {path} is damaged ({type(error).__name__}); going back to the one before it")
+    if found:
+        raise PalateError(f"{run / 'checkpoints'}: none of {len(found)} checkpoints can be read. Delete the folder to start again.")
+    return None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folder = run / "checkpoints"
+    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)) if folder.is_dir() else []
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

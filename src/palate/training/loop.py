@@ -1,0 +1,173 @@
+"""One training run, top to bottom: labels to targets, pairs to latents, steps, a model that diffusers loads."""
+
+import shlex
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from palate.backbones import StableDiffusion, load_backbone
+from palate.backbones.folders import fingerprint
+from palate.data.dataset import open_dataset
+from palate.errors import PalateError
+from palate.files import write_text
+from palate.training.batches import Batches
+from palate.training.cache import EncodedPairs, encode_pairs
+from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
+from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
+from palate.training.draws import address
+from palate.training.environment import describe_environment
+from palate.training.labels import RunLabels, prepare_labels, save_account
+from palate.training.metrics import MetricsLog, join, read_metrics, summarise
+from palate.training.model import Policy, make_policy, save_model
+from palate.training.reference import SharedErrors, make_reference
+from palate.training.step import Snapshots, Stepper
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what one mostly wants from it."""
+
+    path: Path
+
+    @property
+    def model_path(self) -> Path:
+        """The trained adapter or component folder."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> list[dict]:
+        """One dict per optimiser step."""
+        return read_metrics(self.path)
+
+
+def train(config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any) -> Run:
+    """Train, or go on training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
+
+    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run.
+    Returns the run. Raises PalateError before any work starts when something cannot work, and when the loss stops being a
+    number, naming the pairs; what was reached before is kept.
+    """
+    config = load_config(config, **overrides)
+    run = Path(config.output_dir)
+    torch.set_flush_denormal(True)  # denormals slow training on a CPU down several times
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    if not dry_run:
+        _claim_folder(run, config, command)
+
+    dataset = open_dataset(config.dataset)
+    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    backbone.device = accelerator.device
+    labels = prepare_labels(dataset, config)
+    batches = Batches(labels.labelled, config.train_batch_size, labels.labelled_per_batch, config.seed)
+    if dry_run:
+        _tell_plan(make_policy(backbone.unet, config), config, labels)
+        return Run(run)
+    encoded = encode_pairs(dataset, backbone, config.resolution)
+    labels.require_encoded(encoded)
+    save_account(labels.account, run)
+
+    policy = make_policy(backbone.unet, config)
+    reference = make_reference(policy.unet, policy.is_lora)  # before resuming: the reference is where training started
+    optimizer, schedule = _make_optimizer(policy, config)
+    snapshots = Snapshots(policy.parameters) if config.adaptive else None
+    first = _resume(run, policy, snapshots, optimizer, schedule, accelerator)
+    shared = _shared_errors(encoded, backbone, config) if config.share_reference else None
+    stepper = Stepper(config, backbone, policy, reference, encoded, labels, batches, snapshots, shared, accelerator)
+
+    log = MetricsLog(run, first, tensorboard=config.report_to == "tensorboard")
+    try:
+        for step in _progress(first, config.max_train_steps, f"training {run.name}"):
+            optimizer.zero_grad(set_to_none=True)
+            micro_batches = range(step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps)
+            readings = join([stepper.accumulate(index) for index in micro_batches])
+            norm = accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)
+            metrics = {"learning_rate": schedule.get_last_lr()[0], "gradient_norm": float(norm), "loss": stepper.take_loss()}
+            optimizer.step()
+            schedule.step()
+            if snapshots:
+                snapshots.update(policy.parameters)
+            log.write(step, metrics | summarise(readings, config.beta, backbone.num_timesteps, config.judge))
+            done = step + 1
+            if done % config.checkpointing_steps == 0 or done == config.max_train_steps:
+                state = State(done, policy.state(), snapshots.state() if snapshots else {}, _optimizer_state(optimizer, schedule, accelerator))
+                save_checkpoint(run, state, config.checkpoints_total_limit)
+                if shared:
+                    shared.save()
+    finally:
+        log.close()
+    save_model(policy, run / "model", config)
+    return Run(run)
+
+
+def _tell_plan(policy: Policy, config: TrainConfig, labels: RunLabels) -> None:
+    trained = sum(parameter.numel() for parameter in policy.parameters)
+    whole = sum(parameter.numel() for parameter in policy.unet.parameters())
+    copies = whole + 3 * trained + (0 if policy.is_lora else whole)  # weights; gradient and two moments; frozen reference
+    pairs = config.train_batch_size * config.gradient_accumulation_steps
+    print(f"dry run: {trained:,} of {whole:,} parameters would be trained; weights, optimiser and reference need {copies * 4 / 2**30:.2f} GiB, activations come on top")
+    print(f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(labels.pair_id):.1f} passes over {len(labels.pair_id):,} pairs")
+
+
+def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
+    """Write what the run is, or make sure that it is the same as before."""
+    stored = run / "config.yaml"
+    if stored.exists():
+        before = load_config(stored)
+        changed = [f.name for f in fields(config) if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)]
+        if changed:
+            told = ", ".join(f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3])
+            raise PalateError(f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder.")
+    save_config(config, stored)
+    write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
+    write_text(run / "environment.json", describe_environment())
+
+
+def _make_optimizer(policy: Policy, config: TrainConfig):
+    optimizer = torch.optim.AdamW(
+        policy.parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
+    )  # fmt: skip
+    schedule = get_scheduler(config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps)
+    return optimizer, schedule
+
+
+def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
+    return {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler}
+
+
+def _resume(run: Path, policy: Policy, snapshots: Snapshots | None, optimizer, schedule, accelerator: Accelerator) -> int:
+    """Load the newest checkpoint, if there is one; returns the first step to take."""
+    state = load_newest_checkpoint(run)
+    if state is None:
+        return 0
+    policy.load_state(state.weights)
+    if snapshots:
+        snapshots.load_state(state.snapshots)
+    optimizer.load_state_dict(state.optimizer["optimizer"])
+    schedule.load_state_dict(state.optimizer["schedule"])
+    if accelerator.scaler:
+        accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+    print(f"train: going on from step {state.step}")
+    return state.step
+
+
+def _shared_errors(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig) -> SharedErrors:
+    depends_on = address(fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision)
+    return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")
+
+
+def _progress(first: int, last: int, name: str):
+    """The remaining steps, with a bar on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(name, total=last, completed=first)
+        for step in range(first, last):
+            yield step
+            progress.advance(task)

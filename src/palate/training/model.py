@@ -1,0 +1,76 @@
+"""The network in training: adapters or all weights, and the folder that diffusers loads afterwards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+
+from palate.errors import PalateError
+from palate.files import atomic_path
+from palate.training.config import TrainConfig
+
+
+@dataclass
+class Policy:
+    """The UNet with the parameters that training changes, in a fixed order."""
+
+    unet: torch.nn.Module
+    names: list[str]
+    is_lora: bool
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        named = dict(self.unet.named_parameters())
+        return [named[name] for name in self.names]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, self.parameters, strict=True))
+
+    def load_state(self, weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.state().items():
+                parameter.copy_(weights[name])
+
+
+def make_policy(unet: torch.nn.Module, config: TrainConfig) -> Policy:
+    """Add adapters (all else frozen), or open every weight. Raises PalateError when no module matches the adapter's targets."""
+    unet.train()  # Stable Diffusion's UNets have no drop-out: this only allows gradient checkpointing
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.lora:
+        unet.requires_grad_(False)
+        options = config.lora
+        torch.manual_seed(config.seed)  # the adapters' first factor is random
+        try:
+            unet.add_adapter(peft.LoraConfig(r=options.rank, lora_alpha=options.alpha or options.rank, target_modules=list(options.target_modules)))
+        except ValueError as error:
+            raise PalateError(f"lora.target_modules: {', '.join(options.target_modules)} match no module of the UNet.") from error
+    else:
+        unet.requires_grad_(True)
+    return Policy(unet, [name for name, parameter in unet.named_parameters() if parameter.requires_grad], bool(config.lora))
+
+
+def save_model(policy: Policy, folder: Path, config: TrainConfig) -> None:
+    """Write a diffusers LoRA (`pipeline.load_lora_weights(folder)`) or a component folder (`from_pretrained(folder, subfolder="unet")`)."""
+    with atomic_path(folder) as temporary:
+        if policy.is_lora:
+            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(policy.unet))
+            StableDiffusionPipeline.save_lora_weights(temporary, unet_lora_layers=layers, safe_serialization=True)
+        else:
+            policy.unet.save_pretrained(temporary / "unet", safe_serialization=True)
+
+
+def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """The UNet that a run's model folder describes, starting from the base model's `unet`."""
+    lora, full = folder / "pytorch_lora_weights.safetensors", folder / "unet"
+    if full.is_dir():
+        return type(unet).from_pretrained(full)
+    if lora.is_file():
+        layers, alphas = StableDiffusionPipeline.lora_state_dict(folder)
+        StableDiffusionPipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=unet)
+        return unet
+    raise PalateError(f"{folder}: neither pytorch_lora_weights.safetensors nor unet/ is there. Has the run finished? The same `palate train` command goes on.")

@@ -1,0 +1,81 @@
+"""The frozen starting model, three ways: the adapter switched off, a frozen copy, or errors that another run computed."""
+
+import copy
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from palate.files import atomic_path
+
+
+def make_reference(unet: torch.nn.Module, lora: bool) -> Callable:
+    """A context manager that gives the reference network. With adapters no second copy of the weights is held."""
+    if lora:
+
+        @contextmanager
+        def adapter_off():
+            unet.disable_adapters()
+            try:
+                yield unet
+            finally:
+                unet.enable_adapters()
+
+        return adapter_off
+
+    frozen = copy.deepcopy(unet).requires_grad_(False)
+
+    @contextmanager
+    def frozen_copy():
+        yield frozen
+
+    return frozen_copy
+
+
+class SharedErrors:
+    """The reference's denoising errors at addressed draws, kept in one file for every run that visits the same draws.
+
+    Whatever the errors depend on (model, data, seed, drop-out share, precision) belongs into the file's name. Two runs
+    that write at once lose nothing but time: what one of them misses, it computes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._known = self._read()
+        self._saved = len(self._known)
+
+    def lookup(self, pair_ids: list[str], numbers: list[int]) -> torch.Tensor | None:
+        """Errors [B, 2] of both images, or None when any is missing.
+
+        All or nothing, because a forward over part of a batch may differ from one over the whole in the last bit, and a
+        resumed run must equal an uninterrupted one.
+        """
+        found = [self._known.get(address) for address in zip(pair_ids, numbers, strict=True)]
+        return None if None in found else torch.tensor(found, dtype=torch.float32)
+
+    def add(self, pair_ids: list[str], numbers: list[int], errors: torch.Tensor) -> None:
+        """Remember errors [B, 2]; those already known stay as they are."""
+        for address, pair in zip(zip(pair_ids, numbers, strict=True), errors.tolist(), strict=True):
+            self._known.setdefault(address, tuple(pair))
+
+    def save(self) -> None:
+        """Write what is new, together with what another run may have written meanwhile."""
+        if len(self._known) == self._saved:
+            return
+        self._known = {**self._known, **self._read()}
+        pair_ids, numbers = zip(*self._known, strict=True)
+        errors = np.array(list(self._known.values()), np.float32)
+        table = pa.table({"pair_id": pair_ids, "draw": numbers, "error_0": errors[:, 0], "error_1": errors[:, 1]})
+        with atomic_path(self.path) as temporary:
+            pq.write_table(table, temporary)
+        self._saved = len(self._known)
+
+    def _read(self) -> dict[tuple[str, int], tuple[float, float]]:
+        if not self.path.exists():
+            return {}
+        columns = pq.read_table(self.path).to_pydict()
+        return dict(zip(zip(columns["pair_id"], columns["draw"], strict=True), zip(columns["error_0"], columns["error_1"], strict=True), strict=True))

@@ -1,0 +1,72 @@
+"""The whole way in the small world: pairs and votes, six models, samples, a table, a page."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from palate.backbones import WORLD
+from palate.evaluation.compare import Comparison, evaluate
+from palate.evaluation.samples import Sampling, sample
+from palate.report.page import write_report
+from palate.report.runs import page_of
+from palate.report.terminal import results_table
+from palate.training.loop import train
+from palate.world.dataset import SAMPLING, make_dataset
+from palate.world.pictures import PROMPTS
+
+JUDGE = "biased-judge"
+COMMON = {
+    "pretrained_model_name_or_path": WORLD, "human_annotators": ["majority"], "beta": 500.0, "learning_rate": 5e-5, "lr_scheduler": "constant",
+    "train_batch_size": 24, "max_train_steps": 160, "checkpointing_steps": 80, "checkpoints_total_limit": 1, "share_reference": True,
+}  # fmt: skip
+AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
+
+
+def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
+    """folder -> (what the table calls it, what its configuration adds)."""
+    few = {"human_votes": human_votes}
+    return {
+        "dpo-all": ("DPO · every human vote", {"method": "dpo"}),
+        "dpo-eighth": ("DPO · one eighth of the human votes", {"method": "dpo", **few}),
+        "mix": ("DPO · the eighth + judge, as is", {"method": "mix", **few, **AS_IS}),
+        "dedpo": ("DeDPO · the eighth + judge", {"method": "dedpo", **few, **AS_IS}),
+        "dedpo-corrected": ("DeDPO · corrected judge, safeguard", {"method": "dedpo", **few, "judge": JUDGE, "safeguard": 0.9}),
+    }
+
+
+QUICK = ("mix", "dedpo-corrected")
+
+
+def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0) -> None:
+    """Run the demo into `out` (again to go on after an interruption) and print the table and the page's path."""
+    began, console = time.monotonic(), Console()
+    pairs, repetitions = (768, 4) if quick else (1536, 9)
+    human = pairs // 8
+    console.print(f"palate demo · small world · {pairs:,} pairs · {human:,} human votes, {pairs - human:,} votes of a biased judge")
+    dataset = make_dataset(out / "dataset", pairs, seed, voters=("majority", JUDGE))
+
+    rows = {name: row for name, row in rows_of_demo(human).items() if name in QUICK or not quick}
+    for name, (title, settings) in rows.items():
+        console.print(f"\n[bold]{title}[/]")
+        train({**COMMON, **settings}, dataset=str(dataset.path), output_dir=str(out / name), seed=seed, command=_command())
+
+    sampling = Sampling(SAMPLING.steps, SAMPLING.guidance, SAMPLING.sampler, seed, repetitions)
+    base = evaluate("base", out / "base", sample(WORLD, list(PROMPTS), out / "base" / "samples", sampling), "world")
+    compared = [evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), "world", base) for name in rows]
+
+    page = page_of(
+        Comparison(base, compared, "world"), title="palate demo · small world", command=_command(), pictures=30,
+        names={name: title for name, (title, _) in rows.items()},
+        facts={"dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so"},
+    )  # fmt: skip
+    write_report(page, out / "report.html")
+    console.print()
+    console.print(results_table(page))
+    console.print(f"\npictures, curves and every number: {out / 'report.html'}   ({time.monotonic() - began:.0f} s)")
+
+
+def _command() -> str:
+    return shlex.join(["palate", *sys.argv[1:]])

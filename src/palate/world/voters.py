@@ -1,0 +1,63 @@
+"""Simulated voters with known tastes: people who agree, people who do not, and machine judges that are wrong in known ways.
+
+A voter has a utility, linear in what a picture shows, and votes by Bradley-Terry on the difference of two utilities.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from palate.world.measure import Measurement
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A taste and how steadily it is applied.
+
+    The probability of preferring image 0 is sigmoid((u_0 - u_1) / temperature). A person's vote is drawn from it. A judge
+    is a program: it reports that probability and votes for the larger side; `noise` is the standard deviation of what it
+    adds to each utility, fixed per picture.
+    """
+
+    name: str
+    source: str  # "human" | "judge"
+    fidelity: float
+    centring: float
+    brightness: float
+    temperature: float
+    noise: float = 0.0
+
+    def utility(self, shown: Measurement) -> np.ndarray:
+        """Utility of each picture [N]."""
+        return self.fidelity * shown.fidelity + self.centring * shown.centring + self.brightness * shown.brightness
+
+    def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells it)."""
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        difference = self.utility(shown_0) - self.utility(shown_1)
+        difference = difference + self.noise * np.sqrt(2) * rng.standard_normal(len(difference))
+        probability = expit(difference / self.temperature)
+        if self.source == "judge":
+            return probability > 0.5, probability
+        return rng.random(len(probability)) < probability, np.full(len(probability), np.nan)
+
+
+# The majority likes a dark ground; the biased judge likes a bright one and is sure of itself, so that believing it costs
+# something that can be seen. Agreement with the majority's votes and with its utility is checked in tests/world.
+VOTERS = {
+    voter.name: voter
+    for voter in (
+        Voter("majority", "human", fidelity=2, centring=1.5, brightness=-2, temperature=0.12),
+        Voter("hesitant", "human", fidelity=2, centring=1.5, brightness=-2, temperature=0.5),
+        Voter("minority", "human", fidelity=2, centring=-1.5, brightness=2, temperature=0.12),
+        Voter("biased-judge", "judge", fidelity=2, centring=1.5, brightness=1, temperature=0.1),
+        Voter("poor-judge", "judge", fidelity=2, centring=1.5, brightness=0, temperature=0.3, noise=0.5),
+    )
+}
+
+
+def true_utility(shown: Measurement) -> np.ndarray:
+    """The world's truth: the majority's utility of each picture [N]."""
+    return VOTERS["majority"].utility(shown)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from palate.errors import PalateError
+from palate.judges.correction import agreement, calibrate_judge, correct_judge
+
+NAMES = ["brightness", "contrast", "warmth"]
+
+
+def simulate(seed=0, n=1536, labelled=192, bias=1.0, taste=-1.2, sharpness=3.0):
+    """Humans like fidelity and dark pictures; the judge likes fidelity, too surely, and bright pictures (`bias`)."""
+    rng = np.random.default_rng(seed)
+    fidelity, noise = rng.normal(size=n), rng.normal(size=n)
+    differences = np.column_stack([0.2 * rng.normal(size=n), rng.normal(size=n), 5 * rng.normal(size=n)])
+    brightness = differences[:, 0] / 0.2
+    truth = (rng.random(n) < expit(1.6 * fidelity + taste * brightness)).astype(float)
+    judge = expit(sharpness * (1.4 * fidelity + bias * brightness + 0.3 * noise))
+    human = np.full(n, np.nan)
+    human[rng.permutation(n)[:labelled]] = 1
+    return judge, differences, np.where(human == 1, truth, np.nan), truth
+
+
+def brier(probability, truth):
+    return np.mean((probability - truth) ** 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sixty_percent_judge_with_a_wrong_sign_is_recovered_from_192_labels(seed):
+    judge, differences, human, truth = simulate(seed, bias=0.75)
+    assert 0.5 < np.mean((judge > 0.5) == truth) < 0.65
+    correction = correct_judge(judge, differences, human, names=NAMES, seed=seed)
+    unlabelled = np.isnan(human)
+    after = brier(correction.probability[unlabelled], truth[unlabelled])
+    assert after < 0.2 and after < brier(judge, truth) - 0.1
+    assert np.mean((correction.probability > 0.5) == truth) > 0.7
+    assert correction.after.brier == pytest.approx(brier(correction.probability[~unlabelled], truth[~unlabelled]))
+    assert correction.before.brier == pytest.approx(brier(judge[~unlabelled], truth[~unlabelled]))
+    assert correction.after.brier == pytest.approx(after, abs=4 * correction.after.brier_error)  # an honest estimate
+    assert correction.weights["brightness"] < -2 * correction.errors["brightness"]
+    assert correction.sentence().startswith("People prefer darker") and "192 pairs" in correction.sentence()
+
+
+def test_the_sentence_follows_the_direction_and_names_only_what_is_clear():
+    judge, differences, human, _ = simulate(1, labelled=1000, bias=-1.0, taste=1.2)
+    correction = correct_judge(judge, differences, human, names=["brightness", "contrast", "grain"])
+    assert "brighter pictures than the judge does" in correction.sentence()
+    mirrored = correct_judge(judge, -differences, human, names=["brightness", "contrast", "grain"])
+    assert "darker pictures than the judge does" in mirrored.sentence()
+    custom = correct_judge(judge, differences[:, ::-1], human, names=["contrast", "warmth", "grain"])
+    assert "more-grain pictures" in custom.sentence()
+
+
+def test_without_a_bias_none_is_reported():
+    rng = np.random.default_rng(5)
+    utility = 2 * rng.normal(size=1000)
+    truth = (rng.random(1000) < expit(utility)).astype(float)
+    correction = correct_judge(expit(utility), rng.normal(size=(1000, 1)), truth, names=["brightness"])
+    assert correction.sentence().startswith("No bias")
+    assert brier(correction.probability, expit(utility)) < 0.002  # a calibrated judge is left as it is
+
+
+def test_swapping_the_images_mirrors_the_probability():
+    judge, differences, human, _ = simulate(2)
+    here = correct_judge(judge, differences, human, names=NAMES).probability
+    there = correct_judge(1 - judge, -differences, 1 - human, names=NAMES).probability
+    np.testing.assert_allclose(there, 1 - here, atol=1e-6)
+    swap = np.random.default_rng(0).random(len(judge)) < 0.5  # only some of the pairs
+    mixed = correct_judge(np.where(swap, 1 - judge, judge), np.where(swap[:, None], -differences, differences),
+                          np.where(swap, 1 - human, human), names=NAMES).probability
+    np.testing.assert_allclose(mixed, np.where(swap, 1 - here, here), atol=1e-6)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_probability_of_a_labelled_pair_does_not_know_its_own_vote(grouped):
+    judge, differences, human, _ = simulate(3, n=120, labelled=60)
+    groups = np.arange(120) // 3 if grouped else None
+    before = correct_judge(judge, differences, human, names=NAMES, groups=groups)
+    for pair in np.flatnonzero(~np.isnan(human))[:6]:
+        flipped = human.copy()
+        mates = np.flatnonzero(np.arange(120) // 3 == pair // 3) if grouped else np.array([pair])
+        flipped[mates] = 1 - flipped[mates]
+        after = correct_judge(judge, differences, flipped, names=NAMES, groups=groups)
+        np.testing.assert_array_equal(after.probability[mates][~np.isnan(human[mates])],
+                                      before.probability[mates][~np.isnan(human[mates])])
+        assert np.any(after.probability != before.probability)
+
+
+def test_cross_fitting_gives_no_credit_for_noise():
+    """Votes are coins and there are many statistics: in-sample the fit would look good, held out it must not."""
+    rng = np.random.default_rng(6)
+    n, k = 60, 20
+    human, judge = rng.integers(0, 2, n).astype(float), rng.random(n)
+    correction = correct_judge(judge, rng.normal(size=(n, k)), human, names=[f"s{i}" for i in range(k)])
+    assert correction.after.brier > 0.24
+    assert correction.before.brier > 0.3
+
+
+def test_unlabelled_pairs_get_the_mean_logit_of_the_folds():
+    judge, differences, human, _ = simulate(4, n=300, labelled=100)
+    correction = correct_judge(judge, differences, human, names=NAMES)
+    pairs = np.flatnonzero(np.isnan(human))
+    doubled = correct_judge(np.append(judge, judge[pairs[0]]), np.vstack([differences, 0 * differences[:1]]),
+                            np.append(human, np.nan), names=NAMES)
+    assert len(doubled.probability) == 301 and np.isfinite(doubled.probability).all()
+    # A linear model: its logit on unlabelled pairs is one weight vector for all of them.
+    scale = np.sqrt(np.mean(np.column_stack([logit(np.clip(judge, 0.02, 0.98)), differences]) ** 2, axis=0))
+    features = np.column_stack([logit(np.clip(judge, 0.02, 0.98)), differences])[pairs] / scale
+    weights, rest, *_ = np.linalg.lstsq(features, logit(correction.probability[pairs]), rcond=None)
+    assert rest[0] < 1e-16
+    np.testing.assert_allclose(weights, list(correction.weights.values()), atol=0.25)
+
+
+def test_hard_votes_are_calibrated_to_their_accuracy():
+    rng = np.random.default_rng(7)
+    truth = rng.integers(0, 2, 4000).astype(float)
+    judge = np.where(rng.random(4000) < 0.8, truth, 1 - truth)
+    correction = calibrate_judge(judge, np.where(np.arange(4000) < 2000, truth, np.nan))
+    assert np.abs(correction.probability - np.where(judge == 1, 0.8, 0.2)).max() < 0.04
+    assert set(correction.weights) == {"judge"}
+    assert "calibrated" in correction.sentence()
+
+
+@pytest.mark.parametrize("judge", [np.full(80, 0.5), np.full(80, 0.9), np.ones(80)])
+def test_a_constant_judge_and_constant_statistics_say_nothing(judge):
+    human = np.tile([1.0, 0.0], 40)
+    human[60:] = np.nan
+    for differences, names in ((np.zeros((80, 0)), ()), (np.zeros((80, 2)), ("brightness", "contrast"))):
+        correction = correct_judge(judge, differences, human, names=names)
+        np.testing.assert_allclose(correction.probability, 0.5, atol=0.1)
+        assert np.isfinite(list(correction.errors.values())).all()
+
+
+def test_fractional_votes_and_ties_are_used():
+    judge, differences, human, truth = simulate(8, n=400, labelled=400)
+    softened = correct_judge(judge, differences, 0.5 + 0.2 * (human - 0.5), names=NAMES)
+    plain = correct_judge(judge, differences, human, names=NAMES)
+    spread, full = np.std(logit(softened.probability)), np.std(logit(plain.probability))
+    assert 0.02 < spread < full / 3
+
+
+def test_pairs_without_the_judge_stay_without():
+    judge, differences, human, _ = simulate(9, n=200, labelled=100)
+    judge[:20] = np.nan
+    correction = correct_judge(judge, differences, human, names=NAMES)
+    assert np.isnan(correction.probability[:20]).all() and np.isfinite(correction.probability[20:]).all()
+    assert correction.before.n == np.sum(~np.isnan(human[20:]))
+
+
+def test_agreement_of_a_known_table():
+    seen = agreement(np.array([0.9, 0.2, 0.5, 0.6]), np.array([1.0, 1.0, 1.0, 0.5]))
+    assert (seen.n, seen.accuracy) == (4, pytest.approx((1 + 0 + 0.5 + 0.5) / 4))
+    assert seen.brier == pytest.approx((0.01 + 0.64 + 0.25 + 0.01) / 4)
+    assert seen.accuracy_error == pytest.approx(np.std([1, 0, 0.5, 0.5], ddof=1) / 2)
+
+
+def few(votes):
+    human = np.full(40, np.nan)
+    human[:votes] = 1
+    return human
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((np.full(40, 0.5), np.zeros((40, 1)), few(9), None), ["only 9 pairs", "palate label", "correction: none"]),
+        ((np.full(40, 0.5), np.zeros((40, 1)), few(20), np.zeros(40)), ["one group"]),
+        ((np.full(40, 1.5), np.zeros((40, 1)), few(20), None), ["judge", "1.5", "[0, 1]"]),
+        ((np.full(40, 0.5), np.zeros((40, 1)), few(20) + 1, None), ["human", "number 0"]),
+        ((np.full(40, 0.5), np.full((40, 1), np.nan), few(20), None), ["brightness of pair number 0"]),
+        ((np.full(40, 0.5), np.zeros((40, 2)), few(20), None), ["1 names"]),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments, words):
+    judge, differences, human, groups = arguments
+    with pytest.raises(PalateError) as failure:
+        correct_judge(judge, differences, human, names=["brightness"], groups=groups)
+    assert "\n" not in str(failure.value)
+    for word in words:
+        assert word in str(failure.value)

@@ -1,0 +1,291 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.errors import PalateError
+from palate.targets import (
+    Labels,
+    collect_labels,
+    dedpo,
+    human_only,
+    judge_only,
+    mix,
+    tuned_power,
+    variance_ratio,
+)
+
+probabilities = st.floats(0, 1, allow_nan=False)
+VOTE = {"annotator_id": "ana", "source": "human", "probability": None}
+
+
+def cross_entropy(z, p):
+    return np.logaddexp(0, z) - p * z
+
+
+def objective(targets, z):
+    return np.mean(targets.weight * cross_entropy(z, targets.target))
+
+
+def random_pool(rng, n=40, n_l=10):
+    """A judge, votes on every pair, and labels that show n_l of them."""
+    judge, truth, z = rng.random(n), rng.integers(0, 2, n).astype(float), rng.normal(scale=2, size=n)
+    human = np.full(n, np.nan)
+    shown = rng.choice(n, n_l, replace=False)
+    human[shown] = truth[shown]
+    return Labels(human, judge, np.full(n, n_l / n)), z
+
+
+def test_published_targets_at_factor_four():
+    cases = {(0.2, 1): 3.4, (0, 1): 4, (1, 0): -3, (0.5, 1): 2.5, (0.5, 0): -1.5}
+    judge, human = np.array(list(cases)).T
+    made = dedpo(Labels(human, judge, np.full(5, 0.25)))
+    np.testing.assert_allclose(made.target, list(cases.values()), rtol=1e-14)
+    np.testing.assert_array_equal(made.weight, np.ones(5))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 0.5, 1.0])
+def test_four_forms_of_dedpo_are_one(power):
+    labels, z = random_pool(np.random.default_rng(0))
+    y, g, shown = labels.human, labels.judge, labels.labelled
+    n, n_l, n_u = len(z), shown.sum(), (~shown).sum()
+    human, pseudo = cross_entropy(z[shown], y[shown]), cross_entropy(z, g)
+    strength = human.mean() + power * (pseudo.mean() - pseudo[shown].mean())
+    prediction_powered = human.mean() + power * n_u / n * (pseudo[~shown].mean() - pseudo[shown].mean())
+    w = 1 - power * (1 - n_l / n)
+    short = cross_entropy(z[shown], g[shown] + (y[shown] - g[shown]) / w).mean()
+    compact = w * short + (1 - w) * pseudo[~shown].mean()
+    made = dedpo(labels, power)
+    np.testing.assert_allclose([objective(made, z), prediction_powered, compact], strength, rtol=1e-12)
+    assert made.weight.mean() == pytest.approx(1, abs=1e-12)
+    if power == 1:
+        three_terms = pseudo.mean() + (human - pseudo[shown]).mean()
+        assert objective(made, z) == pytest.approx(three_terms, rel=1e-12)
+
+
+def test_compact_target_of_a_quarter_labelled_at_half_power():
+    human = np.array([1.0, np.nan, np.nan, np.nan])
+    made = dedpo(Labels(human, np.full(4, 0.2), np.full(4, 0.25)), power=0.5)
+    assert made.target[0] == pytest.approx(1.48, rel=1e-12)
+    assert made.weight[0] / 4 == pytest.approx(0.625, rel=1e-12)
+
+
+def test_every_pair_labelled_is_human_only_for_any_judge():
+    labels, z = random_pool(np.random.default_rng(1), n=30, n_l=30)
+    for power in (0.0, 0.4, 1.0):
+        np.testing.assert_allclose(dedpo(labels, power).target, human_only(labels).target, atol=1e-12)
+
+
+def test_a_judge_that_agrees_on_labelled_pairs_makes_dedpo_the_mix():
+    labels, _ = random_pool(np.random.default_rng(2))
+    judge = np.where(labels.labelled, labels.human, labels.judge)
+    labels = Labels(labels.human, judge, labels.propensity)
+    np.testing.assert_allclose(dedpo(labels).target, mix(labels).target, atol=1e-12)
+
+
+def test_power_zero_is_the_human_votes_alone():
+    labels, z = random_pool(np.random.default_rng(3))
+    made, alone = dedpo(labels, 0.0), human_only(labels)
+    assert np.sum(alone.weight) == 10
+    assert objective(made, z) == pytest.approx(cross_entropy(z, alone.target)[alone.weight > 0].mean(), rel=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(probabilities, probabilities, st.booleans(), st.floats(0.05, 1)), min_size=2, max_size=8),
+       st.floats(0, 1))
+def test_swapping_the_images_mirrors_every_target(rows, power):
+    human, judge, shown, propensity = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    shown[0], shown[1] = 1, 0
+    human = np.where(shown == 1, human, np.nan)
+    labels, swapped = Labels(human, judge, propensity), Labels(1 - human, 1 - judge, propensity)
+    for make in (human_only, judge_only, mix, lambda given: dedpo(given, power)):
+        here, there = make(labels), make(swapped)
+        np.testing.assert_allclose(there.target, 1 - here.target, atol=1e-9)
+        np.testing.assert_allclose(there.weight, here.weight, rtol=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("per_pair", [False, True])
+def test_unbiased_over_random_labelled_subsets_with_a_biased_judge(power, per_pair):
+    rng = np.random.default_rng(4)
+    n, repeats = 60, 4000
+    z = rng.normal(size=n)
+    truth = (rng.random(n) < 0.5 + 0.3 * np.tanh(z)).astype(float)
+    judge = np.clip(0.9 - 0.3 * truth, 0, 1)  # against the humans, and leaning to image 0
+    propensity = rng.uniform(0.2, 0.9, n) if per_pair else np.full(n, 0.25)
+    full = np.mean(cross_entropy(z, truth))
+    seen = []
+    for _ in range(repeats):
+        shown = rng.random(n) < propensity if per_pair else np.isin(np.arange(n), rng.permutation(n)[: n // 4])
+        seen.append(objective(dedpo(Labels(np.where(shown, truth, np.nan), judge, propensity), power), z))
+    mixed = objective(mix(Labels(np.where(np.arange(n) < n // 4, truth, np.nan), judge, propensity)), z)
+    error = np.std(seen) / np.sqrt(repeats)
+    assert abs(np.mean(seen) - full) < 4 * error
+    assert abs(mixed - full) > 8 * error  # the uncorrected mix would be caught by this test
+
+
+def test_unlabelled_pairs_without_the_judge_are_represented_by_the_others():
+    rng = np.random.default_rng(5)
+    n, repeats = 40, 4000
+    z, truth, judge = rng.normal(size=n), rng.integers(0, 2, n).astype(float), rng.random(n)
+    full, seen = np.mean(cross_entropy(z, truth)), []
+    for _ in range(repeats):
+        order = rng.permutation(n)
+        human = np.where(np.isin(np.arange(n), order[:10]), truth, np.nan)
+        heard = np.where(np.isin(np.arange(n), order[:25]), judge, np.nan)  # 15 of the 30 unlabelled pairs
+        seen.append(objective(dedpo(Labels(human, heard, np.full(n, 0.25))), z))
+    assert abs(np.mean(seen) - full) < 4 * np.std(seen) / np.sqrt(repeats)
+
+
+def test_variance_of_the_gradient_at_fixed_weights_is_the_exact_formula():
+    rng = np.random.default_rng(6)
+    n, n_l, repeats, power = 80, 20, 6000, 0.7
+    z, s = rng.normal(size=n), rng.normal(size=n)
+    truth, judge = rng.integers(0, 2, n).astype(float), rng.random(n)
+    gradients = []
+    for _ in range(repeats):
+        human = np.full(n, np.nan)
+        shown = rng.permutation(n)[:n_l]
+        human[shown] = truth[shown]
+        made = dedpo(Labels(human, judge, np.full(n, n_l / n)), power)
+        gradients.append(np.mean(made.weight * (1 / (1 + np.exp(-z)) - made.target) * s))
+    sigma = 1 / (1 + np.exp(-z))
+    residual = ((sigma - truth) - power * (sigma - judge)) * s
+    assert np.var(gradients) == pytest.approx((1 / n_l - 1 / n) * residual.var(ddof=1), rel=0.08)
+
+
+def simulated_labels(rng, n, propensity, sharpness):
+    """Human votes with probability eta, and a judge that says eta distorted by `sharpness` (1 is calibrated)."""
+    utility = 1.5 * rng.normal(size=n)
+    truth = (rng.random(n) < 1 / (1 + np.exp(-utility))).astype(float)
+    human = np.where(rng.random(n) < propensity, truth, np.nan)
+    return Labels(human, 1 / (1 + np.exp(-sharpness * utility)), np.broadcast_to(propensity, n).copy())
+
+
+@pytest.mark.parametrize(("sharpness", "power"), [(1.0, 1.0), (-2.0, 1.0), (6.0, 0.6)])
+@pytest.mark.parametrize("per_pair", [False, True])
+def test_variance_ratio_is_the_measured_one(sharpness, power, per_pair):
+    rng = np.random.default_rng(7)
+    n, repeats = 200, 3000
+    propensity = rng.uniform(0.1, 0.6, n) if per_pair else np.full(n, 0.25)
+    with_judge, alone, predicted = [], [], []
+    for _ in range(repeats):
+        labels, s = simulated_labels(rng, n, propensity, sharpness), rng.normal(size=n)
+        for power_used, out in ((power, with_judge), (0.0, alone)):
+            made = dedpo(labels, power_used)
+            out.append(np.mean(made.weight * (0.5 - made.target) * s))
+        predicted.append(variance_ratio(labels, power))
+    assert np.mean(predicted) == pytest.approx(np.var(with_judge) / np.var(alone), rel=0.1)
+
+
+def test_variance_ratio_says_when_the_judge_helps():
+    good, bad = simulated_labels(np.random.default_rng(8), 4000, 0.25, 1), simulated_labels(
+        np.random.default_rng(8), 4000, 0.25, -3)
+    assert variance_ratio(good) < 1 < variance_ratio(bad)
+    assert variance_ratio(bad, power=0.0) == pytest.approx(1, rel=1e-12)
+
+
+def test_tuned_power_of_known_judges():
+    rng = np.random.default_rng(9)
+    calibrated = simulated_labels(rng, 40_000, 1.0, 1.0)
+    assert tuned_power(calibrated.human, calibrated.judge) == pytest.approx(1, abs=0.03)
+    human = rng.integers(0, 2, 1000).astype(float)
+    right = np.arange(1000) < 800
+    assert tuned_power(human, np.where(right, human, 1 - human)) == pytest.approx(0.6, rel=1e-12)  # 2A - 1
+    assert tuned_power(human, 1 - human) == 0
+    assert tuned_power(human, np.full(1000, 0.5)) == 0
+    assert tuned_power(np.append(human, np.nan), np.append(human, 0.3)) == 1
+
+
+def test_tuned_power_has_the_least_variance():
+    labels = simulated_labels(np.random.default_rng(10), 3000, 0.2, 5.0)
+    best = tuned_power(labels.human, labels.judge)
+    assert 0.05 < best < 0.95
+    assert all(variance_ratio(labels, best) < variance_ratio(labels, best + step) for step in (-0.05, 0.05))
+
+
+def vote(pair, choice, **more):
+    return VOTE | {"pair_id": pair, "choice": choice} | more
+
+
+def test_votes_are_averaged_and_skips_left_out():
+    votes = [vote("a", "0"), vote("a", "1"), vote("a", "tie"), vote("a", "0"), vote("b", "skip"), vote("c", "1"),
+             vote("elsewhere", "0"), vote("b", "0", source="judge", annotator_id="clip", probability=0.8),
+             vote("b", "1", source="judge", annotator_id="clip", probability=0.4),
+             vote("c", "tie", source="judge", annotator_id="clip"),
+             vote("a", "skip", source="judge", annotator_id="clip", probability=0.1),
+             vote("a", "0", source="judge", annotator_id="other", probability=0.7)]
+    labels = collect_labels(["c", "b", "a"], votes, judge="clip")
+    np.testing.assert_allclose(labels.human, [0, np.nan, 0.625])
+    np.testing.assert_allclose(labels.judge, [0.5, 0.6, np.nan])
+    np.testing.assert_allclose(labels.propensity, [2 / 3] * 3)
+    np.testing.assert_array_equal(labels.labelled, [True, False, True])
+    hard = collect_labels(["c", "b", "a"], votes, judge="clip", hard=True)
+    np.testing.assert_allclose(hard.judge, [0.5, 0.5, np.nan])
+    table = pa.Table.from_pylist(votes)
+    dictionary = table.set_column(0, "annotator_id", table["annotator_id"].dictionary_encode())
+    chunks = pa.chunked_array([["c"], ["b", "a"]])
+    again = collect_labels(chunks, pa.concat_tables([dictionary, dictionary]), judge="clip")
+    np.testing.assert_allclose(again.judge, labels.judge)
+    assert np.isnan(collect_labels(["a"], votes).judge[0])
+
+
+def test_propensity_is_taken_where_given_and_counted_elsewhere():
+    votes = [vote("a", "0"), vote("c", "0")]
+    labels = collect_labels(list("abcde"), votes, propensity=[0.5, 0.5, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(labels.propensity, [0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
+
+
+def test_a_fraction_of_the_human_votes_is_nested_and_independent_of_order():
+    ids = [f"pair-{i}" for i in range(400)]
+    votes = [vote(name, "0") for name in ids]
+    eighth = collect_labels(ids, votes, human_fraction=0.125, propensity=np.full(400, 0.5))
+    quarter = collect_labels(ids, votes, human_fraction=0.25)
+    assert eighth.labelled.sum() == 50 and quarter.labelled.sum() == 100
+    assert not np.any(eighth.labelled & ~quarter.labelled)
+    assert eighth.propensity[0] == pytest.approx(0.0625) and quarter.propensity[0] == pytest.approx(0.25)
+    backwards = collect_labels(ids[::-1], votes, human_fraction=0.125)
+    np.testing.assert_array_equal(backwards.labelled[::-1], eighth.labelled)
+    other = collect_labels(ids, votes, human_fraction=0.125, seed=1)
+    assert np.any(other.labelled != eighth.labelled)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: collect_labels(["a"], [vote("a", "left")]), ["ana", "pair a", "'left'", "tie"]),
+        (lambda: collect_labels(["a", "b", "a"], []), ["pair_id a", "more than once"]),
+        (lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip")], judge="hps"),
+         ["hps", "clip", "palate annotate"]),
+        (lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip", probability=1.5)],
+                                judge="clip"), ["clip", "pair a", "1.5"]),
+        (lambda: collect_labels(["a"], [vote("a", "0")], human_fraction=0.0), ["human_fraction"]),
+        (lambda: Labels([1.0], [1.2], [1.0]), ["judge", "1.2", "[0, 1]"]),
+        (lambda: Labels([-0.1], [1.0], [1.0]), ["human", "-0.1"]),
+        (lambda: Labels([1.0, 0.0], [1.0], [1.0]), ["one value per pair"]),
+        (lambda: human_only(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
+        (lambda: mix(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
+        (lambda: judge_only(Labels([1.0], [np.nan], [1.0])), ["judge voted on no pair"]),
+        (lambda: dedpo(Labels([1.0, 0.0], [0.5, np.nan], [1.0, 1.0])), ["1 of 2 labelled", "number 1", "annotate"]),
+        (lambda: dedpo(Labels([1.0, np.nan], [0.5, np.nan], [0.5, 0.5])), ["unlabelled", "annotate"]),
+        (lambda: dedpo(Labels([1.0, np.nan], [0.5, 0.5], [0.0, 0.5])), ["propensity", "number 0", "(0, 1]"]),
+        (lambda: dedpo(Labels([1.0, np.nan], [0.5, 0.5], [0.5, 1.5])), ["propensity", "number 1"]),
+        (lambda: dedpo(Labels([1.0], [0.5], [1.0]), power=1.5), ["power", "1.5"]),
+        (lambda: tuned_power(np.array([1.0, np.nan]), np.array([np.nan, 0.5])), ["annotate"]),
+    ],
+)
+def test_bad_labels_get_one_clear_line(call, words):
+    with pytest.raises(PalateError) as failure:
+        call()
+    assert "\n" not in str(failure.value)
+    for word in words:
+        assert word in str(failure.value)
+
+
+def test_pairs_that_are_not_used_have_weight_zero_and_a_finite_target():
+    labels = Labels([1.0, np.nan, np.nan], [0.3, 0.4, np.nan], [0.5, 0.5, np.nan])
+    for made, used in ((human_only(labels), [1, 0, 0]), (mix(labels), [1, 1, 0]), (judge_only(labels), [1, 1, 0]),
+                       (dedpo(labels), [1, 1, 0]), (dedpo(labels, 0.0), [1, 0, 0])):
+        np.testing.assert_array_equal(made.weight > 0, np.array(used, bool))
+        assert np.isfinite(made.target).all()

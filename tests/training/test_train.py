@@ -1,0 +1,225 @@
+"""The whole loop on a tiny real pipeline: logits start at 0, resuming equals never stopping, methods combine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_labelled_dataset
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+import palate
+from palate.errors import PalateError
+from palate.training.checkpoint import checkpoints
+
+
+def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
+    return {
+        "pretrained_model_name_or_path": str(pipeline_folder), "dataset": str(dataset.path), "output_dir": str(output_dir), "beta": 500.0,
+        "learning_rate": 1e-3, "train_batch_size": 4, "max_train_steps": 4, "checkpointing_steps": 2, "report_to": "none", **changes,
+    }  # fmt: skip
+
+
+LORA = {"rank": 4}
+DEDPO = {"method": "dedpo", "judge": "bright", "correction": "none"}
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+@pytest.mark.parametrize("folder", ["pipeline_folder", "v_pipeline_folder"])
+def test_every_logit_of_the_first_step_is_exactly_zero(folder, lora, dataset, tmp_path, request):
+    run = palate.train(settings(request.getfixturevalue(folder), dataset, tmp_path / "run", lora=lora, max_train_steps=2, **DEDPO))
+    first, second = run.metrics
+    assert first["rewards/margins"] == first["winner_error"] == first["loser_error"] == 0.0
+    assert first["largest_labelled_logit"] == 0.0
+    assert second["rewards/margins"] != 0.0  # so the zero above is not a broken logit
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_training_learns_the_votes(lora, pipeline_folder, dataset, tmp_path):
+    rate = 1e-2 if lora else 1e-3
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=lora, learning_rate=rate, max_train_steps=60, beta=5000.0))
+    late = [line["rewards/accuracies"] for line in run.metrics[-15:]]
+    assert sum(late) / len(late) > 0.75
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_the_result_is_what_diffusers_loads(lora, pipeline_folder, dataset, tmp_path):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=lora, max_train_steps=2))
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder, safety_checker=None)
+    before = {name: p.clone() for name, p in pipeline.unet.named_parameters()}
+    if lora:
+        pipeline.load_lora_weights(run.model_path)
+        assert any("lora" in name and p.abs().max() > 0 for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(run.model_path, subfolder="unet")
+        assert any(not torch.equal(p, before[name]) for name, p in unet.named_parameters())
+    assert not list(run.model_path.rglob("*.bin")) and not list(run.model_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(lora=LORA), dict(), dict(DEDPO, adaptive=True, safeguard=0.9, gradient_accumulation_steps=2, share_reference=True, prompt_dropout=0.3)],
+    ids=["lora", "full", "everything"],
+)
+def test_a_resumed_run_equals_one_never_stopped_to_the_last_bit(changes, pipeline_folder, dataset, tmp_path):
+    whole = palate.train(settings(pipeline_folder, dataset, tmp_path / "whole", lr_scheduler="linear", max_train_steps=6, **changes))
+    for shared in Path(dataset.path).glob("cache/*/reference-*.parquet"):
+        shared.unlink()
+    interrupt_after(4, settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes))
+    assert [p.name for p in checkpoints(tmp_path / "halves")] == ["step-000002", "step-000004"]
+    halves = palate.train(settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes))
+    assert whole.metrics == halves.metrics
+    first, second = (load_file(run.path / "checkpoints/step-000006/weights.safetensors") for run in (whole, halves))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def interrupt_after(steps: int, config: dict) -> None:
+    """Train in another process and kill it (SIGKILL) once the checkpoint of `steps` is there."""
+    script = f"import palate; palate.train({config!r})"
+    slow = "import palate.training.loop as l, time; w = l.MetricsLog.write\n" \
+           "def write(self, *a): w(self, *a); time.sleep(0.5)\nl.MetricsLog.write = write\n"  # fmt: skip
+    child = subprocess.Popen([sys.executable, "-c", slow + script], env=os.environ, stdout=subprocess.DEVNULL)
+    checkpoint = Path(config["output_dir"]) / "checkpoints" / f"step-{steps:06}"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert checkpoint.exists()
+
+
+def test_accumulated_micro_batches_equal_one_batch(pipeline_folder, dataset, tmp_path):
+    one = palate.train(settings(pipeline_folder, dataset, tmp_path / "one", train_batch_size=8, max_train_steps=1))
+    two = palate.train(settings(pipeline_folder, dataset, tmp_path / "two", train_batch_size=4, gradient_accumulation_steps=2, max_train_steps=1))
+    assert two.metrics[0]["gradient_norm"] == pytest.approx(one.metrics[0]["gradient_norm"], rel=1e-4)
+
+
+def test_shared_reference_errors_do_not_change_the_run(pipeline_folder, dataset, tmp_path):
+    plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain"))
+    shared = [palate.train(settings(pipeline_folder, dataset, tmp_path / f"shared-{i}", share_reference=True)) for i in (0, 1)]
+    assert plain.metrics == shared[0].metrics == shared[1].metrics
+    assert list(Path(dataset.path).glob("cache/*/reference-*.parquet"))
+
+
+def test_training_on_a_full_cache_loads_neither_vae_nor_text_encoder(pipeline_folder, dataset, tmp_path, monkeypatch):
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "first"))
+
+    def refuse(self):
+        raise AssertionError("an encoder was loaded")
+
+    from palate.backbones.stable_diffusion import StableDiffusion
+
+    monkeypatch.setattr(StableDiffusion, "vae", property(refuse))
+    monkeypatch.setattr(StableDiffusion, "text_encoder", property(refuse))
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "second"))
+
+
+@pytest.mark.parametrize("options", [dict(gradient_checkpointing=True), dict(mixed_precision="bf16"), dict(link="ipo", safeguard=0.5), dict(link="hinge", adaptive=True)])
+def test_options_combine(options, pipeline_folder, dataset, tmp_path):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=LORA, max_train_steps=2, **DEDPO, **options))
+    assert run.metrics[0]["rewards/margins"] == 0.0 and run.metrics[1]["loss"] == run.metrics[1]["loss"]
+
+
+def test_metrics_by_source_and_timestep(pipeline_folder, dataset, tmp_path):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", train_batch_size=8, **DEDPO))
+    names = {name for line in run.metrics for name in line}
+    assert {"by_source/human/rewards/accuracies", "by_source/bright/winner_error", "by_timestep/750-999/rewards/margins", "lambda/mean"} <= names
+    assert len(run.metrics) == 4 and (run.path / "config.yaml").exists() and (run.path / "environment.json").exists()
+
+
+def test_tensorboard_has_the_same_numbers(pipeline_folder, dataset, tmp_path):
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", report_to="tensorboard"))
+    events = board.EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("rewards/margins")] == pytest.approx([line["rewards/margins"] for line in run.metrics], rel=1e-4)
+
+
+# --- what is refused, and what a failure leaves ----------------------------------------------------------------------
+
+
+def test_nan_stops_the_run_names_the_pair_and_keeps_the_checkpoint(pipeline_folder, dataset, tmp_path):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2)
+    palate.train(config)
+    cache = next(Path(dataset.path).glob("cache/*/pairs-00000.safetensors"))
+    from safetensors import safe_open
+
+    with safe_open(cache, "pt") as handle:
+        metadata, tensors = handle.metadata(), load_file(cache)
+    tensors["latents"][json.loads(metadata["pair_ids"]).index("p005")] = float("nan")
+    save_file(tensors, cache, metadata=metadata)
+    with pytest.raises(PalateError, match=r"not a number, at pair p005"):
+        palate.train(config, max_train_steps=20)
+    assert checkpoints(tmp_path / "run") and json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["loss"] is not None
+
+
+def test_another_configuration_is_refused_in_the_same_folder(pipeline_folder, dataset, tmp_path):
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "run"))
+    with pytest.raises(PalateError, match="beta: 500.0 there, 2000.0 here"):
+        palate.train(settings(pipeline_folder, dataset, tmp_path / "run", beta=2000.0))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(pipeline_folder, dataset, tmp_path, capsys):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run"))
+    saved = (run.path / "checkpoints/step-000004/weights.safetensors").read_bytes()
+    (run.path / "checkpoints/step-000004/weights.safetensors").write_bytes(b"cut off")
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "run"))
+    assert "step-000004 is damaged" in capsys.readouterr().out
+    again = (run.path / "checkpoints/step-000004/weights.safetensors").read_bytes()
+    assert again == saved
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(learning_rte=1.0), "did you mean 'learning_rate'"),
+        (dict(lora={"rnk": 3}), "did you mean 'rank'"),
+        (dict(method="dedpo"), "needs a judge"),
+        (dict(judge="bright"), "human votes alone"),
+        (dict(method="dedpo", judge="nobody", correction="none"), "nobody"),
+        (dict(train_batch_size=64), "only 8"),
+        (dict(lora={"target_modules": ["nothing"]}), "match no module"),
+        (dict(human_votes=500), "only 8"),
+        (dict(human_annotators=["bo"]), "never voted"),
+        (dict(resolution=60), "multiple"),
+        (dict(beta="strong"), "not a number"),
+        (dict(safeguard=2.0), "between 0 and 1"),
+    ],
+)
+def test_bad_configurations_get_one_line(changes, message, pipeline_folder, dataset, tmp_path):
+    with pytest.raises(PalateError, match=message) as refused:
+        palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_model_folders_that_cannot_be_trained(pipeline_folder, dataset, tmp_path):
+    import shutil
+
+    with pytest.raises(PalateError, match="no such folder"):
+        palate.train(settings(tmp_path / "nowhere", dataset, tmp_path / "run-0"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PalateError, match="model_index.json"):
+        palate.train(settings(tmp_path / "empty", dataset, tmp_path / "run-1"))
+    folder = shutil.copytree(pipeline_folder, tmp_path / "no-unet")
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["unet"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(PalateError, match="no UNet"):
+        palate.train(settings(folder, dataset, tmp_path / "run-2"))
+
+
+def test_pairs_added_later_are_encoded_then(pipeline_folder, tmp_path):
+    dataset = make_labelled_dataset(tmp_path / "data", pairs=8, labelled=8)
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "first", max_train_steps=1))
+    more = make_labelled_dataset(tmp_path / "more", pairs=12, labelled=12, seed=1)
+    rows = [row for batch in more.iter_pairs() for row in batch.to_pylist() if row["pair_id"] >= "p008"]
+    dataset.add_pairs(rows)
+    dataset.append_votes([{"vote_id": f"late-{r['pair_id']}", "pair_id": r["pair_id"], "annotator_id": "ana", "source": "human", "choice": "tie"} for r in rows])
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "second", train_batch_size=12, max_train_steps=1))
+    assert json.loads((run.path / "labels.json").read_text())["pairs used"] == 12
