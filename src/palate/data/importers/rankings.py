@@ -101,7 +101,7 @@ def _compare(ranks: list[float], rankings: list[tuple[str | None, list[float]]],
 
 
 def _choice(rank_0: float, rank_1: float) -> str:
-    return "0" if rank_0 <= rank_1 else "1"
+    return "tie" if rank_0 == rank_1 else "0" if rank_0 < rank_1 else "1"
 
 
 def _numbers(values: Any) -> bool:

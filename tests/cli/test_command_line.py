@@ -1,0 +1,84 @@
+"""The command line: quick to answer, examples everywhere, one line and an exit code for what goes wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from palate.cli import VERBS
+
+
+def palate(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", "from palate.cli import main; main()", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+def test_help_loads_nothing_heavy():
+    script = "import sys; sys.argv = ['palate', '--help']; from palate.cli import main; main(); assert not {'torch', 'pyarrow', 'numpy', 'tyro', 'rich'} & set(sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(f"  {verb}" in result.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(verb):
+    result = palate(verb, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "Examples:" in result.stdout and f"palate {verb} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "did you mean 'train'"),
+        (("train",), "give a YAML file"),
+        (("train", "missing.yaml"), "missing.yaml"),
+        (("info", "nowhere"), "nowhere"),
+        (("compare", "nowhere"), "nowhere"),
+        (("sample", "nowhere/at/all", "--prompts", "world", "--to", "x"), "no such folder"),
+        (("report", "nowhere"), "not a run"),
+    ],
+)
+def test_failures_are_one_line_and_exit_code_1(arguments, message, tmp_path):
+    result = palate(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr and result.stderr.strip().count("\n") == 0
+
+
+def write_config(tmp_path, pipeline_folder, dataset, **changes):
+    config = {
+        "pretrained_model_name_or_path": str(pipeline_folder), "dataset": str(dataset.path), "output_dir": str(tmp_path / "run"), "train_batch_size": 4,
+        "max_train_steps": 3, "checkpointing_steps": 1, "learning_rate": "1e-4", "report_to": "none", **changes,
+    }  # fmt: skip
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_options_win_over_the_file_and_dry_run_trains_nothing(pipeline_folder, dataset, tmp_path):
+    config = write_config(tmp_path, pipeline_folder, dataset)
+    dry = palate("train", config, "--dry-run", "--lora.rank", "2")
+    assert dry.returncode == 0 and "parameters would be trained" in dry.stdout and not (tmp_path / "run").exists()
+    result = palate("train", config, "--beta", "77", "--max-train-steps", "1")
+    assert result.returncode == 0, result.stderr
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert stored["beta"] == 77 and stored["max_train_steps"] == 1 and stored["learning_rate"] == 1e-4
+    assert "--beta 77" in (tmp_path / "run" / "command.txt").read_text()
+
+
+def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(pipeline_folder, dataset, tmp_path):
+    config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=100_000)
+    command = [sys.executable, "-c", "from palate.cli import main; main()", "train", str(config)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "step-000002").exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in errors and "interrupted" in errors
+    newest = max(int(p.name.removeprefix("step-")) for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=newest + 1)
+    result = palate("train", config)
+    assert result.returncode == 0 and f"going on from step {newest}" in result.stdout
