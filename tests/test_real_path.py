@@ -10,8 +10,8 @@ import pytest
 import yaml
 from tiny import PROMPTS, picture_bytes
 
-from palate.cli import import_, info
 from palate.cli import compare as compare_verb
+from palate.cli import import_, info
 from palate.cli import report as report_verb
 from palate.cli import sample as sample_verb
 from palate.cli import train as train_verb

@@ -92,8 +92,10 @@ def test_power_zero_is_the_human_votes_alone():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(probabilities, probabilities, st.booleans(), st.floats(0.05, 1)), min_size=2, max_size=8),
-       st.floats(0, 1))
+@given(
+    st.lists(st.tuples(probabilities, probabilities, st.booleans(), st.floats(0.05, 1)), min_size=2, max_size=8),
+    st.floats(0, 1),
+)
 def test_swapping_the_images_mirrors_every_target(rows, power):
     human, judge, shown, propensity = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     shown[0], shown[1] = 1, 0
@@ -180,8 +182,10 @@ def test_variance_ratio_is_the_measured_one(sharpness, power, per_pair):
 
 
 def test_variance_ratio_says_when_the_judge_helps():
-    good, bad = simulated_labels(np.random.default_rng(8), 4000, 0.25, 1), simulated_labels(
-        np.random.default_rng(8), 4000, 0.25, -3)
+    good, bad = (
+        simulated_labels(np.random.default_rng(8), 4000, 0.25, 1),
+        simulated_labels(np.random.default_rng(8), 4000, 0.25, -3),
+    )
     assert variance_ratio(good) < 1 < variance_ratio(bad)
     assert variance_ratio(bad, power=0.0) == pytest.approx(1, rel=1e-12)
 
@@ -210,12 +214,20 @@ def vote(pair, choice, **more):
 
 
 def test_votes_are_averaged_and_skips_left_out():
-    votes = [vote("a", "0"), vote("a", "1"), vote("a", "tie"), vote("a", "0"), vote("b", "skip"), vote("c", "1"),
-             vote("elsewhere", "0"), vote("b", "0", source="judge", annotator_id="clip", probability=0.8),
-             vote("b", "1", source="judge", annotator_id="clip", probability=0.4),
-             vote("c", "tie", source="judge", annotator_id="clip"),
-             vote("a", "skip", source="judge", annotator_id="clip", probability=0.1),
-             vote("a", "0", source="judge", annotator_id="other", probability=0.7)]
+    votes = [
+        vote("a", "0"),
+        vote("a", "1"),
+        vote("a", "tie"),
+        vote("a", "0"),
+        vote("b", "skip"),
+        vote("c", "1"),
+        vote("elsewhere", "0"),
+        vote("b", "0", source="judge", annotator_id="clip", probability=0.8),
+        vote("b", "1", source="judge", annotator_id="clip", probability=0.4),
+        vote("c", "tie", source="judge", annotator_id="clip"),
+        vote("a", "skip", source="judge", annotator_id="clip", probability=0.1),
+        vote("a", "0", source="judge", annotator_id="other", probability=0.7),
+    ]
     labels = collect_labels(["c", "b", "a"], votes, judge="clip")
     np.testing.assert_allclose(labels.human, [0, np.nan, 0.625])
     np.testing.assert_allclose(labels.judge, [0.5, 0.6, np.nan])
@@ -256,10 +268,16 @@ def test_a_fraction_of_the_human_votes_is_nested_and_independent_of_order():
     [
         (lambda: collect_labels(["a"], [vote("a", "left")]), ["ana", "pair a", "'left'", "tie"]),
         (lambda: collect_labels(["a", "b", "a"], []), ["pair_id a", "more than once"]),
-        (lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip")], judge="hps"),
-         ["hps", "clip", "palate annotate"]),
-        (lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip", probability=1.5)],
-                                judge="clip"), ["clip", "pair a", "1.5"]),
+        (
+            lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip")], judge="hps"),
+            ["hps", "clip", "palate annotate"],
+        ),
+        (
+            lambda: collect_labels(
+                ["a"], [vote("a", "0", source="judge", annotator_id="clip", probability=1.5)], judge="clip"
+            ),
+            ["clip", "pair a", "1.5"],
+        ),
         (lambda: collect_labels(["a"], [vote("a", "0")], human_fraction=0.0), ["human_fraction"]),
         (lambda: Labels([1.0], [1.2], [1.0]), ["judge", "1.2", "[0, 1]"]),
         (lambda: Labels([-0.1], [1.0], [1.0]), ["human", "-0.1"]),
@@ -285,7 +303,12 @@ def test_bad_labels_get_one_clear_line(call, words):
 
 def test_pairs_that_are_not_used_have_weight_zero_and_a_finite_target():
     labels = Labels([1.0, np.nan, np.nan], [0.3, 0.4, np.nan], [0.5, 0.5, np.nan])
-    for made, used in ((human_only(labels), [1, 0, 0]), (mix(labels), [1, 1, 0]), (judge_only(labels), [1, 1, 0]),
-                       (dedpo(labels), [1, 1, 0]), (dedpo(labels, 0.0), [1, 0, 0])):
+    for made, used in (
+        (human_only(labels), [1, 0, 0]),
+        (mix(labels), [1, 1, 0]),
+        (judge_only(labels), [1, 1, 0]),
+        (dedpo(labels), [1, 1, 0]),
+        (dedpo(labels, 0.0), [1, 0, 0]),
+    ):
         np.testing.assert_array_equal(made.weight > 0, np.array(used, bool))
         assert np.isfinite(made.target).all()

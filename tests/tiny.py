@@ -35,7 +35,14 @@ def make_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int = 0)
         block_out_channels=(8, 8, 16, 16), latent_channels=4, norm_num_groups=4, layers_per_block=1, sample_size=64,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, prediction_type=prediction_type)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
@@ -44,9 +51,13 @@ def make_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int = 0)
     return folder
 
 
-def picture_bytes(rng: np.random.Generator, width: int = 64, height: int = 64, format: str = "JPEG", brightness: float | None = None) -> bytes:
+def picture_bytes(
+    rng: np.random.Generator, width: int = 64, height: int = 64, format: str = "JPEG", brightness: float | None = None
+) -> bytes:
     """A smooth random picture, encoded."""
-    small = rng.uniform(0, 1, (4, 4, 3)) if brightness is None else np.clip(rng.normal(brightness, 0.1, (4, 4, 3)), 0, 1)
+    small = (
+        rng.uniform(0, 1, (4, 4, 3)) if brightness is None else np.clip(rng.normal(brightness, 0.1, (4, 4, 3)), 0, 1)
+    )
     picture = Image.fromarray((small * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     picture.save(buffer, format)
@@ -62,13 +73,33 @@ def make_labelled_dataset(folder: Path, pairs: int = 24, labelled: int = 8, seed
     def image(i: int, side: int) -> dict:
         return {"bytes": picture_bytes(rng, brightness=brightness[i, side], format="PNG"), "path": None}
 
-    dataset.add_pairs({"pair_id": f"p{i:03}", "prompt": PROMPTS[i % 3], "image_0": image(i, 0), "image_1": image(i, 1)} for i in range(pairs))
+    dataset.add_pairs(
+        {"pair_id": f"p{i:03}", "prompt": PROMPTS[i % 3], "image_0": image(i, 0), "image_1": image(i, 1)}
+        for i in range(pairs)
+    )
     votes = []
     for i in range(pairs):
         darker = "0" if brightness[i, 0] < brightness[i, 1] else "1"
         if i < labelled:
-            votes.append({"vote_id": f"ana-{i}", "pair_id": f"p{i:03}", "annotator_id": "ana", "source": "human", "choice": darker})
+            votes.append(
+                {
+                    "vote_id": f"ana-{i}",
+                    "pair_id": f"p{i:03}",
+                    "annotator_id": "ana",
+                    "source": "human",
+                    "choice": darker,
+                }
+            )
         choice, probability = ("1", 0.2) if darker == "0" else ("0", 0.8)
-        votes.append({"vote_id": f"j-{i}", "pair_id": f"p{i:03}", "annotator_id": "bright", "source": "judge", "choice": choice, "probability": probability})
+        votes.append(
+            {
+                "vote_id": f"j-{i}",
+                "pair_id": f"p{i:03}",
+                "annotator_id": "bright",
+                "source": "judge",
+                "choice": choice,
+                "probability": probability,
+            }
+        )
     dataset.append_votes(votes)
     return dataset

@@ -34,9 +34,13 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         _remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PalateError(f"{path}: the disk is full. Nothing was changed there; free some space and run again.") from error
+            raise PalateError(
+                f"{path}: the disk is full. Nothing was changed there; free some space and run again."
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise PalateError(f"{path}: not writable ({error.strerror}). Choose another folder or its permissions.") from error
+            raise PalateError(
+                f"{path}: not writable ({error.strerror}). Choose another folder or its permissions."
+            ) from error
         raise
     except BaseException:
         _remove(temporary)

@@ -13,7 +13,13 @@ from palate.cli import VERBS
 
 
 def palate(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", "from palate.cli import main; main()", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, "-c", "from palate.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 def test_help_loads_nothing_heavy():
@@ -73,7 +79,11 @@ def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(p
     command = [sys.executable, "-c", "from palate.cli import main; main()", "train", str(config)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "step-000002").exists() and time.monotonic() < deadline and child.poll() is None:
+    while (
+        not (tmp_path / "run" / "checkpoints" / "step-000002").exists()
+        and time.monotonic() < deadline
+        and child.poll() is None
+    ):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)

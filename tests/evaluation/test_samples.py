@@ -48,11 +48,15 @@ def test_interrupted_sampling_goes_on_and_other_settings_are_refused(pipeline_fo
 def test_our_sampling_is_the_stock_pipeline(pipeline_folder, tmp_path):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-    ours = sample(pipeline_folder, ["a red circle"], tmp_path / "ours", Sampling(steps=3, guidance=3.0, seed=5)).images()[0]
+    ours = sample(
+        pipeline_folder, ["a red circle"], tmp_path / "ours", Sampling(steps=3, guidance=3.0, seed=5)
+    ).images()[0]
     pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder, safety_checker=None)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     noise = initial_noise(load_backbone(str(pipeline_folder)), 5, "a red circle", 0)[None]
-    stock = pipeline("a red circle", latents=noise, num_inference_steps=3, guidance_scale=3.0, output_type="np").images[0]
+    stock = pipeline("a red circle", latents=noise, num_inference_steps=3, guidance_scale=3.0, output_type="np").images[
+        0
+    ]
     assert np.abs(ours / 255 - stock).max() < 0.01
 
 
@@ -83,7 +87,10 @@ def test_samples_of_different_settings_are_no_pairs(pipeline_folder, tmp_path):
 
 @pytest.mark.parametrize("kind", ["txt", "json", "jsonl", "csv", "parquet"])
 def test_prompt_files_of_every_kind(kind, tmp_path):
-    path, rows = tmp_path / f"suite.{kind}", [{"prompt": "a cat, sitting", "neg_prompt": ""}, {"prompt": "Überraschung", "neg_prompt": ""}]
+    path, rows = (
+        tmp_path / f"suite.{kind}",
+        [{"prompt": "a cat, sitting", "neg_prompt": ""}, {"prompt": "Überraschung", "neg_prompt": ""}],
+    )
     texts = {
         "txt": "a cat, sitting\n\nÜberraschung\n", "json": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows)),
         "csv": 'prompt,neg_prompt\n"a cat, sitting",\nÜberraschung,\n',

@@ -66,8 +66,12 @@ def test_swapping_the_images_mirrors_the_probability():
     there = correct_judge(1 - judge, -differences, 1 - human, names=NAMES).probability
     np.testing.assert_allclose(there, 1 - here, atol=1e-6)
     swap = np.random.default_rng(0).random(len(judge)) < 0.5  # only some of the pairs
-    mixed = correct_judge(np.where(swap, 1 - judge, judge), np.where(swap[:, None], -differences, differences),
-                          np.where(swap, 1 - human, human), names=NAMES).probability
+    mixed = correct_judge(
+        np.where(swap, 1 - judge, judge),
+        np.where(swap[:, None], -differences, differences),
+        np.where(swap, 1 - human, human),
+        names=NAMES,
+    ).probability
     np.testing.assert_allclose(mixed, np.where(swap, 1 - here, here), atol=1e-6)
 
 
@@ -81,8 +85,9 @@ def test_the_probability_of_a_labelled_pair_does_not_know_its_own_vote(grouped):
         mates = np.flatnonzero(np.arange(120) // 3 == pair // 3) if grouped else np.array([pair])
         flipped[mates] = 1 - flipped[mates]
         after = correct_judge(judge, differences, flipped, names=NAMES, groups=groups)
-        np.testing.assert_array_equal(after.probability[mates][~np.isnan(human[mates])],
-                                      before.probability[mates][~np.isnan(human[mates])])
+        np.testing.assert_array_equal(
+            after.probability[mates][~np.isnan(human[mates])], before.probability[mates][~np.isnan(human[mates])]
+        )
         assert np.any(after.probability != before.probability)
 
 
@@ -100,8 +105,12 @@ def test_unlabelled_pairs_get_the_mean_logit_of_the_folds():
     judge, differences, human, _ = simulate(4, n=300, labelled=100)
     correction = correct_judge(judge, differences, human, names=NAMES)
     pairs = np.flatnonzero(np.isnan(human))
-    doubled = correct_judge(np.append(judge, judge[pairs[0]]), np.vstack([differences, 0 * differences[:1]]),
-                            np.append(human, np.nan), names=NAMES)
+    doubled = correct_judge(
+        np.append(judge, judge[pairs[0]]),
+        np.vstack([differences, 0 * differences[:1]]),
+        np.append(human, np.nan),
+        names=NAMES,
+    )
     assert len(doubled.probability) == 301 and np.isfinite(doubled.probability).all()
     # A linear model: its logit on unlabelled pairs is one weight vector for all of them.
     scale = np.sqrt(np.mean(np.column_stack([logit(np.clip(judge, 0.02, 0.98)), differences]) ** 2, axis=0))

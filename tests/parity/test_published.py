@@ -49,8 +49,10 @@ def predictions(case, dtype):
         names = [get(case, name, dtype) for name in ("model_pred", "target")]
         return (*(tensor.chunk(2) for tensor in names), None)
     bundle = arrays(case["inputs"]["file"])
-    tensors = [torch.from_numpy(bundle[f"{case['inputs']['bundle']}.{n}"]).to(dtype) for n in
-               ("model_pred", "target", "ref_pred")]
+    tensors = [
+        torch.from_numpy(bundle[f"{case['inputs']['bundle']}.{n}"]).to(dtype)
+        for n in ("model_pred", "target", "ref_pred")
+    ]
     if "policy_pred" in case["keys"]:
         tensors[0] = get(case, "policy_pred", dtype)
     return tuple(tensor.chunk(2) for tensor in tensors)

@@ -12,8 +12,16 @@ from palate.training.draws import draws
 def test_a_draw_depends_on_its_address_only():
     together = draws(0, ["a", "b", "c"], [0, 4, 1], (2, 3, 3), 1000)
     alone = draws(0, ["b"], [4], (2, 3, 3), 1000)
-    assert torch.equal(together.noise[1:2], alone.noise) and together.timestep[1] == alone.timestep[0] and together.uniform[1] == alone.uniform[0]
-    for other in (draws(1, ["b"], [4], (2, 3, 3), 1000), draws(0, ["b"], [5], (2, 3, 3), 1000), draws(0, ["c"], [4], (2, 3, 3), 1000)):
+    assert (
+        torch.equal(together.noise[1:2], alone.noise)
+        and together.timestep[1] == alone.timestep[0]
+        and together.uniform[1] == alone.uniform[0]
+    )
+    for other in (
+        draws(1, ["b"], [4], (2, 3, 3), 1000),
+        draws(0, ["b"], [5], (2, 3, 3), 1000),
+        draws(0, ["c"], [4], (2, 3, 3), 1000),
+    ):
         assert not torch.equal(other.noise, alone.noise)
 
 
@@ -21,7 +29,11 @@ def test_draws_are_uniform_in_time_and_normal_in_noise():
     many = draws(0, [str(i) for i in range(4000)], [0] * 4000, (1, 2, 2), 10)
     counts = torch.bincount(many.timestep, minlength=10)
     assert counts.min() > 320 and counts.max() < 480  # 400 +- 4 standard deviations
-    assert many.noise.mean().abs() < 0.04 and (many.noise.std() - 1).abs() < 0.03 and (many.uniform.mean() - 0.5).abs() < 0.03
+    assert (
+        many.noise.mean().abs() < 0.04
+        and (many.noise.std() - 1).abs() < 0.03
+        and (many.uniform.mean() - 0.5).abs() < 0.03
+    )
 
 
 def test_an_epoch_visits_every_pair_once_and_numbers_its_draws():
@@ -46,7 +58,9 @@ def test_the_scaled_batch_mean_is_unbiased(labelled_per_batch):
     if labelled_per_batch not in (None,):
         unscaled = np.mean([np.mean(value[batches.at(i).row]) for i in range(640)])
         share = labelled_per_batch / 8
-        assert unscaled == pytest.approx(share * value[labelled].mean() + (1 - share) * value[~labelled].mean(), abs=0.05)
+        assert unscaled == pytest.approx(
+            share * value[labelled].mean() + (1 - share) * value[~labelled].mean(), abs=0.05
+        )
 
 
 def test_a_batch_larger_than_its_stratum_is_refused():

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_labelled_dataset
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from tiny import make_labelled_dataset
 
 import palate
 from palate.errors import PalateError
@@ -33,7 +33,9 @@ DEDPO = {"method": "dedpo", "judge": "bright", "correction": "none"}
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 @pytest.mark.parametrize("folder", ["pipeline_folder", "v_pipeline_folder"])
 def test_every_logit_of_the_first_step_is_exactly_zero(folder, lora, dataset, tmp_path, request):
-    run = palate.train(settings(request.getfixturevalue(folder), dataset, tmp_path / "run", lora=lora, max_train_steps=2, **DEDPO))
+    run = palate.train(
+        settings(request.getfixturevalue(folder), dataset, tmp_path / "run", lora=lora, max_train_steps=2, **DEDPO)
+    )
     first, second = run.metrics
     assert first["rewards/margins"] == first["winner_error"] == first["loser_error"] == 0.0
     assert first["largest_labelled_logit"] == 0.0
@@ -43,7 +45,11 @@ def test_every_logit_of_the_first_step_is_exactly_zero(folder, lora, dataset, tm
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_training_learns_the_votes(lora, pipeline_folder, dataset, tmp_path):
     rate = 1e-2 if lora else 1e-3
-    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=lora, learning_rate=rate, max_train_steps=60, beta=5000.0))
+    run = palate.train(
+        settings(
+            pipeline_folder, dataset, tmp_path / "run", lora=lora, learning_rate=rate, max_train_steps=60, beta=5000.0
+        )
+    )
     late = [line["rewards/accuracies"] for line in run.metrics[-15:]]
     assert sum(late) / len(late) > 0.75
 
@@ -55,7 +61,9 @@ def test_the_result_is_what_diffusers_loads(lora, pipeline_folder, dataset, tmp_
     before = {name: p.clone() for name, p in pipeline.unet.named_parameters()}
     if lora:
         pipeline.load_lora_weights(run.model_path)
-        assert any("lora" in name and p.abs().max() > 0 for name, p in pipeline.unet.named_parameters() if "lora_B" in name)
+        assert any(
+            "lora" in name and p.abs().max() > 0 for name, p in pipeline.unet.named_parameters() if "lora_B" in name
+        )
     else:
         unet = UNet2DConditionModel.from_pretrained(run.model_path, subfolder="unet")
         assert any(not torch.equal(p, before[name]) for name, p in unet.named_parameters())
@@ -64,16 +72,28 @@ def test_the_result_is_what_diffusers_loads(lora, pipeline_folder, dataset, tmp_
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(lora=LORA), dict(), dict(DEDPO, adaptive=True, safeguard=0.9, gradient_accumulation_steps=2, share_reference=True, prompt_dropout=0.3)],
+    [
+        dict(lora=LORA),
+        dict(),
+        dict(
+            DEDPO, adaptive=True, safeguard=0.9, gradient_accumulation_steps=2, share_reference=True, prompt_dropout=0.3
+        ),
+    ],
     ids=["lora", "full", "everything"],
 )
 def test_a_resumed_run_equals_one_never_stopped_to_the_last_bit(changes, pipeline_folder, dataset, tmp_path):
-    whole = palate.train(settings(pipeline_folder, dataset, tmp_path / "whole", lr_scheduler="linear", max_train_steps=6, **changes))
+    whole = palate.train(
+        settings(pipeline_folder, dataset, tmp_path / "whole", lr_scheduler="linear", max_train_steps=6, **changes)
+    )
     for shared in Path(dataset.path).glob("cache/*/reference-*.parquet"):
         shared.unlink()
-    interrupt_after(4, settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes))
+    interrupt_after(
+        4, settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes)
+    )
     assert [p.name for p in checkpoints(tmp_path / "halves")] == ["step-000002", "step-000004"]
-    halves = palate.train(settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes))
+    halves = palate.train(
+        settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes)
+    )
     assert whole.metrics == halves.metrics
     first, second = (load_file(run.path / "checkpoints/step-000006/weights.safetensors") for run in (whole, halves))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -96,13 +116,24 @@ def interrupt_after(steps: int, config: dict) -> None:
 
 def test_accumulated_micro_batches_equal_one_batch(pipeline_folder, dataset, tmp_path):
     one = palate.train(settings(pipeline_folder, dataset, tmp_path / "one", train_batch_size=8, max_train_steps=1))
-    two = palate.train(settings(pipeline_folder, dataset, tmp_path / "two", train_batch_size=4, gradient_accumulation_steps=2, max_train_steps=1))
+    two = palate.train(
+        settings(
+            pipeline_folder,
+            dataset,
+            tmp_path / "two",
+            train_batch_size=4,
+            gradient_accumulation_steps=2,
+            max_train_steps=1,
+        )
+    )
     assert two.metrics[0]["gradient_norm"] == pytest.approx(one.metrics[0]["gradient_norm"], rel=1e-4)
 
 
 def test_shared_reference_errors_do_not_change_the_run(pipeline_folder, dataset, tmp_path):
     plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain"))
-    shared = [palate.train(settings(pipeline_folder, dataset, tmp_path / f"shared-{i}", share_reference=True)) for i in (0, 1)]
+    shared = [
+        palate.train(settings(pipeline_folder, dataset, tmp_path / f"shared-{i}", share_reference=True)) for i in (0, 1)
+    ]
     assert plain.metrics == shared[0].metrics == shared[1].metrics
     assert list(Path(dataset.path).glob("cache/*/reference-*.parquet"))
 
@@ -120,16 +151,31 @@ def test_training_on_a_full_cache_loads_neither_vae_nor_text_encoder(pipeline_fo
     palate.train(settings(pipeline_folder, dataset, tmp_path / "second"))
 
 
-@pytest.mark.parametrize("options", [dict(gradient_checkpointing=True), dict(mixed_precision="bf16"), dict(link="ipo", safeguard=0.5), dict(link="hinge", adaptive=True)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(gradient_checkpointing=True),
+        dict(mixed_precision="bf16"),
+        dict(link="ipo", safeguard=0.5),
+        dict(link="hinge", adaptive=True),
+    ],
+)
 def test_options_combine(options, pipeline_folder, dataset, tmp_path):
-    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=LORA, max_train_steps=2, **DEDPO, **options))
+    run = palate.train(
+        settings(pipeline_folder, dataset, tmp_path / "run", lora=LORA, max_train_steps=2, **DEDPO, **options)
+    )
     assert run.metrics[0]["rewards/margins"] == 0.0 and run.metrics[1]["loss"] == run.metrics[1]["loss"]
 
 
 def test_metrics_by_source_and_timestep(pipeline_folder, dataset, tmp_path):
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", train_batch_size=8, **DEDPO))
     names = {name for line in run.metrics for name in line}
-    assert {"by_source/human/rewards/accuracies", "by_source/bright/winner_error", "by_timestep/750-999/rewards/margins", "lambda/mean"} <= names
+    assert {
+        "by_source/human/rewards/accuracies",
+        "by_source/bright/winner_error",
+        "by_timestep/750-999/rewards/margins",
+        "lambda/mean",
+    } <= names
     assert len(run.metrics) == 4 and (run.path / "config.yaml").exists() and (run.path / "environment.json").exists()
 
 
@@ -138,7 +184,9 @@ def test_tensorboard_has_the_same_numbers(pipeline_folder, dataset, tmp_path):
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", report_to="tensorboard"))
     events = board.EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
-    assert [e.value for e in events.Scalars("rewards/margins")] == pytest.approx([line["rewards/margins"] for line in run.metrics], rel=1e-4)
+    assert [e.value for e in events.Scalars("rewards/margins")] == pytest.approx(
+        [line["rewards/margins"] for line in run.metrics], rel=1e-4
+    )
 
 
 # --- what is refused, and what a failure leaves ----------------------------------------------------------------------
@@ -156,7 +204,10 @@ def test_nan_stops_the_run_names_the_pair_and_keeps_the_checkpoint(pipeline_fold
     save_file(tensors, cache, metadata=metadata)
     with pytest.raises(PalateError, match=r"not a number, at pair p005"):
         palate.train(config, max_train_steps=20)
-    assert checkpoints(tmp_path / "run") and json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["loss"] is not None
+    assert (
+        checkpoints(tmp_path / "run")
+        and json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["loss"] is not None
+    )
 
 
 def test_another_configuration_is_refused_in_the_same_folder(pipeline_folder, dataset, tmp_path):
@@ -220,6 +271,17 @@ def test_pairs_added_later_are_encoded_then(pipeline_folder, tmp_path):
     more = make_labelled_dataset(tmp_path / "more", pairs=12, labelled=12, seed=1)
     rows = [row for batch in more.iter_pairs() for row in batch.to_pylist() if row["pair_id"] >= "p008"]
     dataset.add_pairs(rows)
-    dataset.append_votes([{"vote_id": f"late-{r['pair_id']}", "pair_id": r["pair_id"], "annotator_id": "ana", "source": "human", "choice": "tie"} for r in rows])
+    dataset.append_votes(
+        [
+            {
+                "vote_id": f"late-{r['pair_id']}",
+                "pair_id": r["pair_id"],
+                "annotator_id": "ana",
+                "source": "human",
+                "choice": "tie",
+            }
+            for r in rows
+        ]
+    )
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "second", train_batch_size=12, max_train_steps=1))
     assert json.loads((run.path / "labels.json").read_text())["pairs used"] == 12

@@ -39,7 +39,9 @@ def test_wrong_colour_and_empty_picture_have_no_fidelity():
     wrong = measure(draw(scene)[None], ["a blue circle"])
     assert wrong.colour[0] == "red" and not wrong.colour_right[0] and wrong.fidelity[0] == 0
     empty = measure(np.full((1, SIZE, SIZE, 3), 0.4), ["a red circle"])
-    assert empty.colour[0] == "" and empty.fidelity[0] == empty.size[0] == 0 and empty.brightness[0] == pytest.approx(0.4)
+    assert (
+        empty.colour[0] == "" and empty.fidelity[0] == empty.size[0] == 0 and empty.brightness[0] == pytest.approx(0.4)
+    )
 
 
 def test_foreign_prompts_and_sizes_are_refused_in_one_line():
@@ -52,7 +54,14 @@ def test_foreign_prompts_and_sizes_are_refused_in_one_line():
 def shown_by(count: int, seed: int) -> Measurement:
     rng = np.random.default_rng(seed)
     right = rng.random(count) < 0.95
-    return Measurement(np.array(list(COLOURS))[rng.integers(0, 6, count)], right, rng.uniform(0.6, 1, count), rng.uniform(0, 1, count), rng.uniform(0.3, 0.6, count), rng.uniform(0.05, 0.95, count))
+    return Measurement(
+        np.array(list(COLOURS))[rng.integers(0, 6, count)],
+        right,
+        rng.uniform(0.6, 1, count),
+        rng.uniform(0, 1, count),
+        rng.uniform(0.3, 0.6, count),
+        rng.uniform(0.05, 0.95, count),
+    )
 
 
 def test_voters_differ_as_their_tastes_say():
@@ -71,4 +80,6 @@ def test_votes_are_seeded_and_mirror_when_the_images_are_exchanged():
     assert (judge.vote(a, b, 0)[0] == judge.vote(a, b, 0)[0]).all()
     assert np.allclose(judge.vote(a, b, 0)[1], 1 - judge.vote(b, a, 0)[1])
     person = VOTERS["hesitant"]
-    assert (person.vote(a, b, 0)[0] == person.vote(a, b, 0)[0]).all() and (person.vote(a, b, 0)[0] != person.vote(a, b, 1)[0]).any()
+    assert (person.vote(a, b, 0)[0] == person.vote(a, b, 0)[0]).all() and (
+        person.vote(a, b, 0)[0] != person.vote(a, b, 1)[0]
+    ).any()

@@ -23,10 +23,16 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> StableDiffu
         name_or_path = str(Path(__file__).parent.parent / "world" / "pipeline")
     folder = resolve_folder(name_or_path, revision)
     if component_class(folder, "unet") is None:
-        raise PalateError(f"{folder}: this pipeline has no UNet. palate trains the Stable Diffusion family (unet, vae, text_encoder).")
+        raise PalateError(
+            f"{folder}: this pipeline has no UNet. palate trains the Stable Diffusion family (unet, vae, text_encoder)."
+        )
     if component_class(folder, "text_encoder_2") is not None:
-        raise PalateError(f"{folder}: a pipeline with two text encoders (SDXL) is not supported yet; Stable Diffusion 1.x and 2.x are.")
+        raise PalateError(
+            f"{folder}: a pipeline with two text encoders (SDXL) is not supported yet; Stable Diffusion 1.x and 2.x are."
+        )
     for component in ("vae", "text_encoder", "tokenizer", "scheduler", "unet"):
         if component_class(folder, component) is None or not (folder / component).is_dir():
-            raise PalateError(f"{folder}: the component {component!r} is missing. Download the whole pipeline folder again.")
+            raise PalateError(
+                f"{folder}: the component {component!r} is missing. Download the whole pipeline folder again."
+            )
     return StableDiffusion(folder)

@@ -14,14 +14,22 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
     folder = Path(name_or_path)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise PalateError(f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with pipeline.save_pretrained.")
+            raise PalateError(
+                f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with pipeline.save_pretrained."
+            )
         return folder
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
-        raise PalateError(f"{name_or_path}: no such folder. Give a diffusers pipeline folder, a hub name (owner/model), or 'world'.")
+        raise PalateError(
+            f"{name_or_path}: no such folder. Give a diffusers pipeline folder, a hub name (owner/model), or 'world'."
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+        return Path(
+            snapshot_download(
+                name_or_path, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
+            )
+        )
     except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
         raise PalateError(f"{name_or_path}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
                           "Give the path of a downloaded pipeline folder.") from error  # fmt: skip

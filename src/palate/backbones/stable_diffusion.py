@@ -28,7 +28,9 @@ class StableDiffusion:
             return kind.from_pretrained(self.folder, subfolder=name, **options)
         except (OSError, ValueError, RuntimeError) as error:
             first_line = str(error).strip().splitlines()[0]
-            raise PalateError(f"{self.folder / name}: could not be loaded ({first_line}). Download that folder again.") from error
+            raise PalateError(
+                f"{self.folder / name}: could not be loaded ({first_line}). Download that folder again."
+            ) from error
 
     # --- components --------------------------------------------------------------------------------------------------
 
@@ -46,13 +48,17 @@ class StableDiffusion:
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
-        return self._load(CLIPTextModel, "text_encoder", dtype=torch.float32).to(self.device).eval().requires_grad_(False)
+        return (
+            self._load(CLIPTextModel, "text_encoder", dtype=torch.float32).to(self.device).eval().requires_grad_(False)
+        )
 
     @cached_property
     def noise_schedule(self) -> DDPMScheduler:
         schedule = self._load(DDPMScheduler, "scheduler")
         if schedule.config.prediction_type not in PREDICTIONS:
-            raise PalateError(f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of {PREDICTIONS}.")
+            raise PalateError(
+                f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of {PREDICTIONS}."
+            )
         return schedule
 
     # --- sizes -------------------------------------------------------------------------------------------------------
@@ -85,8 +91,18 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Prompts to embeddings [B, L, D]; longer ones are cut at the tokenizer's length, as in the stock pipeline."""
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
-        mask = tokens.attention_mask.to(self.device) if getattr(self.text_encoder.config, "use_attention_mask", False) else None
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask = (
+            tokens.attention_mask.to(self.device)
+            if getattr(self.text_encoder.config, "use_attention_mask", False)
+            else None
+        )
         return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask).last_hidden_state
 
     # --- diffusion ---------------------------------------------------------------------------------------------------
@@ -103,20 +119,25 @@ class StableDiffusion:
         signal, spread = self._schedule_at(timestep)
         return signal * noise.float() - spread * latents.float()
 
-    def predict(self, unet: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self, unet: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor
+    ) -> torch.Tensor:
         """The network's prediction [B, C, h, w] for noised latents [B, C, h, w], timestep [B], embeddings [B, L, D]."""
         return unet(noisy, timestep, embeddings, return_dict=False)[0]
 
     def _schedule_at(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alphas_cumprod = self.noise_schedule.alphas_cumprod.to(timestep.device, torch.float32)[timestep].view(-1, 1, 1, 1)
+        alphas_cumprod = self.noise_schedule.alphas_cumprod.to(timestep.device, torch.float32)[timestep].view(
+            -1, 1, 1, 1
+        )
         return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
-    def pipeline(self, unet: torch.nn.Module) -> StableDiffusionPipeline:
-        """The stock diffusers pipeline of this folder, with `unet` in place of its own."""
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.folder, unet=unet, vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer,
+    def pipeline(self, unet: torch.nn.Module, scheduler_class: type) -> StableDiffusionPipeline:
+        """The stock diffusers pipeline of this folder with `unet` and a scheduler of another class in place of its own."""
+        scheduler = scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"))
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=unet, scheduler=scheduler,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)

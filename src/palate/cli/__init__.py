@@ -38,7 +38,10 @@ def main() -> None:
     try:
         if verb not in VERBS:
             near = difflib.get_close_matches(verb, VERBS, n=1)
-            raise PalateError(f"there is no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "; `palate --help` lists them."))
+            raise PalateError(
+                f"there is no verb {verb!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "; `palate --help` lists them.")
+            )
         importlib.import_module(f"palate.cli.{VERBS[verb][0]}").main(rest)
     except PalateError as error:
         sys.exit(f"palate: {error}")

@@ -38,4 +38,6 @@ def main(argv: list[str]) -> None:
     from palate.evaluation.samples import Sampling
 
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
-    compare(list(options.models), options.against, prompts=options.prompts, scorer=options.scorer, sampling=sampling).show()
+    compare(
+        list(options.models), options.against, prompts=options.prompts, scorer=options.scorer, sampling=sampling
+    ).show()

@@ -9,4 +9,10 @@ T = TypeVar("T")
 
 def parse(kind: type[T], argv: list[str], verb: str, description: str, default: T | None = None) -> T:
     """The options of a verb from its arguments; `--help` prints the description with its examples, and every option."""
-    return tyro.cli(kind, args=argv, prog=f"palate {verb}", description=description, **({} if default is None else {"default": default}))
+    return tyro.cli(
+        kind,
+        args=argv,
+        prog=f"palate {verb}",
+        description=description,
+        **({} if default is None else {"default": default}),
+    )

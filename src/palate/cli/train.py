@@ -25,7 +25,9 @@ def main(argv: list[str]) -> None:
     elif {"-h", "--help"} & set(options):
         config = parse(TrainConfig, options, "train", DESCRIPTION)
     else:
-        raise PalateError("train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys.")
+        raise PalateError(
+            "train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys."
+        )
 
     from palate.training.loop import train
 

@@ -39,10 +39,16 @@ class Comparison:
 
     def show(self) -> None:
         """Print one line per model, and in words what follows."""
-        print(f"scored by {self.scorer} · {len(self.base.samples.prompts)} pictures each on {len(set(self.base.samples.prompts))} prompts")
+        print(
+            f"scored by {self.scorer} · {len(self.base.samples.prompts)} pictures each on {len(set(self.base.samples.prompts))} prompts"
+        )
         for row in (self.base, *self.rows):
             mean, low, high = row.mean
-            wins = f"   wins {row.win.rate:.2f} [{row.win.low:.2f}, {row.win.high:.2f}]  n {row.win.n}, ties {row.win.ties}" if row.win else ""
+            wins = (
+                f"   wins {row.win.rate:.2f} [{row.win.low:.2f}, {row.win.high:.2f}]  n {row.win.n}, ties {row.win.ties}"
+                if row.win
+                else ""
+            )
             print(f"  {row.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{wins}")
         for row in self.rows:
             print(row.win.sentence(row.name, self.base.name))
@@ -63,8 +69,13 @@ def compare(
         base_samples = base_samples_of(Path(models[0]), prompts, sampling, device)
     else:
         base_samples = samples_of(against, prompts, sampling, device)
-    base = evaluate(str(against) if against == "base" else Path(against).name, Path(base_samples.folder), base_samples, scorer)
-    rows = [evaluate(Path(model).name, Path(model), samples, scorer, base) for model, samples in zip(models, made, strict=True)]
+    base = evaluate(
+        str(against) if against == "base" else Path(against).name, Path(base_samples.folder), base_samples, scorer
+    )
+    rows = [
+        evaluate(Path(model).name, Path(model), samples, scorer, base)
+        for model, samples in zip(models, made, strict=True)
+    ]
     return Comparison(base, rows, scorer)
 
 
@@ -78,7 +89,9 @@ def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluat
     return Evaluated(name, path, samples, scores, mean_interval(scores, samples.prompts), drift(samples), win)
 
 
-def samples_of(model: str | Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None) -> Samples:
+def samples_of(
+    model: str | Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+) -> Samples:
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of what."""
     folder = Path(model)
     if (folder / "samples.json").is_file():
@@ -88,10 +101,14 @@ def samples_of(model: str | Path, prompts: str | Path | None, sampling: Sampling
     return _sample_or_open(folder, folder / "samples", prompts, sampling, device)
 
 
-def base_samples_of(run: Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None) -> Samples:
+def base_samples_of(
+    run: Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+) -> Samples:
     """The samples of the model that a run started from (RUN/base-samples)."""
     if not (run / "config.yaml").is_file():
-        raise PalateError(f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER.")
+        raise PalateError(
+            f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
+        )
     base = load_config(run / "config.yaml").pretrained_model_name_or_path
     if prompts is None and not (run / "base-samples").is_dir() and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")  # the base is sampled as the run was
@@ -120,6 +137,9 @@ def _save_scores(samples: Samples, scorer: str, scores: np.ndarray) -> None:
     others = []
     if path.exists():
         others = [row for row in pq.read_table(path).to_pylist() if row["scorer"] != scorer]
-    new = [{"picture": i, "prompt": p, "scorer": scorer, "score": float(s)} for i, (p, s) in enumerate(zip(samples.prompts, scores, strict=True))]
+    new = [
+        {"picture": i, "prompt": p, "scorer": scorer, "score": float(s)}
+        for i, (p, s) in enumerate(zip(samples.prompts, scores, strict=True))
+    ]
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(others + new), temporary)

@@ -28,7 +28,9 @@ def load_prompts(source: str | Path) -> list[str]:
     except OSError as error:
         raise PalateError(f"{path}: {error.strerror}. Give a file of prompts, or 'world'.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PalateError(f"{path}: not a list of prompts ({error}). Use one prompt a line, or a column 'prompt'.") from error
+        raise PalateError(
+            f"{path}: not a list of prompts ({error}). Use one prompt a line, or a column 'prompt'."
+        ) from error
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise PalateError(f"{path}: no prompts in it.")
@@ -49,7 +51,9 @@ def _read(path: Path) -> list[str]:
     if path.suffix == ".jsonl":
         return [_prompt(json.loads(line)) for line in text.splitlines() if line.strip()]
     if path.suffix in (".csv", ".tsv"):
-        return [_prompt(row) for row in csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")]
+        return [
+            _prompt(row) for row in csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+        ]
     if path.suffix == ".txt":
         return text.splitlines()
     raise ValueError(f"files of kind {path.suffix or 'without ending'} are not read")

@@ -50,7 +50,14 @@ class Samples:
         return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
 
 
-def sample(model: str | Path, prompts: list[str], folder: Path, sampling: Sampling, batch_size: int = 32, device: str | None = None) -> Samples:
+def sample(
+    model: str | Path,
+    prompts: list[str],
+    folder: Path,
+    sampling: Sampling,
+    batch_size: int = 32,
+    device: str | None = None,
+) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
     Raises PalateError when `folder` holds samples of other prompts or settings, or of another model.
@@ -69,15 +76,21 @@ def sample(model: str | Path, prompts: list[str], folder: Path, sampling: Sampli
         task = progress.add_task(f"sampling {Path(model).name}", total=len(missing))
         for start in range(0, len(missing), batch_size):
             index = missing[start : start + batch_size]
-            noise = torch.stack([initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index])
-            for i, picture in zip(index, generate(backbone, unet, [per_picture[i] for i in index], noise, sampling), strict=True):
+            noise = torch.stack(
+                [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
+            )
+            for i, picture in zip(
+                index, generate(backbone, unet, [per_picture[i] for i in index], noise, sampling), strict=True
+            ):
                 with atomic_path(_path(folder, i), durable=False) as temporary:
                     Image.fromarray(picture).save(temporary, format="PNG")
             progress.advance(task, len(index))
     return samples
 
 
-def sample_verb(model: str, prompts: str, sampling: Sampling, to: Path | None, base: bool, batch_size: int = 32) -> list[Samples]:
+def sample_verb(
+    model: str, prompts: str, sampling: Sampling, to: Path | None, base: bool, batch_size: int = 32
+) -> list[Samples]:
     """Sample a model into its usual place, and the model it started from where asked. Raises PalateError without a place."""
     is_run = (Path(model) / "config.yaml").is_file()
     if not is_run and to is None:
@@ -113,11 +126,12 @@ def initial_noise(backbone: StableDiffusion, seed: int, prompt: str, repetition:
 
 
 @torch.no_grad()
-def generate(backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling) -> np.ndarray:
+def generate(
+    backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
+) -> np.ndarray:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline."""
     torch.set_flush_denormal(True)
-    pipeline = backbone.pipeline(unet.eval())
-    pipeline.scheduler = SAMPLERS[sampling.sampler].from_config(pipeline.scheduler.config)
+    pipeline = backbone.pipeline(unet.eval(), SAMPLERS[sampling.sampler])
     pictures = pipeline(
         prompts, latents=noise.to(backbone.device), num_inference_steps=sampling.steps, guidance_scale=sampling.guidance, output_type="np",
         height=backbone.resolution, width=backbone.resolution,
@@ -140,7 +154,9 @@ def _claim_folder(samples: Samples) -> None:
         before = open_samples(samples.folder)
         if before.settings != samples.settings:
             told = ", ".join(name for name in samples.settings if before.settings.get(name) != samples.settings[name])
-            raise PalateError(f"{samples.folder} holds samples made otherwise (different: {told}). Choose another folder.")
+            raise PalateError(
+                f"{samples.folder} holds samples made otherwise (different: {told}). Choose another folder."
+            )
         return
     write_text(path, json.dumps({"settings": samples.settings, "prompts": samples.prompts}, indent=1))
 

@@ -28,7 +28,9 @@ def score(samples: Samples, scorer: str) -> np.ndarray:
         scores = np.asarray(_plug_in(scorer)(images, samples.prompts), dtype=np.float64)
     broken = int(np.isnan(scores).sum())
     if broken or len(scores) != len(images):
-        raise PalateError(f"scorer {scorer!r}: {len(scores)} scores for {len(images)} pictures, {broken} of them not a number.")
+        raise PalateError(
+            f"scorer {scorer!r}: {len(scores)} scores for {len(images)} pictures, {broken} of them not a number."
+        )
     return scores
 
 
@@ -42,5 +44,7 @@ def _plug_in(name: str):
     found = entry_points(group="palate.scorers")
     if name not in found.names:
         known = ", ".join(["world", *STATISTICS, *found.names])
-        raise PalateError(f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group palate.scorers).")
+        raise PalateError(
+            f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group palate.scorers)."
+        )
     return found[name].load()

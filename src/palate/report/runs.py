@@ -13,8 +13,7 @@ from palate.report.page import Page, Row, Source, write_report
 from palate.training.config import load_config
 from palate.training.metrics import read_metrics
 
-CURVES = ("rewards/accuracies", "rewards/margins", "winner_error", "loser_error", "lambda/mean", "loss")
-CURVE_POINTS = 40
+CURVES = ("rewards/accuracies", "rewards/margins", "winner_error", "loser_error", "lambda/mean", "loss_per_pair")
 
 
 def report(runs: list[Path] | Path, out: Path | None = None, scorer: str = "world", pictures: int = 24) -> Path:
@@ -26,7 +25,15 @@ def report(runs: list[Path] | Path, out: Path | None = None, scorer: str = "worl
     comparison = compare(list(runs), scorer=scorer)
     out = out or runs[0] / "report.html"
     names = " and ".join(run.name for run in runs)
-    write_report(page_of(comparison, title=f"palate · {names}", command=f"palate report {shlex.join(map(str, runs))}", pictures=pictures), out)
+    write_report(
+        page_of(
+            comparison,
+            title=f"palate · {names}",
+            command=f"palate report {shlex.join(map(str, runs))}",
+            pictures=pictures,
+        ),
+        out,
+    )
     return out
 
 
@@ -59,7 +66,11 @@ def summary(base: Row, rows: list[Row]) -> str:
     better = [row for row in rows if row.win and row.win.winner == "a"]
     worse = [row for row in rows if row.win and row.win.winner == "b"]
     if not better:
-        text = f"None of the {len(rows)} trained models is shown to be better than {base.name}." if len(rows) > 1 else rows[0].win.sentence(rows[0].name, base.name)
+        text = (
+            f"None of the {len(rows)} trained models is shown to be better than {base.name}."
+            if len(rows) > 1
+            else rows[0].win.sentence(rows[0].name, base.name)
+        )
     else:
         best = max(better, key=lambda row: row.win.rate)
         text = (f"{best.name} wins {best.win.rate:.0%} of {best.win.n} comparisons with {base.name} on equal prompts and noise "
@@ -81,14 +92,24 @@ def sources_of(runs: list[Path]) -> list[Source]:
                 name = account["judge"]["name"] + (", corrected" if key == "corrected judge" else "")
                 n, share = told["pairs with both"], told["agreement"]
                 half = 1.96 * np.sqrt(max(share * (1 - share), 1e-9) / n)
-                found[name] = Source(name, n, (share, max(0.0, share - half), min(1.0, share + half)), told["brier"], told.get("finding", ""))
+                found[name] = Source(
+                    name,
+                    n,
+                    (share, max(0.0, share - half), min(1.0, share + half)),
+                    told["brier"],
+                    told.get("finding", ""),
+                )
     return list(found.values())
 
 
 def _row(model: Evaluated, shown: list[int], name: str) -> Row:
     account = model.path / "labels.json"
     labels = json.loads(account.read_text()) if account.exists() else None
-    used = f"{labels['pairs used']:,} pairs, {labels['of these with a human vote']:,} of them with a human vote" if labels else ""
+    used = (
+        f"{labels['pairs used']:,} pairs, {labels['of these with a human vote']:,} of them with a human vote"
+        if labels
+        else ""
+    )
     command = model.path / "command.txt"
     return Row(
         name=name, utility=model.mean, win=model.win, pictures=[model.samples.paths[i] for i in shown], curves=_curves(model.path),
@@ -97,16 +118,12 @@ def _row(model: Evaluated, shown: list[int], name: str) -> Row:
 
 
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """The run's metrics, averaged over stretches of steps so that a trend can be seen."""
+    """What the page shows of the run's metrics: metric -> (step, value)."""
     lines = read_metrics(run)
     chosen = [name for name in CURVES if lines and name in lines[0]]
     if chosen and "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
         chosen.remove("lambda/mean")
-    stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)) or 1)
-    return {
-        name: [(int(lines[part[-1]]["step"]) + 1, float(np.mean([lines[i].get(name, np.nan) for i in part]))) for part in stretches if len(part)]
-        for name in chosen
-    }
+    return {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
 
 
 def _environment(rows: list[Evaluated]) -> dict[str, str]:
@@ -114,7 +131,12 @@ def _environment(rows: list[Evaluated]) -> dict[str, str]:
     if not path.is_file():
         return {}
     told = json.loads(path.read_text())
-    return {"versions": ", ".join(f"{name} {told[name]}" for name in ("palate", "torch", "diffusers", "peft") if name in told), "python": told["python"]}
+    return {
+        "versions": ", ".join(
+            f"{name} {told[name]}" for name in ("palate", "torch", "diffusers", "peft") if name in told
+        ),
+        "python": told["python"],
+    }
 
 
 def _judge_words(scorer: str) -> str:

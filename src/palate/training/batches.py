@@ -39,7 +39,9 @@ class Batches:
                 raise PalateError(f"a batch takes {counts[name]} {name}, but there are only {len(rows)}. Lower train_batch_size "
                                   f"or the batch's share, or collect more.")  # fmt: skip
             if len(rows) and not counts[name]:
-                raise PalateError(f"the batch takes none of the {len(rows)} {name}: they would silently be left out. Change labelled_per_batch.")
+                raise PalateError(
+                    f"the batch takes none of the {len(rows)} {name}: they would silently be left out. Change labelled_per_batch."
+                )
         self.strata = [(rows, counts[name], f"{seed}:{name}") for name, rows in strata.items() if len(rows)]
         self.population, self.size = len(labelled), size
 

@@ -42,7 +42,9 @@ class EncodedPairs:
             self._prompts.append(handle)
         for handle in _shards(folder, "pairs"):
             metadata = handle.metadata()
-            for row, (pair_id, prompt) in enumerate(zip(json.loads(metadata["pair_ids"]), json.loads(metadata["prompts"]), strict=True)):
+            for row, (pair_id, prompt) in enumerate(
+                zip(json.loads(metadata["pair_ids"]), json.loads(metadata["prompts"]), strict=True)
+            ):
                 self._where[pair_id] = (len(self._pairs), row)
                 self.prompt[pair_id] = prompt
             self._pairs.append(handle)
@@ -64,7 +66,12 @@ class EncodedPairs:
         return torch.stack([self._prompts[shard].get_slice("embeddings")[row] for shard, row in places]).float()
 
 
-def encode_pairs(dataset: PreferenceDataset, backbone: StableDiffusion, resolution: int | None = None, dtype: torch.dtype = torch.float16) -> EncodedPairs:
+def encode_pairs(
+    dataset: PreferenceDataset,
+    backbone: StableDiffusion,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> EncodedPairs:
     """The cache of this dataset for this model, made or completed first where needed.
 
     Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are missing
@@ -72,8 +79,15 @@ def encode_pairs(dataset: PreferenceDataset, backbone: StableDiffusion, resoluti
     """
     resolution = resolution or backbone.resolution
     if resolution % backbone.vae_factor:
-        raise PalateError(f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it.")
-    settings = {"encoders": fingerprint(backbone.folder, backbone.encoders), "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+        raise PalateError(
+            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
+        )
+    settings = {
+        "encoders": fingerprint(backbone.folder, backbone.encoders),
+        "resolution": resolution,
+        "crop": "centre",
+        "dtype": str(dtype),
+    }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = dataset.path / "cache" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +99,15 @@ def encode_pairs(dataset: PreferenceDataset, backbone: StableDiffusion, resoluti
         _encode_missing(dataset, backbone, encoded, resolution, dtype, missing)
         encoded = EncodedPairs(folder)
     if not len(encoded):
-        raise PalateError(f"{dataset.path}: no pair has two images that can be read. `palate info {dataset.path}` says what is there.")
+        raise PalateError(
+            f"{dataset.path}: no pair has two images that can be read. `palate info {dataset.path}` says what is there."
+        )
     return encoded
 
 
-def _encode_missing(dataset, backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype, missing: int) -> None:
+def _encode_missing(
+    dataset, backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype, missing: int
+) -> None:
     known_prompts = set(encoded._prompt_where)
     pair_shard, prompt_shard = len(encoded._pairs), len(encoded._prompts)
     unreadable, first_problem = 0, ""
@@ -99,19 +117,33 @@ def _encode_missing(dataset, backbone, encoded: EncodedPairs, resolution: int, d
             readable, images = [], []
             for row in rows:
                 try:
-                    images += [_prepare(decode_image(row[name], dataset.path), resolution) for name in ("image_0", "image_1")]
+                    images += [
+                        _prepare(decode_image(row[name], dataset.path), resolution) for name in ("image_0", "image_1")
+                    ]
                     readable.append(row)
                 except PalateError as problem:
                     images = images[: 2 * len(readable)]
                     unreadable, first_problem = unreadable + 1, first_problem or f"{row['pair_id']}: {problem}"
             prompts = sorted(({row["prompt"] for row in readable} | {""}) - known_prompts)
             if prompts:  # before the pairs, so that a pair in the cache always finds its prompt
-                embeddings = torch.cat([backbone.encode_prompts(prompts[i : i + IMAGES_AT_ONCE]) for i in range(0, len(prompts), IMAGES_AT_ONCE)])
-                _write(encoded.folder / f"prompts-{prompt_shard:05}.safetensors", {"embeddings": embeddings.to(dtype)}, prompts=prompts)
+                embeddings = torch.cat(
+                    [
+                        backbone.encode_prompts(prompts[i : i + IMAGES_AT_ONCE])
+                        for i in range(0, len(prompts), IMAGES_AT_ONCE)
+                    ]
+                )
+                _write(
+                    encoded.folder / f"prompts-{prompt_shard:05}.safetensors",
+                    {"embeddings": embeddings.to(dtype)},
+                    prompts=prompts,
+                )
                 known_prompts |= set(prompts)
                 prompt_shard += 1
             if readable:
-                latents = [backbone.encode_images(torch.stack(images[i : i + IMAGES_AT_ONCE])) for i in range(0, len(images), IMAGES_AT_ONCE)]
+                latents = [
+                    backbone.encode_images(torch.stack(images[i : i + IMAGES_AT_ONCE]))
+                    for i in range(0, len(images), IMAGES_AT_ONCE)
+                ]
                 pairs = torch.cat(latents).unflatten(0, (len(readable), 2)).to(dtype)  # [n, 2, C, h, w]
                 _write(
                     encoded.folder / f"pairs-{pair_shard:05}.safetensors", {"latents": pairs},
@@ -120,7 +152,9 @@ def _encode_missing(dataset, backbone, encoded: EncodedPairs, resolution: int, d
                 pair_shard += 1
             progress.advance(task, len(rows))
     if unreadable:
-        print(f"encode: {unreadable} pairs left out because an image could not be read, the first being {first_problem}")
+        print(
+            f"encode: {unreadable} pairs left out because an image could not be read, the first being {first_problem}"
+        )
 
 
 def _in_shards(dataset: PreferenceDataset, encoded: EncodedPairs) -> Iterator[list[dict]]:

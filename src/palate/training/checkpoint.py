@@ -50,7 +50,9 @@ def load_newest_checkpoint(run: Path) -> State | None:
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
             print(f"train: {path} is damaged ({type(error).__name__}); going back to the one before it")
     if found:
-        raise PalateError(f"{run / 'checkpoints'}: none of {len(found)} checkpoints can be read. Delete the folder to start again.")
+        raise PalateError(
+            f"{run / 'checkpoints'}: none of {len(found)} checkpoints can be read. Delete the folder to start again."
+        )
     return None
 
 

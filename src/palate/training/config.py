@@ -109,7 +109,14 @@ class TrainConfig:
 
 
 # What may differ when a run goes on: it changes where or how long, not what is computed at a step.
-FREE_ON_RESUME = ("dataset", "output_dir", "max_train_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to")
+FREE_ON_RESUME = (
+    "dataset",
+    "output_dir",
+    "max_train_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "report_to",
+)
 
 
 def load_config(source: "str | Path | dict | TrainConfig", **overrides: Any) -> TrainConfig:
@@ -160,9 +167,13 @@ def check(config: TrainConfig) -> TrainConfig:
     """Refuse what cannot work before any work starts. Raises PalateError with the reason."""
     needs_judge = config.method != "dpo"
     if needs_judge and not config.judge:
-        raise PalateError(f"method {config.method!r} needs a judge: add 'judge: NAME' (`palate info DATASET` lists the annotators).")
+        raise PalateError(
+            f"method {config.method!r} needs a judge: add 'judge: NAME' (`palate info DATASET` lists the annotators)."
+        )
     if config.judge and not needs_judge:
-        raise PalateError("method 'dpo' uses human votes alone, but a judge is given. Remove 'judge', or choose mix, dedpo or judge.")
+        raise PalateError(
+            "method 'dpo' uses human votes alone, but a judge is given. Remove 'judge', or choose mix, dedpo or judge."
+        )
     if config.method != "dedpo" and config.power != 1.0:
         raise PalateError(f"power belongs to method 'dedpo', not to {config.method!r}.")
     ranges = {
@@ -177,13 +188,26 @@ def check(config: TrainConfig) -> TrainConfig:
         if value is None:
             continue
         if not isinstance(value, (int, float)) or not (low <= value <= (high if high is not None else value)):
-            raise PalateError(f"{key}: {value!r} is not a number {f'between {low} and {high}' if high is not None else f'of at least {low}'}.")
-    for key in ("method", "correction", "link", "safeguard_mode", "adaptive_margin", "mixed_precision", "lr_scheduler", "report_to"):
+            raise PalateError(
+                f"{key}: {value!r} is not a number {f'between {low} and {high}' if high is not None else f'of at least {low}'}."
+            )
+    for key in (
+        "method",
+        "correction",
+        "link",
+        "safeguard_mode",
+        "adaptive_margin",
+        "mixed_precision",
+        "lr_scheduler",
+        "report_to",
+    ):
         allowed = _field(key).type.__args__
         if getattr(config, key) not in allowed:
             raise PalateError(f"{key}: {getattr(config, key)!r} is not one of {', '.join(allowed)}.")
     if config.labelled_per_batch is not None and not 0 < config.labelled_per_batch < config.train_batch_size:
-        raise PalateError(f"labelled_per_batch: {config.labelled_per_batch} must leave room in a batch of {config.train_batch_size}.")
+        raise PalateError(
+            f"labelled_per_batch: {config.labelled_per_batch} must leave room in a batch of {config.train_batch_size}."
+        )
     return config
 
 

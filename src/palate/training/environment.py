@@ -15,4 +15,12 @@ def describe_environment() -> str:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
-    return json.dumps({"python": platform.python_version(), "platform": platform.platform(), "processor": platform.machine(), **versions}, indent=1)
+    return json.dumps(
+        {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": platform.machine(),
+            **versions,
+        },
+        indent=1,
+    )

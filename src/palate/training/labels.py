@@ -16,7 +16,17 @@ from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 from palate.judges.covariates import picture_statistics
-from palate.targets import Labels, Targets, collect_labels, dedpo, human_only, judge_only, mix, tuned_power, variance_ratio
+from palate.targets import (
+    Labels,
+    Targets,
+    collect_labels,
+    dedpo,
+    human_only,
+    judge_only,
+    mix,
+    tuned_power,
+    variance_ratio,
+)
 from palate.training.cache import EncodedPairs
 from palate.training.config import TrainConfig
 
@@ -36,7 +46,9 @@ class RunLabels:
         """Leave out pairs that could not be encoded. Raises PalateError when none is left."""
         there = np.array([pair_id in encoded for pair_id in self.pair_id])
         if not there.any():
-            raise PalateError("none of the pairs with votes has images that can be read; `palate info` says what is there.")
+            raise PalateError(
+                "none of the pairs with votes has images that can be read; `palate info` says what is there."
+            )
         if not there.all():
             self.account["pairs without readable images"] = int((~there).sum())
             for name in ("pair_id", "target", "weight", "labelled"):
@@ -51,10 +63,17 @@ def prepare_labels(dataset: PreferenceDataset, config: TrainConfig) -> RunLabels
     if config.human_annotators is not None:
         votes = _only_people(votes, config.human_annotators)
     labels = _collect(pairs, votes, config)
-    account: dict = {"method": config.method, "pairs in the dataset": len(pairs), "pairs with human votes": int(labels.labelled.sum())}
+    account: dict = {
+        "method": config.method,
+        "pairs in the dataset": len(pairs),
+        "pairs with human votes": int(labels.labelled.sum()),
+    }
 
     if config.judge:
-        account["judge"] = judge_account(labels.human, labels.judge) | {"name": config.judge, "votes": int((~np.isnan(labels.judge)).sum())}
+        account["judge"] = judge_account(labels.human, labels.judge) | {
+            "name": config.judge,
+            "votes": int((~np.isnan(labels.judge)).sum()),
+        }
         if config.correction != "none":
             correction = _correct(dataset, pairs, labels, config)
             labels = Labels(human=labels.human, judge=correction.probability, propensity=labels.propensity)
@@ -85,7 +104,11 @@ def judge_account(human: np.ndarray, judge: np.ndarray) -> dict[str, float]:
     if not both.any():
         return {"pairs with both": 0}
     y, g = human[both], judge[both]
-    return {"pairs with both": int(both.sum()), "agreement": float(np.mean((1 + np.sign(y - 0.5) * np.sign(g - 0.5)) / 2)), "brier": float(np.mean((y - g) ** 2))}
+    return {
+        "pairs with both": int(both.sum()),
+        "agreement": float(np.mean((1 + np.sign(y - 0.5) * np.sign(g - 0.5)) / 2)),
+        "brier": float(np.mean((y - g) ** 2)),
+    }
 
 
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -111,7 +134,10 @@ def _new_statistics(dataset: PreferenceDataset, known: set[str]):
             if row["pair_id"] in known:
                 continue
             try:
-                first, second = (picture_statistics(np.asarray(decode_image(row[name], dataset.path))) for name in ("image_0", "image_1"))
+                first, second = (
+                    picture_statistics(np.asarray(decode_image(row[name], dataset.path)))
+                    for name in ("image_0", "image_1")
+                )
             except PalateError:
                 continue  # counted where pairs are encoded
             yield {"pair_id": row["pair_id"], **{name: first[name] - second[name] for name in first}}
@@ -119,12 +145,16 @@ def _new_statistics(dataset: PreferenceDataset, known: set[str]):
 
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
     propensity = pairs["propensity"].to_numpy()
-    labels = collect_labels(pairs["pair_id"], votes, judge=config.judge, propensity=propensity, hard=config.hard_votes, seed=config.seed)
+    labels = collect_labels(
+        pairs["pair_id"], votes, judge=config.judge, propensity=propensity, hard=config.hard_votes, seed=config.seed
+    )
     if config.human_votes is None:
         return labels
     available = int(labels.labelled.sum())
     if config.human_votes > available:
-        raise PalateError(f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote.")
+        raise PalateError(
+            f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote."
+        )
     return collect_labels(
         pairs["pair_id"], votes, judge=config.judge, propensity=propensity, hard=config.hard_votes,
         human_fraction=config.human_votes / available, seed=config.seed,
@@ -136,7 +166,9 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     known = {a for s, a in zip(source, annotator, strict=True) if s == "human"}
     unknown = set(people) - known
     if unknown:
-        raise PalateError(f"human_annotators: {', '.join(sorted(unknown))} never voted; there are {', '.join(sorted(known)) or 'none'}.")
+        raise PalateError(
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are {', '.join(sorted(known)) or 'none'}."
+        )
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 
 
@@ -176,7 +208,9 @@ def _tell(account: dict) -> None:
             return {name: rounded(v) for name, v in value.items()}
         return round(value, 3) if isinstance(value, float) else value
 
-    print(f"labels: {account['pairs used']:,} of {account['pairs in the dataset']:,} pairs, {account['of these with a human vote']:,} with a human vote")
+    print(
+        f"labels: {account['pairs used']:,} of {account['pairs in the dataset']:,} pairs, {account['of these with a human vote']:,} with a human vote"
+    )
     for name in ("judge", "corrected judge"):
         if account.get(name, {}).get("pairs with both"):
             told = rounded(account[name])

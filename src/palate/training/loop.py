@@ -46,7 +46,9 @@ class Run:
         return read_metrics(self.path)
 
 
-def train(config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any) -> Run:
+def train(
+    config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any
+) -> Run:
     """Train, or go on training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
 
     With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run.
@@ -84,10 +86,16 @@ def train(config: str | Path | dict | TrainConfig, command: str | None = None, d
     try:
         for step in _progress(first, config.max_train_steps, f"training {run.name}"):
             optimizer.zero_grad(set_to_none=True)
-            micro_batches = range(step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps)
+            micro_batches = range(
+                step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps
+            )
             readings = join([stepper.accumulate(index) for index in micro_batches])
             norm = accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)
-            metrics = {"learning_rate": schedule.get_last_lr()[0], "gradient_norm": float(norm), "loss": stepper.take_loss()}
+            metrics = {
+                "learning_rate": schedule.get_last_lr()[0],
+                "gradient_norm": float(norm),
+                "loss": stepper.take_loss(),
+            }
             optimizer.step()
             schedule.step()
             if snapshots:
@@ -95,7 +103,12 @@ def train(config: str | Path | dict | TrainConfig, command: str | None = None, d
             log.write(step, metrics | summarise(readings, config.beta, backbone.num_timesteps, config.judge))
             done = step + 1
             if done % config.checkpointing_steps == 0 or done == config.max_train_steps:
-                state = State(done, policy.state(), snapshots.state() if snapshots else {}, _optimizer_state(optimizer, schedule, accelerator))
+                state = State(
+                    done,
+                    policy.state(),
+                    snapshots.state() if snapshots else {},
+                    _optimizer_state(optimizer, schedule, accelerator),
+                )
                 save_checkpoint(run, state, config.checkpoints_total_limit)
                 if shared:
                     shared.save()
@@ -108,10 +121,16 @@ def train(config: str | Path | dict | TrainConfig, command: str | None = None, d
 def _tell_plan(policy: Policy, config: TrainConfig, labels: RunLabels) -> None:
     trained = sum(parameter.numel() for parameter in policy.parameters)
     whole = sum(parameter.numel() for parameter in policy.unet.parameters())
-    copies = whole + 3 * trained + (0 if policy.is_lora else whole)  # weights; gradient and two moments; frozen reference
+    copies = (
+        whole + 3 * trained + (0 if policy.is_lora else whole)
+    )  # weights; gradient and two moments; frozen reference
     pairs = config.train_batch_size * config.gradient_accumulation_steps
-    print(f"dry run: {trained:,} of {whole:,} parameters would be trained; weights, optimiser and reference need {copies * 4 / 2**30:.2f} GiB, activations come on top")
-    print(f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(labels.pair_id):.1f} passes over {len(labels.pair_id):,} pairs")
+    print(
+        f"dry run: {trained:,} of {whole:,} parameters would be trained; weights, optimiser and reference need {copies * 4 / 2**30:.2f} GiB, activations come on top"
+    )
+    print(
+        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(labels.pair_id):.1f} passes over {len(labels.pair_id):,} pairs"
+    )
 
 
 def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
@@ -119,10 +138,18 @@ def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     stored = run / "config.yaml"
     if stored.exists():
         before = load_config(stored)
-        changed = [f.name for f in fields(config) if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)]
+        changed = [
+            f.name
+            for f in fields(config)
+            if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
+        ]
         if changed:
-            told = ", ".join(f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3])
-            raise PalateError(f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder.")
+            told = ", ".join(
+                f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3]
+            )
+            raise PalateError(
+                f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
+            )
     save_config(config, stored)
     write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())
@@ -133,7 +160,12 @@ def _make_optimizer(policy: Policy, config: TrainConfig):
         policy.parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
     )  # fmt: skip
-    schedule = get_scheduler(config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.max_train_steps)
+    schedule = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=config.max_train_steps,
+    )
     return optimizer, schedule
 
 
@@ -142,7 +174,9 @@ def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
     return {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler}
 
 
-def _resume(run: Path, policy: Policy, snapshots: Snapshots | None, optimizer, schedule, accelerator: Accelerator) -> int:
+def _resume(
+    run: Path, policy: Policy, snapshots: Snapshots | None, optimizer, schedule, accelerator: Accelerator
+) -> int:
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
     if state is None:
@@ -159,7 +193,9 @@ def _resume(run: Path, policy: Policy, snapshots: Snapshots | None, optimizer, s
 
 
 def _shared_errors(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig) -> SharedErrors:
-    depends_on = address(fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision)
+    depends_on = address(
+        fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision
+    )
     return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")
 
 

@@ -64,7 +64,12 @@ def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: st
     for b in range(TIMESTEP_BINS):
         edges = f"{b * num_timesteps // TIMESTEP_BINS}-{(b + 1) * num_timesteps // TIMESTEP_BINS - 1}"
         groups[f"by_timestep/{edges}/"] = decided & (bins == b)
-    metrics = {prefix + name: float(column[rows].mean()) for prefix, rows in groups.items() if rows.any() for name, column in values.items()}
+    metrics = {
+        prefix + name: float(column[rows].mean())
+        for prefix, rows in groups.items()
+        if rows.any()
+        for name, column in values.items()
+    }
     scale = readings.scale.double()
     metrics |= {"lambda/mean": scale.mean().item(), "lambda/share_active": (scale < 1).double().mean().item()}
     metrics["adaptive_weight/mean"] = readings.weight.double().mean().item()
@@ -78,7 +83,9 @@ class MetricsLog:
 
     def __init__(self, run: Path, first_step: int, tensorboard: bool):
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(run) if line["step"] < first_step]  # a resumed run writes the later ones again
+        kept = [
+            line for line in read_metrics(run) if line["step"] < first_step
+        ]  # a resumed run writes the later ones again
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         self._board = _tensorboard(run, first_step) if tensorboard else None

@@ -46,12 +46,22 @@ def make_policy(unet: torch.nn.Module, config: TrainConfig) -> Policy:
         options = config.lora
         torch.manual_seed(config.seed)  # the adapters' first factor is random
         try:
-            unet.add_adapter(peft.LoraConfig(r=options.rank, lora_alpha=options.alpha or options.rank, target_modules=list(options.target_modules)))
+            unet.add_adapter(
+                peft.LoraConfig(
+                    r=options.rank,
+                    lora_alpha=options.alpha or options.rank,
+                    target_modules=list(options.target_modules),
+                )
+            )
         except ValueError as error:
-            raise PalateError(f"lora.target_modules: {', '.join(options.target_modules)} match no module of the UNet.") from error
+            raise PalateError(
+                f"lora.target_modules: {', '.join(options.target_modules)} match no module of the UNet."
+            ) from error
     else:
         unet.requires_grad_(True)
-    return Policy(unet, [name for name, parameter in unet.named_parameters() if parameter.requires_grad], bool(config.lora))
+    return Policy(
+        unet, [name for name, parameter in unet.named_parameters() if parameter.requires_grad], bool(config.lora)
+    )
 
 
 def save_model(policy: Policy, folder: Path, config: TrainConfig) -> None:
@@ -73,4 +83,6 @@ def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
         layers, alphas = StableDiffusionPipeline.lora_state_dict(folder)
         StableDiffusionPipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=unet)
         return unet
-    raise PalateError(f"{folder}: neither pytorch_lora_weights.safetensors nor unet/ is there. Has the run finished? The same `palate train` command goes on.")
+    raise PalateError(
+        f"{folder}: neither pytorch_lora_weights.safetensors nor unet/ is there. Has the run finished? The same `palate train` command goes on."
+    )

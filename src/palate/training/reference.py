@@ -78,4 +78,10 @@ class SharedErrors:
         if not self.path.exists():
             return {}
         columns = pq.read_table(self.path).to_pydict()
-        return dict(zip(zip(columns["pair_id"], columns["draw"], strict=True), zip(columns["error_0"], columns["error_1"], strict=True), strict=True))
+        return dict(
+            zip(
+                zip(columns["pair_id"], columns["draw"], strict=True),
+                zip(columns["error_0"], columns["error_1"], strict=True),
+                strict=True,
+            )
+        )

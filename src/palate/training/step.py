@@ -49,7 +49,11 @@ class Snapshots:
         return results
 
     def state(self) -> dict[str, torch.Tensor]:
-        shadows = {f"{k}.{i}": tensor for k, average in enumerate(self.averages) for i, tensor in enumerate(average.shadow_params)}
+        shadows = {
+            f"{k}.{i}": tensor
+            for k, average in enumerate(self.averages)
+            for i, tensor in enumerate(average.shadow_params)
+        }
         return shadows | {"steps": torch.tensor([average.optimization_step for average in self.averages])}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -82,9 +86,15 @@ class Stepper:
 
         latents = self.encoded.latents(pair_ids).to(device)  # [B, 2, C, h, w]
         drawn = draws(config.seed, pair_ids, numbers, tuple(latents.shape[2:]), self.backbone.num_timesteps)
-        prompts = ["" if u < config.prompt_dropout else self.encoded.prompt[p] for p, u in zip(pair_ids, drawn.uniform.tolist(), strict=True)]
+        prompts = [
+            "" if u < config.prompt_dropout else self.encoded.prompt[p]
+            for p, u in zip(pair_ids, drawn.uniform.tolist(), strict=True)
+        ]
         embeddings = self.encoded.embeddings(prompts).to(device).repeat(2, 1, 1)  # [2B, L, D]
-        timestep, noise = drawn.timestep.to(device).repeat(2), drawn.noise.to(device).repeat(2, 1, 1, 1)  # images 0, then images 1
+        timestep, noise = (
+            drawn.timestep.to(device).repeat(2),
+            drawn.noise.to(device).repeat(2, 1, 1, 1),
+        )  # images 0, then images 1
         images = latents.transpose(0, 1).flatten(0, 1)  # [2B, C, h, w]
         noisy = self.backbone.add_noise(images, noise, timestep)
         regression_target = self.backbone.regression_target(images, noise, timestep)
@@ -93,13 +103,17 @@ class Stepper:
             with self.accelerator.autocast():
                 return self.backbone.predict(unet, noisy, timestep, embeddings).float()  # fp32 before any difference
 
-        reference_0, reference_1 = self._reference_errors(pair_ids, numbers, lambda unet: denoising_error(predict(unet), regression_target))
+        reference_0, reference_1 = self._reference_errors(
+            pair_ids, numbers, lambda unet: denoising_error(predict(unet), regression_target)
+        )
         margin, adaptive = torch.zeros_like(target), torch.ones_like(target)
         prediction = predict(self.policy.unet)
         error_0, error_1 = denoising_error(prediction, regression_target).chunk(2)
         z = logit(error_0, error_1, reference_0, reference_1, config.beta)
         if self.snapshots:
-            snapshot_errors = self.snapshots.margins(self.policy.parameters, lambda: denoising_error(predict(self.policy.unet), regression_target))
+            snapshot_errors = self.snapshots.margins(
+                self.policy.parameters, lambda: denoising_error(predict(self.policy.unet), regression_target)
+            )
             margin, adaptive = self._adaptive(z.detach(), snapshot_errors, reference_0, reference_1, target, labelled)
 
         scale = torch.ones_like(target)
@@ -126,7 +140,9 @@ class Stepper:
         loss, self._loss = self._loss, 0.0
         return loss
 
-    def _reference_errors(self, pair_ids: list[str], numbers: list[int], errors: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+    def _reference_errors(
+        self, pair_ids: list[str], numbers: list[int], errors: Callable
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         known = self.shared.lookup(pair_ids, numbers) if self.shared else None
         if known is None:
             with torch.no_grad(), self.reference() as unet:
@@ -135,7 +151,9 @@ class Stepper:
                 self.shared.add(pair_ids, numbers, known)
         return tuple(known.to(self.accelerator.device).unbind(1))
 
-    def _adaptive(self, z, snapshot_errors, reference_0, reference_1, target, labelled) -> tuple[torch.Tensor, torch.Tensor]:
+    def _adaptive(
+        self, z, snapshot_errors, reference_0, reference_1, target, labelled
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Adaptive-DPO's margin and weight for pairs with a human vote; 0 and 1 for the others."""
         side, beta = label_side(target), self.config.beta
         logits = [z] + [logit(*errors.chunk(2), reference_0, reference_1, beta) for errors in snapshot_errors]
@@ -145,11 +163,15 @@ class Stepper:
         if chosen.any():
             metric = minority_metric(margins[:, chosen])
             weight[chosen] = adaptive_weight(metric)
-            margin[chosen] = side[chosen] * adaptive_margin(margins[0, chosen], metric, beta, self.config.adaptive_margin)
+            margin[chosen] = side[chosen] * adaptive_margin(
+                margins[0, chosen], metric, beta, self.config.adaptive_margin
+            )
         return margin, weight
 
     def _refuse(self, index: int, pair_ids: list[str], loss_per_pair: torch.Tensor) -> None:
-        bad = [pair_id for pair_id, fine in zip(pair_ids, torch.isfinite(loss_per_pair).tolist(), strict=True) if not fine]
+        bad = [
+            pair_id for pair_id, fine in zip(pair_ids, torch.isfinite(loss_per_pair).tolist(), strict=True) if not fine
+        ]
         step = index // self.config.gradient_accumulation_steps
         raise PalateError(
             f"step {step}: the loss is not a number, at pair {', '.join(bad[:5]) or 'unknown'}. Stopped; the last checkpoint in "

@@ -21,7 +21,9 @@ SAMPLING = Sampling(steps=12, guidance=2.0, sampler="dpm++")  # how the world's 
 PAIRS_AT_ONCE = 32
 
 
-def make_dataset(folder: Path, pairs: int = 1536, seed: int = 0, model: str = "world", voters: tuple[str, ...] = tuple(VOTERS)) -> PreferenceDataset:
+def make_dataset(
+    folder: Path, pairs: int = 1536, seed: int = 0, model: str = "world", voters: tuple[str, ...] = tuple(VOTERS)
+) -> PreferenceDataset:
     """Sample `pairs` pairs from `model` and let every voter vote on all of them. Goes on where it was interrupted."""
     dataset = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else PreferenceDataset.create(
         folder, name="small world", provenance={"model": str(model), "seed": seed}
@@ -46,7 +48,12 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
             noise = torch.stack([_noise(backbone, seed, i, side) for i in index for side in (0, 1)])
             pictures = generate(backbone, unet, [prompt for prompt in prompts for _ in (0, 1)], noise, SAMPLING)
             for k, i in enumerate(index):
-                made_by = {"model": str(model), "sampler": SAMPLING.sampler, "steps": SAMPLING.steps, "guidance": SAMPLING.guidance}
+                made_by = {
+                    "model": str(model),
+                    "sampler": SAMPLING.sampler,
+                    "steps": SAMPLING.steps,
+                    "guidance": SAMPLING.guidance,
+                }
                 images = [encode_image(Image.fromarray(picture)) for picture in pictures[2 * k : 2 * k + 2]]
                 yield {
                     "pair_id": _pair_id(seed, i), "prompt": prompts[k], "image_0": images[0], "image_1": images[1],

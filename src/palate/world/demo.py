@@ -33,7 +33,10 @@ def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
         "dpo-eighth": ("DPO · one eighth of the human votes", {"method": "dpo", **few}),
         "mix": ("DPO · the eighth + judge, as is", {"method": "mix", **few, **AS_IS}),
         "dedpo": ("DeDPO · the eighth + judge", {"method": "dedpo", **few, **AS_IS}),
-        "dedpo-corrected": ("DeDPO · corrected judge, safeguard", {"method": "dedpo", **few, "judge": JUDGE, "safeguard": 0.9}),
+        "dedpo-corrected": (
+            "DeDPO · corrected judge, safeguard",
+            {"method": "dedpo", **few, "judge": JUDGE, "safeguard": 0.9},
+        ),
     }
 
 
@@ -45,17 +48,24 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0) -> No
     began, console = time.monotonic(), Console()
     pairs, repetitions = (768, 4) if quick else (1536, 9)
     human = pairs // 8
-    console.print(f"palate demo · small world · {pairs:,} pairs · {human:,} human votes, {pairs - human:,} votes of a biased judge")
+    console.print(
+        f"palate demo · small world · {pairs:,} pairs · {human:,} human votes, {pairs:,} votes of a biased judge"
+    )
     dataset = make_dataset(out / "dataset", pairs, seed, voters=("majority", JUDGE))
 
     rows = {name: row for name, row in rows_of_demo(human).items() if name in QUICK or not quick}
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
-        train({**COMMON, **settings}, dataset=str(dataset.path), output_dir=str(out / name), seed=seed, command=_command())
+        train(
+            {**COMMON, **settings}, dataset=str(dataset.path), output_dir=str(out / name), seed=seed, command=_command()
+        )
 
     sampling = Sampling(SAMPLING.steps, SAMPLING.guidance, SAMPLING.sampler, seed, repetitions)
     base = evaluate("base", out / "base", sample(WORLD, list(PROMPTS), out / "base" / "samples", sampling), "world")
-    compared = [evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), "world", base) for name in rows]
+    compared = [
+        evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), "world", base)
+        for name in rows
+    ]
 
     page = page_of(
         Comparison(base, compared, "world"), title="palate demo · small world", command=_command(), pictures=30,

@@ -56,7 +56,9 @@ def _parse(prompt: str) -> tuple[str, str]:
 
 
 def _measure_one(image: np.ndarray, colour: str, shape: str) -> tuple:
-    border = np.concatenate([image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3), image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)])
+    border = np.concatenate(
+        [image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3), image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)]
+    )
     ground = np.median(border, axis=0)  # [3]
     distance = np.linalg.norm(image - ground, axis=-1)  # [H, W]
     peak = np.quantile(distance, 0.995)
@@ -75,7 +77,14 @@ def _measure_one(image: np.ndarray, colour: str, shape: str) -> tuple:
     ideal = coverage(shape, x, y, radius, _turn(alpha, x, y, shape))
     iou = np.minimum(alpha, ideal).sum() / np.maximum(alpha, ideal).sum()
     off_centre = np.hypot(x - SIZE / 2, y - SIZE / 2) / (SIZE / 2)
-    return found, found == colour, float(iou), float(max(0.0, 1 - off_centre)), float(radius / (SIZE / 2)), float(ground.mean())
+    return (
+        found,
+        found == colour,
+        float(iou),
+        float(max(0.0, 1 - off_centre)),
+        float(radius / (SIZE / 2)),
+        float(ground.mean()),
+    )
 
 
 def _turn(alpha: np.ndarray, x: float, y: float, shape: str) -> float:

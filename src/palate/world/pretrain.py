@@ -3,7 +3,7 @@
 Two stages, each seeded and resumable (run the same command again after an interruption):
 
 1. an autoencoder, 64x64x3 pictures to 8x8x12 latents, `VAE_STEPS` steps of 32 (about 15 minutes on 2 cores);
-2. the denoiser and its text encoder together, epsilon prediction, `UNET_STEPS` steps of 64 (about 20 minutes).
+2. the denoiser and its text encoder together, epsilon prediction, `UNET_STEPS` steps of 64 (about 30 minutes).
 
 It stops while the model is still imperfect, on purpose: a base model that draws everything right would leave nothing to
 align. The result is a stock diffusers `StableDiffusionPipeline` folder in fp16. The folder `palate/world/pipeline` was made
@@ -29,7 +29,8 @@ from palate.world.pictures import COLOURS, SHAPES, SIZE, draw, random_scene
 
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 32, 2e-3
 VAE_HORIZON = 4000  # steps of its cosine; the last ones bring less than they cost
-UNET_STEPS, UNET_BATCH, UNET_RATE = 3000, 64, 1e-3
+UNET_STEPS, UNET_BATCH, UNET_RATE = 6000, 64, 1e-3
+UNET_CYCLE = 3000  # steps of a cosine; a second one starts warm (SGDR, arXiv 1608.03983)
 PICTURES = 16_384  # distinct training pictures of the second stage, encoded once
 SAVE_EVERY = 200  # steps between resumable states
 
@@ -177,7 +178,7 @@ def train_unet(options: Options, vae: AutoencoderKL) -> tuple[CLIPTextModel, UNe
         timestep = torch.randint(1000, (UNET_BATCH,), generator=generator)
         noise = torch.randn(latents[row].shape, generator=generator)
         dropped = torch.rand(UNET_BATCH, generator=generator) < 0.1
-        set_rate(optimizer, UNET_RATE, step, options.unet_steps)
+        set_rate(optimizer, UNET_RATE, step % UNET_CYCLE, UNET_CYCLE)
         noisy = scheduler.add_noise(latents[row], noise, timestep)
         context = text_encoder(torch.where(dropped[:, None], empty, tokens[row])).last_hidden_state
         loss = F.mse_loss(unet(noisy, timestep, context).sample, noise)
