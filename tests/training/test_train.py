@@ -1,5 +1,6 @@
 """The whole loop on a tiny real pipeline: logits start at 0, resuming equals never stopping, methods combine."""
 
+import errno
 import json
 import os
 import signal
@@ -44,12 +45,8 @@ def test_every_logit_of_the_first_step_is_exactly_zero(folder, lora, dataset, tm
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_training_learns_the_votes(lora, pipeline_folder, dataset, tmp_path):
-    rate = 1e-2 if lora else 1e-3
-    run = palate.train(
-        settings(
-            pipeline_folder, dataset, tmp_path / "run", lora=lora, learning_rate=rate, max_train_steps=60, beta=5000.0
-        )
-    )
+    changes = {"lora": LORA | {"target_modules": ["conv1", "conv2", "to_v", "to_out.0"]}, "learning_rate": 1e-2} if lora else {}
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=60, beta=5000.0, **changes))
     late = [line["rewards/accuracies"] for line in run.metrics[-15:]]
     assert sum(late) / len(late) > 0.75
 
@@ -285,3 +282,48 @@ def test_pairs_added_later_are_encoded_then(pipeline_folder, tmp_path):
     )
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "second", train_batch_size=12, max_train_steps=1))
     assert json.loads((run.path / "labels.json").read_text())["pairs used"] == 12
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(pipeline_folder, dataset, tmp_path, monkeypatch):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2)
+    run = palate.train(config)
+    import palate.files
+
+    def full(path):
+        if "step-" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(palate.files, "_sync", full)
+    with pytest.raises(PalateError, match="step-000004: the disk is full"):
+        palate.train(config, max_train_steps=4)
+    monkeypatch.undo()
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step-000002"]
+    palate.train(config, max_train_steps=4)
+    assert len(run.metrics) == 4
+
+
+def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkeypatch):
+    import palate.training.cache as cache
+
+    monkeypatch.setattr(cache, "SHARD", 4)
+    dataset = make_labelled_dataset(tmp_path / "data", pairs=12, labelled=12)
+    backbone, written = cache.StableDiffusion(pipeline_folder), []
+    write = cache._write
+
+    def dying(path, *arguments, **metadata):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, *arguments, **metadata)
+
+    monkeypatch.setattr(cache, "_write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        cache.encode_pairs(dataset, backbone)
+    monkeypatch.setattr(cache, "_write", write)
+    encoded = cache.encode_pairs(dataset, backbone)
+    whole = cache.encode_pairs(make_labelled_dataset(tmp_path / "again", pairs=12, labelled=12), backbone)
+    ids = [f"p{i:03}" for i in range(12)]
+    assert 0 < len(written) and len(encoded) == 12
+    assert torch.equal(encoded.latents(ids), whole.latents(ids))
+    prompts = [encoded.prompt[pair_id] for pair_id in ids] + [""]
+    assert torch.allclose(encoded.embeddings(prompts), whole.embeddings(prompts), atol=1e-3)

@@ -1,7 +1,9 @@
 """The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
 
 import difflib
+import errno
 import importlib
+import os
 import sys
 
 from palate.errors import PalateError
@@ -21,8 +23,6 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOK
 
 def main() -> None:
     """Run one verb. Exit code 0; 1 for a refused request or bad input, in one line; 130 for Ctrl-C."""
-    import os
-
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     arguments = sys.argv[1:]
@@ -49,6 +49,10 @@ def main() -> None:
         sys.exit(_interrupted())
     except BrokenPipeError:
         os._exit(0)  # the reader of our output has gone, as with `| head`
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit("palate: the disk is full. What was finished is kept; free some space, then the same command goes on.")
 
 
 def _interrupted() -> int:

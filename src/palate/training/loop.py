@@ -76,7 +76,7 @@ def train(
 
     policy = make_policy(backbone.unet, config)
     reference = make_reference(policy.unet, policy.is_lora)  # before resuming: the reference is where training started
-    optimizer, schedule = _make_optimizer(policy, config)
+    optimizer, schedule = _make_optimizer(policy, config, accelerator)
     snapshots = Snapshots(policy.parameters) if config.adaptive else None
     first = _resume(run, policy, snapshots, optimizer, schedule, accelerator)
     shared = _shared_errors(encoded, backbone, config) if config.share_reference else None
@@ -155,7 +155,7 @@ def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     write_text(run / "environment.json", describe_environment())
 
 
-def _make_optimizer(policy: Policy, config: TrainConfig):
+def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):
     optimizer = torch.optim.AdamW(
         policy.parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
@@ -166,7 +166,7 @@ def _make_optimizer(policy: Policy, config: TrainConfig):
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
     )
-    return optimizer, schedule
+    return accelerator.prepare_optimizer(optimizer), schedule  # which unscales gradients and skips overflows in fp16
 
 
 def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:

@@ -3,14 +3,15 @@
 import shlex
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from palate.backbones import WORLD
 from palate.evaluation.compare import Comparison, evaluate
-from palate.evaluation.samples import Sampling, sample
-from palate.report.page import write_report
+from palate.evaluation.samples import sample
+from palate.report.page import Page, write_report
 from palate.report.runs import page_of
 from palate.report.terminal import results_table
 from palate.training.loop import train
@@ -20,7 +21,7 @@ from palate.world.pictures import PROMPTS
 JUDGE = "biased-judge"
 COMMON = {
     "pretrained_model_name_or_path": WORLD, "human_annotators": ["majority"], "beta": 500.0, "learning_rate": 5e-5, "lr_scheduler": "constant",
-    "train_batch_size": 24, "max_train_steps": 160, "checkpointing_steps": 80, "checkpoints_total_limit": 1, "share_reference": True,
+    "train_batch_size": 24, "checkpointing_steps": 80, "checkpoints_total_limit": 1, "share_reference": True,
 }  # fmt: skip
 AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
@@ -43,11 +44,26 @@ def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
 QUICK = ("mix", "dedpo-corrected")
 
 
-def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0) -> None:
-    """Run the demo into `out` (again to go on after an interruption) and print the table and the page's path."""
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: what the demo's minutes go into."""
+
+    pairs: int
+    steps: int  # of training, per model
+    repetitions: int  # pictures per prompt and model
+
+
+FULL, REDUCED = Scale(pairs=1536, steps=160, repetitions=9), Scale(pairs=768, steps=160, repetitions=4)
+
+
+def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
+    """Run the demo into `out` (again to go on after an interruption); prints the table, writes the page, returns it.
+
+    `quick` trains two of the models on half as many pairs.
+    """
     began, console = time.monotonic(), Console()
-    pairs, repetitions = (768, 4) if quick else (1536, 9)
-    human = pairs // 8
+    scale = scale or (REDUCED if quick else FULL)
+    pairs, human = scale.pairs, scale.pairs // 8
     console.print(
         f"palate demo · small world · {pairs:,} pairs · {human:,} human votes, {pairs:,} votes of a biased judge"
     )
@@ -56,11 +72,10 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0) -> No
     rows = {name: row for name, row in rows_of_demo(human).items() if name in QUICK or not quick}
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
-        train(
-            {**COMMON, **settings}, dataset=str(dataset.path), output_dir=str(out / name), seed=seed, command=_command()
-        )
+        folders = {"dataset": str(dataset.path), "output_dir": str(out / name)}
+        train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=scale.steps, command=_command())
 
-    sampling = Sampling(SAMPLING.steps, SAMPLING.guidance, SAMPLING.sampler, seed, repetitions)
+    sampling = replace(SAMPLING, seed=seed, repetitions=scale.repetitions)
     base = evaluate("base", out / "base", sample(WORLD, list(PROMPTS), out / "base" / "samples", sampling), "world")
     compared = [
         evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), "world", base)
@@ -76,6 +91,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0) -> No
     console.print()
     console.print(results_table(page))
     console.print(f"\npictures, curves and every number: {out / 'report.html'}   ({time.monotonic() - began:.0f} s)")
+    return page
 
 
 def _command() -> str:
