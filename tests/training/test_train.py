@@ -45,7 +45,11 @@ def test_every_logit_of_the_first_step_is_exactly_zero(folder, lora, dataset, tm
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_training_learns_the_votes(lora, pipeline_folder, dataset, tmp_path):
-    changes = {"lora": LORA | {"target_modules": ["conv1", "conv2", "to_v", "to_out.0"]}, "learning_rate": 1e-2} if lora else {}
+    changes = (
+        {"lora": LORA | {"target_modules": ["conv1", "conv2", "to_v", "to_out.0"]}, "learning_rate": 1e-2}
+        if lora
+        else {}
+    )
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=60, beta=5000.0, **changes))
     late = [line["rewards/accuracies"] for line in run.metrics[-15:]]
     assert sum(late) / len(late) > 0.75
@@ -287,13 +291,12 @@ def test_pairs_added_later_are_encoded_then(pipeline_folder, tmp_path):
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(pipeline_folder, dataset, tmp_path, monkeypatch):
     config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2)
     run = palate.train(config)
-    import palate.files
 
     def full(path):
         if "step-" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(palate.files, "_sync", full)
+    monkeypatch.setattr("palate.files._sync", full)
     with pytest.raises(PalateError, match="step-000004: the disk is full"):
         palate.train(config, max_train_steps=4)
     monkeypatch.undo()

@@ -5,8 +5,6 @@ import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
 from palate.report.page import Page, Row, Source, write_report
@@ -88,17 +86,11 @@ def sources_of(runs: list[Path]) -> list[Source]:
         account = json.loads(path.read_text()) if path.exists() else {}
         for key in ("judge", "corrected judge"):
             told = account.get(key)
-            if told and told.get("pairs with both"):
+            if told and "accuracy" in told:
                 name = account["judge"]["name"] + (", corrected" if key == "corrected judge" else "")
-                n, share = told["pairs with both"], told["agreement"]
-                half = 1.96 * np.sqrt(max(share * (1 - share), 1e-9) / n)
-                found[name] = Source(
-                    name,
-                    n,
-                    (share, max(0.0, share - half), min(1.0, share + half)),
-                    told["brier"],
-                    told.get("finding", ""),
-                )
+                share, half = told["accuracy"], 1.96 * told["accuracy_error"]
+                interval = (share, max(0.0, share - half), min(1.0, share + half))
+                found[name] = Source(name, account["judge"]["votes"], interval, told["brier"], told.get("finding", ""))
     return list(found.values())
 
 

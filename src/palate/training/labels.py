@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
 from palate.files import atomic_path
-from palate.judges.correction import Correction, calibrate_judge, correct_judge
+from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.covariates import picture_statistics
 from palate.targets import (
     Labels,
@@ -96,19 +96,9 @@ def prepare_labels(dataset: PreferenceDataset, config: TrainConfig) -> RunLabels
 
 
 def judge_account(human: np.ndarray, judge: np.ndarray) -> dict[str, float]:
-    """Agreement and Brier score of a judge against human votes on the pairs that have both ([N], NaN where absent).
-
-    Ties count half in the agreement.
-    """
+    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
     both = ~np.isnan(human) & ~np.isnan(judge)
-    if not both.any():
-        return {"pairs with both": 0}
-    y, g = human[both], judge[both]
-    return {
-        "pairs with both": int(both.sum()),
-        "agreement": float(np.mean((1 + np.sign(y - 0.5) * np.sign(g - 0.5)) / 2)),
-        "brier": float(np.mean((y - g) ** 2)),
-    }
+    return asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
 
 
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -203,19 +193,24 @@ def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None
 
 
 def _tell(account: dict) -> None:
-    def rounded(value):
-        if isinstance(value, dict):
-            return {name: rounded(v) for name, v in value.items()}
-        return round(value, 3) if isinstance(value, float) else value
-
-    print(
-        f"labels: {account['pairs used']:,} of {account['pairs in the dataset']:,} pairs, {account['of these with a human vote']:,} with a human vote"
-    )
+    used, labelled = account["pairs used"], account["of these with a human vote"]
+    print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
     for name in ("judge", "corrected judge"):
-        if account.get(name, {}).get("pairs with both"):
-            told = rounded(account[name])
-            print(f"labels: {name} agrees with people on {told['agreement']:.0%} of {told['pairs with both']} pairs, Brier score {told['brier']:.3f}"
-                  + (f". {told['finding']}" if "finding" in told else ""))  # fmt: skip
+        told = account.get(name, {})
+        if told.get("accuracy") is None:
+            continue
+        low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
+        print(
+            f"labels: the {name} agrees with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
+            f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
+        )
+        if "finding" in told:
+            print(f"labels: {told['finding']}")
+    if "power" in account:
+        ratio = account["predicted variance relative to human votes alone"]
+        print(
+            f"labels: DeDPO with power {account['power']:.2f}; predicted variance {ratio:.2f} x that of human votes alone"
+        )
 
 
 def save_account(account: dict, run: Path) -> None:
