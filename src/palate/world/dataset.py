@@ -17,7 +17,7 @@ from palate.world.measure import Measurement, measure
 from palate.world.pictures import PROMPTS
 from palate.world.voters import VOTERS
 
-SAMPLING = Sampling(steps=12, guidance=2.0, sampler="dpm++")  # how the world's pictures are made, unless said otherwise
+SAMPLING = Sampling(steps=6, guidance=2.0, sampler="dpm++")  # how the world's pictures are made, unless said otherwise
 PAIRS_AT_ONCE = 32
 
 

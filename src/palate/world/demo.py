@@ -20,8 +20,8 @@ from palate.world.pictures import PROMPTS
 
 JUDGE = "biased-judge"
 COMMON = {
-    "pretrained_model_name_or_path": WORLD, "human_annotators": ["majority"], "beta": 500.0, "learning_rate": 5e-5, "lr_scheduler": "constant",
-    "train_batch_size": 24, "checkpointing_steps": 80, "checkpoints_total_limit": 1, "share_reference": True,
+    "pretrained_model_name_or_path": WORLD, "human_annotators": ["majority"], "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
+    "train_batch_size": 24, "checkpointing_steps": 50, "checkpoints_total_limit": 1, "share_reference": True,
 }  # fmt: skip
 AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
@@ -36,7 +36,7 @@ def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
         "dedpo": ("DeDPO · the eighth + judge", {"method": "dedpo", **few, **AS_IS}),
         "dedpo-corrected": (
             "DeDPO · corrected judge, safeguard",
-            {"method": "dedpo", **few, "judge": JUDGE, "safeguard": 0.9},
+            {"method": "dedpo", **few, "judge": JUDGE, "safeguard": 0.5},
         ),
     }
 
@@ -53,7 +53,7 @@ class Scale:
     repetitions: int  # pictures per prompt and model
 
 
-FULL, REDUCED = Scale(pairs=1536, steps=160, repetitions=9), Scale(pairs=768, steps=160, repetitions=4)
+FULL, REDUCED = Scale(pairs=1536, steps=100, repetitions=9), Scale(pairs=768, steps=100, repetitions=4)
 
 
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:

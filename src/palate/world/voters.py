@@ -49,11 +49,11 @@ class Voter:
 VOTERS = {
     voter.name: voter
     for voter in (
-        Voter("majority", "human", fidelity=2, centring=1.5, brightness=-2, temperature=0.12),
-        Voter("hesitant", "human", fidelity=2, centring=1.5, brightness=-2, temperature=0.5),
-        Voter("minority", "human", fidelity=2, centring=-1.5, brightness=2, temperature=0.12),
-        Voter("biased-judge", "judge", fidelity=2, centring=1.5, brightness=1, temperature=0.1),
-        Voter("poor-judge", "judge", fidelity=2, centring=1.5, brightness=0, temperature=0.3, noise=0.5),
+        Voter("majority", "human", fidelity=3, centring=2.5, brightness=-2, temperature=0.16),
+        Voter("hesitant", "human", fidelity=3, centring=2.5, brightness=-2, temperature=0.42),
+        Voter("minority", "human", fidelity=3, centring=-2.5, brightness=2, temperature=0.16),
+        Voter("biased-judge", "judge", fidelity=3, centring=2.5, brightness=0.5, temperature=0.1),
+        Voter("poor-judge", "judge", fidelity=3, centring=2.5, brightness=0, temperature=0.3, noise=1.0),
     )
 }
 
