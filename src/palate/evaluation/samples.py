@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
-from rich.progress import Progress
 
 from palate.backbones import StableDiffusion, load_backbone
 from palate.errors import PalateError
 from palate.evaluation.prompts import load_prompts, prompts_hash
 from palate.files import atomic_path, write_text
+from palate.progress import progress_bar
 from palate.training.config import load_config
 from palate.training.draws import address
 from palate.training.model import load_trained_unet
@@ -72,8 +72,7 @@ def sample(
     if not missing:
         return samples
     backbone, unet = load_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"sampling {Path(model).name}", total=len(missing))
+    with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
         for start in range(0, len(missing), batch_size):
             index = missing[start : start + batch_size]
             noise = torch.stack(
@@ -84,7 +83,7 @@ def sample(
             ):
                 with atomic_path(_path(folder, i), durable=False) as temporary:
                     Image.fromarray(picture).save(temporary, format="PNG")
-            progress.advance(task, len(index))
+            advance(len(index))
     return samples
 
 

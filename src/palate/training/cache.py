@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -22,6 +21,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.progress import progress_bar
 
 SHARD = 512  # pairs per shard
 IMAGES_AT_ONCE = 16
@@ -111,8 +111,7 @@ def _encode_missing(
     known_prompts = set(encoded._prompt_where)
     pair_shard, prompt_shard = len(encoded._pairs), len(encoded._prompts)
     unreadable, first_problem = 0, ""
-    with Progress(transient=True) as progress:
-        task = progress.add_task("encoding pairs", total=missing)
+    with progress_bar("encoding pairs", missing) as advance:
         for rows in _in_shards(dataset, encoded):
             readable, images = [], []
             for row in rows:
@@ -150,7 +149,7 @@ def _encode_missing(
                     pair_ids=[row["pair_id"] for row in readable], prompts=[row["prompt"] for row in readable],
                 )  # fmt: skip
                 pair_shard += 1
-            progress.advance(task, len(rows))
+            advance(len(rows))
     if unreadable:
         print(
             f"encode: {unreadable} pairs left out because an image could not be read, the first being {first_problem}"

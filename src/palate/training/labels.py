@@ -1,14 +1,13 @@
 """From the votes of a dataset to the targets of a run, with an account of what each source was worth."""
 
 import json
-import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import track
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
@@ -16,6 +15,7 @@ from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.covariates import picture_statistics
+from palate.progress import progress_bar
 from palate.targets import (
     Labels,
     Targets,
@@ -117,20 +117,18 @@ def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarra
     return {row["pair_id"]: np.array([row[name] for name in names]) for row in rows}, names
 
 
-def _new_statistics(dataset: PreferenceDataset, known: set[str]):
-    batches = dataset.iter_pairs(columns=["pair_id", "image_0", "image_1"])
-    for batch in track(batches, "picture statistics", transient=True, total=math.ceil(len(dataset) / 256)):
-        for row in batch.to_pylist():
-            if row["pair_id"] in known:
-                continue
-            try:
-                first, second = (
-                    picture_statistics(np.asarray(decode_image(row[name], dataset.path)))
-                    for name in ("image_0", "image_1")
-                )
-            except PalateError:
-                continue  # counted where pairs are encoded
-            yield {"pair_id": row["pair_id"], **{name: first[name] - second[name] for name in first}}
+def _new_statistics(dataset: PreferenceDataset, known: set[str]) -> Iterator[dict]:
+    with progress_bar("picture statistics", len(dataset) - len(known)) as advance:
+        for batch in dataset.iter_pairs(columns=["pair_id", "image_0", "image_1"]):
+            rows = [row for row in batch.to_pylist() if row["pair_id"] not in known]
+            for row in rows:
+                try:
+                    images = [np.asarray(decode_image(row[name], dataset.path)) for name in ("image_0", "image_1")]
+                except PalateError:
+                    continue  # counted where pairs are encoded
+                first, second = map(picture_statistics, images)
+                yield {"pair_id": row["pair_id"], **{name: first[name] - second[name] for name in first}}
+            advance(len(rows))
 
 
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:

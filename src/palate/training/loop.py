@@ -1,5 +1,6 @@
 """One training run, top to bottom: labels to targets, pairs to latents, steps, a model that diffusers loads."""
 
+import contextlib
 import shlex
 import sys
 from dataclasses import dataclass, fields
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from palate.backbones import StableDiffusion, load_backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.progress import progress_bar
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
@@ -83,37 +84,28 @@ def train(
     stepper = Stepper(config, backbone, policy, reference, encoded, labels, batches, snapshots, shared, accelerator)
 
     log = MetricsLog(run, first, tensorboard=config.report_to == "tensorboard")
-    try:
-        for step in _progress(first, config.max_train_steps, f"training {run.name}"):
+    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, contextlib.closing(log):
+        for step in range(first, config.max_train_steps):
             optimizer.zero_grad(set_to_none=True)
-            micro_batches = range(
-                step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps
-            )
+            first_micro = step * config.gradient_accumulation_steps
+            micro_batches = range(first_micro, first_micro + config.gradient_accumulation_steps)
             readings = join([stepper.accumulate(index) for index in micro_batches])
             norm = accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)
-            metrics = {
-                "learning_rate": schedule.get_last_lr()[0],
-                "gradient_norm": float(norm),
-                "loss": stepper.take_loss(),
-            }
+            rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             if snapshots:
                 snapshots.update(policy.parameters)
+            metrics = {"learning_rate": rate, "gradient_norm": float(norm), "loss": stepper.take_loss()}
             log.write(step, metrics | summarise(readings, config.beta, backbone.num_timesteps, config.judge))
             done = step + 1
             if done % config.checkpointing_steps == 0 or done == config.max_train_steps:
-                state = State(
-                    done,
-                    policy.state(),
-                    snapshots.state() if snapshots else {},
-                    _optimizer_state(optimizer, schedule, accelerator),
-                )
+                averages = snapshots.state() if snapshots else {}
+                state = State(done, policy.state(), averages, _optimizer_state(optimizer, schedule, accelerator))
                 save_checkpoint(run, state, config.checkpoints_total_limit)
                 if shared:
                     shared.save()
-    finally:
-        log.close()
+            advance(1)
     save_model(policy, run / "model", config)
     return Run(run)
 
@@ -197,13 +189,3 @@ def _shared_errors(encoded: EncodedPairs, backbone: StableDiffusion, config: Tra
         fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision
     )
     return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")
-
-
-def _progress(first: int, last: int, name: str):
-    """The remaining steps, with a bar on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(name, total=last, completed=first)
-        for step in range(first, last):
-            yield step
-            progress.advance(task)

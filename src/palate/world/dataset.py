@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import Progress
 
 from palate.backbones import StableDiffusion
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image
 from palate.evaluation.samples import Sampling, generate, load_model
+from palate.progress import progress_bar
 from palate.training.draws import address
 from palate.world.measure import Measurement, measure
 from palate.world.pictures import PROMPTS
@@ -40,8 +40,7 @@ def make_dataset(
 
 def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
     backbone, unet = load_model(model)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("sampling pairs", total=len(missing))
+    with progress_bar("sampling pairs", len(missing)) as advance:
         for start in range(0, len(missing), PAIRS_AT_ONCE):
             index = missing[start : start + PAIRS_AT_ONCE]
             prompts = [PROMPTS[address("prompt", seed, i) % len(PROMPTS)] for i in index]
@@ -59,7 +58,7 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
                     "pair_id": _pair_id(seed, i), "prompt": prompts[k], "image_0": images[0], "image_1": images[1],
                     "generator_0": made_by | {"seed": f"{seed}/{i}/0"}, "generator_1": made_by | {"seed": f"{seed}/{i}/1"},
                 }  # fmt: skip
-            progress.advance(task, len(index))
+            advance(len(index))
 
 
 def _noise(backbone: StableDiffusion, seed: int, pair: int, side: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ class Scale:
     repetitions: int  # pictures per prompt and model
 
 
-FULL, REDUCED = Scale(pairs=1536, steps=100, repetitions=9), Scale(pairs=768, steps=100, repetitions=4)
+FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=768, steps=90, repetitions=4)
 
 
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
@@ -61,7 +61,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
 
     `quick` trains two of the models on half as many pairs.
     """
-    began, console = time.monotonic(), Console()
+    began, console = time.monotonic(), _console()
     scale = scale or (REDUCED if quick else FULL)
     pairs, human = scale.pairs, scale.pairs // 8
     console.print(
@@ -85,13 +85,19 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     page = page_of(
         Comparison(base, compared, "world"), title="palate demo · small world", command=_command(), pictures=30,
         names={name: title for name, (title, _) in rows.items()},
-        facts={"dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so"},
+        facts={"dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so", "runs": "one training seed per row; seeds differ more than rows that look alike"},
     )  # fmt: skip
     write_report(page, out / "report.html")
     console.print()
     console.print(results_table(page))
     console.print(f"\npictures, curves and every number: {out / 'report.html'}   ({time.monotonic() - began:.0f} s)")
     return page
+
+
+def _console() -> Console:
+    """The terminal; where there is none, wide enough for the table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
 
 
 def _command() -> str:
