@@ -35,6 +35,7 @@ from palate.errors import PalateError
 from palate.files import write_text
 
 MEMORY_STEPS = 2  # the second one has the optimiser's moments and the gradients of a first
+COLUMNS = ("seconds", "of it, update", "× floor", "range", "without update", "× palate", "peak MB", "× floor")
 KINDS = {"LoRA": True, "full fine-tuning": False}
 TARGETS = (
     ("LoRA", "palate", "floor", 1.6, "one forward of the reference makes 1.5"),
@@ -51,6 +52,7 @@ class Cost:
     seconds: list[float]  # a whole step
     update: list[float]  # of which clipping and AdamW
     peak_mb: float = float("nan")
+    built_mb: float = float("nan")  # the peak before the first step: where it equals the above, loading made the peak
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -87,15 +89,17 @@ def measure_time(folder: Path, options: Options, is_lora: bool, tick: Callable[[
     return costs
 
 
-def measure_peak(folder: Path, options: Options, is_lora: bool, name: str) -> float:
-    """Megabytes by which this fresh process's peak grew from before anything was built to after MEMORY_STEPS steps."""
+def measure_peak(folder: Path, options: Options, is_lora: bool, name: str) -> tuple[float, float]:
+    """Megabytes by which this fresh process's peak grew, from before anything was built until before the first step, and
+    until after MEMORY_STEPS steps."""
     torch.set_flush_denormal(True)
     before = _peak_mb()
     parts = Parts(folder, options, is_lora)
     gradient = VARIANTS[name](parts)
+    built = _peak_mb()
     for number in range(MEMORY_STEPS):
         take_step(parts, gradient, number)
-    return _peak_mb() - before
+    return built - before, _peak_mb() - before
 
 
 def _peak_mb() -> float:
@@ -124,7 +128,8 @@ def measure(options: Options) -> tuple[dict[str, dict[str, Cost]], int]:
             costs[kind] = measure_time(folder, options, is_lora, lambda: progress.advance(task))
             for name in VARIANTS:
                 progress.update(task, description=f"memory, {kind}, {name}")
-                costs[kind][name].peak_mb = processes.submit(measure_peak, folder, options, is_lora, name).result()
+                cost = costs[kind][name]
+                cost.built_mb, cost.peak_mb = processes.submit(measure_peak, folder, options, is_lora, name).result()
                 progress.advance(task)
     return costs, parameters
 
@@ -159,16 +164,7 @@ def print_tables(costs: dict[str, dict[str, Cost]], checked: list[dict], title: 
     for kind, rows in costs.items():
         table = Table(title=kind, title_justify="left", title_style="bold")
         table.add_column("step", no_wrap=True)
-        for column in (
-            "seconds",
-            "of it, update",
-            "× floor",
-            "range",
-            "without update",
-            "× palate",
-            "peak MB",
-            "× floor",
-        ):
+        for column in COLUMNS:
             table.add_column(column, justify="right", no_wrap=column == "range")
         for name, cost in rows.items():
             to_floor = ratios(cost, rows["floor"])

@@ -64,12 +64,13 @@ def write_config(tmp_path, pipeline_folder, dataset, **changes):
 
 
 def test_options_win_over_the_file_and_dry_run_trains_nothing(pipeline_folder, dataset, tmp_path):
-    config = write_config(tmp_path, pipeline_folder, dataset)
+    config = write_config(tmp_path, pipeline_folder, dataset, lora={"rank": 4})
     dry = palate("train", config, "--dry-run", "--lora.rank", "2")
     assert dry.returncode == 0 and "parameters would be trained" in dry.stdout and not (tmp_path / "run").exists()
     result = palate("train", config, "--beta", "77", "--max-train-steps", "1")
     assert result.returncode == 0, result.stderr
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert stored["lora"]["rank"] == 4
     assert stored["beta"] == 77 and stored["max_train_steps"] == 1 and stored["learning_rate"] == 1e-4
     assert "--beta 77" in (tmp_path / "run" / "command.txt").read_text()
 

@@ -50,9 +50,9 @@ def test_training_learns_the_votes(lora, pipeline_folder, dataset, tmp_path):
         if lora
         else {}
     )
-    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=60, beta=5000.0, **changes))
-    late = [line["rewards/accuracies"] for line in run.metrics[-15:]]
-    assert sum(late) / len(late) > 0.75
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=80, beta=5000.0, **changes))
+    late = [line["rewards/accuracies"] for line in run.metrics[-40:]]
+    assert sum(late) / len(late) > 0.65  # 160 draws: a coin stays below 0.62
 
 
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])

@@ -14,5 +14,6 @@ def parse(kind: type[T], argv: list[str], verb: str, description: str, default: 
         args=argv,
         prog=f"palate {verb}",
         description=description,
+        config=(tyro.conf.AvoidSubcommands,),
         **({} if default is None else {"default": default}),
     )

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
 
+from palate.arithmetic import flushed_denormals
 from palate.backbones import StableDiffusion, load_backbone
 from palate.errors import PalateError
 from palate.evaluation.prompts import load_prompts, prompts_hash
@@ -124,12 +125,12 @@ def initial_noise(backbone: StableDiffusion, seed: int, prompt: str, repetition:
     return torch.randn((backbone.latent_channels, side, side), generator=generator)
 
 
+@flushed_denormals()
 @torch.no_grad()
 def generate(
     backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
 ) -> np.ndarray:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline."""
-    torch.set_flush_denormal(True)
     pipeline = backbone.pipeline(unet.eval(), SAMPLERS[sampling.sampler])
     pictures = pipeline(
         prompts, latents=noise.to(backbone.device), num_inference_steps=sampling.steps, guidance_scale=sampling.guidance, output_type="np",

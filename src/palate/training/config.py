@@ -73,7 +73,7 @@ class TrainConfig:
 
     # The model
     lora: LoraOptions | None = None
-    """Train adapters; full fine-tuning when absent."""
+    """Train adapters ({rank: 16} in the file; then --lora.rank and its like are options); full fine-tuning when absent."""
     resolution: int | None = None
     """Pixels along one side; what the model was made for when absent."""
     gradient_checkpointing: bool = False

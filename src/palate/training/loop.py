@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 
+from palate.arithmetic import flushed_denormals
 from palate.backbones import StableDiffusion, load_backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import open_dataset
@@ -47,6 +49,7 @@ class Run:
         return read_metrics(self.path)
 
 
+@flushed_denormals()
 def train(
     config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any
 ) -> Run:
@@ -58,7 +61,7 @@ def train(
     """
     config = load_config(config, **overrides)
     run = Path(config.output_dir)
-    torch.set_flush_denormal(True)  # denormals slow training on a CPU down several times
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     if not dry_run:
         _claim_folder(run, config, command)
