@@ -120,7 +120,9 @@ def judge_only(labels: Labels) -> Targets:
     Raises PalateError where it never did.
     """
     if np.isnan(labels.judge).all():
-        raise PalateError("labels: the judge voted on no pair. Run `palate annotate`, or train on human votes only.")
+        raise PalateError(
+            "labels: the judge voted on no pair. Add its votes to the dataset, or train on human votes only."
+        )
     return _targets(labels, labels.judge, ~np.isnan(labels.judge))
 
 
@@ -180,7 +182,7 @@ def tuned_power(human: np.ndarray, judge: np.ndarray) -> float:
     a, b = np.asarray(human, dtype=np.float64) - 0.5, np.asarray(judge, dtype=np.float64) - 0.5
     both = ~np.isnan(a) & ~np.isnan(b)
     if not both.any():
-        raise PalateError("labels: no pair has a human and a judge's vote. Run `palate annotate` on labelled pairs.")
+        raise PalateError("labels: no pair has a human and a judge's vote. Add its votes on the labelled pairs.")
     a, b = a[both], b[both]
     square = b @ b
     return float(np.clip(a @ b / square, 0, 1)) if square > 0 else 0.0
@@ -212,7 +214,7 @@ def _targets(labels: Labels, target: np.ndarray, weight: np.ndarray) -> Targets:
 
 def _require_human(labels: Labels) -> None:
     if not labels.labelled.any():
-        raise PalateError("labels: no pair has a human vote. Label some with `palate label`, or use method judge_only.")
+        raise PalateError("labels: no pair has a human vote. Add human votes, or use method judge.")
 
 
 def _require_propensity(labels: Labels) -> None:
@@ -230,12 +232,12 @@ def _require_judge(labelled: np.ndarray, judged: np.ndarray) -> None:
     if len(missing):
         raise PalateError(
             f"labels: {len(missing)} of {labelled.sum()} labelled pairs have no vote of the judge (first: pair number "
-            f"{missing[0]}), so its error cannot be measured there. Run `palate annotate` on them, or set power: 0."
+            f"{missing[0]}), so its error cannot be measured there. Add its votes on them, or set power: 0."
         )
     if (~labelled).any() and not judged[~labelled].any():
         raise PalateError(
             f"labels: the judge voted on none of the {np.sum(~labelled)} unlabelled pairs. "
-            "Run `palate annotate` on them, or set power: 0."
+            "Add its votes on them, or set power: 0."
         )
 
 
@@ -263,7 +265,7 @@ def _judge_votes(ids: pa.Array, votes: pa.Table, judge: str | None, *, hard: boo
     if np.isnan(judged).all():
         raise PalateError(
             f"votes: judge {judge!r} voted on none of the {len(ids)} pairs (judges in the votes: "
-            f"{', '.join(sorted(pc.unique(names).to_pylist())) or 'none'}). Run `palate annotate` or name another judge."
+            f"{', '.join(sorted(pc.unique(names).to_pylist())) or 'none'}). Add its votes, or name another judge."
         )
     return judged
 

@@ -4,9 +4,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from palate.data.dataset import open_dataset
 from palate.data.importing import import_pairs, summary_lines
@@ -299,3 +301,13 @@ def test_imagerewarddb_as_it_is_published(tmp_path, prefs):
     for pair, vote in zip(batch, first, strict=True):
         ranks = [rank[pair[f"image_{i}"]["path"]] for i in "01"]
         assert vote["choice"] == str(ranks.index(min(ranks)))  # the first list has no ties
+
+
+def test_folders_are_found_by_a_relative_path(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for side in ("win", "lose"):
+        (tmp_path / "mine" / side).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "mine" / side / "cat.png")
+    (tmp_path / "mine" / "win" / "cat.txt").write_text("a cat")
+    monkeypatch.chdir(tmp_path)
+    assert import_pairs("folders", ["mine"], "prefs").kept == 1

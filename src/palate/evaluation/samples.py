@@ -47,7 +47,12 @@ class Samples:
         return [_path(self.folder, i) for i in range(len(self.prompts))]
 
     def images(self) -> np.ndarray:
-        """All pictures, uint8 [N, H, W, 3]."""
+        """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
+        missing = sum(not path.exists() for path in self.paths)
+        if missing:
+            raise PalateError(
+                f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. The same `palate sample` command goes on."
+            )
         return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
 
 

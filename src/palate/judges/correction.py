@@ -99,7 +99,7 @@ def correct_judge(
     if len(usable) < _FEWEST_VOTES:
         raise PalateError(
             f"correction: only {len(usable)} pairs have both a human vote and a vote of the judge, and it needs "
-            f"{_FEWEST_VOTES}. Label more with `palate label`, or set correction: none."
+            f"{_FEWEST_VOTES}. Add human votes to the dataset, or set correction: none."
         )
     features = _standardise(np.column_stack([logit(np.clip(judge, _CLIP, 1 - _CLIP)), differences]), judged)
     x, y = features[usable], human[usable]

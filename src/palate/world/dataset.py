@@ -1,5 +1,6 @@
 """A preference dataset of the small world: pairs of samples of a model, and the votes of simulated people and judges."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def make_dataset(
     missing = [i for i in range(pairs) if _pair_id(seed, i) not in there]
     if missing:
         dataset.add_pairs(_sampled_pairs(model, missing, seed))
-    have_voted = set(dataset.votes()["annotator_id"].to_pylist())
-    if not set(voters) <= have_voted:
+    cast = Counter(dataset.votes()["annotator_id"].to_pylist())
+    if any(cast[name] < len(dataset) for name in voters):
         dataset.append_votes(_votes(dataset, voters, seed))
     return dataset
 

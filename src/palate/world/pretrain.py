@@ -6,7 +6,7 @@ Two stages, each seeded and resumable (run the same command again after an inter
 2. the denoiser and its text encoder together, epsilon prediction, `UNET_STEPS` steps of 64 (about 30 minutes).
 
 It stops while the model is still imperfect, on purpose: a base model that draws everything right would leave nothing to
-align. The result is a stock diffusers `StableDiffusionPipeline` folder in fp16. The folder `palate/world/pipeline` was made
+align. The result is a stock diffusers `StableDiffusionPipeline` folder, autoencoder and denoiser in fp16. The folder `palate/world/pipeline` was made
 by this script with its defaults.
 """
 
@@ -57,7 +57,9 @@ def main(options: Options) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     with atomic_path(options.out) as folder:
-        pipeline.to(dtype=torch.float16).save_pretrained(folder)
+        vae.half()
+        unet.half()  # the text encoder is small and stays fp32: stored in fp16 it would be loaded in fp16, the others in fp32
+        pipeline.save_pretrained(folder)
 
 
 def pictures(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:

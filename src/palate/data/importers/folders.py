@@ -55,7 +55,7 @@ def _build(
     text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else captions.get(name)
     if not text:
         raise Refused("no prompt", f"no prompt: neither {beside.name} beside it nor a line in captions.jsonl")
-    images = [embedded_image(str(path), path.parent, str(path)) for path in (chosen[name], others[name])]
+    images = [embedded_image(path.name, path.parent, str(path)) for path in (chosen[name], others[name])]
     pair, swapped = shuffled_pair(text, *images)
     yield Row(where, done, pair, [{"choice": "1" if swapped else "0"}])
 
