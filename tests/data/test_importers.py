@@ -310,4 +310,4 @@ def test_folders_are_found_by_a_relative_path(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "mine" / side / "cat.png")
     (tmp_path / "mine" / "win" / "cat.txt").write_text("a cat")
     monkeypatch.chdir(tmp_path)
-    assert import_pairs("folders", ["mine"], "prefs").kept == 1
+    assert import_pairs("folders", ["mine"], "prefs").pairs_added == 1
