@@ -43,7 +43,7 @@ class Options:
 
     batch: int = 2
     """Pairs per step; the network sees twice as many images."""
-    steps: int = 5
+    steps: int = 4
     """Rounds that are measured."""
     warmup: int = 1
     """Rounds before them."""

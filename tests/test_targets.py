@@ -270,7 +270,7 @@ def test_a_fraction_of_the_human_votes_is_nested_and_independent_of_order():
         (lambda: collect_labels(["a", "b", "a"], []), ["pair_id a", "more than once"]),
         (
             lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip")], judge="hps"),
-            ["hps", "clip", "palate annotate"],
+            ["hps", "clip", "Add its votes"],
         ),
         (
             lambda: collect_labels(
@@ -285,12 +285,12 @@ def test_a_fraction_of_the_human_votes_is_nested_and_independent_of_order():
         (lambda: human_only(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
         (lambda: mix(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
         (lambda: judge_only(Labels([1.0], [np.nan], [1.0])), ["judge voted on no pair"]),
-        (lambda: dedpo(Labels([1.0, 0.0], [0.5, np.nan], [1.0, 1.0])), ["1 of 2 labelled", "number 1", "annotate"]),
-        (lambda: dedpo(Labels([1.0, np.nan], [0.5, np.nan], [0.5, 0.5])), ["unlabelled", "annotate"]),
+        (lambda: dedpo(Labels([1.0, 0.0], [0.5, np.nan], [1.0, 1.0])), ["1 of 2 labelled", "number 1", "Add its votes"]),
+        (lambda: dedpo(Labels([1.0, np.nan], [0.5, np.nan], [0.5, 0.5])), ["unlabelled", "Add its votes"]),
         (lambda: dedpo(Labels([1.0, np.nan], [0.5, 0.5], [0.0, 0.5])), ["propensity", "number 0", "(0, 1]"]),
         (lambda: dedpo(Labels([1.0, np.nan], [0.5, 0.5], [0.5, 1.5])), ["propensity", "number 1"]),
         (lambda: dedpo(Labels([1.0], [0.5], [1.0]), power=1.5), ["power", "1.5"]),
-        (lambda: tuned_power(np.array([1.0, np.nan]), np.array([np.nan, 0.5])), ["annotate"]),
+        (lambda: tuned_power(np.array([1.0, np.nan]), np.array([np.nan, 0.5])), ["Add its votes"]),
     ],
 )
 def test_bad_labels_get_one_clear_line(call, words):

@@ -172,7 +172,7 @@ def few(votes):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((np.full(40, 0.5), np.zeros((40, 1)), few(9), None), ["only 9 pairs", "palate label", "correction: none"]),
+        ((np.full(40, 0.5), np.zeros((40, 1)), few(9), None), ["only 9 pairs", "Add human votes", "correction: none"]),
         ((np.full(40, 0.5), np.zeros((40, 1)), few(20), np.zeros(40)), ["one group"]),
         ((np.full(40, 1.5), np.zeros((40, 1)), few(20), None), ["judge", "1.5", "[0, 1]"]),
         ((np.full(40, 0.5), np.zeros((40, 1)), few(20) + 1, None), ["human", "number 0"]),
