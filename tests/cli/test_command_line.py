@@ -86,8 +86,11 @@ def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(p
         and child.poll() is None
     ):
         time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    try:
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130 and "Traceback" not in errors and "interrupted" in errors
     newest = max(int(p.name.removeprefix("step-")) for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
     config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=newest + 1)
