@@ -53,13 +53,13 @@ class Scale:
     repetitions: int  # pictures per prompt and model
 
 
-FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=768, steps=90, repetitions=4)
+FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=640, steps=80, repetitions=4)
 
 
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
     """Run the demo into `out` (again to go on after an interruption); prints the table, writes the page, returns it.
 
-    `quick` trains two of the models on half as many pairs.
+    `quick` trains two of the models, on fewer pairs and for fewer steps.
     """
     began, console = time.monotonic(), _console()
     scale = scale or (REDUCED if quick else FULL)
