@@ -20,7 +20,7 @@ from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 
 SHARD = 512  # pairs per shard
@@ -91,7 +91,7 @@ def encode_pairs(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = dataset.path / "cache" / key
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+    write_text(folder / "settings.json", json.dumps(settings, indent=1))
 
     encoded = EncodedPairs(folder)
     missing = len(dataset) - len(encoded)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.files import atomic_path, write_text
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.covariates import picture_statistics
 from palate.progress import progress_bar
@@ -213,5 +213,4 @@ def _tell(account: dict) -> None:
 
 def save_account(account: dict, run: Path) -> None:
     """Write labels.json into the run."""
-    with atomic_path(run / "labels.json") as temporary:
-        temporary.write_text(json.dumps(account, indent=1))
+    write_text(run / "labels.json", json.dumps(account, indent=1))
