@@ -10,6 +10,7 @@ from training.test_train import settings
 
 import palate
 from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
 from palate.training.config import load_config
 from palate.training.labels import folds_of, prepare_rows
 from palate.training.snapshots import MinorityRecord
@@ -125,6 +126,17 @@ def test_the_exact_safeguard_reports_how_often_the_winner_would_have_risen(pipel
     assert all(line["lambda/exact"] < 1 for line in rises)
     plain = palate.train(settings(pipeline_folder, voted, tmp_path / "plain", max_train_steps=8))
     assert [line["loss"] for line in run.metrics][:1] == [line["loss"] for line in plain.metrics][:1]
+
+
+def test_a_kept_share_of_the_residual_lies_between_the_judge_and_dedpo(voted):
+    options = dict(method="dedpo", judge="bright", correction="none")
+    judge, half, whole = (prepare_rows(voted, configuration(voted, residual=share, **options)) for share in (0.0, 0.5, 1.0))
+    np.testing.assert_allclose(half.target, (judge.target + whole.target) / 2, atol=1e-12)
+    np.testing.assert_array_equal(judge.target, judge.pseudo)
+    assert (half.target != whole.target).sum() == (judge.labelled & (judge.target != whole.target)).sum() > 0
+    for refused in ({"method": "mix"}, {"ramp": True}):
+        with pytest.raises(PalateError, match="residual"):
+            configuration(voted, residual=0.5, **(options | refused))
 
 
 def test_a_ramp_ends_at_the_debiased_target_and_starts_near_the_judge(pipeline_folder, voted, tmp_path):

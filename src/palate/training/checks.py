@@ -14,7 +14,7 @@ SELF = "self"  # the judge that is the model in training
 RANGES = {
     "beta": (0, None), "learning_rate": (0, None), "safeguard": (0, 1), "train_batch_size": (1, None), "max_train_steps": (1, None),
     "gradient_accumulation_steps": (1, None), "prompt_dropout": (0, 1), "checkpointing_steps": (1, None), "checkpoints_total_limit": (1, None),
-    "human_votes": (1, None), "resolution": (8, None), "power": (0, 1), "max_grad_norm": (0, None), "label_smoothing": (0, 0.499),
+    "human_votes": (1, None), "resolution": (8, None), "power": (0, 1), "residual": (0, 1), "max_grad_norm": (0, None), "label_smoothing": (0, 0.499),
     "flip_rate": (0, 0.499), "self_draws": (1, None), "self_folds": (2, None), "list_length": (2, None), "region": (0, 0.999), "inversion_steps": (1, None),
     "madpo": (1e-6, None), "uncertainty": (1e-6, None), "candidates": (2, None), "reward_gap": (0, 0.999), "reward_temperature": (1e-9, None), "sampling_steps": (1, None),
     "first_sampling_step": (1, None), "refresh_steps": (1, None), "prompts_per_round": (1, None), "ratio_clip": (1e-6, 0.999),
@@ -87,6 +87,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (bool(c.judge) and not uses_judge(c), f"a judge is given, but nothing uses it: {f'source {c.source!r} takes no votes of judges' if not voted else 'target human takes human votes alone'}. Remove 'judge', or choose method mix, dedpo or judge."),
         (c.ramp and c.power != 1.0, "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp), f"power and ramp belong to target 'dedpo', not to {c.target!r}."),
+        (c.residual != 1 and (c.target != "dedpo" or c.ramp), "residual keeps a fixed share of the residual of target 'dedpo', which ramp lets grow; give one of them, with target: dedpo."),
+        (c.residual != 1 and c.judge == SELF and c.self_judge == "online", "residual acts on votes that are there before training; use self_judge: cross-fitted, or another judge."),
         (c.label_smoothing > 0 and c.flip_rate > 0, "label_smoothing and flip_rate assume opposite things of the same error; give one of them."),
         (c.judge == SELF and c.target not in ("dedpo", "mix", "judge"), "judge: self needs a target that uses a judge; use method self-training."),
         (c.judge == SELF and c.correction != "none", "the model's own votes change at every step, so they cannot be corrected beforehand; set correction: none."),

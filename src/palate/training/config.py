@@ -71,6 +71,9 @@ class TrainConfig:
     or not at all. Only for targets that use a judge."""
     power: float | Literal["auto"] = 1.0
     """DeDPO's power kappa: 1 is DeDPO, 0 human votes alone, auto the estimate from the human votes."""
+    residual: float = 1.0
+    """With target: dedpo. Share of the human-minus-judge residual that is kept: less than 1 is less noisy, and biased
+    toward the judge. Choose it by held-out votes."""
     ramp: bool = False
     """Doubly robust self-training: the correction of dedpo grows from 0 to 1 over the run. Biased until its end."""
     label_smoothing: float = 0.0

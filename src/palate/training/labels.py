@@ -21,6 +21,7 @@ from palate.targets import (
     human_only,
     judge_only,
     mix,
+    ramped,
     robust,
     tuned_power,
     variance_ratio,
@@ -126,6 +127,10 @@ def _rows_of_pairs(
         if config.judge != SELF or self_votes is not None:
             account |= {"predicted variance relative to human votes alone": variance_ratio(labels, power)}
     targets = _targets(labels, config.target, power)
+    if config.residual != 1:
+        judged = np.where(np.isnan(labels.judge), 0.5, labels.judge)
+        targets = replace(targets, target=ramped(targets.target, judged, config.residual))
+        account["share of the residual"] = config.residual
 
     used = targets.weight > 0
     labelled = targets.labelled & (config.target != "judge")

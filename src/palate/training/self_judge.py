@@ -67,7 +67,7 @@ def _fold_logits(
 ) -> np.ndarray:
     """Logits [N] of a model trained on the human votes outside one fold, averaged over draws of their own."""
     settings = replace(  # the same run on human votes alone: what acts on targets acts on those of the run itself, later
-        config, target="human", judge=None, power=1.0, ramp=False, swap=False, label_smoothing=0.0, flip_rate=0.0, madpo=None, uncertainty=None,
+        config, target="human", judge=None, power=1.0, residual=1.0, ramp=False, swap=False, label_smoothing=0.0, flip_rate=0.0, madpo=None, uncertainty=None,
         output_dir=str(folder), leave_out_fold=(fold, config.self_folds), early_stop=None, report_to="none",
     )  # fmt: skip
     run = train(settings)

@@ -1,0 +1,115 @@
+"""The papers' claims in the small world: every condition, several seeds, 95 % intervals.
+
+    python benchmarks/claims                            all questions, 5 seeds; hours on 2 cores, goes on where it stopped
+    python benchmarks/claims --questions dedpo sdpo     some of them
+    python benchmarks/claims --quick                    a few runs of each, 2 seeds, minutes; written to --folder alone
+    python benchmarks/claims --tell                     no new run: tables and figures from the results that are there
+"""
+
+import multiprocessing
+import os
+import sys
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from conditions import COMMON, PAIRS, questions, quick
+from evidence import write_evidence
+from measure import Job, dataset_folder, run, run_base
+from results import collect, known
+from world import prepare
+
+from palate.progress import progress_bar
+
+HERE = Path(__file__).parent
+COMMITTED = HERE / "results"
+
+
+@dataclass
+class Options:
+    """The papers' claims in the small world, measured."""
+
+    questions: tuple[str, ...] = ()
+    """Which ones; all when absent."""
+    seeds: int = 5
+    """Repetitions: other pairs, other votes, other training."""
+    workers: int = 2
+    """Runs at a time, one thread each."""
+    folder: Path = Path("claims-run")
+    """Where runs work; can be deleted afterwards."""
+    quick: bool = False
+    """Few conditions, 2 seeds, few steps."""
+    tell: bool = False
+    """Only write tables and figures."""
+    most: int | None = None
+    """Stop after so many runs."""
+    again: bool = False
+    """Also make the runs whose results are committed."""
+
+
+def main(options: Options) -> None:
+    asked = quick() if options.quick else questions()
+    unknown = set(options.questions) - set(asked)
+    if unknown:
+        sys.exit(f"claims: no question {', '.join(sorted(unknown))}; there are {', '.join(asked)}")
+    chosen = {name: conditions for name, conditions in asked.items() if not options.questions or name in options.questions}
+    seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
+    out = options.folder / "evidence" if options.quick else COMMITTED
+    if not options.tell:
+        make_runs(chosen, range(seeds), steps, options, out)
+    collect(options.folder / "results", out, {condition.name for conditions in asked.values() for condition in conditions})
+    write_evidence(asked, out, options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md")
+
+
+def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Path) -> None:
+    """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions."""
+    jobs: dict[str, Job] = {}
+    for seed in seeds:
+        for conditions in chosen.values():
+            for condition in conditions:
+                job = Job(condition, seed, options.folder, condition.settings.get("max_train_steps", steps))
+                jobs.setdefault(job.key, job)
+    there = set() if options.again else known(out)
+    todo = [job for key, job in jobs.items() if key not in there and not job.result.exists()][: options.most]
+    print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")
+    if not todo:
+        return
+    run_base(options.folder)
+    for seed, pairs in sorted({(job.seed, job.condition.pairs) for job in todo}):
+        prepare(dataset_folder(options.folder, seed, pairs), seed, pairs)
+    context = multiprocessing.get_context("spawn")
+    failed = []
+    with ProcessPoolExecutor(options.workers, context, _one_thread) as pool, progress_bar("claims", len(todo)) as advance:
+        futures = {pool.submit(_quietly, job): job for job in todo}
+        for future in as_completed(futures):
+            if message := future.result():
+                failed.append(f"{futures[future].condition.name}, seed {futures[future].seed}: {message}")
+            advance(1)
+    for line in failed:
+        print(f"claims: failed: {line}")
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _quietly(job: Job) -> str | None:
+    """Run a job with its output in a file; None, or the last line of what went wrong."""
+    (job.folder / "logs").mkdir(parents=True, exist_ok=True)
+    with open(job.folder / "logs" / f"{job.key}.txt", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            run(job)
+        except Exception:  # one run that fails costs itself alone, and is listed at the end
+            traceback.print_exc()
+            return traceback.format_exc().strip().splitlines()[-1]
+    return None
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,173 @@
+"""The runs that answer each question: a name, and what the configuration adds. Every run is repeated with every seed.
+
+A run that answers two questions has one name and is made once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from world import FEW, FLIPS, PAIRS
+
+PEOPLE, CROWD = ["majority"], ["crowd"]
+FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
+JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
+POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
+RESIDUALS = (0.0, 0.25, 0.5, 1.0)
+AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
+
+COMMON = {
+    "pretrained_model_name_or_path": "world", "human_annotators": PEOPLE, "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
+    "train_batch_size": 24, "max_train_steps": 120, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to train: everything but the seed."""
+
+    name: str
+    settings: dict[str, Any] = field(hash=False)
+    pairs: int = PAIRS
+
+
+def questions() -> dict[str, list[Condition]]:
+    """question -> its conditions."""
+    return {
+        "dedpo": dedpo(), "hesitant": hesitant(), "allocation": allocation(), "sdpo": sdpo(), "adaptive": adaptive(),
+        "together": together(), "scaling": scaling(), "methods": every_method(),
+    }  # fmt: skip
+
+
+def few(count: int, method: str, judge: str | None = None, **settings: Any) -> dict[str, Any]:
+    """A method with the human votes of `count` pairs, and a judge on all."""
+    return {"method": method, "human_votes": count} | ({"judge": judge} if judge else {}) | settings
+
+
+def with_judge(count: int, judge: str) -> dict[str, dict]:
+    """The ways to use one judge's votes besides `count` human ones."""
+    return {
+        "mix": few(count, "mix", judge, **AS_IS),
+        "dedpo": few(count, "dedpo", judge, **AS_IS),
+        "dedpo-tuned": few(count, "dedpo-tuned", judge, **AS_IS),
+        "corrected": few(count, "mix", judge, correction="covariates"),
+        "corrected-dedpo": few(count, "dedpo-tuned", judge),
+    }
+
+
+def shrunk(count: int, judge: str, share: float) -> dict[str, Any]:
+    """Between the mix and DeDPO; which share is best is chosen per seed, by the votes that each run holds out."""
+    return few(count, "dedpo", judge, **AS_IS, residual=share, held_out_votes=0.2, validation_steps=60)
+
+
+def dedpo() -> list[Condition]:
+    """Human votes that agree with themselves: how few are enough, with which judge, used how."""
+    out = [Condition("human-100", {"method": "dpo"})]
+    out += [Condition(f"human-{share}", few(count, "dpo")) for share, count in FRACTIONS.items()]
+    for judge in JUDGES:
+        out += [Condition(f"{way}-12/{judge}", settings) for way, settings in with_judge(FRACTIONS["12"], judge).items()]
+    for judge in ("calibrated", "biased-judge"):
+        out += [Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share)) for share in RESIDUALS]
+    for share in ("05", "25"):
+        ways = with_judge(FRACTIONS[share], "biased-judge")
+        out += [Condition(f"{way}-{share}/biased-judge", ways[way]) for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")]
+    ways = with_judge(FRACTIONS["25"], "calibrated")
+    out += [Condition(f"{way}-25/calibrated", ways[way]) for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")]
+    out += [Condition("self-training-12", few(FRACTIONS["12"], "self-training-crossfit", self_draws=2))]
+    robust = {"cdpo": {"label_smoothing": 0.25}, "rdpo": {"flip_rate": 0.25}, "ipo": {"link": "ipo"}, "holder": {"link": "holder"}}
+    mixed = with_judge(FRACTIONS["12"], "biased-judge")["mix"]
+    out += [Condition(f"mix-{name}-12/biased-judge", mixed | changes) for name, changes in robust.items()]
+    return out
+
+
+def hesitant() -> list[Condition]:
+    """People who agree with themselves in four of five votes, and a judge little better than a coin."""
+    people = {"human_annotators": ["hesitant"]}
+    out = [Condition("hesitant-100", {"method": "dpo", **people}), Condition("hesitant-12", few(FRACTIONS["12"], "dpo", **people))]
+    ways = with_judge(FRACTIONS["12"], "poor-judge")
+    return out + [Condition(f"hesitant-{way}-12/poor-judge", settings | people) for way, settings in ways.items()]
+
+
+def allocation() -> list[Condition]:
+    """How many of a batch of 24 have a human vote, and batches drawn from all pairs alike."""
+    base = with_judge(FRACTIONS["12"], "biased-judge")["corrected-dedpo"]
+    out = [Condition(f"labelled-{count}-of-24", base | {"labelled_per_batch": count}) for count in (4, 20)]
+    return [*out, Condition("corrected-dedpo-12/biased-judge", base), Condition("uniform-batches", base | {"batches": "uniform"})]
+
+
+def sdpo() -> list[Condition]:
+    """From the rate at which DPO is at its best to where it breaks, with and without the safeguard."""
+    out = []
+    for rate in (1e-5, 2e-5, 5e-5, 1e-4, 2e-4):
+        name = "human-100" if rate == COMMON["learning_rate"] else f"dpo-lr-{rate:.0e}"
+        out.append(Condition(name, {"method": "dpo"} if name == "human-100" else {"method": "dpo", "learning_rate": rate}))
+        out.append(Condition(f"sdpo-lr-{rate:.0e}", {"method": "sdpo", "safeguard": 0.9, "learning_rate": rate}))
+    hot = {"method": "dpo", "learning_rate": 1e-4}
+    out += [Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")]
+    out += [Condition(f"safeguard-mu-{mu}", hot | {"safeguard": mu}) for mu in (0.5, 0.99)]
+    for link in ("ipo", "hinge", "dmpo"):
+        out += [Condition(f"{link}-hot", hot | {"link": link}), Condition(f"{link}-hot-safeguard", hot | {"link": link, "safeguard": 0.9})]
+    out += [Condition("beta-500-hot", hot | {"beta": 500.0}), Condition("beta-500-hot-safeguard", hot | {"beta": 500.0, "safeguard": 0.9})]
+    return out
+
+
+def adaptive() -> list[Condition]:
+    """Votes turned around at random, and a real minority; every method has as many votes."""
+    out = [Condition("human-100", {"method": "dpo"})]
+    for percent in (0, *FLIPS):
+        votes = {"human_annotators": [f"flipped-{percent}" if percent else "majority"]}
+        if percent:
+            out.append(Condition(f"dpo-flipped-{percent}", {"method": "dpo", **votes}))
+            out.append(Condition(f"rdpo-flipped-{percent}", {"method": "rdpo", "flip_rate": percent / 100, **votes}))
+        out.append(Condition(f"adaptive-flipped-{percent}", {"method": "adaptive-dpo", **votes}))
+        out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
+    flipped = {"method": "adaptive-dpo", "human_annotators": ["flipped-30"]}
+    out += [Condition("adaptive-inside-flipped-30", flipped | {"adaptive_margin": "inside"})]
+    out += [Condition("adaptive-memory-flipped-30", flipped | {"adaptive_memory": True})]
+    crowd = {"human_annotators": CROWD}
+    out += [Condition("dpo-crowd", {"method": "dpo", **crowd}), Condition("rdpo-crowd", {"method": "rdpo", "flip_rate": 0.2, **crowd})]
+    return [*out, Condition("adaptive-crowd", {"method": "adaptive-dpo", **crowd}), Condition("adaptive-memory-crowd", {"method": "adaptive-dpo", "adaptive_memory": True, **crowd})]
+
+
+def together() -> list[Condition]:
+    """An eighth of human votes, a fifth of them the minority's, and the biased judge on the rest."""
+    people = {"human_annotators": ["few-crowd"]}
+    judged = {"judge": "biased-judge", **people}
+    parts = {
+        "human": {"method": "dpo", **people},
+        "adaptive": {"method": "adaptive-dpo", **people},
+        "rdpo": {"method": "rdpo", "flip_rate": 0.2, **people},
+        "sdpo": {"method": "sdpo", "safeguard": 0.9, **people},
+        "mix": {"method": "mix", **judged, **AS_IS},
+        "dedpo": {"method": "dedpo", **judged, **AS_IS},
+        "dedpo-tuned": {"method": "dedpo-tuned", **judged},
+        "dedpo-safeguard": {"method": "dedpo-tuned", "safeguard": 0.9, **judged},
+        "dedpo-adaptive": {"method": "dedpo-tuned", "adaptive": True, **judged},
+        "all": {"method": "dedpo-tuned", "safeguard": 0.9, "adaptive": True, **judged},
+    }
+    return [Condition(f"together-{name}", settings) for name, settings in parts.items()]
+
+
+def scaling() -> list[Condition]:
+    """192 pairs with human votes, and a growing pool that the biased judge voted on."""
+    out = [Condition("human-12", few(FEW, "dpo"))]
+    for pairs in POOLS:
+        ways = with_judge(FEW, "biased-judge")
+        names = ("mix", "dedpo", "corrected-dedpo")
+        suffix = "-12/biased-judge" if pairs == PAIRS else f"-pool-{pairs}"
+        out += [Condition(f"{way}{suffix}", ways[way], pairs) for way in names]
+    return out
+
+
+def every_method() -> list[Condition]:
+    """The remaining methods, all of them on every human vote."""
+    names = ("alpha-dpo", "amapo", "cdpo", "dmpo", "dpo-sft", "dspo-sdxl", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "mapo", "rn-dpo", "sft", "sudo")  # fmt: skip
+    extra = {"kto": {"train_batch_size": 48, "share_reference": False}} | {name: {"share_reference": False} for name in ("dspo-sdxl", "mapo", "sft", "sudo", "rn-dpo")}
+    made = [Condition(f"method-{name}", {"method": name, **extra.get(name, {})}) for name in names]
+    return [Condition("human-100", {"method": "dpo"}), Condition("sdpo-lr-2e-05", {"method": "sdpo", "safeguard": 0.9, "learning_rate": 2e-5}), Condition("adaptive-flipped-0", {"method": "adaptive-dpo", "human_annotators": PEOPLE}), *made]  # fmt: skip
+
+
+def quick() -> dict[str, list[Condition]]:
+    """The few runs that show the form of every answer in minutes."""
+    wanted = ("human-100", "human-12", "mix-12/biased-judge", "corrected-dedpo-12/biased-judge", "dpo-lr-1e-04", "sdpo-lr-1e-04", "dpo-flipped-30", "adaptive-flipped-30")  # fmt: skip
+    short = {name: [c for c in conditions if c.name in wanted] for name, conditions in questions().items()}
+    return {name: conditions for name, conditions in short.items() if len(conditions) > 1}
