@@ -1,9 +1,9 @@
 """The papers' claims in the small world: every condition, several seeds, 95 % intervals.
 
-    python benchmarks/claims                            all questions, 5 seeds; hours on 2 cores, goes on where it stopped
-    python benchmarks/claims --questions dedpo sdpo     some of them
-    python benchmarks/claims --quick                    a few runs of each, 2 seeds, minutes; written to --folder alone
-    python benchmarks/claims --tell                     no new run: tables and figures from the results that are there
+python -m benchmarks.claims                            all questions, 5 seeds; hours on 2 cores, goes on where it stopped
+python -m benchmarks.claims --questions dedpo sdpo     some of them
+python -m benchmarks.claims --quick                    a few runs of each, 2 seeds, minutes; written to --folder alone
+python -m benchmarks.claims --tell                     no new run: tables and figures from the results that are there
 """
 
 import multiprocessing
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from conditions import COMMON, PAIRS, questions, quick
-from evidence import write_evidence
-from measure import Job, dataset_folder, run, run_base
-from results import collect, known
-from world import prepare
 
+from benchmarks.claims.conditions import COMMON, questions, quick
+from benchmarks.claims.evidence import write_evidence
+from benchmarks.claims.measure import Job, dataset_folder, run, run_base
+from benchmarks.claims.results import collect, known
+from benchmarks.claims.world import prepare
 from palate.progress import progress_bar
 
 HERE = Path(__file__).parent
 COMMITTED = HERE / "results"
+MOST_SEEDS = 50  # results of more seeds than that are left out of the tables
 
 
 @dataclass
@@ -54,23 +55,35 @@ def main(options: Options) -> None:
     unknown = set(options.questions) - set(asked)
     if unknown:
         sys.exit(f"claims: no question {', '.join(sorted(unknown))}; there are {', '.join(asked)}")
-    chosen = {name: conditions for name, conditions in asked.items() if not options.questions or name in options.questions}
+    chosen = {
+        name: conditions for name, conditions in asked.items() if not options.questions or name in options.questions
+    }
     seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
     out = options.folder / "evidence" if options.quick else COMMITTED
     if not options.tell:
         make_runs(chosen, range(seeds), steps, options, out)
-    collect(options.folder / "results", out, {condition.name for conditions in asked.values() for condition in conditions})
-    write_evidence(asked, out, options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md")
+    collect(
+        options.folder / "results", out, {job.key for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
+    )
+    write_evidence(
+        asked, out, options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md"
+    )
+
+
+def jobs_of(chosen: dict[str, list], seeds: range, steps: int, folder: Path) -> list[Job]:
+    """Every run of some questions, seed by seed; one that two questions share is there once."""
+    jobs = [
+        Job(condition, seed, folder, steps)
+        for seed in seeds
+        for conditions in chosen.values()
+        for condition in conditions
+    ]
+    return list({job.key: job for job in jobs}.values())
 
 
 def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Path) -> None:
     """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions."""
-    jobs: dict[str, Job] = {}
-    for seed in seeds:
-        for conditions in chosen.values():
-            for condition in conditions:
-                job = Job(condition, seed, options.folder, condition.settings.get("max_train_steps", steps))
-                jobs.setdefault(job.key, job)
+    jobs = {job.key: job for job in jobs_of(chosen, seeds, steps, options.folder)}
     there = set() if options.again else known(out)
     todo = [job for key, job in jobs.items() if key not in there and not job.result.exists()][: options.most]
     print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")
@@ -81,7 +94,10 @@ def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Pat
         prepare(dataset_folder(options.folder, seed, pairs), seed, pairs)
     context = multiprocessing.get_context("spawn")
     failed = []
-    with ProcessPoolExecutor(options.workers, context, _one_thread) as pool, progress_bar("claims", len(todo)) as advance:
+    with (
+        ProcessPoolExecutor(options.workers, context, _one_thread) as pool,
+        progress_bar("claims", len(todo)) as advance,
+    ):
         futures = {pool.submit(_quietly, job): job for job in todo}
         for future in as_completed(futures):
             if message := future.result():

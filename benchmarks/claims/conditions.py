@@ -6,7 +6,7 @@ A run that answers two questions has one name and is made once.
 from dataclasses import dataclass, field
 from typing import Any
 
-from world import FEW, FLIPS, PAIRS
+from benchmarks.claims.world import FEW, FLIPS, PAIRS
 
 PEOPLE, CROWD = ["majority"], ["crowd"]
 FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
@@ -64,16 +64,26 @@ def dedpo() -> list[Condition]:
     out = [Condition("human-100", {"method": "dpo"})]
     out += [Condition(f"human-{share}", few(count, "dpo")) for share, count in FRACTIONS.items()]
     for judge in JUDGES:
-        out += [Condition(f"{way}-12/{judge}", settings) for way, settings in with_judge(FRACTIONS["12"], judge).items()]
+        out += [
+            Condition(f"{way}-12/{judge}", settings) for way, settings in with_judge(FRACTIONS["12"], judge).items()
+        ]
     for judge in ("calibrated", "biased-judge"):
         out += [Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share)) for share in RESIDUALS]
     for share in ("05", "25"):
         ways = with_judge(FRACTIONS[share], "biased-judge")
-        out += [Condition(f"{way}-{share}/biased-judge", ways[way]) for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")]
+        out += [
+            Condition(f"{way}-{share}/biased-judge", ways[way])
+            for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")
+        ]
     ways = with_judge(FRACTIONS["25"], "calibrated")
     out += [Condition(f"{way}-25/calibrated", ways[way]) for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")]
     out += [Condition("self-training-12", few(FRACTIONS["12"], "self-training-crossfit", self_draws=2))]
-    robust = {"cdpo": {"label_smoothing": 0.25}, "rdpo": {"flip_rate": 0.25}, "ipo": {"link": "ipo"}, "holder": {"link": "holder"}}
+    robust = {
+        "cdpo": {"label_smoothing": 0.25},
+        "rdpo": {"flip_rate": 0.25},
+        "ipo": {"link": "ipo"},
+        "holder": {"link": "holder"},
+    }
     mixed = with_judge(FRACTIONS["12"], "biased-judge")["mix"]
     out += [Condition(f"mix-{name}-12/biased-judge", mixed | changes) for name, changes in robust.items()]
     return out
@@ -82,7 +92,10 @@ def dedpo() -> list[Condition]:
 def hesitant() -> list[Condition]:
     """People who agree with themselves in four of five votes, and a judge little better than a coin."""
     people = {"human_annotators": ["hesitant"]}
-    out = [Condition("hesitant-100", {"method": "dpo", **people}), Condition("hesitant-12", few(FRACTIONS["12"], "dpo", **people))]
+    out = [
+        Condition("hesitant-100", {"method": "dpo", **people}),
+        Condition("hesitant-12", few(FRACTIONS["12"], "dpo", **people)),
+    ]
     ways = with_judge(FRACTIONS["12"], "poor-judge")
     return out + [Condition(f"hesitant-{way}-12/poor-judge", settings | people) for way, settings in ways.items()]
 
@@ -91,7 +104,11 @@ def allocation() -> list[Condition]:
     """How many of a batch of 24 have a human vote, and batches drawn from all pairs alike."""
     base = with_judge(FRACTIONS["12"], "biased-judge")["corrected-dedpo"]
     out = [Condition(f"labelled-{count}-of-24", base | {"labelled_per_batch": count}) for count in (4, 20)]
-    return [*out, Condition("corrected-dedpo-12/biased-judge", base), Condition("uniform-batches", base | {"batches": "uniform"})]
+    return [
+        *out,
+        Condition("corrected-dedpo-12/biased-judge", base),
+        Condition("uniform-batches", base | {"batches": "uniform"}),
+    ]
 
 
 def sdpo() -> list[Condition]:
@@ -99,14 +116,24 @@ def sdpo() -> list[Condition]:
     out = []
     for rate in (1e-5, 2e-5, 5e-5, 1e-4, 2e-4):
         name = "human-100" if rate == COMMON["learning_rate"] else f"dpo-lr-{rate:.0e}"
-        out.append(Condition(name, {"method": "dpo"} if name == "human-100" else {"method": "dpo", "learning_rate": rate}))
+        out.append(
+            Condition(name, {"method": "dpo"} if name == "human-100" else {"method": "dpo", "learning_rate": rate})
+        )
         out.append(Condition(f"sdpo-lr-{rate:.0e}", {"method": "sdpo", "safeguard": 0.9, "learning_rate": rate}))
     hot = {"method": "dpo", "learning_rate": 1e-4}
-    out += [Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")]
+    out += [
+        Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")
+    ]
     out += [Condition(f"safeguard-mu-{mu}", hot | {"safeguard": mu}) for mu in (0.5, 0.99)]
     for link in ("ipo", "hinge", "dmpo"):
-        out += [Condition(f"{link}-hot", hot | {"link": link}), Condition(f"{link}-hot-safeguard", hot | {"link": link, "safeguard": 0.9})]
-    out += [Condition("beta-500-hot", hot | {"beta": 500.0}), Condition("beta-500-hot-safeguard", hot | {"beta": 500.0, "safeguard": 0.9})]
+        out += [
+            Condition(f"{link}-hot", hot | {"link": link}),
+            Condition(f"{link}-hot-safeguard", hot | {"link": link, "safeguard": 0.9}),
+        ]
+    out += [
+        Condition("beta-500-hot", hot | {"beta": 500.0}),
+        Condition("beta-500-hot-safeguard", hot | {"beta": 500.0, "safeguard": 0.9}),
+    ]
     return out
 
 
@@ -124,8 +151,15 @@ def adaptive() -> list[Condition]:
     out += [Condition("adaptive-inside-flipped-30", flipped | {"adaptive_margin": "inside"})]
     out += [Condition("adaptive-memory-flipped-30", flipped | {"adaptive_memory": True})]
     crowd = {"human_annotators": CROWD}
-    out += [Condition("dpo-crowd", {"method": "dpo", **crowd}), Condition("rdpo-crowd", {"method": "rdpo", "flip_rate": 0.2, **crowd})]
-    return [*out, Condition("adaptive-crowd", {"method": "adaptive-dpo", **crowd}), Condition("adaptive-memory-crowd", {"method": "adaptive-dpo", "adaptive_memory": True, **crowd})]
+    out += [
+        Condition("dpo-crowd", {"method": "dpo", **crowd}),
+        Condition("rdpo-crowd", {"method": "rdpo", "flip_rate": 0.2, **crowd}),
+    ]
+    return [
+        *out,
+        Condition("adaptive-crowd", {"method": "adaptive-dpo", **crowd}),
+        Condition("adaptive-memory-crowd", {"method": "adaptive-dpo", "adaptive_memory": True, **crowd}),
+    ]
 
 
 def together() -> list[Condition]:
@@ -161,7 +195,9 @@ def scaling() -> list[Condition]:
 def every_method() -> list[Condition]:
     """The remaining methods, all of them on every human vote."""
     names = ("alpha-dpo", "amapo", "cdpo", "dmpo", "dpo-sft", "dspo-sdxl", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "mapo", "rn-dpo", "sft", "sudo")  # fmt: skip
-    extra = {"kto": {"train_batch_size": 48, "share_reference": False}} | {name: {"share_reference": False} for name in ("dspo-sdxl", "mapo", "sft", "sudo", "rn-dpo")}
+    extra = {"kto": {"train_batch_size": 48, "share_reference": False}} | {
+        name: {"share_reference": False} for name in ("dspo-sdxl", "mapo", "sft", "sudo", "rn-dpo")
+    }
     made = [Condition(f"method-{name}", {"method": name, **extra.get(name, {})}) for name in names]
     return [Condition("human-100", {"method": "dpo"}), Condition("sdpo-lr-2e-05", {"method": "sdpo", "safeguard": 0.9, "learning_rate": 2e-5}), Condition("adaptive-flipped-0", {"method": "adaptive-dpo", "human_annotators": PEOPLE}), *made]  # fmt: skip
 

@@ -1,1 +1,260 @@
-def write_evidence(asked, out, path): pass
+"""docs/evidence.md: each question, one sentence, a table and a figure, all of it from the committed results."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.claims import figures
+from benchmarks.claims.estimates import Estimate, difference, estimate, kept
+from benchmarks.claims.results import Results, load
+from palate.files import write_text
+
+NOISE = (
+    0.002  # rise of the winner's error that counts as none: about the spread of its mean over 20 steps between seeds
+)
+
+
+def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
+    """Write the page and its figures beside it; questions without any result yet are named as such."""
+    if not (out / "runs.jsonl").exists():
+        print("claims: no results yet")
+        return
+    results = load(out)
+    parts = [introduction(results)]
+    for name, conditions in asked.items():
+        there = [c.name for c in conditions if results.of(c.name)]
+        title, tell = QUESTIONS[name]
+        missing = len(conditions) - len(there)
+        note = (
+            f"\n\n{missing} of {len(conditions)} conditions of this question have not been run yet." if missing else ""
+        )
+        parts.append(f"## {title}\n\n" + (tell(results, there, page.parent) if there else "No run yet.") + note)
+    write_text(page, "\n\n".join(parts) + "\n")
+    print(f"claims: {page}")
+
+
+def introduction(results: Results) -> str:
+    """What was measured, how, and how to do it again."""
+    runs = [run for run in results.runs if run["key"] != "base"]
+    commits = sorted({run["commit"] for run in runs})
+    seeds, hours = len({run["seed"] for run in runs}), sum(run["seconds"] for run in runs) / 3600
+    base = results.base
+    return f"""# Evidence
+
+What the methods' claims come to in the [small world](world.md), where the truth is known: {len(runs)} training runs, up to {seeds} seeds each
+({hours:.1f} hours of one core). Every number comes from committed results and can be made again:
+
+```sh
+python -m benchmarks.claims                        # goes on where it stopped; --questions NAME for some, --tell for this page alone
+python -m benchmarks.claims --quick                # a few runs of each question in minutes
+```
+
+A **seed** is a repetition of everything: other pairs, other votes, another labelled subset, other training. **Gain** is the mean true utility of
+{len(base["utility"])} samples ({len(set(base["prompt"].tolist()))} prompts, equal noise for every model) less that of the base model, {base["utility"].mean():.2f}; **wins** is the share of
+samples better than the base's. Brackets are 95 % intervals over seeds (Student); "against" columns are paired by seed. The true utility of every
+picture is in [`results/pictures.parquet`](../benchmarks/claims/results/pictures.parquet), each run's settings and readings in
+[`results/runs.jsonl`](../benchmarks/claims/results/runs.jsonl). Made by commit{"s" if len(commits) > 1 else ""} {", ".join(commits)}.
+Unless said otherwise: 1,536 pairs, 120 steps of 24 pairs, beta 2000, learning rate 2e-5, full fine-tuning."""
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(
+    results: Results, names: list[str], against: str | None = None, more: dict[str, Callable[[str], str]] | None = None
+) -> str:
+    """One row per condition that has results: gain, wins, the difference to `against`, and further columns."""
+    columns: dict[str, Callable[[str], str]] = {
+        "gain": lambda name: estimate(results.gain(name)).text(),
+        "wins over base": lambda name: estimate(results.wins(name)).text(),
+    }
+    if against and results.of(against):
+        columns[f"gain against `{against}`"] = lambda name: (
+            "" if name == against else difference(results.gain(name), results.gain(against)).text()
+        )
+    columns |= more or {}
+    columns["seeds"] = lambda name: str(len(results.of(name)))
+    head = f"| condition | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+    rows = [
+        f"| `{name}` | {' | '.join(cell(name) for cell in columns.values())} |" for name in names if results.of(name)
+    ]
+    return "\n".join([head, *rows])
+
+
+def reading(results: Results, name: str, places: int = 3) -> Callable[[str], str]:
+    """A column of the runs' own readings."""
+    return lambda condition: estimate(results.reading(condition, name)).text(places)
+
+
+def best(results: Results, names: list[str]) -> str | None:
+    """The condition of the highest mean gain."""
+    means = {name: estimate(results.gain(name)).mean for name in names if results.of(name)}
+    return max(means, key=means.get) if means else None
+
+
+def words(found: Estimate, better: str, worse: str, same: str) -> str:
+    """What an interval of a difference allows to be said."""
+    if not found.low == found.low:
+        return "one seed says nothing"
+    return better if found.low > 0 else worse if found.high < 0 else same
+
+
+def shrunk(results: Results, judge: str) -> dict[int, float]:
+    """seed -> gain of the share of the residual that the seed's held-out votes chose."""
+    out: dict[int, tuple[float, float]] = {}
+    for name in {
+        run["condition"]
+        for run in results.runs
+        if run["condition"].startswith("residual-") and run["condition"].endswith(f"/{judge}")
+    }:
+        heldout, gain = results.reading(name, "validation/cross_entropy"), results.gain(name)
+        for seed in heldout:
+            out[seed] = min(out.get(seed, (float("inf"), 0.0)), (heldout[seed], gain[seed]))
+    return {seed: gain for seed, (_, gain) in out.items()}
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def tell_dedpo(results: Results, there: list[str], folder: Path) -> str:
+    few = [name for name in there if "-12" in name and not name.startswith("residual")]
+    top, text = best(results, few), []
+    if top and results.of("human-100"):
+        gap = difference(results.gain(top), results.gain("human-100"))
+        said = words(gap, "more than", "less than", "as much as, within the interval,")
+        text.append(
+            f"**With human votes on an eighth of the pairs the best condition, `{top}`, gains {said} all human votes: {estimate(results.gain(top)).text()} against {estimate(results.gain('human-100')).text()}, difference {gap.text()}.**"
+        )
+    tuned = [name for name in few if name.startswith(("dedpo-tuned", "corrected-dedpo"))]
+    worse = [name for name in tuned if difference(results.gain(name), results.gain("human-12")).high < 0]
+    if tuned and results.of("human-12"):
+        text.append(
+            f"With a tuned power, {len(tuned) - len(worse)} of {len(tuned)} judges leave it no worse than the human votes alone"
+            + (f" (worse: {', '.join(worse)})." if worse else ".")
+        )
+    chosen = {judge: shrunk(results, judge) for judge in ("calibrated", "biased-judge")}
+    for judge, gains in chosen.items():
+        if gains:
+            text.append(
+                f"A share of the residual chosen by held-out votes, {judge}: gain {estimate(gains).text()}, n = {len(gains)} seeds."
+            )
+    figure = figures.bars(results, there, folder / "evidence-dedpo.png", "human-12", "human-100")
+    dark = {"brightness of the ground": lambda name: estimate(results.gain(name, "brightness")).text()}
+    return f"{' '.join(text)}\n\n![gain of every condition]({figure.name})\n\n{table(results, there, 'human-12', dark)}"
+
+
+def tell_hesitant(results: Results, there: list[str], folder: Path) -> str:
+    top = best(results, [name for name in there if name != "hesitant-100"])
+    text = ""
+    if top and results.of("hesitant-100"):
+        gap = difference(results.gain(top), results.gain("hesitant-100"))
+        text = f"**Of an eighth of the votes of people who hesitate and a poor judge, `{top}` makes the most, {words(gap, 'more than', 'less than', 'as much as, within the interval,')} all of these people's votes (difference {gap.text()}).**\n\n"
+    return text + table(results, there, "hesitant-12")
+
+
+def tell_allocation(results: Results, there: list[str], folder: Path) -> str:
+    top = best(results, there)
+    gap = difference(results.gain(top), results.gain("uniform-batches"))
+    text = f"**The best share of labelled pairs in a batch is that of `{top}`; against batches drawn from all pairs alike it gains {gap.text()}: {words(gap, 'more', 'less', 'no clear difference')}.**"
+    return f"{text}\n\n{table(results, there, 'corrected-dedpo-12/biased-judge')}"
+
+
+def tell_sdpo(results: Results, there: list[str], folder: Path) -> str:
+    guarded = [name for name in there if "safeguard" in name or name.startswith("sdpo")]
+    rising = [name for name in guarded if estimate(results.reading(name, "winner_error/highest")).low > NOISE]
+    plain = [name for name in there if name.startswith("dpo-lr") or name == "human-100"]
+    text = (
+        f"**With the safeguard the winner's error rises beyond {NOISE} in {len(rising)} of {len(guarded)} conditions"
+        + (f" ({', '.join(f'`{name}`' for name in rising)})" if rising else "")
+        + ".**"
+    )
+    top = best(results, plain)
+    partner = f"sdpo-lr-{2e-5:.0e}" if top == "human-100" else str(top).replace("dpo-lr", "sdpo-lr")
+    if top and results.of(partner):
+        gap = difference(results.gain(partner), results.gain(top))
+        text += f" At the plain method's own best setting, `{top}`, it gains {gap.text()} against plain: {words(gap, 'more', 'less', 'no clear difference')}."
+    figure = figures.sweep(results, folder / "evidence-sdpo.png")
+    columns = {"winner's error": reading(results, "winner_error", 4), "at its highest": reading(results, "winner_error/highest", 4), "loser's error": reading(results, "loser_error", 4), "margin": reading(results, "rewards/margins", 1)}  # fmt: skip
+    return f"{text}\n\n![utility and the winner's error over the learning rate]({figure.name})\n\n{table(results, there, None, columns)}"
+
+
+def tell_adaptive(results: Results, there: list[str], folder: Path) -> str:
+    clean = results.gain("human-100")
+    share = {name: kept(results.gain(name), clean) for name in there}
+    at = share.get("adaptive-flipped-30")
+    text = ""
+    if at:
+        text = f"**At 30 % flipped votes Adaptive-DPO keeps {at.text()} of the clean gain"
+        others = [
+            f"{name} {share[other].text()}"
+            for name, other in (
+                ("DPO", "dpo-flipped-30"),
+                ("robust DPO", "rdpo-flipped-30"),
+                ("majority of three", "three-votes-30"),
+            )
+            if other in share
+        ]
+        text += f" ({', '.join(others)}).**" if others else ".**"
+    figure = figures.flips(results, folder / "evidence-adaptive.png")
+    columns = {
+        "share of the clean gain": lambda name: share[name].text(),
+        "AUC of the metric": reading(results, "auc/minority", 2),
+        "AUC of the doubt": reading(results, "auc/doubt", 2),
+    }
+    return f"{text}\n\n![share of the clean gain over the share of flipped votes]({figure.name})\n\n{table(results, there, None, columns)}"
+
+
+def tell_together(results: Results, there: list[str], folder: Path) -> str:
+    text = ""
+    if results.of("together-all"):
+        gaps = {
+            name: difference(results.gain("together-all"), results.gain(name))
+            for name in there
+            if name != "together-all"
+        }
+        clear = [name for name, gap in gaps.items() if gap.low > 0]
+        text = (
+            f"**DeDPO, safeguard and adaptive weights together gain {estimate(results.gain('together-all')).text()}, clearly more than {len(clear)} of the {len(gaps)} others"
+            + (f" ({', '.join(f'`{name}`' for name in clear)})" if clear else "")
+            + f"; the best is `{best(results, there)}`.**\n\n"
+        )
+    return text + table(results, there, "together-all", {"winner's error": reading(results, "winner_error", 4)})
+
+
+def tell_scaling(results: Results, there: list[str], folder: Path) -> str:
+    figure = figures.pools(results, folder / "evidence-scaling.png")
+    text = ""
+    if results.of("mix-pool-3072"):
+        last = {
+            way: difference(results.gain(f"{way}-pool-3072"), results.gain(f"{way}-pool-384"))
+            for way in ("mix", "dedpo", "corrected-dedpo")
+        }
+        text = (
+            "**From 384 to 3,072 judged pairs beside 192 human votes the gain changes by "
+            + ", ".join(f"{gap.text()} ({way})" for way, gap in last.items())
+            + ".**\n\n"
+        )
+    return f"{text}![gain over the size of the pool]({figure.name})\n\n{table(results, there, 'human-12')}"
+
+
+def tell_methods(results: Results, there: list[str], folder: Path) -> str:
+    ranked = sorted(there, key=lambda name: -estimate(results.gain(name)).mean)
+    gaps = {name: difference(results.gain(name), results.gain("human-100")) for name in there if name != "human-100"}
+    clear = [name for name, gap in gaps.items() if gap.low > 0]
+    text = (
+        f"**On every human vote and at one common setting, {len(clear)} of {len(gaps)} methods gain clearly more than DPO"
+        + (f": {', '.join(f'`{name}`' for name in clear)}" if clear else "")
+        + ".** Settings were not tuned per method, so this ranks the settings as much as the methods."
+    )
+    return f"{text}\n\n{table(results, ranked, 'human-100', {'winner' + chr(39) + 's error': reading(results, 'winner_error', 4)})}"
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[Results, list[str], Path], str]]] = {
+    "dedpo": ("Few human votes and a judge: is DeDPO as good as all human votes?", tell_dedpo),
+    "hesitant": ("And when people hesitate and the judge is poor?", tell_hesitant),
+    "allocation": ("How should a batch be divided between pairs with and without a human vote?", tell_allocation),
+    "sdpo": ("Does the safeguard keep the preferred image from getting worse?", tell_sdpo),
+    "adaptive": ("Wrong votes and minorities: what does Adaptive-DPO keep?", tell_adaptive),
+    "together": ("All together: does the combination beat its parts?", tell_together),
+    "scaling": ("More judged pairs: does the mix decline, and DeDPO not?", tell_scaling),
+    "methods": ("All other methods on the same votes", tell_methods),
+}

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from conditions import COMMON, PAIRS, Condition
 from scipy.stats import mannwhitneyu
-from world import FLIPS, shares
 
 import palate
+from benchmarks.claims.conditions import COMMON, PAIRS, Condition
+from benchmarks.claims.world import FLIPS, shares
 from palate.data.dataset import open_dataset
 from palate.data.schema import content_id
 from palate.evaluation.samples import Sampling, sample
@@ -25,7 +25,7 @@ from palate.world.voters import true_utility
 
 REPETITIONS = 4  # pictures per prompt; the same noise for every model
 TAIL = 20  # steps at the end of training over which its readings are averaged
-READINGS = ("winner_error", "loser_error", "rewards/margins", "rewards/accuracies", "largest_labelled_logit", "lambda/mean", "lambda/would_rise")  # fmt: skip
+READINGS = ("winner_error", "loser_error", "rewards/margins", "rewards/accuracies", "largest_labelled_logit", "lambda/mean", "lambda/would_rise", "validation/cross_entropy")  # fmt: skip
 BASE = "base"
 
 
@@ -85,7 +85,9 @@ def run_base(folder: Path) -> Path:
     path = folder / "results" / f"{BASE}.parquet"
     if not path.exists():
         pictures = sample("world", list(PROMPTS), folder / "runs" / BASE / "samples", sampling())
-        write_result(path, {"key": BASE, "condition": BASE, "seed": 0, "commit": commit()}, pictures.images(), pictures.prompts)
+        write_result(
+            path, {"key": BASE, "condition": BASE, "seed": 0, "commit": commit()}, pictures.images(), pictures.prompts
+        )
     return path
 
 
@@ -108,9 +110,11 @@ def readings(metrics: list[dict]) -> dict[str, float]:
     for name in READINGS:
         values = [line[name] for line in metrics if name in line]
         if values:
-            out[name] = float(np.mean(values[-TAIL:]))
+            out[name] = float(np.mean(values[-1:] if name.startswith("validation") else values[-TAIL:]))
             if name == "winner_error":
-                out["winner_error/highest"] = float(max(np.mean(values[i : i + TAIL]) for i in range(max(1, len(values) - TAIL + 1))))
+                out["winner_error/highest"] = float(
+                    max(np.mean(values[i : i + TAIL]) for i in range(max(1, len(values) - TAIL + 1)))
+                )
     return out
 
 
@@ -140,7 +144,9 @@ def minority(job: Job, out: Path) -> dict[str, float]:
 
 def commit() -> str:
     """The commit of the code that runs, marked where files were changed since."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     return told.stdout.strip() or "unknown"
 
 

@@ -32,7 +32,10 @@ class Results:
 
     def gain(self, condition: str, column: str = "utility") -> dict[int, float]:
         """seed -> mean over pictures of the run's value less the base's."""
-        return {seed: float((self.pictures[run["key"]][column] - self.base[column]).mean()) for seed, run in self.of(condition).items()}
+        return {
+            seed: float((self.pictures[run["key"]][column] - self.base[column]).mean())
+            for seed, run in self.of(condition).items()
+        }
 
     def wins(self, condition: str) -> dict[int, float]:
         """seed -> share of pictures with a higher true utility than the base's on the same noise; a tie counts half."""
@@ -63,8 +66,10 @@ def load(folder: Path) -> Results:
     return Results(runs, {run: {name: column[rows] for name, column in columns.items()} for run, rows in order.items()})
 
 
-def collect(folder: Path, out: Path, conditions: set[str]) -> None:
-    """Add the results of finished runs to the tables in `out`; what a table has already stays, unless it was made again."""
+def collect(folder: Path, out: Path, valid: set[str]) -> None:
+    """Add the results of finished runs to the tables in `out`; what a table has already stays, unless it was made again.
+
+    Only runs of the present plan (keys in `valid`) are kept: changed settings have other keys."""
     fresh = {path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
     about = {key: json.loads(table.schema.metadata[b"run"]) for key, table in fresh.items()}
     if (out / RUNS).exists():
@@ -73,10 +78,12 @@ def collect(folder: Path, out: Path, conditions: set[str]) -> None:
         keys = np.array(table["run"].to_pylist())
         for key in old.keys() - fresh.keys():
             fresh[key], about[key] = table.filter(pa.array(keys == key)).drop_columns(["run"]), old[key]
-    kept = sorted((key for key in fresh if about[key]["condition"] in conditions | {BASE}), key=lambda key: (about[key]["condition"], about[key]["seed"]))  # fmt: skip
+    kept = sorted((key for key in fresh if key in valid | {BASE}), key=lambda key: (about[key]["condition"], about[key]["seed"]))  # fmt: skip
     if not kept:
         return
-    tables = [fresh[key].replace_schema_metadata(None).add_column(0, "run", pa.array([key] * len(fresh[key]))) for key in kept]
+    tables = [
+        fresh[key].replace_schema_metadata(None).add_column(0, "run", pa.array([key] * len(fresh[key]))) for key in kept
+    ]
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / PICTURES) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd", use_dictionary=["run", "prompt"])

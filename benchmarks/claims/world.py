@@ -21,7 +21,9 @@ PAIRS = 1536
 FLIPS = (10, 20, 30, 40)  # per cent of the votes turned around
 MINORITY = 30  # per cent of the pairs voted on by people of the opposite taste in composition
 FEW = 192  # pairs with a human vote in the question of all together
-NOISE = 0.55  # of the good judge's utilities; it then agrees with about 80 % of the votes, as the DeDPO paper's best judge
+NOISE = (
+    0.55  # of the good judge's utilities; it then agrees with about 80 % of the votes, as the DeDPO paper's best judge
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ def prepare(folder: Path, seed: int, pairs: int = PAIRS) -> PreferenceDataset:
 
 def people(shown: Shown, seed: int) -> dict[str, tuple]:
     """annotator -> ("human", prefers image 0 [N] with NaN where not asked, None)."""
-    cast = {name: VOTERS[name].vote(shown.image_0, shown.image_1, seed)[0].astype(float) for name in ("majority", "hesitant", "minority")}
+    cast = {
+        name: VOTERS[name].vote(shown.image_0, shown.image_1, seed)[0].astype(float)
+        for name in ("majority", "hesitant", "minority")
+    }
     clean = cast["majority"]
     votes = {"majority": clean, "hesitant": cast["hesitant"]}
     for percent in FLIPS:
@@ -61,7 +66,9 @@ def people(shown: Shown, seed: int) -> dict[str, tuple]:
     other = shares(shown.ids, seed, "minority") < MINORITY / 100
     votes["crowd"] = np.where(other, cast["minority"], clean)
     few = shares(shown.ids, seed, "few").argsort().argsort() < FEW  # a fifth of the votes on them are the minority's
-    votes["few-crowd"] = np.where(few, np.where(shares(shown.ids, seed, "fifth") < 0.2, cast["minority"], clean), np.nan)
+    votes["few-crowd"] = np.where(
+        few, np.where(shares(shown.ids, seed, "fifth") < 0.2, cast["minority"], clean), np.nan
+    )
     votes |= {f"three-{percent}": majority_of_three(shown, seed, percent) for percent in (0, *FLIPS)}
     return {name: ("human", value, None) for name, value in votes.items()}
 
@@ -75,7 +82,9 @@ def majority_of_three(shown: Shown, seed: int, percent: int) -> np.ndarray:
     """As many votes, spent three on a pair: the majority of three people on a third of the pairs, NaN elsewhere."""
     asked = shares(shown.ids, seed, "three") < 1 / 3
     voters = [VOTERS["majority"].vote(shown.image_0, shown.image_1, 1000 * (k + 1) + seed)[0] for k in range(3)]
-    turned = [np.where(shares(shown.ids, seed, f"flip {k}") < percent / 100, ~vote, vote) for k, vote in enumerate(voters)]
+    turned = [
+        np.where(shares(shown.ids, seed, f"flip {k}") < percent / 100, ~vote, vote) for k, vote in enumerate(voters)
+    ]
     return np.where(asked, np.sum(turned, axis=0) >= 2, np.nan)
 
 
@@ -107,7 +116,9 @@ def _taste(name: str, sign: float = 1.0) -> dict[str, float]:
     return {part: sign * getattr(VOTERS[name], part) for part in ("fidelity", "centring", "brightness")}
 
 
-def _rows(name: str, source: str, ids: list[str], prefers_0: np.ndarray, probability: np.ndarray | None) -> Iterator[dict]:
+def _rows(
+    name: str, source: str, ids: list[str], prefers_0: np.ndarray, probability: np.ndarray | None
+) -> Iterator[dict]:
     for i, pair_id in enumerate(ids):
         if not np.isnan(prefers_0[i]):
             yield {

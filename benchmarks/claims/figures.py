@@ -1,0 +1,126 @@
+"""The figures of docs/evidence.md."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.claims.estimates import Estimate, estimate, kept
+from benchmarks.claims.results import Results
+from benchmarks.claims.world import FLIPS, PAIRS
+
+SIZE = (8.0, 4.2)
+COLOURS = ("#3b6ea5", "#c8553d", "#5a9367", "#8d6a9f", "#b08d57", "#444444")
+
+
+def bars(results: Results, names: list[str], path: Path, low: str, high: str) -> Path:
+    """Gains as points with intervals, the human-only lines across."""
+    names = [name for name in names if results.of(name) and not name.startswith("residual")]
+    found = [estimate(results.gain(name)) for name in names]
+    figure, axes = plt.subplots(figsize=(SIZE[0], 0.8 + 0.22 * len(names)))
+    for name, colour in ((low, COLOURS[5]), (high, COLOURS[2])):
+        if results.of(name):
+            axes.axvline(estimate(results.gain(name)).mean, color=colour, linewidth=1, linestyle="--")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.errorbar(
+        [f.mean for f in found],
+        range(len(names)),
+        xerr=_reach(found),
+        fmt="o",
+        color=COLOURS[0],
+        markersize=4,
+        linewidth=1,
+    )
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("gain in true utility over the base model, 95 % interval over seeds")
+    return _save(figure, path)
+
+
+def sweep(results: Results, path: Path) -> Path:
+    """Gain, and the winner's error, over the learning rate, plain and with the safeguard."""
+    figure, axes = plt.subplots(1, 2, figsize=SIZE)
+    rates = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4)
+    for label, colour, name in (
+        ("DPO", COLOURS[1], _plain),
+        ("with the safeguard", COLOURS[0], lambda rate: f"sdpo-lr-{rate:.0e}"),
+    ):
+        there = [rate for rate in rates if results.of(name(rate))]
+        for axis, value in ((axes[0], results.gain), (axes[1], lambda c: results.reading(c, "winner_error"))):
+            found = [estimate(value(name(rate))) for rate in there]
+            axis.errorbar(
+                there, [f.mean for f in found], yerr=_reach(found), fmt="o-", color=colour, label=label, markersize=4
+            )
+    for axis, told in zip(axes, ("gain in true utility", "winner's error, less the reference's"), strict=True):
+        axis.set(xscale="log", xlabel="learning rate", ylabel=told)
+        axis.axhline(0, color="black", linewidth=0.8)
+    axes[0].legend(frameon=False)
+    return _save(figure, path)
+
+
+def flips(results: Results, path: Path) -> Path:
+    """Share of the clean gain over the share of flipped votes."""
+    figure, axes = plt.subplots(figsize=SIZE)
+    clean = results.gain("human-100")
+    methods = {
+        "DPO": "dpo-flipped",
+        "robust DPO, rate known": "rdpo-flipped",
+        "Adaptive-DPO": "adaptive-flipped",
+        "majority of three, a third of the pairs": "three-votes",
+    }
+    for (label, name), colour in zip(methods.items(), COLOURS, strict=False):
+        there = [p for p in (0, *FLIPS) if results.of(_flipped(name, p))]
+        found = [kept(results.gain(_flipped(name, p)), clean) for p in there]
+        axes.errorbar(
+            there, [f.mean for f in found], yerr=_reach(found), fmt="o-", color=colour, label=label, markersize=4
+        )
+    axes.axhline(0.8, color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="flipped votes, %", ylabel="share of the clean gain")
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def pools(results: Results, path: Path) -> Path:
+    """Gain over the number of judged pairs beside 192 human votes."""
+    figure, axes = plt.subplots(figsize=SIZE)
+    for way, colour in zip(("mix", "dedpo", "corrected-dedpo"), COLOURS, strict=False):
+        names = {p: f"{way}-12/biased-judge" if p == PAIRS else f"{way}-pool-{p}" for p in (384, 768, PAIRS, 2 * PAIRS)}
+        there = [p for p, name in names.items() if results.of(name)]
+        found = [estimate(results.gain(names[p])) for p in there]
+        axes.errorbar(
+            there, [f.mean for f in found], yerr=_reach(found), fmt="o-", color=colour, label=way, markersize=4
+        )
+    if results.of("human-12"):
+        axes.axhline(
+            estimate(results.gain("human-12")).mean,
+            color=COLOURS[5],
+            linewidth=1,
+            linestyle="--",
+            label="192 human votes alone",
+        )
+    axes.set(xscale="log", xlabel="judged pairs", ylabel="gain in true utility")
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _plain(rate: float) -> str:
+    return "human-100" if rate == 2e-5 else f"dpo-lr-{rate:.0e}"
+
+
+def _flipped(name: str, percent: int) -> str:
+    return "human-100" if percent == 0 and name in ("dpo-flipped", "rdpo-flipped") else f"{name}-{percent}"
+
+
+def _reach(found: list[Estimate]) -> np.ndarray:
+    """How far the intervals reach below and above the means, [2, n]; 0 where there is none."""
+    return np.nan_to_num(np.array([[f.mean - f.low, f.high - f.mean] for f in found]).T) if found else np.zeros((2, 0))
+
+
+def _save(figure: plt.Figure, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,85 @@
+"""The plan of the claims benchmark, its labels and its intervals; the runs themselves are hours of work and not made here."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from palate.training.config import load_config
+from palate.world.pictures import PROMPTS
+
+sys.path.append(str(Path(__file__).parents[1]))
+from benchmarks.claims import conditions as plan  # noqa: E402
+from benchmarks.claims import estimates, evidence, measure, results  # noqa: E402
+
+
+def test_every_condition_is_a_configuration_that_training_takes_and_a_name_means_one_thing():
+    settings = {}
+    for conditions in plan.questions().values():
+        for condition in conditions:
+            load_config(plan.COMMON | condition.settings | {"dataset": "data", "output_dir": "run"})
+            told = (json.dumps(condition.settings, sort_keys=True), condition.pairs)
+            assert settings.setdefault(condition.name, told) == told
+    assert len(set(settings.values())) == len(settings)  # and nothing is made twice under two names
+
+
+def test_a_change_of_settings_is_another_run(tmp_path):
+    keys = {measure.Job(plan.Condition(name, changes), seed, tmp_path, steps).key for name, changes, seed, steps in (
+        ("a", {}, 0, 10), ("a", {"beta": 1.0}, 0, 10), ("a", {}, 1, 10), ("a", {}, 0, 11),
+    )}  # fmt: skip
+    assert len(keys) == 4
+    assert measure.Job(plan.Condition("renamed", {}), 0, tmp_path, 10).key in keys
+
+
+def test_intervals_over_seeds_cover():
+    rng, inside, ratios = np.random.default_rng(0), 0, 0
+    for _ in range(1000):
+        clean = dict(enumerate(rng.normal(1.0, 0.1, 5)))
+        found = estimates.estimate(clean)
+        inside += found.low <= 1.0 <= found.high
+        share = estimates.kept({seed: 0.6 * value + rng.normal(0, 0.05) for seed, value in clean.items()}, clean)
+        ratios += share.low <= 0.6 <= share.high
+    assert 0.93 < inside / 1000 < 0.97 and 0.93 < ratios / 1000 < 0.97
+
+
+def test_a_share_of_nothing_has_no_interval():
+    share = estimates.kept({0: 0.1, 1: 0.2, 2: 0.0}, {0: 0.1, 1: -0.2, 2: 0.05})
+    assert np.isnan(share.low) and np.isnan(share.high)
+
+
+def write_run(folder: Path, name: str, seed: int, gain: float, **readings: float) -> str:
+    prompts = [PROMPTS[k % 3] for k in range(6)]
+    job = measure.Job(plan.Condition(name, {"beta": float(len(name))}), seed, folder, 10)
+    about = {"key": job.key, "condition": name, "seed": seed, "seconds": 1.0, "commit": "abc", **readings}
+    images = np.zeros((6, 64, 64, 3), np.uint8)
+    path = folder / "results" / f"{job.key}.parquet" if name != "base" else folder / "results" / "base.parquet"
+    measure.write_result(path, about | ({"key": "base"} if name == "base" else {}), images, prompts)
+    return job.key
+
+
+def test_results_are_collected_once_and_kept_when_the_work_folder_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0))
+    write_run(tmp_path, "base", 0, 0.0)
+    monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0) + 0.5)
+    valid = {write_run(tmp_path, "human-100", seed, 0.5, winner_error=0.01) for seed in (0, 1)}
+    stale = write_run(tmp_path, "an-old-plan", 0, 0.5)
+    out = tmp_path / "out"
+    results.collect(tmp_path / "results", out, valid)
+    results.collect(tmp_path / "nowhere", out, valid)  # a fresh clone: the committed tables are all there is
+    found = results.load(out)
+    assert results.known(out) == valid | {"base"} and stale not in results.known(out)
+    assert found.gain("human-100") == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
+    assert found.wins("human-100") == {0: 1.0, 1: 1.0}
+    evidence.write_evidence(plan.questions(), out, tmp_path / "evidence.md")
+    page = (tmp_path / "evidence.md").read_text()
+    assert "0.50 [0.50, 0.50]" in page and "No run yet." in page
+
+
+def test_the_share_of_the_residual_is_chosen_by_held_out_votes_and_not_by_the_truth():
+    found = results.Results(
+        [{"key": f"{share}", "condition": f"residual-{share}-12/calibrated", "seed": 0, "validation/cross_entropy": loss} for share, loss in ((0.0, 0.6), (0.5, 0.5))],
+        {"base": {"utility": np.zeros(2)}, "0.0": {"utility": np.ones(2)}, "0.5": {"utility": np.full(2, 0.3)}},
+    )  # fmt: skip
+    assert evidence.shrunk(found, "calibrated") == {0: pytest.approx(0.3)}
