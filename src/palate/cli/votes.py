@@ -58,20 +58,21 @@ def _studio(options: Options) -> tuple[dict, str]:
 
 
 def _live(options: Options) -> tuple[dict, str]:
+    from palate.data.database import connect
     from palate.data.dataset import open_dataset
-    from palate.data.store import open_store
+    from palate.data.store import default_store, open_store
     from palate.web.export import export_votes
-    from palate.web.serve import default_store
 
     if options.action == "import":
         raise PalateError(
             "votes import: give the file, as in --label-studio ls.json. `palate import` reads other formats."
         )
     dataset, url = open_dataset(options.dataset), options.store or default_store(options.dataset)
-    file = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not file.exists():
+    where = connect(url).url
+    if where.get_backend_name() == "sqlite" and where.database and not Path(where.database).exists():
         raise PalateError(
-            f"votes export: no votes of people yet ({file} is not there). Label first: `palate label {dataset.path}`."
+            f"votes export: no votes of people yet ({where.database} is not there). "
+            f"Label first: `palate label {dataset.path}`."
         )
     done = export_votes(open_store(url), dataset)
     return asdict(done), (

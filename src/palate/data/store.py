@@ -5,8 +5,10 @@ SQLite in the dataset's folder, or PostgreSQL by URL. A function that returns ha
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -89,7 +91,13 @@ class Refused(PalateError):
     """A vote that cannot be taken as it is; sending it again would not help."""
 
 
-def open_store(url: str) -> sa.Engine:
+def default_store(dataset: str | Path) -> str | sa.URL:
+    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's name."""
+    file = Path(dataset).absolute() / "votes.sqlite"
+    return os.environ.get("PALATE_STORE") or sa.URL.create("sqlite", database=str(file))
+
+
+def open_store(url: str | sa.URL) -> sa.Engine:
     """Open the store at a SQLAlchemy URL, and make its tables where they are not there.
 
     Raises PalateError, without the URL's password, when it cannot be reached or written.

@@ -1,19 +1,12 @@
-"""From the live store into the dataset: votes as one more shard, propensities into the pairs."""
+"""From the live store into the dataset: votes as one more shard, propensities as a table beside the pairs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from palate.data.dataset import PreferenceDataset
-from palate.data.schema import IMAGE_COLUMNS, PAIRS
-from palate.data.shards import ROWS_PER_GROUP, open_shard, shard_paths
 from palate.data.store import fix_votes, plan_rows, settings_of
 from palate.errors import PalateError
-from palate.files import atomic_path
 from palate.web.plan import dataset_key, labelled_propensities
 
 VOTE_FIELDS = ("vote_id", "pair_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
@@ -54,40 +47,5 @@ def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
     answered = {vote["pair_id"] for vote in votes if vote["choice"] != "skip"} & drawn
     changed = 0
     if answered:
-        changed = set_propensities(dataset.path / "pairs", labelled_propensities(settings, plan, answered))
+        changed = dataset.set_propensities(labelled_propensities(settings, plan, answered))
     return Exported(appended.added, appended.already_there, len(drawn), len(answered), changed)
-
-
-def set_propensities(folder: Path, propensity: Mapping[str, float]) -> int:
-    """Set the propensity of these pairs in the shards of `folder`; returns how many changed.
-
-    A shard in which something changes is written again, a few rows at a time, and takes the place of the old one
-    atomically. Rows, their order and the shards' names stay.
-    """
-    changed = 0
-    for shard in shard_paths(folder):
-        with open_shard(shard, PAIRS) as file:
-            old = file.read(columns=["pair_id", "propensity"])
-            before = old["propensity"].to_pylist()
-            after = [propensity.get(p, was) for p, was in zip(old["pair_id"].to_pylist(), before, strict=True)]
-            different = sum(was != now for was, now in zip(before, after, strict=True))
-            if different:
-                _rewrite(shard, file, pa.array(after, pa.float64()))
-                changed += different
-    return changed
-
-
-def _rewrite(shard: Path, file: pq.ParquetFile, propensity: pa.Array) -> None:
-    plain = [name for name in PAIRS.names if name not in IMAGE_COLUMNS]
-    position, done = PAIRS.get_field_index("propensity"), 0
-    with (
-        atomic_path(shard) as temporary,
-        pq.ParquetWriter(temporary, PAIRS, use_dictionary=plain, write_statistics=plain) as writer,
-    ):
-        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=PAIRS.names):
-            table = pa.Table.from_batches([batch]).select(PAIRS.names)
-            part = propensity.slice(done, len(table))
-            writer.write_table(
-                table.set_column(position, PAIRS.field("propensity"), part), row_group_size=ROWS_PER_GROUP
-            )
-            done += len(table)

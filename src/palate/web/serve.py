@@ -2,7 +2,6 @@
 
 import errno
 import ipaddress
-import os
 import socket
 import sys
 import threading
@@ -17,7 +16,7 @@ import uvicorn
 from palate.data.database import Unreachable, name_of
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.schema import content_id
-from palate.data.store import Settings, open_store, plan_rows, progress
+from palate.data.store import Settings, default_store, open_store, plan_rows, progress
 from palate.errors import PalateError
 from palate.web.pictures import Pictures
 from palate.web.plan import dataset_key, prepare_plan
@@ -34,11 +33,6 @@ class Links:
 
     raters: dict[str, str]
     owner: str
-
-
-def default_store(dataset: str | Path) -> str:
-    """The URL of the live store: PALATE_STORE, or votes.sqlite in the dataset's folder."""
-    return os.environ.get("PALATE_STORE") or f"sqlite:///{Path(dataset).absolute() / 'votes.sqlite'}"
 
 
 def label(
