@@ -46,6 +46,8 @@ def test_another_interface_without_raters_is_refused_before_anything_is_made(unl
         ({"raters": ("a\nb",)}, "not a name"),
         ({"repeats": 0.9}, "--repeats 0.9"),
         ({"shared": -0.1}, "--shared -0.1"),
+        ({"known_share": 0.9}, "--known-share 0.9"),
+        ({"known": "nowhere"}, "nowhere: no dataset here"),
         ({"select": "disagreement"}, "needs the votes of 2 judges"),
         ({"budget": -1}, "--budget -1"),
         ({"host": "203.0.113.7", "raters": ("ana",)}, "not an address of this machine"),

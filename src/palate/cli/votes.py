@@ -75,7 +75,13 @@ def _live(options: Options) -> tuple[dict, str]:
             f"Label first: `palate label {dataset.path}`."
         )
     done = export_votes(open_store(url), dataset)
-    return asdict(done), (
+    lines = [
         f"votes: {done.added:,} votes added, {done.already_there:,} were there already; {done.answered:,} of "
         f"{done.drawn:,} drawn pairs have one; propensity set on {done.propensities:,} pairs"
-    )
+    ]
+    for name, right in done.right.items():
+        interval = f"[{right['low']:.0%}, {right['high']:.0%}]"
+        lines.append(
+            f"votes: {name} was right on {right['share']:.0%} {interval} of {right['n']:,} pairs with a known answer"
+        )
+    return asdict(done), "\n".join(lines)
