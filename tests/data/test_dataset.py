@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -268,3 +269,39 @@ def test_memory_holds_one_shard_however_many_there_are(dataset):
         peak = max(peak, pa.total_allocated_bytes() - before)
     assert seen == per_shard * count
     assert shard_bytes / per_shard < peak < 4 * shard_bytes
+
+
+def test_a_propensity_that_is_set_holds_over_the_column_and_can_be_set_again(dataset, pair):
+    dataset.add_pairs([pair("a", propensity=0.5), pair("b"), pair("c", propensity=0.1)])
+    assert dataset.set_propensities({"a": 0.25, "b": 0.75, "nobody": 1.0}) == 2
+    assert dataset.set_propensities({"b": 0.8, "a": 0.25}) == 1
+    assert open_dataset(dataset.path).pairs(["propensity"])["propensity"].to_pylist() == [0.25, 0.8, 0.1]
+    dataset.add_pairs([pair("d", propensity=0.9)])
+    rows = [row for batch in dataset.iter_pairs(["propensity"], batch_size=2) for row in batch.to_pylist()]
+    assert rows == [{"propensity": value} for value in (0.25, 0.8, 0.1, 0.9)]
+    with pytest.raises(PalateError, match="outside"):
+        dataset.set_propensities({"a": 0.3, "b": 0.0})
+    assert dataset.pairs(["propensity"])["propensity"][0].as_py() == 0.25 and dataset.problems() == []
+    (dataset.path / "propensity.parquet").write_bytes(b"PAR1 cut off")
+    assert "propensity.parquet" in dataset.problems()[0]
+    with pytest.raises(PalateError, match="propensity.parquet: not a complete parquet file"):
+        dataset.pairs()
+
+
+def test_who_reads_while_propensities_are_set_sees_all_old_or_all_new_ones(dataset, pair):
+    dataset.add_pairs([pair(f"p{i}", propensity=0.5) for i in range(6)], rows_per_shard=2)
+    seen, done = set(), threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.add(
+                tuple(row["propensity"] for batch in dataset.iter_pairs(["propensity"]) for row in batch.to_pylist())
+            )
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(1, 41):
+        dataset.set_propensities({f"p{i}": n / 40 for i in range(6)})
+    done.set()
+    reader.join()
+    assert len(seen) > 2 and all(len(set(values)) == 1 for values in seen)

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from palate.data.dataset import PreferenceDataset
 from palate.data.store import Settings, open_store
 from palate.web.pictures import Pictures
-from palate.web.plan import dataset_key, prepare_plan
+from palate.web.plan import dataset_key, prepare_known, prepare_plan
 from palate.web.server import Labelling, make_app
 from palate.web.tokens import load_secret, make_token
 
@@ -82,12 +82,15 @@ class People:
     def __init__(self, dataset: PreferenceDataset, store: str | None = None, **settings):
         self.dataset = dataset
         self.engine = open_store(store or f"sqlite:///{dataset.path / 'votes.sqlite'}")
-        rate = settings.pop("rate", 1e6)
+        rate, controls = settings.pop("rate", 1e6), settings.pop("controls", None)
         wanted = Settings(dataset_key(dataset), **{"budgets": (0,), "repeats": 0.0, "shared": 0.0} | settings)
         self.settings, self.counts = prepare_plan(self.engine, dataset, wanted)
         self.secret = load_secret(dataset.path)
         pictures = Pictures(dataset, set(dataset.pair_ids()))
-        labelling = Labelling(self.engine, self.settings, pictures, self.secret, ("ana", "bo"), "owner", rate=rate)
+        known = Pictures(controls, set(prepare_known(self.engine, dataset, controls)[0])) if controls else None
+        labelling = Labelling(
+            self.engine, self.settings, pictures, self.secret, ("ana", "bo"), "owner", known, rate=rate
+        )
         self.app = make_app(labelling)
 
     def client(self, name: str = "ana", role: str = "rater", token: str | None = None) -> TestClient:

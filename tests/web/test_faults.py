@@ -86,7 +86,7 @@ def killed_under_load(dataset: Path, store: str | None, kills: int, log: Path) -
     raters = [Rater(name, server.address, server.token(name)) for name in RATERS]
     for rater in raters:
         rater.start()
-    rng = random.Random(0)
+    rng, began = random.Random(0), time.monotonic()
     for _ in range(kills):
         before = sum(len(rater.acknowledged) for rater in raters)
         deadline = time.monotonic() + 60
@@ -95,6 +95,7 @@ def killed_under_load(dataset: Path, store: str | None, kills: int, log: Path) -
         time.sleep(rng.uniform(0, 0.05))  # so that it dies at any place
         server.kill()
         server = start(dataset, *options, log=log)
+    took = time.monotonic() - began
     time.sleep(0.3)
     for rater in raters:
         rater.stop.set()
@@ -109,6 +110,10 @@ def killed_under_load(dataset: Path, store: str | None, kills: int, log: Path) -
     by_id = {vote["vote_id"]: vote for vote in stored}
     assert len(by_id) == len(stored)
     acknowledged = {vote_id: given for rater in raters for vote_id, given in rater.acknowledged.items()}
+    again = sum(rater.sent_again for rater in raters)
+    print(
+        f"{kills} kills in {took:.0f} s: {len(acknowledged):,} votes acknowledged, sent again {again:,} times"
+    )  # pytest -s
     assert len(acknowledged) >= 20 * kills
     assert acknowledged.keys() <= by_id.keys()  # none lost
     for vote_id, (number, answer) in acknowledged.items():
@@ -120,7 +125,7 @@ def killed_under_load(dataset: Path, store: str | None, kills: int, log: Path) -
     once = [vote["pair_id"] for vote in stored if vote["slot"] == "first"]
     assert len(once) == len(set(once))
     assert not [line for rater in raters for line in rater.refused]
-    assert sum(rater.sent_again for rater in raters) > 0  # the load was there when it died
+    assert again > 0  # the load was there when it died
     assert "Traceback" not in log.read_text()
     assert not re.search(re.escape(server.token("r0")), re.sub(r"^  .*$", "", log.read_text(), flags=re.M))
 

@@ -2,15 +2,15 @@ import os
 import signal
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 from web.served import VERB, start
 
 from palate.cli.label import names
 from palate.data.dataset import PreferenceDataset
+from palate.data.store import default_store
 from palate.errors import PalateError
-from palate.web.serve import default_store, label, make_links
+from palate.web.serve import label, make_links
 
 
 def refused(*options: str, env: dict | None = None) -> str:
@@ -46,6 +46,8 @@ def test_another_interface_without_raters_is_refused_before_anything_is_made(unl
         ({"raters": ("a\nb",)}, "not a name"),
         ({"repeats": 0.9}, "--repeats 0.9"),
         ({"shared": -0.1}, "--shared -0.1"),
+        ({"known_share": 0.9}, "--known-share 0.9"),
+        ({"known": "nowhere"}, "nowhere: no dataset here"),
         ({"select": "disagreement"}, "needs the votes of 2 judges"),
         ({"budget": -1}, "--budget -1"),
         ({"host": "203.0.113.7", "raters": ("ana",)}, "not an address of this machine"),
@@ -121,6 +123,6 @@ def test_links_and_names_are_read_as_written():
 
 def test_the_store_is_in_the_dataset_or_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("PALATE_STORE", raising=False)
-    assert default_store(tmp_path) == f"sqlite:///{Path(tmp_path) / 'votes.sqlite'}"
+    assert default_store(tmp_path).database == str(tmp_path / "votes.sqlite")
     monkeypatch.setenv("PALATE_STORE", "postgresql://team/votes")
     assert default_store(tmp_path) == "postgresql://team/votes"

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from web.served import People, new_id
 
+from palate.audit.evidence import read_evidence
 from palate.cli.votes import main as votes_verb
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.queue import open_views
-from palate.data.store import Settings, live_votes, open_store, plan_rows, record_vote, withdraw_vote
+from palate.data.store import Settings, default_store, live_votes, open_store, plan_rows, record_vote, withdraw_vote
+from palate.data.summary import summarise
 from palate.errors import PalateError
 from palate.targets import Labels, dedpo
-from palate.web.export import export_votes, set_propensities
+from palate.web.export import export_votes
 from palate.web.labelstudio import export_tasks, import_annotations
 from palate.web.plan import draw_pairs, labelled_propensities
 
@@ -183,15 +185,17 @@ def first(rows: list[dict], wave: int, count: int) -> set[str]:
     return {row["pair_id"] for row in drawn[:count]}
 
 
-def test_setting_propensities_changes_nothing_else(unlabelled):
-    before = [batch.to_pylist() for batch in unlabelled.iter_pairs()]
-    names = sorted(path.name for path in (unlabelled.path / "pairs").iterdir())
-    assert set_propensities(unlabelled.path / "pairs", {"p03": 0.25, "nobody": 0.5}) == 1
-    assert set_propensities(unlabelled.path / "pairs", {"p03": 0.25}) == 0
-    after = [batch.to_pylist() for batch in open_dataset(unlabelled.path).iter_pairs()]
-    for old, now in zip(sum(before, []), sum(after, []), strict=True):
-        assert now == old | ({"propensity": 0.25} if old["pair_id"] == "p03" else {})
-    assert sorted(path.name for path in (unlabelled.path / "pairs").iterdir()) == names
+def test_an_export_rewrites_no_pair_and_what_reads_propensities_sees_them(unlabelled):
+    shards = {path: path.read_bytes() for path in (unlabelled.path / "pairs").iterdir()}
+    before = [row for batch in unlabelled.iter_pairs() for row in batch.to_pylist()]
+    people = People(unlabelled, budgets=(20,))
+    answer(people, 15)
+    assert export_votes(people.engine, unlabelled).propensities == 30
+    assert {path: path.read_bytes() for path in (unlabelled.path / "pairs").iterdir()} == shards
+    after = [row for batch in open_dataset(unlabelled.path).iter_pairs() for row in batch.to_pylist()]
+    assert after == [row | {"propensity": 15 / 30} for row in before]
+    assert summarise(unlabelled)["propensity"]["mean"] == 15 / 30
+    assert set(read_evidence(unlabelled).propensity) == {15 / 30}
 
 
 # the verb -------------------------------------------------------------------------------------------------------------
@@ -207,6 +211,17 @@ def test_the_verb_exports_and_counts(unlabelled, capsys):
     )
     votes_verb(["export", str(unlabelled.path), "--json"])
     assert json.loads(capsys.readouterr().out)["already_there"] == 4
+
+
+def test_any_name_of_a_folder_will_do(unlabelled, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("PALATE_STORE", raising=False)
+    folder = tmp_path / """a? b=1&c #d 100%25 'e' "f" :memory:"""
+    unlabelled.path.rename(folder)
+    people = People(open_dataset(folder), store=default_store(folder))
+    answer(people, 4)
+    assert (folder / "votes.sqlite").exists() and [path.name for path in tmp_path.iterdir()] == [folder.name]
+    votes_verb(["export", str(folder)])
+    assert "4 votes added" in capsys.readouterr().out
 
 
 def test_an_export_before_anybody_labelled_is_one_line_and_makes_no_file(unlabelled):

@@ -1,6 +1,7 @@
 """`palate audit`"""
 
 import json as json_module
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from palate.cli.options import parse
+from palate.errors import PalateError
+from palate.files import write_text
 
 DESCRIPTION = """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
@@ -15,6 +18,7 @@ Examples:
   palate audit prefs
   palate audit prefs --out audit.html --run runs/adaptive
   palate audit prefs --human-annotators ana ben --human-votes 192
+  palate audit prefs --config train.yaml          the configuration that it recommends, as a file
   palate audit prefs --json | jq .recommendation"""
 
 
@@ -26,6 +30,8 @@ class Options:
     """The page to write; DATASET/audit.html when absent, none with --json."""
     run: Path | None = None
     """A run of an adaptive method: its minority metric ranks the votes to look at."""
+    config: Path | None = None
+    """A new file for the configuration to train with: what is recommended, ready for `palate train`."""
     json: bool = False
     """Print JSON instead of tables."""
     human_annotators: tuple[str, ...] | None = None
@@ -45,6 +51,10 @@ def main(argv: list[str]) -> None:
     from palate.data.dataset import open_dataset
 
     dataset = open_dataset(options.dataset)
+    if options.config and options.config.exists():
+        raise PalateError(
+            f"--config {options.config}: is there already, and maybe edited. Give the name of a new file."
+        )
     findings = audit(
         dataset,
         options.run,
@@ -60,3 +70,20 @@ def main(argv: list[str]) -> None:
     else:
         print_findings(findings, Console())
         print(f"\naudit: {page}")
+    if options.config:
+        write_text(options.config, _configuration(findings, dataset, options.config))
+        print(f"audit: {options.config}. Next: palate train {options.config} --dry-run", file=sys.stderr)
+
+
+def _configuration(findings, dataset, file: Path) -> str:
+    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says which."""
+    import yaml
+
+    made_by = [entry["model"] for entry in dataset.provenance if isinstance(entry, dict) and "model" in entry]
+    keys = {
+        "pretrained_model_name_or_path": made_by[0] if len(set(made_by)) == 1 else "path/to/the/pipeline",
+        "dataset": str(dataset.path),
+        "output_dir": f"runs/{file.stem}",
+        **findings.recommendation.configuration,
+    }
+    return f"# {findings.recommendation.sentence}\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)}"

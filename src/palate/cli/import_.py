@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from palate.data.importers.common import ImportReport
 from palate.data.importing import Format, import_pairs, summary_lines
+from palate.errors import PalateError
 
 HELP = """Add pairs and votes from other formats to a dataset. Running again adds only what is missing.
 
@@ -20,11 +22,13 @@ Formats:
              or of {"prompt", "image", "label"}, a single image that was liked (true) or not
   rankings   HPDv2 and ImageRewardDB JSON: ranked lists become all their pairs
   trl        parquet or JSONL with prompt, chosen, rejected; or with prompt, completion (an image), label
+  world      no source: pairs of pictures that palate's own small model makes, to try things on
 
 Examples:
   palate import pickapic /data/pickapic_v2/*.parquet --to prefs
   palate import folders my-pictures --to prefs --annotator ana
   palate import rankings imagereward/test.json --to prefs
+  palate import world --pairs 384 --voters biased-judge --to prefs
 """
 
 
@@ -32,7 +36,7 @@ Examples:
 class Options:
     """What `palate import` takes."""
 
-    format: tyro.conf.Positional[Format]
+    format: tyro.conf.Positional[Literal[Format, "world"]]
     """What the sources are."""
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCES")]]
     """Files, or for `folders` folders."""
@@ -44,6 +48,10 @@ class Options:
     """Who voted, where the sources do not say."""
     source: Literal["human", "judge"] = "human"
     """Whether those votes are of a human or of a judge."""
+    pairs: int = 384
+    """With `world`: how many pairs to make."""
+    voters: tuple[str, ...] = ()
+    """With `world`: simulated people and judges who vote on every pair."""
     json: bool = False
     """Print the counts as JSON."""
 
@@ -51,7 +59,12 @@ class Options:
 def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
     options = tyro.cli(Options, args=argv, prog="palate import", description=HELP)
-    report = import_pairs(
+    report = _world(options) if options.format == "world" else _files(options)
+    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
+
+
+def _files(options: Options) -> ImportReport:
+    return import_pairs(
         options.format,
         options.sources,
         options.to,
@@ -60,4 +73,11 @@ def main(argv: list[str]) -> None:
         source=options.source,
         progress=sys.stderr.isatty(),
     )
-    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
+
+
+def _world(options: Options) -> ImportReport:
+    from palate.world.dataset import import_world
+
+    if options.sources:
+        raise PalateError(f"world: it has no sources, but {options.sources[0]} was given. Its pairs are made now.")
+    return import_world(options.to, options.pairs, voters=options.voters, name=options.name)

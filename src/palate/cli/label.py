@@ -17,6 +17,7 @@ Examples:
   palate label prefs --budget 400                                 400 pairs at random, propensity recorded
   palate label prefs --budget 400 --select uncertainty            where the judges are unsure, propensity recorded
   palate label prefs --raters ana,bo,chen --host 0.0.0.0          a team, one personal link each
+  palate label prefs --raters ana,bo --known easy                 one view in ten from another dataset, whose votes are right
   palate votes export prefs                                       the votes into the dataset"""
 
 
@@ -42,6 +43,10 @@ class Options:
     """Share of views that show a pair to the same person again."""
     shared: float = 0.1
     """Share of pairs that everyone is shown."""
+    known: Path | None = None
+    """A dataset of control pairs, each with a vote that is right; everyone is shown some, without being told which."""
+    known_share: float = 0.1
+    """Share of views that are one of them."""
     question: str = "Which picture do you prefer for this prompt?"
     """What people are asked; stored with every vote as its instruction_version."""
     seed: int = 0
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> None:
     label(
         options.dataset, budget=options.budget, raters=names(options.raters), host=options.host, port=options.port,
         store=options.store, select=options.select, judges=names(options.judges), repeats=options.repeats,
-        shared=options.shared, question=options.question, seed=options.seed, days=options.days, rate=options.rate,
+        shared=options.shared, known=options.known, known_share=options.known_share, question=options.question, seed=options.seed, days=options.days, rate=options.rate,
         public_url=options.public_url, browse=options.browser,
     )  # fmt: skip
 

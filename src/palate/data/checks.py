@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.data.propensity import FILE, PROPENSITY
 from palate.data.schema import CHOICES, PAIRS, SCHEMA_VERSION, SOURCES, VOTES
 from palate.data.shards import open_shard, shard_paths
 from palate.errors import PalateError
@@ -27,6 +28,10 @@ def find_problems(dataset: Path) -> list[str]:
         problems += _first(path, outside, "propensity outside (0, 1]", "It is the probability to be shown to humans.")
     vote_ids: dict[str, str] = {}
     known = pa.array(pair_ids, pa.string())
+    if (path := dataset / FILE).exists() and (table := _read(path, PROPENSITY, PROPENSITY.names, problems)) is not None:
+        outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0.0), pc.less_equal(table["propensity"], 1.0)))
+        problems += _first(path, pc.fill_null(outside, True), "propensity outside (0, 1]", "Export the votes again.")
+        problems += _duplicates(path, table["pair_id"], {}, "pair")
     for path in shard_paths(dataset / "votes"):
         table = _read(path, VOTES, ["vote_id", "pair_id", "source", "choice", "probability"], problems)
         if table is None:

@@ -16,7 +16,7 @@ class Unreachable(PalateError):
     """The database did not answer, or cannot be written; what was sent is not stored and may be sent again."""
 
 
-def connect(url: str) -> sa.Engine:
+def connect(url: str | sa.URL) -> sa.Engine:
     """The database at a SQLAlchemy URL; nothing is asked of it yet. Raises PalateError for a URL that is none."""
     try:
         parsed = sa.make_url(url)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from palate.data.checks import find_problems
 from palate.data.images import bytes_of_pair, decode_image, encode_image
+from palate.data.propensity import apply_propensity, read_propensity, write_propensity
 from palate.data.schema import IMAGE_COLUMNS, PAIRS, SCHEMA_VERSION, VOTES, pair_row, vote_row
 from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
 from palate.errors import PalateError
@@ -97,15 +98,22 @@ class PreferenceDataset:
 
     def pairs(self, columns: list[str] | None = None) -> pa.Table:
         """The pairs as one table [N]: `columns`, or all but the two images, which may not fit into memory."""
-        return read_columns(self.path / "pairs", PAIRS, columns or [n for n in PAIRS.names if n not in IMAGE_COLUMNS])
+        names = columns or [name for name in PAIRS.names if name not in IMAGE_COLUMNS]
+        folder = self.path / "pairs"
+        if "propensity" not in names:
+            return read_columns(folder, PAIRS, names)
+        rows = read_columns(folder, PAIRS, list(dict.fromkeys([*names, "pair_id"])))
+        return apply_propensity(rows, read_propensity(self.path)).select(names)
 
     def iter_pairs(self, columns: list[str] | None = None, batch_size: int = 256) -> Iterator[pa.RecordBatch]:
         """All pairs in stored order, images included, as batches of at most `batch_size` rows, shard by shard."""
         names = columns or PAIRS.names
+        known = read_propensity(self.path) if "propensity" in names else None
+        needed = names if known is None else list(dict.fromkeys([*names, "pair_id"]))
         for path in shard_paths(self.path / "pairs"):
             with open_shard(path, PAIRS) as file:
-                for batch in file.iter_batches(batch_size=batch_size, columns=names):
-                    yield batch.select(names)
+                for batch in file.iter_batches(batch_size=batch_size, columns=needed):
+                    yield apply_propensity(batch, known).select(names)
 
     def votes(self, columns: list[str] | None = None) -> pa.Table:
         """The votes as one table [M], oldest shard first: `columns`, or all of them."""
@@ -175,6 +183,23 @@ class PreferenceDataset:
             self._remember(shard, new)
             self._write_about()
         return Appended(len(new), already)
+
+    def set_propensities(self, propensity: Mapping[str, float]) -> int:
+        """Set the propensity of these pairs, by pair_id; returns of how many it changed.
+
+        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are not
+        here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and writes
+        nothing, for one outside (0, 1].
+        """
+        for pair_id, value in propensity.items():
+            if not 0 < value <= 1:
+                raise PalateError(f"propensity {value} of pair '{pair_id}' is outside (0, 1].")
+        rows = self.pairs(["pair_id", "propensity"])
+        before = dict(zip(rows["pair_id"].to_pylist(), rows["propensity"].to_pylist(), strict=True))
+        changed = {p: value for p, value in propensity.items() if p in before and before[p] != value}
+        if changed:
+            write_propensity(self.path, changed)
+        return len(changed)
 
     def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
         """Note where data came from, once per different entry."""

@@ -1,5 +1,6 @@
 """Who is shown which pair next. What was handed out is stored, so that a reload, or a restart, goes on with the same."""
 
+import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,7 @@ import sqlalchemy as sa
 
 from palate.data.database import reading, writing
 from palate.data.selection import number
-from palate.data.store import LIVE, PLAN, VIEWS, VOTES, Settings, View
+from palate.data.store import KNOWN, LIVE, OF_PLAN, PLAN, VIEWS, VOTES, Settings, View
 
 REPEAT_GAP = 10  # views between a pair and its repetition, so that it is judged again and not remembered
 ABANDONED = timedelta(minutes=10)  # after which a pair that was shown and not answered is offered to others
@@ -17,12 +18,14 @@ def open_views(engine: sa.Engine, rater: str, count: int, settings: Settings) ->
     """The next `count` views of a person that wait for an answer, oldest first; fewer, or none, when no more is left.
 
     A view that was handed out stays this person's: the same ones come back after a reload. New ones are, in this order,
-    a repetition (for a share of the views), the next pair that nobody has or that everyone is shown, and a pair that
+    a pair with a known answer or a repetition (each for a share of the views), the next pair that nobody has or that everyone is shown, and a pair that
     somebody else was shown some time ago and left.
     """
     answered = sa.exists().where(VOTES.c.rater == VIEWS.c.rater, VOTES.c.number == VIEWS.c.number, LIVE)
-    waiting = sa.select(VIEWS.c.number, VIEWS.c.pair_id, VIEWS.c.order_shown)
-    waiting = waiting.where(VIEWS.c.rater == rater, sa.not_(answered)).order_by(VIEWS.c.number).limit(count)
+    asked = sa.exists().where(KNOWN.c.pair_id == VIEWS.c.pair_id, KNOWN.c.asked)
+    shown = sa.or_(sa.not_(VIEWS.c.slot.startswith("known ")), asked)
+    waiting = sa.select(VIEWS.c.number, VIEWS.c.pair_id, VIEWS.c.order_shown, VIEWS.c.slot)
+    waiting = waiting.where(VIEWS.c.rater == rater, sa.not_(answered), shown).order_by(VIEWS.c.number).limit(count)
     with reading(engine) as connection:
         views = [View(*row) for row in connection.execute(waiting)]
     if len(views) >= count:
@@ -36,8 +39,8 @@ def open_views(engine: sa.Engine, rater: str, count: int, settings: Settings) ->
         while len(views) < count and (found := _next_pair(connection, rater, next_number, settings)):
             pair_id, slot = found
             order = "01" if number("side", settings.seed, rater, pair_id, slot) < 0.5 else "10"
-            view = View(next_number, pair_id, order)
-            row = asdict(view) | {"rater": rater, "slot": slot, "created_at": datetime.now(UTC)}
+            view = View(next_number, pair_id, order, slot)
+            row = asdict(view) | {"rater": rater, "created_at": datetime.now(UTC)}
             connection.execute(sa.insert(VIEWS), row)
             views.append(view)
             next_number += 1
@@ -45,6 +48,8 @@ def open_views(engine: sa.Engine, rater: str, count: int, settings: Settings) ->
 
 
 def _next_pair(connection: sa.Connection, rater: str, at: int, settings: Settings) -> tuple[str, str] | None:
+    if number("known", settings.seed, rater, at) < settings.known and (pair := _control(connection, rater, settings)):
+        return pair, f"known {rater}"
     if number("repeat", settings.seed, rater, at) < settings.repeats and (pair := _to_repeat(connection, rater, at)):
         return pair, f"again {rater}"
     slot = sa.case((PLAN.c.shared, f"also {rater}"), else_="first")
@@ -62,11 +67,24 @@ def _next_pair(connection: sa.Connection, rater: str, at: int, settings: Setting
     return (pair, f"also {rater}") if pair else None
 
 
+def _control(connection: sa.Connection, rater: str, settings: Settings) -> str | None:
+    """A pair with a known answer that this person was not asked and did not answer; everyone has an order of their own."""
+    had = sa.exists().where(VIEWS.c.pair_id == KNOWN.c.pair_id, VIEWS.c.slot == f"known {rater}")
+    rows = connection.execute(sa.select(KNOWN.c.pair_id, KNOWN.c.voters).where(KNOWN.c.asked, sa.not_(had)))
+    ids = [pair_id for pair_id, voters in rows if rater not in json.loads(voters)]
+    return min(ids, key=lambda pair_id: number("control", settings.seed, rater, pair_id), default=None)
+
+
 def _to_repeat(connection: sa.Connection, rater: str, at: int) -> str | None:
     """The oldest pair that this person answered long enough ago and was not shown again."""
     again = VIEWS.alias()
     repeated = sa.exists().where(again.c.pair_id == VOTES.c.pair_id, again.c.slot == f"again {rater}")
     found = sa.select(VOTES.c.pair_id).where(
-        VOTES.c.rater == rater, LIVE, VOTES.c.choice != "skip", VOTES.c.number <= at - REPEAT_GAP, sa.not_(repeated)
+        VOTES.c.rater == rater,
+        LIVE,
+        OF_PLAN,
+        VOTES.c.choice != "skip",
+        VOTES.c.number <= at - REPEAT_GAP,
+        sa.not_(repeated),
     )
     return connection.scalar(found.order_by(VOTES.c.number).limit(1))

@@ -5,8 +5,10 @@ SQLite in the dataset's folder, or PostgreSQL by URL. A function that returns ha
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,7 +40,7 @@ VIEWS = sa.Table(
     sa.Column("rater", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("pair_id", sa.Text, nullable=False),
-    sa.Column("slot", sa.Text, nullable=False),  # first | also RATER | again RATER: nobody gets one twice
+    sa.Column("slot", sa.Text, nullable=False),  # first | also RATER | again RATER | known RATER: nobody gets one twice
     sa.Column("order_shown", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("pair_id", "slot"),
@@ -58,7 +60,15 @@ VOTES = sa.Table(
     sa.Column("exported", sa.Boolean, nullable=False),
     sa.Index("palate_votes_pair", "pair_id"),
 )  # fmt: skip
+KNOWN = sa.Table(
+    "palate_known", TABLES,
+    sa.Column("pair_id", sa.Text, primary_key=True),
+    sa.Column("answer", sa.Text, nullable=False),  # 0 | 1
+    sa.Column("voters", sa.Text, nullable=False),  # JSON: who said so; they are not asked
+    sa.Column("asked", sa.Boolean, nullable=False),
+)  # fmt: skip
 LIVE = sa.not_(VOTES.c.withdrawn)
+OF_PLAN = sa.exists().where(PLAN.c.pair_id == VOTES.c.pair_id, PLAN.c.kind == "drawn")  # not on a known pair
 sa.Index("palate_votes_live", VOTES.c.rater, VOTES.c.number, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
 
 
@@ -72,6 +82,7 @@ class Settings:
     seed: int = 0
     repeats: float = 0.05  # share of views that are a repetition, for self-agreement
     shared: float = 0.1  # share of pairs that everyone is shown, for agreement between people
+    known: float = 0.0  # share of views that are a pair with a known answer; may differ at every start
     question: str = "Which picture do you prefer for this prompt?"
     instruction_version: str = ""
 
@@ -83,13 +94,25 @@ class View:
     number: int
     pair_id: str
     order_shown: str  # 01: image 0 is on the left
+    slot: str
+
+    @property
+    def known(self) -> bool:
+        """It is a control: its pair has a known answer and is not one of the plan."""
+        return self.slot.startswith("known ")
 
 
 class Refused(PalateError):
     """A vote that cannot be taken as it is; sending it again would not help."""
 
 
-def open_store(url: str) -> sa.Engine:
+def default_store(dataset: str | Path) -> str | sa.URL:
+    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's name."""
+    file = Path(dataset).absolute() / "votes.sqlite"
+    return os.environ.get("PALATE_STORE") or sa.URL.create("sqlite", database=str(file))
+
+
+def open_store(url: str | sa.URL) -> sa.Engine:
     """Open the store at a SQLAlchemy URL, and make its tables where they are not there.
 
     Raises PalateError, without the URL's password, when it cannot be reached or written.
@@ -187,9 +210,11 @@ def latest_vote(engine: sa.Engine, rater: str) -> str | None:
 
 
 def live_votes(engine: sa.Engine) -> list[dict[str, Any]]:
-    """All votes that stand, in order of time, each with the slot of its view."""
+    """All votes that stand, in order of time, each with the slot of its view and the known answer, None without one."""
     at = (VIEWS.c.rater == VOTES.c.rater) & (VIEWS.c.number == VOTES.c.number)
-    found = sa.select(VOTES, VIEWS.c.slot).join(VIEWS, at).where(LIVE).order_by(VOTES.c.created_at)
+    control = (KNOWN.c.pair_id == VOTES.c.pair_id) & VIEWS.c.slot.startswith("known ")
+    found = sa.select(VOTES, VIEWS.c.slot, KNOWN.c.answer).join(VIEWS, at).outerjoin(KNOWN, control)
+    found = found.where(LIVE).order_by(VOTES.c.created_at)
     with reading(engine) as connection:
         rows = [dict(row) for row in connection.execute(found).mappings()]
     for row in rows:  # SQLite forgets the zone
@@ -220,8 +245,8 @@ def fix_votes(engine: sa.Engine) -> list[dict[str, Any]]:
 
 
 def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
-    """Pairs that were drawn and those with a vote, of all people, and the votes of `rater`."""
-    standing = sa.select(sa.func.count(sa.distinct(VOTES.c.pair_id))).where(LIVE)
+    """Pairs that were drawn and those that somebody answered, of all people, and the votes of `rater`."""
+    standing = sa.select(sa.func.count(sa.distinct(VOTES.c.pair_id))).where(LIVE, OF_PLAN)
     with reading(engine) as connection:
         drawn = connection.scalar(sa.select(sa.func.count()).where(PLAN.c.kind == "drawn"))
         mine = sa.select(sa.func.count()).where(LIVE, VOTES.c.rater == rater)
@@ -236,7 +261,7 @@ def choice_of(answer: str, order_shown: str) -> str:
 
 
 def _view(connection: sa.Connection, rater: str, number: int) -> View | None:
-    here = sa.select(VIEWS.c.number, VIEWS.c.pair_id, VIEWS.c.order_shown)
+    here = sa.select(VIEWS.c.number, VIEWS.c.pair_id, VIEWS.c.order_shown, VIEWS.c.slot)
     row = connection.execute(here.where(VIEWS.c.rater == rater, VIEWS.c.number == number)).first()
     return View(*row) if row else None
 

@@ -1,19 +1,15 @@
-"""From the live store into the dataset: votes as one more shard, propensities into the pairs."""
+"""From the live store into the dataset: votes as one more shard, propensities as a table beside the pairs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from palate.data.dataset import PreferenceDataset
-from palate.data.schema import IMAGE_COLUMNS, PAIRS
-from palate.data.shards import ROWS_PER_GROUP, open_shard, shard_paths
+from palate.data.known import write_known_votes
 from palate.data.store import fix_votes, plan_rows, settings_of
 from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.web.overview import known_right, share
 from palate.web.plan import dataset_key, labelled_propensities
 
 VOTE_FIELDS = ("vote_id", "pair_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
@@ -28,10 +24,14 @@ class Exported:
     drawn: int  # pairs that were to be shown
     answered: int  # of these, pairs with a vote that is no skip
     propensities: int  # pairs whose propensity was set
+    right: dict[str, dict[str, Any]]  # by person: share of right answers on pairs with a known one, low, high, n
 
 
 def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
     """Append the store's votes to the dataset and set its pairs' propensities; repeated, it adds what is new.
+
+    Votes on pairs with a known answer go into known.parquet and nowhere else: those pairs were chosen for their answer,
+    and further votes on them would move their targets, and their propensity, for no reason that DeDPO allows for.
 
     An exported vote cannot be taken back. Killed in between, the next export goes on: votes are told apart by vote_id.
 
@@ -47,47 +47,17 @@ def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
     rows = [
         {name: vote[name] for name in VOTE_FIELDS} | {"annotator_id": vote["rater"], "source": "human"}
         for vote in votes
+        if vote["answer"] is None
     ]
     appended = dataset.append_votes(rows)
+    controls = [vote | {"annotator_id": vote["rater"]} for vote in votes if vote["answer"] is not None]
+    if controls:
+        write_known_votes(dataset.path, controls)
     plan = plan_rows(engine)
     drawn = {row["pair_id"] for row in plan if row["kind"] == "drawn"}
     answered = {vote["pair_id"] for vote in votes if vote["choice"] != "skip"} & drawn
     changed = 0
     if answered:
-        changed = set_propensities(dataset.path / "pairs", labelled_propensities(settings, plan, answered))
-    return Exported(appended.added, appended.already_there, len(drawn), len(answered), changed)
-
-
-def set_propensities(folder: Path, propensity: Mapping[str, float]) -> int:
-    """Set the propensity of these pairs in the shards of `folder`; returns how many changed.
-
-    A shard in which something changes is written again, a few rows at a time, and takes the place of the old one
-    atomically. Rows, their order and the shards' names stay.
-    """
-    changed = 0
-    for shard in shard_paths(folder):
-        with open_shard(shard, PAIRS) as file:
-            old = file.read(columns=["pair_id", "propensity"])
-            before = old["propensity"].to_pylist()
-            after = [propensity.get(p, was) for p, was in zip(old["pair_id"].to_pylist(), before, strict=True)]
-            different = sum(was != now for was, now in zip(before, after, strict=True))
-            if different:
-                _rewrite(shard, file, pa.array(after, pa.float64()))
-                changed += different
-    return changed
-
-
-def _rewrite(shard: Path, file: pq.ParquetFile, propensity: pa.Array) -> None:
-    plain = [name for name in PAIRS.names if name not in IMAGE_COLUMNS]
-    position, done = PAIRS.get_field_index("propensity"), 0
-    with (
-        atomic_path(shard) as temporary,
-        pq.ParquetWriter(temporary, PAIRS, use_dictionary=plain, write_statistics=plain) as writer,
-    ):
-        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=PAIRS.names):
-            table = pa.Table.from_batches([batch]).select(PAIRS.names)
-            part = propensity.slice(done, len(table))
-            writer.write_table(
-                table.set_column(position, PAIRS.field("propensity"), part), row_group_size=ROWS_PER_GROUP
-            )
-            done += len(table)
+        changed = dataset.set_propensities(labelled_propensities(settings, plan, answered))
+    right = {name: share(outcomes) for name, outcomes in sorted(known_right(votes).items())}
+    return Exported(appended.added, appended.already_there, len(drawn), len(answered), changed, right)

@@ -18,10 +18,12 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
     """Progress, pace and agreement, ready for JSON.
 
     Self-agreement: of the pairs a person judged twice, how many got the same choice. Agreement between people: of all
-    couples of first votes of two people on one pair, how many are equal, a tie equal only to a tie; skips left out. Each
-    with n and a 95 % interval (Wilson), None without such pairs.
+    couples of first votes of two people on one pair, how many are equal, a tie equal only to a tie. Right: of the pairs with a
+    known answer, how many got it; a tie is wrong. Skips left out. Each with n and a 95 % interval (Wilson), None without
+    such pairs.
     """
     votes = live_votes(engine)
+    right = known_right(votes)
     first, repeated = _first_and_repeated(votes)
     couples = _couples(first)
     now = datetime.now(UTC)
@@ -42,6 +44,7 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
             "median_seconds": median(seconds) if seconds else None,
             "with_self": share([a == b for a, b in repeated[name]]),
             "with_others": share([same for who, same in couples if name in who]),
+            "right": share(right[name]),
         }
     return {
         **progress(engine),
@@ -49,8 +52,18 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
         "a_minute": sum(person["a_minute"] for person in people.values()),
         "with_self": share([a == b for one in repeated.values() for a, b in one]),
         "between_people": share([same for _, same in couples]),
+        "right": share([one for person in right.values() for one in person]),
         "people": people,
     }
+
+
+def known_right(votes: list[dict[str, Any]]) -> dict[str, list[bool]]:
+    """By person, for each vote on a pair with a known answer whether it is that answer; skips left out."""
+    told: dict[str, list[bool]] = defaultdict(list)
+    for vote in votes:
+        if vote["answer"] is not None and vote["choice"] != "skip":
+            told[vote["rater"]].append(vote["choice"] == vote["answer"])
+    return told
 
 
 def self_agreement(engine: sa.Engine, rater: str) -> dict[str, Any] | None:
@@ -70,7 +83,7 @@ def share(outcomes: list[bool]) -> dict[str, Any] | None:
 
 def _first_and_repeated(votes: list[dict[str, Any]]) -> tuple[dict, dict]:
     """First choices by pair and person, and the two choices of each repeated pair by person."""
-    said = [vote for vote in votes if vote["choice"] != "skip"]
+    said = [vote for vote in votes if vote["choice"] != "skip" and vote["answer"] is None]
     first: dict[str, dict[str, str]] = defaultdict(dict)
     repeated: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for vote in said:

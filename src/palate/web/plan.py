@@ -10,10 +10,13 @@ import sqlalchemy as sa
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
+from palate.data.known import known_answers, save_known
 from palate.data.schema import content_id
 from palate.data.selection import Drawn, by_score, judge_scores, uniform
 from palate.data.store import Settings, plan_rows, save_plan, settings_of
 from palate.errors import PalateError
+
+AGREED = 3  # people who must agree before a pair of the dataset itself counts as one with a known answer
 
 
 def prepare_plan(
@@ -23,7 +26,7 @@ def prepare_plan(
 
     The population is every pair of two images. Pairs on which people voted before are certain to have a vote, so their
     propensity is 1 and they are not shown; the others are drawn. Given what was labelled before, the estimate of DeDPO
-    stays unbiased. A budget of 0 is "as planned", or all pairs for a new plan.
+    stays unbiased. A budget of 0 is "as planned", or all pairs for a new plan. The share of known answers is as wanted now.
 
     Raises PalateError when the store is of another dataset, its plan was made otherwise, or there is nothing to show.
     """
@@ -41,6 +44,7 @@ def prepare_plan(
         draw_pairs(rows, settings)
         save_plan(engine, settings, rows)
         return settings, _counts(rows, dataset)
+    stored = replace(stored, known=wanted.known)
     rows = plan_rows(engine)
     _require_same(stored, wanted, dataset)
     if budget and budget < stored.budgets[-1]:
@@ -53,6 +57,29 @@ def prepare_plan(
         draw_pairs(rows, stored)
         save_plan(engine, stored, rows)
     return stored, _counts(rows, dataset)
+
+
+def prepare_known(engine: sa.Engine, dataset: PreferenceDataset, controls: PreferenceDataset) -> tuple[list[str], int]:
+    """Make the pairs of `controls` on whose answer people agree those that everyone is asked as controls.
+
+    One person's answer will do where they are a dataset of their own. In the dataset that is being labelled it takes
+    AGREED people: these pairs were labelled before, and are not drawn. Returns their ids, and how many were left out
+    because they are among the pairs to draw from. Raises PalateError when none is left.
+    """
+    same = dataset_key(dataset) == dataset_key(controls)
+    answers = known_answers(controls, AGREED if same else 1)
+    ids, left_out = save_known(engine, answers)
+    if ids:
+        return ids, left_out
+    if answers:
+        why = f"all {left_out:,} of its pairs with a known answer are among those that people are to label"
+    elif same:
+        why = f"there is no pair on which {AGREED} people or more voted before, all for the same picture"
+    else:
+        why = "no pair has human votes that are all for the same picture"
+    raise PalateError(
+        f"--known {controls.path}: {why}. Give a dataset of control pairs, each with a vote that is right."
+    )
 
 
 def labelled_propensities(settings: Settings, rows: list[dict[str, Any]], answered: set[str]) -> dict[str, float]:

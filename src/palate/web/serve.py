@@ -2,7 +2,6 @@
 
 import errno
 import ipaddress
-import os
 import socket
 import sys
 import threading
@@ -16,16 +15,17 @@ import uvicorn
 
 from palate.data.database import Unreachable, name_of
 from palate.data.dataset import PreferenceDataset, open_dataset
+from palate.data.known import save_known
 from palate.data.schema import content_id
-from palate.data.store import Settings, open_store, plan_rows, progress
+from palate.data.store import Settings, default_store, open_store, plan_rows, progress
 from palate.errors import PalateError
 from palate.web.pictures import Pictures
-from palate.web.plan import dataset_key, prepare_plan
+from palate.web.plan import dataset_key, prepare_known, prepare_plan
 from palate.web.server import Labelling, make_app
 from palate.web.tokens import load_secret, make_token
 
 OWNER = "owner"
-LOOKED_AT = 8  # drawn pairs whose pictures are read before anybody is asked to look at them
+LOOKED_AT = 8  # pairs whose pictures are read before anybody is asked to look at them
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,10 @@ class Links:
     owner: str
 
 
-def default_store(dataset: str | Path) -> str:
-    """The URL of the live store: PALATE_STORE, or votes.sqlite in the dataset's folder."""
-    return os.environ.get("PALATE_STORE") or f"sqlite:///{Path(dataset).absolute() / 'votes.sqlite'}"
-
-
 def label(
     dataset: str | Path, *, budget: int = 0, raters: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 8484,
     store: str | None = None, select: str = "uniform", judges: tuple[str, ...] = (), repeats: float = 0.05,
-    shared: float = 0.1, question: str = Settings.question, seed: int = 0, days: float = 30.0, rate: float = 20.0,
+    shared: float = 0.1, known: str | Path | None = None, known_share: float = 0.1, question: str = Settings.question, seed: int = 0, days: float = 30.0, rate: float = 20.0,
     public_url: str | None = None, browse: bool = True,
 ) -> None:  # fmt: skip
     """Serve the labelling page of a dataset until interrupted; votes go to the live store as they are given.
@@ -57,23 +52,25 @@ def label(
         raise PalateError(
             f"--host {host}: others could reach the page, so say who may vote: --raters ana,bo prints a personal link each."
         )
-    for name, value in (("repeats", repeats), ("shared", shared)):
+    for name, value in (("repeats", repeats), ("shared", shared), ("known-share", known_share)):
         if not 0 <= value <= 0.5:
             raise PalateError(f"--{name} {value:g}: a share of the views, from 0 to 0.5.")
     data = open_dataset(dataset)
     people = raters or (_own_name(),)
     engine = open_store(store or default_store(dataset))
     wanted = Settings(
-        dataset_key(data), (budget,), select, seed, repeats, shared, question, content_id("question", question)[:12]
-    )
+        dataset_key(data), (budget,), select, seed, repeats, shared, known_share if known else 0.0, question,
+        content_id("question", question)[:12],
+    )  # fmt: skip
     settings, counts = prepare_plan(engine, data, wanted, judges)
-    pictures = Pictures(data, {row["pair_id"] for row in plan_rows(engine) if row["kind"] == "drawn"})
-    _require_pictures(engine, data, pictures)
+    drawn = [row["pair_id"] for row in plan_rows(engine) if row["kind"] == "drawn"]
+    pictures = _pictures(data, drawn)
+    controls = _controls(engine, data, known)
     secret = load_secret(data.path)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     links = make_links(secret, people, public_url or f"http://{_reachable(host)}:{port}")
-    app = make_app(Labelling(engine, settings, pictures, secret, people, OWNER, days, rate))
+    app = make_app(Labelling(engine, settings, pictures, secret, people, OWNER, controls, days, rate))
     _tell(engine, settings, counts, links, days)
     if browse and not raters:
         threading.Timer(1.0, webbrowser.open, [links.raters[people[0]]]).start()
@@ -122,13 +119,26 @@ def _own_name() -> str:
         return "me"
 
 
-def _require_pictures(engine: sa.Engine, data: PreferenceDataset, pictures: Pictures) -> None:
-    """Refuse when no picture of the first pairs can be read, with the reason of the first."""
+def _controls(engine: sa.Engine, data: PreferenceDataset, known: str | Path | None) -> Pictures | None:
+    """The pictures of the pairs with a known answer; without any, none is asked from now on."""
+    if known is None:
+        save_known(engine, [])
+        return None
+    controls = open_dataset(known)
+    ids, left_out = prepare_known(engine, data, controls)
+    more = f"; {left_out:,} more are among the pairs to label" if left_out else ""
+    print(f"label: {len(ids):,} pairs with a known answer from {known}{more}")
+    return _pictures(controls, ids)
+
+
+def _pictures(data: PreferenceDataset, pair_ids: list[str]) -> Pictures:
+    """The pictures of these pairs. Raises PalateError, with the reason of the first, when those of none can be read."""
+    pictures = Pictures(data, set(pair_ids))
     first: PalateError | None = None
-    for row in [row for row in plan_rows(engine) if row["kind"] == "drawn"][:LOOKED_AT]:
+    for pair_id in pair_ids[:LOOKED_AT]:
         try:
-            pictures.picture(row["pair_id"], "0"), pictures.picture(row["pair_id"], "1")
-            return
+            pictures.picture(pair_id, "0"), pictures.picture(pair_id, "1")
+            return pictures
         except PalateError as error:
             first = first or error
     raise PalateError(f"{data.path}: no pictures to show. {first} `palate info` counts what is lacking.")

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from palate.data.database import Unreachable
 from palate.data.queue import open_views
-from palate.data.store import Refused, Settings, latest_vote, progress, record_vote, view_of, withdraw_vote
+from palate.data.store import Refused, Settings, View, latest_vote, progress, record_vote, view_of, withdraw_vote
 from palate.errors import PalateError
 from palate.web.overview import overview, self_agreement
 from palate.web.pictures import Pictures
@@ -59,8 +59,13 @@ class Labelling:
     secret: str
     raters: tuple[str, ...]
     owner: str
+    controls: Pictures | None = None  # of the pairs with a known answer
     days: float = 30.0  # how long a link works
     rate: float = 20.0  # calls a second that one person may make over time; pictures count, bursts are allowed
+
+    def pictures_of(self, view: View) -> Pictures:
+        """Where the prompt and the pictures of a view are read from."""
+        return self.controls if view.known and self.controls else self.pictures
 
 
 @dataclass
@@ -143,7 +148,10 @@ def make_app(labelling: Labelling) -> FastAPI:
     @app.get("/api/views")
     def views(name: Rater, count: int = 6) -> dict:
         found = open_views(engine, name, max(1, min(count, 50)), settings)
-        shown = [{"number": view.number, "prompt": labelling.pictures.prompts.get(view.pair_id, "")} for view in found]
+        shown = [
+            {"number": view.number, "prompt": labelling.pictures_of(view).prompts.get(view.pair_id, "")}
+            for view in found
+        ]
         return {"views": shown, "progress": progress(engine, name), "with_self": self_agreement(engine, name)}
 
     @app.get("/api/pictures/{number}/{side}")
@@ -152,7 +160,7 @@ def make_app(labelling: Labelling) -> FastAPI:
         if view is None:
             raise Stop(404, "this pair was not shown to you.")
         try:
-            data, kind = labelling.pictures.picture(view.pair_id, view.order_shown[side == "right"])
+            data, kind = labelling.pictures_of(view).picture(view.pair_id, view.order_shown[side == "right"])
         except PalateError as error:
             raise Stop(404, "this picture cannot be read. Skip the pair, and tell the owner.") from error
         return Response(data, media_type=kind, headers={"cache-control": "no-store"})

@@ -11,6 +11,8 @@ from PIL import Image
 from palate.backbones import StableDiffusion
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image
+from palate.data.importers.common import ImportReport
+from palate.errors import PalateError
 from palate.evaluation.samples import Sampling, generate, load_model
 from palate.progress import progress_bar
 from palate.training.draws import address
@@ -23,11 +25,16 @@ PAIRS_AT_ONCE = 32
 
 
 def make_dataset(
-    folder: Path, pairs: int = 1536, seed: int = 0, model: str = "world", voters: tuple[str, ...] = tuple(VOTERS)
+    folder: Path,
+    pairs: int = 1536,
+    seed: int = 0,
+    model: str = "world",
+    voters: tuple[str, ...] = tuple(VOTERS),
+    name: str = "small world",
 ) -> PreferenceDataset:
     """Sample `pairs` pairs from `model` and let every voter vote on all of them. Goes on where it was interrupted."""
     dataset = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else PreferenceDataset.create(
-        folder, name="small world", provenance={"model": str(model), "seed": seed}
+        folder, name=name, provenance={"model": str(model), "seed": seed}
     )  # fmt: skip
     there = set(dataset.pairs(columns=["pair_id"])["pair_id"].to_pylist())
     missing = [i for i in range(pairs) if _pair_id(seed, i) not in there]
@@ -37,6 +44,30 @@ def make_dataset(
     if any(cast[name] < len(dataset) for name in voters):
         dataset.append_votes(_votes(dataset, voters, seed))
     return dataset
+
+
+def import_world(
+    folder: Path, pairs: int = 384, voters: tuple[str, ...] = (), name: str | None = None, seed: int = 0
+) -> ImportReport:
+    """`make_dataset` as an import: pairs of the small world, with the votes of the simulated `voters` alone.
+
+    Raises PalateError for a voter who is none, or less than one pair.
+    """
+    for one in voters:
+        if one not in VOTERS:
+            raise PalateError(f"--voters: {one!r} is none of {', '.join(VOTERS)}.")
+    if pairs < 1:
+        raise PalateError(f"--pairs {pairs}: give the number of pairs to make, at least 1.")
+    there = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else None
+    before = (len(there), len(there.votes(["vote_id"]))) if there else (0, 0)
+    dataset = make_dataset(folder, pairs, seed, voters=voters, name=name or folder.name)
+    votes = dataset.votes(["pair_id"])
+    added, cast = len(dataset) - before[0], len(votes) - before[1]
+    without = len(set(dataset.pair_ids()) - set(votes["pair_id"].to_pylist()))
+    return ImportReport(
+        read=pairs, pairs_added=added, pairs_known=pairs - added, without_vote=without,
+        votes_added=cast, votes_known=len(dataset) * len(voters) - cast,
+    )  # fmt: skip
 
 
 def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
@@ -90,6 +121,8 @@ def measure_pairs(dataset: PreferenceDataset) -> tuple[Measurement, Measurement,
             prompts.append(row["prompt"])
             for side in (0, 1):
                 images[side].append(np.asarray(decode_image(row[f"image_{side}"], dataset.path)))
+    if len({picture.shape for side in images for picture in side}) > 1:
+        raise PalateError(f"{dataset.path}: its pictures are not all of one size, so they are not of the small world.")
     return measure(np.stack(images[0]), prompts), measure(np.stack(images[1]), prompts), pair_ids
 
 

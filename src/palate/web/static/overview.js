@@ -29,6 +29,7 @@ function show(told) {
   at("agreement").textContent = [
     agreement("Two people agree on", told.between_people, "couple", "of votes"),
     agreement("People repeat their own choice on", told.with_self, "repeated pair"),
+    agreement("They are right on", told.right, "pair", "with a known answer"),
   ].filter(Boolean).join(" ") || "No pair has been shown twice yet, so agreement is not known.";
   at("people").replaceChildren(...Object.entries(told.people).map(row));
   at("note").textContent = "Agreement with 95 % intervals; a tie equals only a tie. Pace is that of the last ten minutes.";
@@ -47,7 +48,7 @@ function row([name, person]) {
   head.textContent = name;
   line.append(head, ...[
     cell(person.votes), cell(person.a_minute.toFixed(1)), cell(person.median_seconds === null ? "–" : person.median_seconds.toFixed(1)),
-    cell(person.ties), cell(person.skips), interval(person.left), interval(person.with_self), interval(person.with_others),
+    cell(person.ties), cell(person.skips), interval(person.left), interval(person.with_self), interval(person.with_others), interval(person.right),
   ]);
   return line;
 }
