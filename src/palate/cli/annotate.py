@@ -15,7 +15,8 @@ DESCRIPTION = """A program votes on the pairs of a dataset. Interrupted? The sam
 Judges:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
   vlm                                                a vision-language model behind an OpenAI-compatible --server
-  self:RUN                                           a trained run, by its implicit reward
+  self:RUN                                           a trained run, by its implicit reward; no pair whose human vote
+                                                     it was trained on, unless the run has folds (self:CONFIG.yaml)
   world, brightness, sharpness, ...                  the small world's truth, statistics of pictures
   NAME                                               a plug-in (entry point group palate.judges)
 
@@ -100,6 +101,7 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
     counts = {
         "voted before": report.already_voted, "judged now": report.judged, "answered in an earlier run": report.from_answers,
         "failed": report.failed, "unreadable": report.unreadable, "left for later": report.left_for_later,
+        "left out, its training saw their human votes": report.in_sample,
     }  # fmt: skip
     told = " · ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     out = [f"annotate: {report.pairs:,} pairs: {told}"]

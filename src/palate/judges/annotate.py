@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ class Report:
     failed: int = 0
     unreadable: int = 0
     single_images: int = 0
+    in_sample: int = 0  # left out: the judge was trained on the human votes of these
     left_for_later: int = 0  # beyond the limit
     votes: int = 0
     choices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 0, "tie": 0})
@@ -64,31 +64,32 @@ def annotate(
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
     settings = settings or {}
     voter = load_judge(judge, **settings)
-    annotator = annotator or _default_annotator(judge, voter)
+    annotator = annotator or getattr(voter, "annotator", judge)
     key, version = _identity(judge, voter, temperature)
     voted = _already(dataset, annotator, version)
     singles = single_images(dataset)
-    report = Report(judge, annotator, already_voted=len(voted), single_images=len(singles))
+    in_sample = (dataset.pair_ids().keys() & getattr(voter, "trained_on", frozenset())) - voted - singles
+    report = Report(judge, annotator, already_voted=len(voted), single_images=len(singles), in_sample=len(in_sample))
     report.pairs = len(dataset) - len(singles)
     if not report.pairs:
         raise PalateError(f"{dataset.path}: no pairs to judge. Import some first (palate import).")
 
     answers: dict[str, Answer] = {}
-    todo = report.pairs - report.already_voted
+    todo = report.pairs - report.already_voted - report.in_sample
+    if not todo and not voted:
+        raise PalateError(
+            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes there say "
+            f"nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set in_sample=true)."
+        )
     if todo:
         make = partial(_Worker, judge, voter) if engine == "local" else partial(_made_worker, judge, settings)
         size = batch_size or getattr(voter, "batch_size", 16)
         with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
-            batches = _batches(dataset, voted | singles, key, store, answers, report, size, limit)
+            rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
+            batches = _unanswered(rows, key, store, answers, report, size)
+            results = mapped(make, batches, engine=engine, workers=workers, gpus=gpus)
             with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
-                _judge_all(
-                    mapped(make, batches, engine=engine, workers=workers, gpus=gpus),
-                    key,
-                    store,
-                    answers,
-                    report,
-                    advance,
-                )
+                _judge_all(results, key, store, answers, report, advance)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
     scale = temperature or float(getattr(voter, "temperature", 1.0))
     answers = {pair_id: _at_temperature(answer, scale) for pair_id, answer in answers.items()}
@@ -129,12 +130,10 @@ def _made_worker(name: str, settings: dict[str, Any]) -> _Worker:
     return _Worker(name, load_judge(name, **settings))
 
 
-def _batches(
-    dataset: PreferenceDataset, skip: set[str], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
-    size: int, limit: int | None,
-) -> Iterator[list[dict]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
-    waiting: list[dict] = []
+def _rows(
+    dataset: PreferenceDataset, skip: set[str], by_pair_id: bool, report: Report, limit: int | None
+) -> Iterator[dict]:
+    """The pairs that are not skipped, at most `limit`, with their encoded images and the name of their content."""
     taken, most = 0, len(dataset) if limit is None else limit
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"], batch_size=64):
         if taken >= most:
@@ -151,17 +150,26 @@ def _batches(
                 report.unreadable += 1
                 report.first_failure = report.first_failure or f"{row['pair_id']}: {error}"
                 continue
-            content = pair_content(row["prompt"], images)
-            known = store.get(key, content)
-            if known is not None:
-                answers[row["pair_id"]] = known
-                report.from_answers += 1
-                continue
-            waiting.append({"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
-                            "image_0": images[0], "image_1": images[1]})  # fmt: skip
-            if len(waiting) >= size:
-                yield waiting
-                waiting = []
+            content = pair_content(row["prompt"], [*images, row["pair_id"].encode()] if by_pair_id else images)
+            yield {"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
+                   "image_0": images[0], "image_1": images[1]}  # fmt: skip
+
+
+def _unanswered(
+    rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int
+) -> Iterator[list[dict]]:
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
+    waiting: list[dict] = []
+    for row in rows:
+        known = store.get(key, row["content"])
+        if known is not None:
+            answers[row["pair_id"]] = known
+            report.from_answers += 1
+            continue
+        waiting.append(row)
+        if len(waiting) >= size:
+            yield waiting
+            waiting = []
     if waiting:
         yield waiting
 
@@ -199,12 +207,6 @@ def _identity(name: str, judge: Judge, temperature: float | None) -> tuple[str, 
 
 def _settings(judge: Judge) -> dict[str, Any]:
     return json.loads(json.dumps(dict(getattr(judge, "settings", {})), default=str))
-
-
-def _default_annotator(name: str, judge: Judge) -> str:
-    if name.startswith(SELF):
-        return SELF + Path(name.removeprefix(SELF)).name
-    return getattr(judge, "annotator", name)
 
 
 def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[str]:
