@@ -18,7 +18,7 @@ from palate.data.identity import single_images
 from palate.data.images import decode_image, image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
-from palate.judges.answers import AnswerStore, judge_key, pair_content
+from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
 from palate.judges.base import SELF, Answer, Judge, Pair, ask, load_judge
 from palate.progress import progress_bar
 
@@ -75,6 +75,14 @@ def annotate(
         raise PalateError(f"{dataset.path}: no pairs to judge. Import some first (palate import).")
 
     answers: dict[str, Answer] = {}
+    scale = temperature or float(getattr(voter, "temperature", 1.0))
+    who = {
+        "judge": judge,
+        "annotator": annotator,
+        "version": version,
+        "settings": _settings(voter),
+        "temperature": scale,
+    }
     todo = report.pairs - report.already_voted - report.in_sample
     if not todo and not voted:
         raise PalateError(
@@ -88,18 +96,16 @@ def annotate(
             rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
             batches = _unanswered(rows, key, store, answers, report, size)
             results = mapped(make, batches, engine=engine, workers=workers, gpus=gpus)
-            with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
-                _judge_all(results, key, store, answers, report, advance)
+            try:
+                with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
+                    _judge_all(results, key, store, answers, report, advance)
+            except NotKept:
+                _write(dataset, report, _at_temperature(answers, scale), who)
+                raise
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
-    scale = temperature or float(getattr(voter, "temperature", 1.0))
-    answers = {pair_id: _at_temperature(answer, scale) for pair_id, answer in answers.items()}
-    _refuse_useless(dataset, report, answers, version)
-    _write(dataset, report, answers, version)
-    if report.votes:
-        dataset.add_provenance(
-            {"judge": judge, "annotator": annotator, "version": version, "settings": _settings(voter), "temperature": scale,
-             "answers": "scores" if all(a.from_scores for a in answers.values()) else "probabilities"}
-        )  # fmt: skip
+    answers = _at_temperature(answers, scale)
+    _refuse_useless(report, answers)
+    _write(dataset, report, answers, who)
     return report
 
 
@@ -177,7 +183,6 @@ def _unanswered(
 def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, advance) -> None:
     hopeless = 0
     for rows, said in results:
-        store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         for row, answer in zip(rows, said, strict=True):
             for name, amount in answer.usage.items():
                 report.usage[name] = report.usage.get(name, 0) + amount
@@ -188,6 +193,7 @@ def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer]
             report.first_failure = report.first_failure or f"{row['pair_id']}: {answer.failure}"
             report.unreadable += answer.failure.startswith(UNREADABLE)
             report.failed += not answer.failure.startswith(UNREADABLE)
+        store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         advance(len(rows))
         failures = [a.failure for a in said if a.failure and not a.failure.startswith(UNREADABLE)]
         hopeless = hopeless + 1 if len(failures) == len(said) else 0
@@ -223,13 +229,14 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
     return {vote["pair_id"] for vote in own}
 
 
-def _at_temperature(answer: Answer, scale: float) -> Answer:
-    if not answer.from_scores:
-        return answer
-    return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
+def _at_temperature(answers: dict[str, Answer], scale: float) -> dict[str, Answer]:
+    return {
+        pair_id: replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale))) if answer.from_scores else answer
+        for pair_id, answer in answers.items()
+    }  # fmt: skip
 
 
-def _refuse_useless(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], version: str) -> None:
+def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     if not answers and not report.already_voted and not report.left_for_later:
         raise PalateError(
             f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that cannot "
@@ -243,7 +250,7 @@ def _refuse_useless(dataset: PreferenceDataset, report: Report, answers: dict[st
         )
 
 
-def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], version: str) -> None:
+def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], who: dict[str, Any]) -> None:
     rows, shown = [], []
     for pair_id, answer in answers.items():
         p = answer.probability
@@ -253,8 +260,10 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
             shown.append((answer.score_0 + answer.score_1) / 2)
         rows.append(
             {"pair_id": pair_id, "annotator_id": report.annotator, "source": "judge", "choice": choice, "probability": p,
-             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": version}
+             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": who["version"]}
         )  # fmt: skip
     if rows:
         report.votes = dataset.append_votes(rows).added
+        kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
+        dataset.add_provenance(who | {"answers": kind})
     report.first_shown = float(np.mean(shown)) if shown else None
