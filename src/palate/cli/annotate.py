@@ -46,8 +46,8 @@ class Options:
     """cuda, cuda:1, cpu; a GPU where there is one when absent."""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """fp16 on a GPU and fp32 elsewhere when absent."""
-    set: tuple[str, ...] = ()
-    """Further settings of the judge, as key=value."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further setting of the judge, as key=value; may be given several times."""
     temperature: float | None = None
     """What score differences are divided by before they become a probability; the judge's own when absent, mostly 1."""
     batch_size: int | None = None
