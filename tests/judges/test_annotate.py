@@ -375,6 +375,17 @@ def test_the_command_prints_counts_and_how_far_the_judge_can_be_trusted(tmp_path
     assert "key=value" in refusal(lambda: main([str(dataset.path), "--judge", "brightness", "--set", "x"]))
 
 
+def test_every_setting_of_several_reaches_the_judge(dataset, plug_in, capsys):
+    class Two(Bright):
+        def __init__(self, power, side=1):
+            self.settings = {"power": power, "side": side}
+
+    plug_in(Two)
+    main([str(dataset.path), "--judge", "mine", "--set", "power=2.5", "--set", "side=left"])
+    (entry,) = (e for e in open_dataset(dataset.path).provenance if e["annotator"] == "mine")
+    assert entry["settings"] == {"power": 2.5, "side": "left"}
+
+
 def test_a_run_that_is_killed_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path):
     dataset = make_labelled_dataset(tmp_path / "data", pairs=40, labelled=0)
     script = tmp_path / "slow.py"

@@ -80,8 +80,9 @@ def cluster():
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    other = cluster.add_node(num_cpus=2)
+    small = {"num_cpus": 2, "object_store_memory": 80 * 2**20}  # as much as Ray needs at least
+    cluster = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+    other = cluster.add_node(**small)
     cluster.wait_for_nodes()
     paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path])}
     ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": paths})
@@ -90,7 +91,6 @@ def cluster():
     cluster.shutdown()
 
 
-@pytest.mark.slow
 def test_what_a_worker_refuses_reaches_the_caller_as_its_own_line(cluster, tmp_path):
     with pytest.raises(PalateError, match="this batch is of no use"):
         list(mapped(Maker(str(tmp_path), 0.0, 20), BATCHES, engine="ray", workers=2))
@@ -98,7 +98,6 @@ def test_what_a_worker_refuses_reaches_the_caller_as_its_own_line(cluster, tmp_p
         list(mapped(_refuses, BATCHES, engine="ray", workers=1))
 
 
-@pytest.mark.slow
 def test_annotating_on_ray_gives_the_votes_of_annotating_here(cluster, dataset, tmp_path):
     from tiny import make_labelled_dataset
 
@@ -116,12 +115,18 @@ def test_annotating_on_ray_gives_the_votes_of_annotating_here(cluster, dataset, 
     assert votes(dataset) == votes(other)
 
 
-@pytest.mark.slow
 def test_a_node_of_two_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cluster, tmp_path):
     nodes, other = cluster
-    batches = [[2 * i, 2 * i + 1] for i in range(400)]
-    results, killed = {}, False
-    for batch, result in mapped(Maker(str(tmp_path), 0.1), batches, engine="ray", workers=4):
+    results, batches, killed = {}, [], False
+
+    def made():
+        after = 0
+        while after < 30:  # until the loss, and so many more
+            after += killed
+            batches.append([2 * len(batches), 2 * len(batches) + 1])
+            yield batches[-1]
+
+    for batch, result in mapped(Maker(str(tmp_path), 0.1), made(), engine="ray", workers=4):
         assert batch[0] not in results
         results[batch[0]] = result
         if not killed and len(list(tmp_path.glob("*.log"))) == 4:  # two workers fit on a machine: both have worked

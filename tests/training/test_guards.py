@@ -14,6 +14,7 @@ from palate.errors import PalateError
 from palate.training.config import load_config
 from palate.training.labels import folds_of, prepare_rows
 from palate.training.snapshots import MinorityRecord
+from palate.training.votes_used import save_votes_used, votes_used
 
 LORA = {"rank": 4}
 
@@ -49,6 +50,35 @@ def test_held_out_pairs_stay_in_the_pool_of_dedpo_as_pairs_without_a_vote(voted)
     assert rows.propensity[~held].mean() < whole.propensity.mean()  # fewer are labelled, and that is known
     # the mean over the pool of the debiased targets still weighs every labelled residual by what it stands for
     assert rows.weight.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "held_out_too"),
+    [(dict(held_out_votes=0.3), False), (dict(held_out_votes=0.3, early_stop=2), True),
+     (dict(held_out_votes=0.3, method="dedpo", judge="bright"), False), (dict(held_out_votes=0.3, target="judge", judge="bright"), False)],
+    ids=["held out", "early stop", "debiased", "corrected judge"],
+)  # fmt: skip
+def test_a_run_knows_every_human_vote_that_had_a_part_in_it(voted, changes, held_out_too):
+    rows = prepare_rows(voted, configuration(voted, **changes))
+    people = {vote["pair_id"] for vote in voted.votes().to_pylist() if vote["source"] == "human"}
+    assert rows.votes_used == (people if held_out_too else people - set(rows.held_out.id))
+    assert len(rows.held_out.id) > 0
+
+
+def test_a_judges_own_votes_and_what_needs_none_use_no_human_vote(voted, tmp_path):
+    alone = dict(target="judge", judge="bright", correction="none")
+    assert prepare_rows(voted, configuration(voted, **alone)).votes_used == set()
+    assert prepare_rows(voted, configuration(voted, method="self-npo")).votes_used == set()
+    assert len(prepare_rows(voted, configuration(voted, method="kto")).votes_used) == 18
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+    save_votes_used(tmp_path / "first", {"a"}, None)
+    save_votes_used(tmp_path / "second", {"b"}, str(tmp_path / "first"))
+    save_votes_used(tmp_path / "second", {"c"}, str(tmp_path / "first"))  # it went on, on other votes
+    assert votes_used(tmp_path / "second") == {"a", "b", "c"}
+    save_votes_used(tmp_path / "third", {"b"}, str(tmp_path / "nowhere"))
+    with pytest.raises(PalateError, match="does not say"):
+        votes_used(tmp_path / "third")
 
 
 def test_training_stops_when_held_out_votes_say_so_and_keeps_the_best_model(pipeline_folder, voted, tmp_path):

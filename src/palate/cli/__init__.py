@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 
 from palate.errors import PalateError
 
@@ -49,6 +50,8 @@ def main() -> None:
             )
         importlib.import_module(f"palate.cli.{VERBS[verb][0]}").main(rest)
     except PalateError as error:
+        if os.environ.get("PALATE_TRACE"):
+            traceback.print_exception(error)
         sys.exit(f"palate: {error}")
     except KeyboardInterrupt:
         sys.exit(_interrupted())

@@ -15,7 +15,8 @@ DESCRIPTION = """A program votes on the pairs of a dataset. Interrupted? The sam
 Judges:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
   vlm                                                a vision-language model behind an OpenAI-compatible --server
-  self:RUN                                           a trained run, by its implicit reward
+  self:RUN                                           a trained run, by its implicit reward; no pair whose human vote
+                                                     it was trained on, unless the run has folds (self:CONFIG.yaml)
   world, brightness, sharpness, ...                  the small world's truth, statistics of pictures
   NAME                                               a plug-in (entry point group palate.judges)
 
@@ -45,8 +46,8 @@ class Options:
     """cuda, cuda:1, cpu; a GPU where there is one when absent."""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """fp16 on a GPU and fp32 elsewhere when absent."""
-    set: tuple[str, ...] = ()
-    """Further settings of the judge, as key=value."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further setting of the judge, as key=value; may be given several times."""
     temperature: float | None = None
     """What score differences are divided by before they become a probability; the judge's own when absent, mostly 1."""
     batch_size: int | None = None
@@ -100,6 +101,7 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
     counts = {
         "voted before": report.already_voted, "judged now": report.judged, "answered in an earlier run": report.from_answers,
         "failed": report.failed, "unreadable": report.unreadable, "left for later": report.left_for_later,
+        "left out, its training saw their human votes": report.in_sample,
     }  # fmt: skip
     told = " · ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     out = [f"annotate: {report.pairs:,} pairs: {told}"]

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from palate.data.identity import single_images
 from palate.data.images import decode_image, image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
-from palate.judges.answers import AnswerStore, judge_key, pair_content
+from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
 from palate.judges.base import SELF, Answer, Judge, Pair, ask, load_judge
 from palate.progress import progress_bar
 
@@ -41,6 +40,7 @@ class Report:
     failed: int = 0
     unreadable: int = 0
     single_images: int = 0
+    in_sample: int = 0  # left out: the judge was trained on the human votes of these
     left_for_later: int = 0  # beyond the limit
     votes: int = 0
     choices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 0, "tie": 0})
@@ -64,41 +64,48 @@ def annotate(
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
     settings = settings or {}
     voter = load_judge(judge, **settings)
-    annotator = annotator or _default_annotator(judge, voter)
+    annotator = annotator or getattr(voter, "annotator", judge)
     key, version = _identity(judge, voter, temperature)
     voted = _already(dataset, annotator, version)
     singles = single_images(dataset)
-    report = Report(judge, annotator, already_voted=len(voted), single_images=len(singles))
+    in_sample = (dataset.pair_ids().keys() & getattr(voter, "trained_on", frozenset())) - voted - singles
+    report = Report(judge, annotator, already_voted=len(voted), single_images=len(singles), in_sample=len(in_sample))
     report.pairs = len(dataset) - len(singles)
     if not report.pairs:
         raise PalateError(f"{dataset.path}: no pairs to judge. Import some first (palate import).")
 
     answers: dict[str, Answer] = {}
-    todo = report.pairs - report.already_voted
+    scale = temperature or float(getattr(voter, "temperature", 1.0))
+    who = {
+        "judge": judge,
+        "annotator": annotator,
+        "version": version,
+        "settings": _settings(voter),
+        "temperature": scale,
+    }
+    todo = report.pairs - report.already_voted - report.in_sample
+    if not todo and not voted:
+        raise PalateError(
+            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes there say "
+            f"nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set in_sample=true)."
+        )
     if todo:
         make = partial(_Worker, judge, voter) if engine == "local" else partial(_made_worker, judge, settings)
         size = batch_size or getattr(voter, "batch_size", 16)
         with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
-            batches = _batches(dataset, voted | singles, key, store, answers, report, size, limit)
-            with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
-                _judge_all(
-                    mapped(make, batches, engine=engine, workers=workers, gpus=gpus),
-                    key,
-                    store,
-                    answers,
-                    report,
-                    advance,
-                )
+            rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
+            batches = _unanswered(rows, key, store, answers, report, size)
+            results = mapped(make, batches, engine=engine, workers=workers, gpus=gpus)
+            try:
+                with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
+                    _judge_all(results, key, store, answers, report, advance)
+            except NotKept:
+                _write(dataset, report, _at_temperature(answers, scale), who)
+                raise
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
-    scale = temperature or float(getattr(voter, "temperature", 1.0))
-    answers = {pair_id: _at_temperature(answer, scale) for pair_id, answer in answers.items()}
-    _refuse_useless(dataset, report, answers, version)
-    _write(dataset, report, answers, version)
-    if report.votes:
-        dataset.add_provenance(
-            {"judge": judge, "annotator": annotator, "version": version, "settings": _settings(voter), "temperature": scale,
-             "answers": "scores" if all(a.from_scores for a in answers.values()) else "probabilities"}
-        )  # fmt: skip
+    answers = _at_temperature(answers, scale)
+    _refuse_useless(report, answers)
+    _write(dataset, report, answers, who)
     return report
 
 
@@ -129,12 +136,10 @@ def _made_worker(name: str, settings: dict[str, Any]) -> _Worker:
     return _Worker(name, load_judge(name, **settings))
 
 
-def _batches(
-    dataset: PreferenceDataset, skip: set[str], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
-    size: int, limit: int | None,
-) -> Iterator[list[dict]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
-    waiting: list[dict] = []
+def _rows(
+    dataset: PreferenceDataset, skip: set[str], by_pair_id: bool, report: Report, limit: int | None
+) -> Iterator[dict]:
+    """The pairs that are not skipped, at most `limit`, with their encoded images and the name of their content."""
     taken, most = 0, len(dataset) if limit is None else limit
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"], batch_size=64):
         if taken >= most:
@@ -151,17 +156,26 @@ def _batches(
                 report.unreadable += 1
                 report.first_failure = report.first_failure or f"{row['pair_id']}: {error}"
                 continue
-            content = pair_content(row["prompt"], images)
-            known = store.get(key, content)
-            if known is not None:
-                answers[row["pair_id"]] = known
-                report.from_answers += 1
-                continue
-            waiting.append({"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
-                            "image_0": images[0], "image_1": images[1]})  # fmt: skip
-            if len(waiting) >= size:
-                yield waiting
-                waiting = []
+            content = pair_content(row["prompt"], [*images, row["pair_id"].encode()] if by_pair_id else images)
+            yield {"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
+                   "image_0": images[0], "image_1": images[1]}  # fmt: skip
+
+
+def _unanswered(
+    rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int
+) -> Iterator[list[dict]]:
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
+    waiting: list[dict] = []
+    for row in rows:
+        known = store.get(key, row["content"])
+        if known is not None:
+            answers[row["pair_id"]] = known
+            report.from_answers += 1
+            continue
+        waiting.append(row)
+        if len(waiting) >= size:
+            yield waiting
+            waiting = []
     if waiting:
         yield waiting
 
@@ -169,7 +183,6 @@ def _batches(
 def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, advance) -> None:
     hopeless = 0
     for rows, said in results:
-        store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         for row, answer in zip(rows, said, strict=True):
             for name, amount in answer.usage.items():
                 report.usage[name] = report.usage.get(name, 0) + amount
@@ -180,6 +193,7 @@ def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer]
             report.first_failure = report.first_failure or f"{row['pair_id']}: {answer.failure}"
             report.unreadable += answer.failure.startswith(UNREADABLE)
             report.failed += not answer.failure.startswith(UNREADABLE)
+        store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         advance(len(rows))
         failures = [a.failure for a in said if a.failure and not a.failure.startswith(UNREADABLE)]
         hopeless = hopeless + 1 if len(failures) == len(said) else 0
@@ -201,12 +215,6 @@ def _settings(judge: Judge) -> dict[str, Any]:
     return json.loads(json.dumps(dict(getattr(judge, "settings", {})), default=str))
 
 
-def _default_annotator(name: str, judge: Judge) -> str:
-    if name.startswith(SELF):
-        return SELF + Path(name.removeprefix(SELF)).name
-    return getattr(judge, "annotator", name)
-
-
 def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[str]:
     """Pairs that it voted on. Raises PalateError where the id stands for somebody else."""
     votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "instruction_version"]).to_pylist()
@@ -221,13 +229,14 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
     return {vote["pair_id"] for vote in own}
 
 
-def _at_temperature(answer: Answer, scale: float) -> Answer:
-    if not answer.from_scores:
-        return answer
-    return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
+def _at_temperature(answers: dict[str, Answer], scale: float) -> dict[str, Answer]:
+    return {
+        pair_id: replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale))) if answer.from_scores else answer
+        for pair_id, answer in answers.items()
+    }  # fmt: skip
 
 
-def _refuse_useless(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], version: str) -> None:
+def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     if not answers and not report.already_voted and not report.left_for_later:
         raise PalateError(
             f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that cannot "
@@ -241,7 +250,7 @@ def _refuse_useless(dataset: PreferenceDataset, report: Report, answers: dict[st
         )
 
 
-def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], version: str) -> None:
+def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer], who: dict[str, Any]) -> None:
     rows, shown = [], []
     for pair_id, answer in answers.items():
         p = answer.probability
@@ -251,8 +260,10 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
             shown.append((answer.score_0 + answer.score_1) / 2)
         rows.append(
             {"pair_id": pair_id, "annotator_id": report.annotator, "source": "judge", "choice": choice, "probability": p,
-             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": version}
+             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": who["version"]}
         )  # fmt: skip
     if rows:
         report.votes = dataset.append_votes(rows).added
+        kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
+        dataset.add_provenance(who | {"answers": kind})
     report.first_shown = float(np.mean(shown)) if shown else None

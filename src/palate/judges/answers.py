@@ -12,10 +12,14 @@ from palate.errors import PalateError
 from palate.judges.base import Answer
 
 
+class NotKept(PalateError):
+    """Answers cannot be kept: what was said so far is in memory alone."""
+
+
 class AnswerStore:
     """The file judges/answers.sqlite of a dataset. A context manager; every `put` is one durable transaction.
 
-    Raises PalateError where the file cannot be read or written.
+    Raises NotKept where the file cannot be read or written, or is gone.
     """
 
     def __init__(self, path: str | Path):
@@ -31,6 +35,8 @@ class AnswerStore:
                 "CREATE TABLE IF NOT EXISTS answers (judge TEXT, content TEXT, answer TEXT, PRIMARY KEY (judge, content)) "
                 "WITHOUT ROWID"
             )
+            self._database.execute("PRAGMA user_version = 1")  # a write: fails now, not after a batch is paid for
+            self._inode = self.path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
         return self
@@ -55,8 +61,11 @@ class AnswerStore:
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
+            gone = self.path.stat().st_ino != self._inode  # SQLite goes on writing into a file that was deleted
+        except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
+        if gone:
+            raise self._unusable("another file stands there now")
 
     def failures(self, judge: str) -> dict[str, str]:
         """Content -> why there is no answer, for every failure that stands."""
@@ -64,10 +73,11 @@ class AnswerStore:
         found = ((content, json.loads(answer)["failure"]) for content, answer in rows)
         return {content: failure for content, failure in found if failure is not None}
 
-    def _unusable(self, error: Exception) -> PalateError:
-        return PalateError(
-            f"{self.path}: the answers of judges cannot be kept ({error}). Make the file and its folder writable, or move "
-            "a damaged file away; votes that are in the dataset stay there."
+    def _unusable(self, why: Exception | str) -> NotKept:
+        why = why.strerror.lower() if isinstance(why, OSError) else why
+        return NotKept(
+            f"{self.path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move "
+            "a damaged file away; the same command goes on from the votes that are in the dataset."
         )
 
 

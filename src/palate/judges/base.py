@@ -48,12 +48,15 @@ class Answer:
 
 class Judge(Protocol):
     """`vote` is all a judge needs. It may also have `version` (text), `settings` (a dict that JSON can hold: all that its
-    answers depend on), `temperature` (see `ask`) and `batch_size`."""
+    answers depend on), `temperature` (see `ask`), `batch_size`, `annotator` (the id under which it votes), `uses_pair_id`
+    (True where its answers depend on more than prompt and pictures) and `trained_on` (pair_ids: it learned from their
+    human votes, and is not asked about them)."""
 
     def vote(self, pairs: list[Pair]) -> np.ndarray | Sequence[Answer]:
         """For N pairs: scores [N, 2], higher is better; or probabilities [N] that image 0 is preferred; or N Answers."""
 
 
+SELF = "self:"  # followed by a run or a configuration
 # name -> module and class, and what the class is told; the rest of the settings is the user's
 BUILT_IN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip": ("palate.judges.clip", "ClipJudge", {"kind": "clip"}),
@@ -62,8 +65,8 @@ BUILT_IN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "aesthetic": ("palate.judges.aesthetic", "AestheticJudge", {}),
     "imagereward": ("palate.judges.image_reward", "ImageRewardJudge", {}),
     "vlm": ("palate.judges.vlm", "VisionLanguageJudge", {}),
+    SELF: ("palate.training.implicit_judge", "ImplicitJudge", {}),
 }
-SELF = "self:"  # followed by a run
 
 
 def load_judge(name: str, **settings: Any) -> Judge:
@@ -71,16 +74,18 @@ def load_judge(name: str, **settings: Any) -> Judge:
 
     Raises PalateError for a name that is not known (listing what there is) or a setting that the judge does not take.
     """
-    if name in BUILT_IN:
-        module, kind, told = BUILT_IN[name]
+    key = SELF if name.startswith(SELF) else name
+    if key in BUILT_IN:
+        module, kind, told = BUILT_IN[key]
+        told = {"run": name.removeprefix(SELF)} if key == SELF else told
         return _made(name, partial(getattr(import_module(module), kind), **told), settings)
-    if name.startswith(SELF):
-        from palate.judges.implicit import ImplicitJudge
-
-        return _made(name, partial(ImplicitJudge, name.removeprefix(SELF)), settings)
     found = entry_points(group="palate.judges")
     if name in found.names:
-        return _made(name, found[name].load(), settings)
+        try:
+            kind = found[name].load()
+        except Exception as error:  # whatever its package raises while it is imported
+            raise _raised(name, "while it was imported", error) from error
+        return _made(name, kind, settings)
     return _made(name, partial(_RewardJudge, _reward(name, list(found.names))), settings)
 
 
@@ -110,7 +115,7 @@ def _reward(name: str, plug_ins: list[str]) -> Callable:
     try:
         return load_reward(name)
     except PalateError as error:
-        known = ", ".join([*BUILT_IN, f"{SELF}RUN", *plug_ins])
+        known = ", ".join([*(f"{key}RUN" if key == SELF else key for key in BUILT_IN), *plug_ins])
         raise PalateError(
             f"judge {name!r} is not known; there are {known}, and the scorers (world, brightness, ...). "
             "A package can add one (entry point group palate.judges)."
@@ -130,7 +135,12 @@ def _made(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
         raise PalateError(
             f"judge {name!r} takes no setting {unknown[0]!r}; it takes {', '.join(known) or 'none'}. Leave it out."
         )
-    judge = make(**settings)
+    try:
+        judge = make(**settings)
+    except PalateError:
+        raise
+    except Exception as error:  # a plug-in's own
+        raise _raised(name, "while it was made", error) from error
     if not callable(getattr(judge, "vote", None)):
         raise PalateError(f"judge {name!r} has no method vote(pairs). Give its class one; docs/annotate.md shows how.")
     return judge
@@ -143,7 +153,7 @@ def ask(name: str, judge: Judge, pairs: list[Pair], temperature: float | None = 
     judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts, so
     that swapping a pair always mirrors its probability. Raises PalateError for answers that cannot be used.
     """
-    said = judge.vote(pairs)
+    said = _said(name, judge, pairs)
     if _are_answers(said):
         answers = list(said)
         if len(answers) != len(pairs):
@@ -163,11 +173,30 @@ def ask(name: str, judge: Judge, pairs: list[Pair], temperature: float | None = 
             Answer(float(p), float(a), float(b), from_scores=True)
             for p, (a, b) in zip(probability, values, strict=True)
         ]
-    swapped = _array(name, judge.vote([pair.swapped() for pair in pairs]), pairs)
+    swapped = _array(name, _said(name, judge, [pair.swapped() for pair in pairs]), pairs)
     for given in (values, swapped):
         _check_probability(name, pairs, given)
     # kept as scores: how likely each image is to be preferred when it is the one shown first
     return [Answer(float((p + 1 - q) / 2), float(p), float(q)) for p, q in zip(values, swapped, strict=True)]
+
+
+def _said(name: str, judge: Judge, pairs: list[Pair]) -> Any:
+    try:
+        return judge.vote(pairs)
+    except PalateError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        for pair in pairs if len(pairs) > 1 else ():
+            try:
+                judge.vote([pair])
+            except Exception as its_own:
+                raise _raised(name, f"on pair {pair.pair_id}", its_own) from its_own
+        where = f"on pair {pairs[0].pair_id}"
+        if len(pairs) > 1:
+            where = (
+                f"on pairs {pairs[0].pair_id} to {pairs[-1].pair_id} together, on none alone (--batch-size 1 may help)"
+            )
+        raise _raised(name, where, error) from error
 
 
 def _are_answers(said: Any) -> bool:
@@ -197,6 +226,14 @@ def _check_probability(name: str, pairs: list[Pair], values: np.ndarray) -> None
     wrong = np.flatnonzero((values < 0) | (values > 1))
     if len(wrong):
         raise _useless(name, f"the probability {values[wrong[0]]:g} for pair {pairs[wrong[0]].pair_id}")
+
+
+def _raised(name: str, where: str, error: Exception) -> PalateError:
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    return PalateError(
+        f"judge {name!r} raised {told[:300]} {where}. What was judged before is kept, and the same command goes on; "
+        "PALATE_TRACE=1 before it shows the trace."
+    )
 
 
 def _useless(name: str, what: str) -> PalateError:

@@ -140,7 +140,9 @@ def _encode_missing(
             readable, images = [], []
             for row in rows:
                 try:
-                    images.append([_prepare(decode_image(image, dataset.path), resolution) for image in _images(row)])
+                    images.append(
+                        [prepare_image(decode_image(image, dataset.path), resolution) for image in _images(row)]
+                    )
                     readable.append(row)
                 except PalateError as problem:
                     unreadable, first_problem = unreadable + 1, first_problem or f"{row['pair_id']}: {problem}"
@@ -204,7 +206,7 @@ def _encode(backbone: StableDiffusion, images: list[list[torch.Tensor]]) -> torc
     return pairs
 
 
-def _prepare(image: Image.Image, resolution: int) -> torch.Tensor:
+def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:
     """An image of any size to [3, resolution, resolution] in [-1, 1]."""
     fitted = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(fitted, np.float32) / 127.5 - 1).permute(2, 0, 1)

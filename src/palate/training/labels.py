@@ -78,6 +78,8 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
         counts = {"pairs in the dataset": len(pairs), "rows": len(rows)} | rows.account
         print(f"labels: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
+        if config.source not in ("steps", "teacher"):
+            rows.votes_used = _ids_where(pairs, ~np.isnan(human))
     return _swapped(rows) if config.swap else rows
 
 
@@ -152,7 +154,21 @@ def _rows_of_pairs(
         account["pairs held out for validation"] = len(held_out)
     _tell(account)
     rows = rows.take(used)
-    return replace(rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config))
+    return replace(
+        rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config),
+        votes_used=_ids_where(pairs, _votes_used(labels, chosen, config)),
+    )  # fmt: skip
+
+
+def _votes_used(labels: Labels, held_out: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """[N] bool: pairs whose human votes the run learns from, directly, by a judge corrected on them, or by an early stop."""
+    of_judge_alone = config.target == "judge" and config.correction == "none" and config.judge != SELF
+    used = np.zeros(len(held_out), bool) if of_judge_alone else labels.labelled
+    return used | held_out if config.early_stop is not None else used
+
+
+def _ids_where(pairs: pa.Table, chosen: np.ndarray) -> frozenset[str]:
+    return frozenset(pairs["pair_id"].filter(pa.array(chosen)).to_pylist())
 
 
 def folds_of(prompts: list[str], folds: int, seed: int) -> np.ndarray:

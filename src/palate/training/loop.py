@@ -28,6 +28,7 @@ from palate.training.model import Policy, save_model
 from palate.training.rows import Rows
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.validation import large_logit_warning
+from palate.training.votes_used import save_votes_used
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def train(
         return Run(run)
     parts = assemble(config, dataset, backbone, rows, accelerator, run)
     save_account(parts.rows.account, run)
+    save_votes_used(run, parts.rows.votes_used, config.start_from)
     policy, stepper, validation = parts.policy, parts.stepper, parts.validation
     optimizer, schedule = _make_optimizer(policy, config, accelerator)
     first = _resume(run, policy, parts.kept, optimizer, schedule, accelerator)

@@ -36,6 +36,7 @@ class Rows:
     rank: np.ndarray | None = None  # [N, K] of a list's images, 0 the best
     present: np.ndarray | None = None  # [N, K] bool
     held_out: "Rows | None" = None  # pairs with human votes to validate on
+    votes_used: frozenset[str] = frozenset()  # pair_ids of all human votes that have a part in the run
 
     def __len__(self) -> int:
         return len(self.id)
@@ -46,7 +47,7 @@ class Rows:
         changed = {
             f.name: [getattr(self, f.name)[i] for i in index] if f.name in ("images", "prompt") else getattr(self, f.name)[index]
             for f in fields(self)
-            if f.name not in ("account", "labelled_per_batch", "held_out") and getattr(self, f.name) is not None
+            if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used") and getattr(self, f.name) is not None
         }  # fmt: skip
         return replace(self, **changed)
 
@@ -69,15 +70,6 @@ def pairs_of_two(dataset: PreferenceDataset) -> pa.Table:
     """The pairs table without single images: pair_id, prompt and propensity."""
     pairs, singles = dataset.pairs(columns=["pair_id", "prompt", "propensity"]), single_images(dataset)
     return pairs.filter(pa.array([pair_id not in singles for pair_id in pairs["pair_id"].to_pylist()], pa.bool_()))
-
-
-def rows_of_pairs(pairs: pa.Table) -> Rows:
-    """Every pair without a preference, for networks that vote."""
-    ids, n = pairs["pair_id"].to_pylist(), len(pairs)
-    return Rows(
-        id=np.array(ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in ids], prompt=pairs["prompt"].to_pylist(),
-        target=np.full(n, 0.5), weight=np.ones(n), labelled=np.zeros(n, bool), account={"pairs": n},
-    )  # fmt: skip
 
 
 def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray) -> Rows:

@@ -11,90 +11,122 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from accelerate import Accelerator
 from scipy.special import expit
 
-from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.judges.weights import choose_device
 from palate.progress import progress_bar
-from palate.training.batches import Batches
 from palate.training.cache import encode_pairs
 from palate.training.checks import SELF
-from palate.training.config import TrainConfig
-from palate.training.labels import folds_of
-from palate.training.model import load_trained_unet, make_policy, starting_unet
-from palate.training.networks import Networks
-from palate.training.reference import make_reference
-from palate.training.rows import pairs_of_two, rows_of_pairs
-from palate.training.sources import Setting, rows_problem
+from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config
+from palate.training.implicit import load_implicit_reward
+from palate.training.rows import pairs_of_two
+from palate.training.votes_used import votes_used
+
+FOLDER = "self-judge"  # in a run, with one fold run each
 
 
 def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> np.ndarray | None:
     """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is another.
 
-    A pair with a human vote is judged by the model of its fold, which did not see it; the others by the mean logit of
-    all. Fold runs are ordinary runs beneath the run's folder, so an interrupted one goes on; the votes are kept there. Votes held out for validation are
-    held out of all of them.
+    A pair is judged by the mean logit of the models that did not see its human vote: that of its fold, or all of them.
+    The logits are kept beneath the run's folder.
     """
     if config.judge != SELF or config.self_judge != "cross-fitted":
         return None
-    folder = Path(config.output_dir) / "self-judge"
-    path = folder / "votes.parquet"
-    pairs = pairs_of_two(dataset)
-    pair_ids, prompts = pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist()
-    if not path.exists():
-        logits = np.stack(
-            [_fold_logits(dataset, config, train, k, folder / f"fold-{k}") for k in range(config.self_folds)]
-        )
+    folds = trained_folds(config, train)
+    pair_ids = pairs_of_two(dataset)["pair_id"].to_pylist()
+    path = Path(config.output_dir) / FOLDER / "votes.parquet"
+    if not path.exists() or pq.read_table(path, columns=["pair_id"])["pair_id"].to_pylist() != pair_ids:
+        logits = _logits(dataset, config, folds)
         with atomic_path(path) as temporary:
-            pq.write_table(
-                pa.table({"pair_id": pair_ids} | {f"fold_{k}": logits[k] for k in range(len(logits))}), temporary
-            )
+            columns = {f"fold_{k}": logits[k] for k in range(len(folds))}
+            pq.write_table(pa.table({"pair_id": pair_ids} | columns), temporary)
     table = pq.read_table(path)
-    logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(config.self_folds)])  # [F, N]
-    fold = folds_of(prompts, config.self_folds, config.seed)
-    votes = dataset.votes()
-    voted = {p for p, s in zip(votes["pair_id"].to_pylist(), votes["source"].to_pylist(), strict=True) if s == "human"}
-    labelled = np.array([pair_id in voted for pair_id in pair_ids])
-    own = logits[fold, np.arange(len(fold))]
-    return expit(np.where(labelled, own, logits.mean(axis=0)))
+    logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(len(folds))])
+    seen = seen_by([votes_used(fold) for fold in folds], pair_ids)
+    return expit(np.nan_to_num(mean_of_unseen(logits, seen)))
 
 
-def _fold_logits(
-    dataset: PreferenceDataset, config: TrainConfig, train: Callable, fold: int, folder: Path
-) -> np.ndarray:
-    """Logits [N] of a model trained on the human votes outside one fold, averaged over draws of their own."""
-    settings = replace(  # the same run on human votes alone: what acts on targets acts on those of the run itself, later
-        config, target="human", judge=None, power=1.0, residual=1.0, ramp=False, swap=False, label_smoothing=0.0, flip_rate=0.0, madpo=None, uncertainty=None,
-        output_dir=str(folder), leave_out_fold=(fold, config.self_folds), early_stop=None, report_to="none",
+def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
+    """The folders of the K = self_folds fold runs of a configuration; those that are not finished are trained first.
+
+    Fold runs are ordinary runs beneath the run's folder, so an interrupted one goes on. Votes held out for validation
+    are held out of all of them. Raises PalateError where there are no votes on pairs to be parted, or no denoiser.
+    """
+    if config.source != "pairs" or config.trains != "denoiser":
+        raise PalateError(
+            f"{config.output_dir}: a model is its own judge by denoising pairs with human votes, and this configuration has "
+            f"source: {config.source}, trains: {config.trains}. Use source: pairs and trains: denoiser."
+        )
+    folds = [_fold_config(config, k) for k in range(config.self_folds)]
+    for fold in folds:
+        if not _finished(fold):
+            train(fold)
+    return [Path(fold.output_dir) for fold in folds]
+
+
+def found_folds(run: Path) -> list[Path]:
+    """The finished fold runs in the folder of a run, none where it has no folds. Raises PalateError when some are missing."""
+    found = sorted(path.parent for path in (run / FOLDER).glob("fold-*/config.yaml"))
+    if not found:
+        return []
+    _, count = load_config(found[0] / "config.yaml").leave_out_fold
+    folds = [run / FOLDER / f"fold-{k}" for k in range(count)]
+    unfinished = [fold for fold in folds if not (fold / "model").is_dir()]
+    if unfinished:
+        raise PalateError(
+            f"{unfinished[0]}: this fold run is not finished. The command that began it goes on from there."
+        )
+    return folds
+
+
+def seen_by(used: list[frozenset[str]], pair_ids: list[str]) -> np.ndarray:
+    """[F, N] bool: whether the pair is among those whose human votes a model was trained on."""
+    return np.array([[pair_id in pairs for pair_id in pair_ids] for pairs in used], bool)
+
+
+def mean_of_unseen(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Means [N, ...] of values [F, N, ...] over those of the F models that did not see the pair; NaN where all did."""
+    weight = (~seen).astype(float)
+    total = np.einsum("fn,fn...->n...", weight, values)
+    count = weight.sum(axis=0).reshape(-1, *[1] * (total.ndim - 1))
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
+    """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself, later."""
+    return replace(
+        config, target="human", judge=None, power=1.0, residual=1.0, ramp=False, swap=False, label_smoothing=0.0, flip_rate=0.0, madpo=None,
+        uncertainty=None, output_dir=str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
+        leave_out_fold=(fold, config.self_folds), early_stop=None, report_to="none",
     )  # fmt: skip
-    run = train(settings)
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    backbone.device = accelerator.device
-    plain = replace(config, lora=None)
-    reference = make_reference(
-        make_policy(starting_unet(backbone, config), plain)
-    )  # a frozen copy, before it is changed
-    policy = make_policy(load_trained_unet(backbone.unet, run.model_path).to(accelerator.device), plain)
-    encoded = encode_pairs(dataset, backbone, config.resolution)
-    rows = rows_of_pairs(pairs_of_two(dataset))
-    networks = Networks(backbone, policy, reference, config.beta, accelerator)
-    setting = Setting(
-        settings, backbone, encoded, rows, Batches(rows.labelled, 1, None, 0), networks, accelerator.device
-    )
-    logits = dict.fromkeys(rows.id.tolist(), 0.0)
-    readable = np.flatnonzero([pair_id in encoded for pair_id in rows.id])
-    with progress_bar(f"voting of fold {fold}", len(readable)) as advance:
+
+
+def _finished(config: TrainConfig) -> bool:
+    run = Path(config.output_dir)
+    if not (run / "model").is_dir():
+        return False
+    free = {name: getattr(config, name) for name in FREE_ON_RESUME if name != "max_train_steps"}
+    return replace(load_config(run / "config.yaml"), **free) == config
+
+
+def _logits(dataset: PreferenceDataset, config: TrainConfig, folds: list[Path]) -> np.ndarray:
+    """Logits [F, N] of the fold runs, averaged over draws of their own; 0 where an image cannot be read."""
+    reward = load_implicit_reward(folds, config, choose_device(None), config.mixed_precision)
+    encoded = encode_pairs(dataset, reward.backbone, config.resolution)
+    pairs = pairs_of_two(dataset)
+    pair_ids, prompts = (np.array(pairs[name].to_pylist(), object) for name in ("pair_id", "prompt"))
+    readable = np.flatnonzero([pair_id in encoded for pair_id in pair_ids])
+    logits = np.zeros((len(folds), len(pair_ids)))
+    with progress_bar("the folds vote", len(readable)) as advance:
         for start in range(0, len(readable), config.train_batch_size):
             row = readable[start : start + config.train_batch_size]
-            problems = [
-                rows_problem(setting, row, [f"vote {k}"] * len(row), np.ones(len(row)))
-                for k in range(config.self_draws)
-            ]
-            mean = torch.stack([networks.logits(problem) for problem in problems]).mean(dim=0)
-            logits |= dict(zip(rows.id[row].tolist(), mean.double().cpu().tolist(), strict=True))
+            ids = pair_ids[row].tolist()
+            latents, embeddings = encoded.latents(ids), encoded.embeddings(prompts[row].tolist())
+            scores = reward.scores(ids, latents, embeddings, config.self_draws, config.seed)
+            logits[:, row] = scores[..., 0] - scores[..., 1]
             advance(len(row))
-    return np.array(list(logits.values()))
+    return logits

@@ -1,0 +1,89 @@
+"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained on.
+
+Where a run has fold runs, each of them trained without a part of the human votes, a pair is judged by the mean of those
+that did not see its vote.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from palate.data.schema import content_id
+from palate.errors import PalateError
+from palate.judges.base import SELF, Pair
+from palate.judges.weights import choose_device, content_hash
+from palate.training.cache import prepare_image
+from palate.training.config import load_config
+from palate.training.implicit import ImplicitReward, load_implicit_reward
+from palate.training.loop import train
+from palate.training.self_judge import found_folds, mean_of_unseen, seen_by, trained_folds
+from palate.training.votes_used import votes_used
+
+
+class ImplicitJudge:
+    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a training,
+    whose fold runs are trained first, unless they are finished.
+
+    Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes on
+    every pair.
+    """
+
+    version = "2"
+    batch_size = 8
+    uses_pair_id = True
+
+    def __init__(self, run: str, draws: int = 8, seed: int = 0, in_sample: bool = False, device: str | None = None):
+        if draws < 1:
+            raise PalateError(f"draws: {draws}, but at least 1 is needed.")
+        self.draws, self.seed, self.in_sample, self.device = draws, seed, in_sample, choose_device(device)
+        path = Path(run).expanduser()
+        if path.suffix in (".yaml", ".yml"):
+            if in_sample:
+                raise PalateError(f"{run}: in_sample is for votes of a finished run. Give its folder, or leave it out.")
+            config = load_config(path)
+            path, self.models = Path(config.output_dir), trained_folds(config, train)
+        else:
+            self.models = ([] if in_sample else found_folds(path)) or [_finished_run(path)]
+        self.annotator = f"{SELF}{path.name}"
+        self.config = load_config(self.models[0] / "config.yaml")
+
+    @cached_property
+    def settings(self) -> dict:
+        seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
+        return {"models": [content_hash(run / "model") for run in self.models], "seen": seen, "beta": self.config.beta,
+                "draws": self.draws, "seed": self.seed, "resolution": self.config.resolution}  # fmt: skip
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """The pairs whose human votes every model saw."""
+        return frozenset() if self.in_sample else frozenset.intersection(*self._used)
+
+    @cached_property
+    def _used(self) -> list[frozenset[str]]:
+        return [votes_used(run) for run in self.models]
+
+    @cached_property
+    def reward(self) -> ImplicitReward:
+        return load_implicit_reward(self.models, self.config, self.device)
+
+    def vote(self, pairs: list[Pair]) -> np.ndarray:
+        """Scores [N, 2]."""
+        ids, backbone = [pair.pair_id for pair in pairs], self.reward.backbone
+        size = self.config.resolution or backbone.resolution
+        images = [prepare_image(image, size) for pair in pairs for image in (pair.image_0, pair.image_1)]
+        latents = backbone.encode_images(torch.stack(images)).unflatten(0, (-1, 2))
+        embeddings = backbone.encode_prompts([pair.prompt for pair in pairs])
+        scores = self.reward.scores(ids, latents, embeddings, self.draws, self.seed)
+        return scores[0] if self.in_sample else mean_of_unseen(scores, seen_by(self._used, ids))
+
+
+def _finished_run(run: Path) -> Path:
+    if not (run / "config.yaml").is_file() or not (run / "model").is_dir():
+        raise PalateError(
+            f"{run}: not a finished run (config.yaml and model/). Give the output_dir of a training, or its configuration."
+        )
+    if (run / "model" / "classifier").is_dir():
+        raise PalateError(f"{run}: trained a classifier, which has no denoising error. Give a run of a denoiser.")
+    return run
