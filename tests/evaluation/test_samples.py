@@ -87,7 +87,7 @@ def test_a_model_compared_with_itself_ties_everywhere(pipeline_folder, dataset, 
     win = result.rows[0].win
     assert (win.n, win.ties, win.rate, win.winner) == (6, 6, 0.5, None)
     stored = pq.read_table(run.path / "samples" / "scores.parquet").to_pylist()
-    assert len(stored) == 6 and {row["scorer"] for row in stored} == {"brightness"}
+    assert sum(row["scorer"] == "brightness" for row in stored) == 6
 
 
 def test_samples_of_different_settings_are_no_pairs(pipeline_folder, tmp_path):

@@ -23,8 +23,8 @@ class Options:
     """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
     prompts: str | None = None
     """A file of prompts, or "world"; needed when there are no samples yet."""
-    scorer: str = "world"
-    """world (the small world's truth), a picture statistic such as brightness, or a plug-in's name."""
+    scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
     steps: int = 25
     guidance: float = 7.5
     sampler: str = "dpm++"
@@ -39,5 +39,9 @@ def main(argv: list[str]) -> None:
 
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
     compare(
-        list(options.models), options.against, prompts=options.prompts, scorer=options.scorer, sampling=sampling
+        list(options.models),
+        options.against,
+        prompts=options.prompts,
+        scorer=list(options.scorer) or None,
+        sampling=sampling,
     ).show()

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from palate.backbones import StableDiffusion, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, negative_weights
+from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.evaluation.prompts import load_prompts, prompts_hash
 from palate.files import atomic_path, write_text
@@ -62,12 +64,21 @@ class Samples:
 
     def images(self) -> np.ndarray:
         """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
+        self._require_all()
+        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
+
+    @cached_property
+    def contents(self) -> list[str]:
+        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be made."""
+        self._require_all()
+        return [content_id(path.read_bytes()) for path in self.paths]
+
+    def _require_all(self) -> None:
         missing = sum(not path.exists() for path in self.paths)
         if missing:
             raise PalateError(
                 f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. The same `palate sample` command goes on."
             )
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
 
 
 def sample(

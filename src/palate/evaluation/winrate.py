@@ -13,6 +13,8 @@ from scipy import stats
 
 from palate.errors import PalateError
 
+Interval = tuple[float, float, float]  # mean, low, high
+
 _CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
 
 
@@ -30,6 +32,7 @@ class WinRate:
     p_value: float  # exact sign test on the comparisons that are not ties; it does not know about prompts
     prompts: int  # clusters
     confidence: float = 0.95
+    seeds: int = 1  # training seeds; with several the interval holds for another seed, too, and p_value is of its test
 
     @property
     def winner(self) -> str | None:
@@ -41,6 +44,7 @@ class WinRate:
     def sentence(self, name_a: str, name_b: str) -> str:
         """The result in plain words. It names a winner only where there is one."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
+        counts += f" with {self.seeds} training seeds" if self.seeds > 1 else ""
         level = f"No winner between {name_a} and {name_b}: {name_a} won {_percent(self.rate)} of {counts}"
         if np.isnan(self.low):
             return f"{level}, and a single prompt gives no interval."
