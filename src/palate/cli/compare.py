@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from palate.cli.options import parse
+from palate.errors import PalateError
 
 DESCRIPTION = """Paired win rates on the same prompts and noise, with 95 % intervals clustered by prompt.
 
@@ -23,6 +24,10 @@ class Options:
     """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
     prompts: str | None = None
     """A file of prompts, or "world"; needed when there are no samples yet."""
+    part: str | None = None
+    """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
+    limit: int | None = None
+    """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
     steps: int = 25
@@ -35,13 +40,17 @@ class Options:
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
     from palate.evaluation.compare import compare
+    from palate.evaluation.prompts import load_suite
     from palate.evaluation.samples import Sampling
 
+    if options.prompts is None and (options.part or options.limit):
+        raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
+    suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
     compare(
         list(options.models),
         options.against,
-        prompts=options.prompts,
+        prompts=suite,
         scorer=list(options.scorer) or None,
         sampling=sampling,
     ).show()

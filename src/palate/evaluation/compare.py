@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from palate.errors import PalateError
-from palate.evaluation.prompts import load_prompts
+from palate.evaluation.prompts import Suite, load_suite
 from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, open_samples, sample
@@ -18,12 +18,12 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 
 
 def compare(
-    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | None = None,
+    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
-    `prompts` (a file, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
+    `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
     those that scored the first model's samples, else "world". With several the first that none of the models was trained
     on is the headline; the comparisons by the rest are its `others`. Stored scores are used as they are.
 
@@ -94,7 +94,7 @@ def _distinct(names: list[str], paths: list) -> list[str]:
 
 
 def samples_of(
-    model: str | Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of what."""
     folder = Path(model)
@@ -106,7 +106,7 @@ def samples_of(
 
 
 def base_samples_of(
-    run: Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:
     """The samples of the model that a run started from (RUN/base-samples)."""
     if not (run / "config.yaml").is_file():
@@ -124,7 +124,8 @@ def base_samples_of(
 
 def _sample_or_open(model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None) -> Samples:
     if prompts is not None:
-        return sample(model, load_prompts(prompts), folder, sampling or Sampling(), device=device)
+        suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
+        return sample(model, suite, folder, sampling or Sampling(), device=device)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)
