@@ -1,6 +1,8 @@
 """`palate compare`"""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,7 +15,8 @@ DESCRIPTION = """Paired win rates on the same prompts and noise, with 95 % inter
 Examples:
   palate compare runs/dedpo --prompts world --scorer world --guidance 2
   palate compare runs/dedpo runs/dpo --against base
-  palate compare runs/dedpo --against runs/dpo"""
+  palate compare runs/dedpo --against runs/dpo --scorer pickscore --scorer aesthetic
+  palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json"""
 
 
 @dataclass
@@ -30,6 +33,12 @@ class Options:
     """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    group: bool = False
+    """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
+    out: Path | None = None
+    """Where the result is stored as JSON; compare.json in the first model's folder when absent."""
+    json: bool = False
+    """Print the result as JSON."""
     steps: int = 25
     guidance: float = 7.5
     sampler: str = "dpm++"
@@ -41,16 +50,19 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
     from palate.evaluation.compare import compare
     from palate.evaluation.prompts import load_suite
+    from palate.evaluation.results import save
     from palate.evaluation.samples import Sampling
 
     if options.prompts is None and (options.part or options.limit):
         raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
     suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
-    compare(
-        list(options.models),
-        options.against,
-        prompts=suite,
-        scorer=list(options.scorer) or None,
-        sampling=sampling,
-    ).show()
+    comparison = compare(
+        list(options.models), options.against, prompts=suite, scorer=list(options.scorer) or None, sampling=sampling,
+        group=options.group,
+    )  # fmt: skip
+    save(comparison, options.out or Path(options.models[0]) / "compare.json")
+    if options.json:
+        print(json.dumps(comparison.as_dict()))
+    else:
+        comparison.show()

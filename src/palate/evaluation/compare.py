@@ -11,6 +11,8 @@ from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, open_samples, sample
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
+from palate.evaluation.seeds import families, group_name, grouped
+from palate.evaluation.strengths import strengths
 from palate.evaluation.winrate import Interval, mean_interval, win_rate
 from palate.training.config import load_config
 
@@ -20,12 +22,16 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 def compare(
     models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
+    group: bool = False,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
     `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
     those that scored the first model's samples, else "world". With several the first that none of the models was trained
     on is the headline; the comparisons by the rest are its `others`. Stored scores are used as they are.
+
+    Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
+    included; with `group` all models are taken for such. Three or more models get a table of strengths.
 
     Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
     pairs, and when a reward model has not scored all of them yet (`palate score`).
@@ -44,13 +50,24 @@ def compare(
     everyone = [base_samples, *made]
     learned = [trained_on_by_samples(samples) for samples in everyone]
     changes = [drift(samples) for samples in everyone]
+    seeds = (
+        [list(range(len(models)))] if group else families([_run_of(*pair) for pair in zip(models, made, strict=True)])
+    )
+    if group and len(models) < 2:
+        raise PalateError("--group combines the training seeds of one method: name two runs or more.")
     sections = []
     for one in dict.fromkeys(scorers):
         scored = scored_alike(everyone, one)
         base, *rows = map(_evaluated, names, paths, everyone, scored, changes)
         rows = [_against(row, base, changes[k + 1], changes[0]) for k, row in enumerate(rows)]
         judged = tuple(name for name, judges in zip(names, learned, strict=True) if one in judges)
-        sections.append(Comparison(base, rows, one, scored[0].version, judged))
+        together = [
+            grouped(group_name([rows[k].name for k in members]), [rows[k].name for k in members], [rows[k].scores for k in members],
+                    base.scores, base_samples.prompts)
+            for members in seeds
+        ]  # fmt: skip
+        table = strengths(names, [row.scores for row in (base, *rows)], base_samples.prompts) if len(rows) > 1 else None
+        sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
     headline = next((section for section in sections if not section.trained_on), sections[0])
     return replace(headline, others=tuple(section for section in sections if section is not headline))
 
@@ -87,6 +104,10 @@ def _against(
         if name in before
     }
     return replace(row, win=win_rate(row.scores, base.scores, row.samples.prompts), drift_change=change)
+
+
+def _run_of(model: str | Path, samples: Samples) -> Path:
+    return Path(model) if (Path(model) / "config.yaml").is_file() else Path(samples.settings.get("model", ""))
 
 
 def _distinct(names: list[str], paths: list) -> list[str]:

@@ -1,14 +1,20 @@
 """What a comparison found: plain records, their text for the terminal, their JSON for the report."""
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from palate import __version__
 from palate.evaluation.samples import OF_THE_MODEL, Samples
+from palate.evaluation.seeds import Group
+from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate
+from palate.files import write_text
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Comparison:
     scorer: str
     version: str = "1"  # of the scorer
     trained_on: tuple[str, ...] = ()  # models that were trained on this very scorer: its verdict is no evidence
+    groups: tuple[Group, ...] = ()  # rows that differ in their training seed alone, as one
+    table: Table | None = None  # of all models, where there are three or more
     others: tuple["Comparison", ...] = ()
 
     @property
@@ -49,12 +57,19 @@ class Comparison:
         settings = self.base.samples.settings
         return plain(
             {
-                "suite": {"hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
+                "palate": __version__,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "suite": {"source": self.base.samples.suite, "hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on else self.scorer,
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
         )  # fmt: skip
+
+
+def save(result: Any, path: str | Path) -> None:
+    """Write what `as_dict` gives as JSON, atomically."""
+    write_text(path, json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def lines(comparison: Comparison) -> list[str]:
@@ -70,7 +85,26 @@ def lines(comparison: Comparison) -> list[str]:
     if comparison.trained_on:
         return [*out, f"No headline: {_and(comparison.trained_on)} learned from {'these scorers' if comparison.others else comparison.scorer}, "
                 "so its verdict is no evidence. Name a scorer that was not used in training (--scorer)."]  # fmt: skip
-    return out + [row.win.sentence(row.name, comparison.base.name) for row in comparison.rows]
+    return out + _words(comparison)
+
+
+def _words(comparison: Comparison) -> list[str]:
+    """The headline's findings: groups as one, and with several models only what Holm's correction leaves."""
+    base, together = comparison.base.name, {name for group in comparison.groups for name in group.members}
+    out = [group.win.sentence(group.name, base) for group in comparison.groups]
+    single = [row for row in comparison.rows if row.name not in together]
+    if comparison.table is None or not single:
+        return out + [row.win.sentence(row.name, base) for row in single]
+    claims = [claim for claim in comparison.table.claims if not {claim.a, claim.b} & together]
+    sure = [
+        f"{claim.winner} beats {claim.b if claim.winner == claim.a else claim.a} (p {claim.p_corrected:.2g})"
+        for claim in claims
+        if claim.winner
+    ]
+    open_ = [f"{claim.a} and {claim.b} (p {claim.p_corrected:.2g})" for claim in claims if not claim.winner]
+    count = len(comparison.table.claims)
+    out += [f"Sure of {count} pairs of models together (Holm): {'; '.join(sure)}."] if sure else []
+    return out + ([f"No winner between {'; '.join(open_)}."] if open_ else [])
 
 
 def plain(value: Any) -> Any:
@@ -90,6 +124,9 @@ def _section(section: Comparison) -> dict[str, Any]:
     return {
         "scorer": section.scorer, "version": section.version, "used_in_training_of": section.trained_on,
         "base": _model(section.base), "models": [_model(row) for row in section.rows],
+        "groups": [asdict(group) | {"win": win_dict(group.win)} for group in section.groups],
+        "strengths": [asdict(one) for one in section.table.strengths] if section.table else [],
+        "claims": [asdict(claim) | {"win": win_dict(claim.win)} for claim in section.table.claims] if section.table else [],
     }  # fmt: skip
 
 
@@ -113,6 +150,15 @@ def _numbers(section: Comparison) -> list[str]:
     for row in section.models:
         mean, low, high = row.mean
         out.append(f"  {row.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(row.win)}")
+    for group in section.groups:
+        mean, low, high = group.mean
+        out.append(f"  {group.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(group.win)}")
+    if section.table:
+        pairs = len(section.table.claims)
+        out.append(f"strength in log-odds, from {pairs} pairs of models (mean 0; 0.4 is 60 % of the wins)")
+        out += [
+            f"  {one.name:<32} {one.strength:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in section.table.strengths
+        ]
     return out
 
 
