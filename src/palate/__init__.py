@@ -1,7 +1,7 @@
 """palate: align text-to-image diffusion models with human taste from labels that nobody fully trusts.
 
 Everything is one import away and loaded when first used: `palate.open_dataset`, `palate.train`, `palate.sample`,
-`palate.compare`, `palate.report`.
+`palate.score`, `palate.compare`, `palate.report`.
 """
 
 from importlib import import_module
@@ -15,6 +15,7 @@ _HOMES = {
     "load_prompts": "palate.evaluation.prompts",
     "Sampling": "palate.evaluation.samples",
     "sample": "palate.evaluation.samples",
+    "score": "palate.evaluation.score",
     "compare": "palate.evaluation.compare",
     "report": "palate.report.runs",
 }

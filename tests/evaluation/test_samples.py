@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +18,6 @@ from palate.backbones.guidance import ClassifierGuided, NegativeGuided, plain_we
 from palate.cli import sample as sample_command
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
-from palate.evaluation.prompts import load_prompts, prompts_hash
 from palate.evaluation.samples import (
     OF_THE_MODEL,
     Samples,
@@ -87,7 +85,7 @@ def test_a_model_compared_with_itself_ties_everywhere(pipeline_folder, dataset, 
     win = result.rows[0].win
     assert (win.n, win.ties, win.rate, win.winner) == (6, 6, 0.5, None)
     stored = pq.read_table(run.path / "samples" / "scores.parquet").to_pylist()
-    assert len(stored) == 6 and {row["scorer"] for row in stored} == {"brightness"}
+    assert sum(row["scorer"] == "brightness" for row in stored) == 6
 
 
 def test_samples_of_different_settings_are_no_pairs(pipeline_folder, tmp_path):
@@ -259,29 +257,3 @@ def test_sampling_that_means_nothing_is_refused_before_anything_is_written(chang
     with pytest.raises(PalateError, match=why):
         sample(pipeline_folder, list(PROMPTS), tmp_path / "samples", replace(QUICK, **changes))
     assert not (tmp_path / "samples").exists()
-
-
-@pytest.mark.parametrize("kind", ["txt", "json", "jsonl", "csv", "parquet"])
-def test_prompt_files_of_every_kind(kind, tmp_path):
-    path, rows = (
-        tmp_path / f"suite.{kind}",
-        [{"prompt": "a cat, sitting", "neg_prompt": ""}, {"prompt": "Überraschung", "neg_prompt": ""}],
-    )
-    texts = {
-        "txt": "a cat, sitting\n\nÜberraschung\n", "json": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows)),
-        "csv": 'prompt,neg_prompt\n"a cat, sitting",\nÜberraschung,\n',
-    }  # fmt: skip
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text(texts[kind], encoding="utf-8")
-    assert load_prompts(path) == ["a cat, sitting", "Überraschung"]
-    assert prompts_hash(["a", "b"]) != prompts_hash(["b", "a"])
-
-
-@pytest.mark.parametrize("text", ["", "{", '[{"title": "x"}]', "[1, 2]"])
-def test_broken_prompt_files_get_one_line(text, tmp_path):
-    (tmp_path / "suite.json").write_text(text)
-    with pytest.raises(PalateError, match="suite.json") as refused:
-        load_prompts(tmp_path / "suite.json")
-    assert "\n" not in str(refused.value)

@@ -21,6 +21,7 @@ VERBS = {
     "train": ("train", "train a model as a configuration says; the same command again resumes"),
     "methods": ("methods", "the methods of the literature, and what each one sets"),
     "sample": ("sample", "make pictures from prompts, the same noise for every model"),
+    "score": ("score", "a number per picture: reward models, the world's truth, drift and diversity"),
     "compare": ("compare", "paired win rates with 95 % intervals"),
     "report": ("report", "one html page with pictures, numbers and curves"),
 }

@@ -1,18 +1,22 @@
 """`palate compare`"""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from palate.cli.options import parse
+from palate.errors import PalateError
 
 DESCRIPTION = """Paired win rates on the same prompts and noise, with 95 % intervals clustered by prompt.
 
 Examples:
   palate compare runs/dedpo --prompts world --scorer world --guidance 2
   palate compare runs/dedpo runs/dpo --against base
-  palate compare runs/dedpo --against runs/dpo"""
+  palate compare runs/dedpo --against runs/dpo --scorer pickscore --scorer aesthetic
+  palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json"""
 
 
 @dataclass
@@ -23,8 +27,18 @@ class Options:
     """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
     prompts: str | None = None
     """A file of prompts, or "world"; needed when there are no samples yet."""
-    scorer: str = "world"
-    """world (the small world's truth), a picture statistic such as brightness, or a plug-in's name."""
+    part: str | None = None
+    """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
+    limit: int | None = None
+    """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
+    scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    group: bool = False
+    """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
+    out: Path | None = None
+    """Where the result is stored as JSON; compare.json in the first model's folder when absent."""
+    json: bool = False
+    """Print the result as JSON."""
     steps: int = 25
     guidance: float = 7.5
     sampler: str = "dpm++"
@@ -35,9 +49,20 @@ class Options:
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
     from palate.evaluation.compare import compare
+    from palate.evaluation.prompts import load_suite
+    from palate.evaluation.results import save
     from palate.evaluation.samples import Sampling
 
+    if options.prompts is None and (options.part or options.limit):
+        raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
+    suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
-    compare(
-        list(options.models), options.against, prompts=options.prompts, scorer=options.scorer, sampling=sampling
-    ).show()
+    comparison = compare(
+        list(options.models), options.against, prompts=suite, scorer=list(options.scorer) or None, sampling=sampling,
+        group=options.group,
+    )  # fmt: skip
+    save(comparison, options.out or Path(options.models[0]) / "compare.json")
+    if options.json:
+        print(json.dumps(comparison.as_dict()))
+    else:
+        comparison.show()

@@ -13,6 +13,7 @@ sampled with the same settings starts from the same noise. Interrupted? The same
 
 Examples:
   palate sample runs/dedpo --prompts parti.json --base
+  palate sample runs/dedpo --prompts hpsv2 --part photo --limit 100
   palate sample world --prompts world --to pictures --repetitions 4 --guidance 2
   palate sample runs/dpo --prompts parti.json --to pictures --negative runs/npo"""
 
@@ -22,7 +23,11 @@ class Options:
     model: Annotated[str, tyro.conf.Positional]
     """A run, a diffusers pipeline folder, or "world"."""
     prompts: str
-    """A file of prompts (.txt, .json, .jsonl, .csv, .parquet), or "world"."""
+    """A file of prompts (.txt, .json, .jsonl, .csv, .tsv, .parquet), a folder of such files, or "world"."""
+    part: str | None = None
+    """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
+    limit: int | None = None
+    """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
     to: Path | None = None
     """Folder for the pictures; MODEL/samples for a run when absent."""
     base: bool = False
@@ -46,11 +51,14 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "sample", DESCRIPTION)
+    from palate.evaluation.prompts import load_suite
     from palate.evaluation.samples import Sampling, sample_verb
 
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         options.negative, options.negative_mix, options.classifier_scale,
     )  # fmt: skip
-    for samples in sample_verb(options.model, options.prompts, sampling, options.to, options.base, options.batch_size):
+    suite = load_suite(options.prompts, options.part, options.limit)
+    print(suite.line())
+    for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size):
         print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

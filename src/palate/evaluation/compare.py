@@ -1,96 +1,121 @@
 """Models against one another: the same prompts and noise, paired wins with intervals clustered by prompt."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from palate.errors import PalateError
-from palate.evaluation.prompts import load_prompts
+from palate.evaluation.prompts import Suite, load_suite
+from palate.evaluation.provenance import trained_on_by_samples
+from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, open_samples, sample
-from palate.evaluation.scorers import drift, score
-from palate.evaluation.winrate import WinRate, mean_interval, win_rate
-from palate.files import atomic_path
+from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
+from palate.evaluation.seeds import families, group_name, grouped
+from palate.evaluation.strengths import strengths
+from palate.evaluation.winrate import Interval, mean_interval, win_rate
 from palate.training.config import load_config
 
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One model's samples with what a scorer says of them."""
-
-    name: str
-    path: Path
-    samples: Samples
-    scores: np.ndarray  # [N]
-    mean: tuple[float, float, float]  # with its 95 % interval, clustered by prompt
-    drift: dict[str, float]  # mean picture statistics
-    win: WinRate | None  # against the comparison's base; None for the base itself
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several models against one, by one scorer."""
-
-    base: Evaluated
-    rows: list[Evaluated]
-    scorer: str
-
-    def show(self) -> None:
-        """Print one line per model, and in words what follows."""
-        print(
-            f"scored by {self.scorer} · {len(self.base.samples.prompts)} pictures each on {len(set(self.base.samples.prompts))} prompts"
-        )
-        for row in (self.base, *self.rows):
-            mean, low, high = row.mean
-            wins = (
-                f"   wins {row.win.rate:.2f} [{row.win.low:.2f}, {row.win.high:.2f}]  n {row.win.n}, ties {row.win.ties}"
-                if row.win
-                else ""
-            )
-            print(f"  {row.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{wins}")
-        for row in self.rows:
-            print(row.win.sentence(row.name, self.base.name))
+__all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
 
 
 def compare(
-    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | None = None,
-    scorer: str = "world", sampling: Sampling | None = None, device: str | None = None,
+    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
+    scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
+    group: bool = False,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
-    `prompts` (a file, or "world") is needed when there are no samples yet. Raises PalateError when the samples of two
-    models do not share prompts, seeds and sampler, because then they are no pairs.
+    `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
+    those that scored the first model's samples, else "world". With several the first that none of the models was trained
+    on is the headline; the comparisons by the rest are its `others`. Stored scores are used as they are.
+
+    Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
+    included; with `group` all models are taken for such. Three or more models get a table of strengths.
+
+    Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
+    pairs, and when a reward model has not scored all of them yet (`palate score`).
     """
     models = models if isinstance(models, list) else [models]
     made = [samples_of(model, prompts, sampling, device) for model in models]
     if against == "base":
-        base_samples = base_samples_of(Path(models[0]), prompts, sampling, device)
+        base_samples, base_name = base_samples_of(Path(models[0]), prompts, sampling, device), "base"
     else:
-        base_samples = samples_of(against, prompts, sampling, device)
-    base = evaluate(
-        str(against) if against == "base" else Path(against).name, Path(base_samples.folder), base_samples, scorer
+        base_samples, base_name = samples_of(against, prompts, sampling, device), name_of(against)
+    for samples in made:
+        _require_pairs(samples, base_samples)
+    names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
+    paths = [base_samples.folder, *map(Path, models)]
+    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or ["world"]
+    everyone = [base_samples, *made]
+    learned = [trained_on_by_samples(samples) for samples in everyone]
+    changes = [drift(samples) for samples in everyone]
+    seeds = (
+        [list(range(len(models)))] if group else families([_run_of(*pair) for pair in zip(models, made, strict=True)])
     )
-    rows = [
-        evaluate(Path(model).name, Path(model), samples, scorer, base)
-        for model, samples in zip(models, made, strict=True)
-    ]
-    return Comparison(base, rows, scorer)
+    if group and len(models) < 2:
+        raise PalateError("--group combines the training seeds of one method: name two runs or more.")
+    sections = []
+    for one in dict.fromkeys(scorers):
+        scored = scored_alike(everyone, one)
+        base, *rows = map(_evaluated, names, paths, everyone, scored, changes)
+        rows = [_against(row, base, changes[k + 1], changes[0]) for k, row in enumerate(rows)]
+        judged = tuple(name for name, judges in zip(names, learned, strict=True) if one in judges)
+        together = [
+            grouped(group_name([rows[k].name for k in members]), [rows[k].name for k in members], [rows[k].scores for k in members],
+                    base.scores, base_samples.prompts)
+            for members in seeds
+        ]  # fmt: skip
+        table = strengths(names, [row.scores for row in (base, *rows)], base_samples.prompts) if len(rows) > 1 else None
+        sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
+    headline = next((section for section in sections if not section.trained_on), sections[0])
+    return replace(headline, others=tuple(section for section in sections if section is not headline))
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
     """Score samples, keep the scores beside them, and pair them with those of `base`."""
-    scores = score(samples, scorer)
-    _save_scores(samples, scorer, scores)
-    if base is not None:
-        _require_pairs(samples, base.samples)
-    win = win_rate(scores, base.scores, samples.prompts) if base is not None else None
-    return Evaluated(name, path, samples, scores, mean_interval(scores, samples.prompts), drift(samples), win)
+    (scores,) = scored_alike([samples], scorer)
+    row = _evaluated(name, path, samples, scores, drift(samples))
+    if base is None:
+        return row
+    _require_pairs(samples, base.samples)
+    return _against(row, base, drift(samples), drift(base.samples))
+
+
+def name_of(model: str | Path) -> str:
+    """A model's name for readers: its folder's, or for a folder `samples` the run's."""
+    path = Path(model)
+    if path.name in ("samples", "base-samples"):
+        return path.resolve().parent.name + (" base" if path.name == "base-samples" else "")
+    return path.name
+
+
+def _evaluated(name: str, path: Path, samples: Samples, scores: Scores, drifted: dict[str, np.ndarray]) -> Evaluated:
+    means = {statistic: float(values.mean()) for statistic, values in drifted.items()}
+    return Evaluated(name, path, samples, scores.values, mean_interval(scores.values, samples.prompts), means, None)
+
+
+def _against(
+    row: Evaluated, base: Evaluated, drifted: dict[str, np.ndarray], before: dict[str, np.ndarray]
+) -> Evaluated:
+    change: dict[str, Interval] = {
+        name: mean_interval(values - before[name], row.samples.prompts)
+        for name, values in drifted.items()
+        if name in before
+    }
+    return replace(row, win=win_rate(row.scores, base.scores, row.samples.prompts), drift_change=change)
+
+
+def _run_of(model: str | Path, samples: Samples) -> Path:
+    return Path(model) if (Path(model) / "config.yaml").is_file() else Path(samples.settings.get("model", ""))
+
+
+def _distinct(names: list[str], paths: list) -> list[str]:
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def samples_of(
-    model: str | Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of what."""
     folder = Path(model)
@@ -102,7 +127,7 @@ def samples_of(
 
 
 def base_samples_of(
-    run: Path, prompts: str | Path | None, sampling: Sampling | None = None, device: str | None = None
+    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:
     """The samples of the model that a run started from (RUN/base-samples)."""
     if not (run / "config.yaml").is_file():
@@ -120,7 +145,8 @@ def base_samples_of(
 
 def _sample_or_open(model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None) -> Samples:
     if prompts is not None:
-        return sample(model, load_prompts(prompts), folder, sampling or Sampling(), device=device)
+        suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
+        return sample(model, suite, folder, sampling or Sampling(), device=device)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)
@@ -133,16 +159,3 @@ def _require_pairs(first: Samples, second: Samples) -> None:
     if keys or first.prompts != second.prompts:
         raise PalateError(f"{first.folder} and {second.folder} were not sampled alike (different: {', '.join(keys) or 'prompts'}), "
                           "so they cannot be paired. Sample both with the same prompts and settings.")  # fmt: skip
-
-
-def _save_scores(samples: Samples, scorer: str, scores: np.ndarray) -> None:
-    path = samples.folder / "scores.parquet"
-    others = []
-    if path.exists():
-        others = [row for row in pq.read_table(path).to_pylist() if row["scorer"] != scorer]
-    new = [
-        {"picture": i, "prompt": p, "scorer": scorer, "score": float(s)}
-        for i, (p, s) in enumerate(zip(samples.prompts, scores, strict=True))
-    ]
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(others + new), temporary)

@@ -1,40 +1,93 @@
-"""Prompt suites: a list of prompts from a file, or the small world's, with a hash that goes into every result."""
+"""Prompt suites: lists of prompts read by their shape, parts of them, and the hash that goes into every result."""
 
 import csv
 import hashlib
+import io
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from palate.data.selection import number
 from palate.errors import PalateError
 
-COLUMNS = ("prompt", "caption", "text", "Prompt")  # names under which suites keep their prompts
+COLUMNS = ("prompt", "caption", "text", "Prompt", "Caption", "TEXT")  # names under which suites keep their prompts
+PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
+_FILES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 
 
-def load_prompts(source: str | Path) -> list[str]:
-    """Prompts of a file (.txt one a line, .json, .jsonl, .csv, .tsv, .parquet), or of the small world for "world".
+@dataclass(frozen=True)
+class Suite:
+    """Prompts in the order of their file, each once."""
 
-    Tables and objects are read at the first of the columns prompt, caption, text. Raises PalateError when the file is
-    missing, of another kind, broken, or without prompts.
+    source: str  # the file's name, with the part and the limit that were asked for
+    prompts: tuple[str, ...]
+    rows: int  # of the file or its part, before what follows was left out
+    repeated: int  # rows with a prompt that was there already: its noise, and so its picture, would be the same
+    blank: int  # rows without text
+    beyond_limit: int
+
+    @property
+    def hash(self) -> str:
+        """The content: equal for equal prompts in equal order, wherever they come from."""
+        return prompts_hash(list(self.prompts))
+
+    def line(self) -> str:
+        """What was read, with counts of what was left out."""
+        out = {"repeated": self.repeated, "blank": self.blank, "beyond the limit": self.beyond_limit}
+        left_out = [f"{count:,} {why}" for why, count in out.items() if count]
+        told = f" of {self.rows:,} (left out: {', '.join(left_out)})" if left_out else ""
+        return f"prompts: {len(self.prompts):,}{told} from {self.source} · {self.hash}"
+
+
+def load_suite(source: str | Path, part: str | None = None, limit: int | None = None) -> Suite:
+    """The suite in a file, in a folder of such files (each then a part), or the small world's for "world".
+
+    Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt, caption
+    or text; a JSON object of lists has a part for each key. `part` is a category, style or challenge that a row names (in a
+    column of that name or in its metadata), or rows like 2400:3200. `limit` draws that many prompts by their address, so
+    that a larger limit contains a smaller one; they keep their order.
+
+    Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that is not
+    there (naming those that are).
     """
     if str(source) == "world":
         from palate.world.pictures import PROMPTS
 
-        return list(PROMPTS)
-    path = Path(source)
-    try:
-        prompts = [prompt.strip() for prompt in _read(path)]
-    except OSError as error:
-        raise PalateError(f"{path}: {error.strerror}. Give a file of prompts, or 'world'.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PalateError(
-            f"{path}: not a list of prompts ({error}). Use one prompt a line, or a column 'prompt'."
-        ) from error
-    prompts = [prompt for prompt in prompts if prompt]
+        rows: list[tuple[Any, set[str]]] = [(prompt, set()) for prompt in PROMPTS]
+    else:
+        rows = _read(Path(source))
+    read = [(_prompt(row, f"{source}: row {k + 1}"), parts) for k, (row, parts) in enumerate(rows)]
+    texts = [text for text, _ in (read if part is None else _part(read, part, str(source)))]
+    prompts = list(dict.fromkeys(text for text in texts if text))
+    blank = texts.count("")
     if not prompts:
-        raise PalateError(f"{path}: no prompts in it.")
-    return prompts
+        raise PalateError(f"{source}: no prompts in it. Give a file with one prompt a line, or a column 'prompt'.")
+    if limit is not None and limit < 1:
+        raise PalateError(f"limit: {limit}, but at least one prompt is needed.")
+    chosen = prompts
+    if limit is not None and limit < len(prompts):
+        first = set(sorted(prompts, key=lambda prompt: number("suite", prompt))[:limit])
+        chosen = [prompt for prompt in prompts if prompt in first]
+    asked = [Path(source).name, *([f"part {part}"] if part else []), *([f"limit {limit}"] if limit else [])]
+    return Suite(
+        ", ".join(asked),
+        tuple(chosen),
+        len(texts),
+        len(texts) - blank - len(prompts),
+        blank,
+        len(prompts) - len(chosen),
+    )
+
+
+def load_prompts(source: str | Path, part: str | None = None, limit: int | None = None) -> list[str]:
+    """The prompts of `load_suite`."""
+    return list(load_suite(source, part, limit).prompts)
 
 
 def prompts_hash(prompts: list[str]) -> str:
@@ -42,27 +95,90 @@ def prompts_hash(prompts: list[str]) -> str:
     return hashlib.sha256("\x1f".join(prompts).encode()).hexdigest()[:12]
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path) -> list[tuple[Any, set[str]]]:
+    """Rows (text, or a dict) with the parts that they belong to, in lower case."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _FILES and not file.name.startswith("."))
+        if not files:
+            raise PalateError(f"{path}: no prompt files in this folder ({', '.join(_FILES)}).")
+        return [(row, parts | {file.stem.lower()}) for file in files for row, parts in _read(file)]
+    try:
+        return [(row, parts | _parts(row)) for row, parts in _rows(path)]
+    except OSError as error:
+        raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
+    except UnicodeDecodeError as error:
+        raise PalateError(f"{path}: not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+    except (ValueError, csv.Error) as error:
+        told = " ".join(str(error).split())
+        raise PalateError(
+            f"{path}: not a list of prompts ({told}). Use one prompt a line, or a column 'prompt'."
+        ) from error
+
+
+def _rows(path: Path) -> Iterator[tuple[Any, set[str]]]:
     if path.suffix == ".parquet":
-        return [_prompt(row) for row in pq.read_table(path).to_pylist()]
-    text = path.read_text(encoding="utf-8")
+        names = [name for name in pq.read_schema(path).names if name in COLUMNS or name.lower() in (*PARTS, "metadata")]
+        yield from ((row, set()) for row in pq.read_table(path, columns=names).to_pylist())
+        return
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
-        return [_prompt(row) for row in json.loads(text)]
-    if path.suffix == ".jsonl":
-        return [_prompt(json.loads(line)) for line in text.splitlines() if line.strip()]
-    if path.suffix in (".csv", ".tsv"):
-        return [
-            _prompt(row) for row in csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-        ]
-    if path.suffix == ".txt":
-        return text.splitlines()
-    raise ValueError(f"files of kind {path.suffix or 'without ending'} are not read")
+        content = json.loads(text)
+        if not isinstance(content, dict | list) or (
+            isinstance(content, dict) and not all(isinstance(rows, list) for rows in content.values())
+        ):
+            raise ValueError("neither a list nor lists by category")
+        lists = content.items() if isinstance(content, dict) else [(None, content)]
+        yield from ((row, {name.lower()} if name else set()) for name, rows in lists for row in rows)
+    elif path.suffix == ".jsonl":
+        for line, row in enumerate(text.split("\n"), start=1):
+            if row.strip():
+                try:
+                    yield json.loads(row), set()
+                except ValueError as error:
+                    raise ValueError(f"line {line}: {error}") from error
+    elif path.suffix in (".csv", ".tsv"):
+        table = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
+        yield from ((row, set()) for row in table)
+    elif path.suffix == ".txt":
+        yield from ((line, set()) for line in text.splitlines() if line.strip())
+    else:
+        raise ValueError(f"files of kind {path.suffix or 'without ending'} are not read")
 
 
-def _prompt(row: dict | str) -> str:
-    if isinstance(row, str):
-        return row
-    column = next((name for name in COLUMNS if name in row), None)
-    if column is None:
-        raise ValueError(f"no column {' or '.join(COLUMNS[:3])} among {', '.join(row)}")
-    return row[column]
+def _parts(row: Any) -> set[str]:
+    """What a row says it belongs to: in columns of its own, or in its metadata."""
+    if not isinstance(row, dict):
+        return set()
+    more = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+    found = [value for name, value in [*row.items(), *more.items()] if str(name).lower() in PARTS]
+    return {str(value).strip().lower() for values in found for value in (values if isinstance(values, list) else [values]) if value}  # fmt: skip
+
+
+def _part(rows: list[tuple[str, set[str]]], part: str, source: str) -> list[tuple[str, set[str]]]:
+    if span := re.fullmatch(r"(\d*):(\d*)", part):
+        first, last = int(span[1] or 0), int(span[2] or len(rows))
+        if not first < last <= len(rows):
+            raise PalateError(f"{source}: it has rows 0:{len(rows)}, and {part} is not among them.")
+        return rows[first:last]
+    chosen = [row for row in rows if part.strip().lower() in row[1]]
+    if not chosen:
+        there = Counter(name for _, names in rows for name in names).most_common(20)
+        known = ", ".join(f"{name} ({count})" for name, count in there)
+        told = f"there are {known}" if there else f"its rows name no parts; rows 0:{len(rows)} can be given"
+        raise PalateError(f"{source}: no part {part!r} in it; {told}.")
+    return chosen
+
+
+def _prompt(row: Any, where: str) -> str:
+    if isinstance(row, dict):
+        column = next((name for name in COLUMNS if name in row), None)
+        if column is None:
+            raise PalateError(
+                f"{where}: no column {' or '.join(COLUMNS[:3])} among {', '.join(map(str, row)) or 'none'}."
+            )
+        row = row[column]
+    if row is None:
+        return ""
+    if not isinstance(row, str):
+        raise PalateError(f"{where}: {row!r} is no prompt. Every row is a text, or has a column 'prompt'.")
+    return row.strip()

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from palate.backbones import StableDiffusion, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, negative_weights
+from palate.data.schema import content_id
 from palate.errors import PalateError
-from palate.evaluation.prompts import load_prompts, prompts_hash
+from palate.evaluation.prompts import Suite, prompts_hash
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.training.config import load_config
@@ -55,6 +57,7 @@ class Samples:
     folder: Path
     prompts: list[str]  # one per picture
     settings: dict
+    suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
 
     @property
     def paths(self) -> list[Path]:
@@ -62,17 +65,26 @@ class Samples:
 
     def images(self) -> np.ndarray:
         """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
+        self._require_all()
+        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
+
+    @cached_property
+    def contents(self) -> list[str]:
+        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be made."""
+        self._require_all()
+        return [content_id(path.read_bytes()) for path in self.paths]
+
+    def _require_all(self) -> None:
         missing = sum(not path.exists() for path in self.paths)
         if missing:
             raise PalateError(
                 f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. The same `palate sample` command goes on."
             )
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
 
 
 def sample(
     model: str | Path,
-    prompts: list[str],
+    prompts: list[str] | Suite,
     folder: Path,
     sampling: Sampling,
     batch_size: int = 32,
@@ -85,16 +97,20 @@ def sample(
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
+    prompts, suite = (list(prompts.prompts), prompts.source) if isinstance(prompts, Suite) else (prompts, "")
     settings = {"model": str(model), "prompts": prompts_hash(prompts), **asdict(sampling)}
     per_picture = [prompt for prompt in prompts for _ in range(sampling.repetitions)]
-    samples = Samples(folder, per_picture, settings)
+    samples = Samples(folder, per_picture, settings, suite)
     _refuse_others(samples)
     missing = [i for i in range(len(per_picture)) if not _path(folder, i).exists()]
     if missing:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         backbone, unet = load_model(model, device, sampling.negative, sampling.negative_mix)
     if not (folder / "samples.json").exists():
-        write_text(folder / "samples.json", json.dumps({"settings": settings, "prompts": per_picture}, indent=1))
+        write_text(
+            folder / "samples.json",
+            json.dumps({"settings": settings, "suite": suite, "prompts": per_picture}, indent=1),
+        )
     if not missing:
         return samples
     with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
@@ -113,7 +129,7 @@ def sample(
 
 
 def sample_verb(
-    model: str, prompts: str, sampling: Sampling, to: Path | None, base: bool, batch_size: int = 32
+    model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int = 32
 ) -> list[Samples]:
     """Sample a model into its usual place, and the model it started from where asked: that one without a negative network.
 
@@ -126,12 +142,11 @@ def sample_verb(
         raise PalateError(f"{model} is not a run, so it has no base; leave out --base.")
     if sampling.classifier_scale != Sampling.classifier_scale and not _classifier_folder(Path(model)).is_dir():
         raise PalateError(f"{model} has no preference classifier (model/classifier); leave out --classifier-scale.")
-    texts = load_prompts(prompts)
-    made = [sample(model, texts, to or Path(model) / "samples", sampling, batch_size)]
+    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size)]
     if base:
         started_from = load_config(Path(model) / "config.yaml").pretrained_model_name_or_path
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        made.append(sample(started_from, texts, Path(model) / "base-samples", plain, batch_size))
+        made.append(sample(started_from, suite, Path(model) / "base-samples", plain, batch_size))
     return made
 
 
@@ -235,7 +250,7 @@ def open_samples(folder: str | Path) -> Samples:
         raise PalateError(f"{folder}: no samples here (no samples.json). Make some with `palate sample`.")
     stored = json.loads(path.read_text(encoding="utf-8"))
     settings = {**asdict(Sampling()), **stored["settings"]}  # those of older versions lack keys
-    return Samples(Path(folder), stored["prompts"], settings)
+    return Samples(Path(folder), stored["prompts"], settings, stored.get("suite", ""))
 
 
 def _checked(sampling: Sampling) -> Sampling:

@@ -1,18 +1,140 @@
-"""One number per picture, higher wins; and picture statistics, for what changed that nobody asked for."""
+"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed unasked.
+
+A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of `palate.judges.rewards`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from palate.evaluation.samples import Samples
+from palate.errors import PalateError
+from palate.judges.answers import judge_key
+from palate.judges.base import BUILT_IN, SELF, Judge, Pair, load_judge
 from palate.judges.covariates import picture_statistics
-from palate.judges.rewards import load_reward
+from palate.judges.rewards import STATISTICS, load_reward
+
+DRIFT, DIVERSITY = "drift", "diversity"
+_SIDE = 16  # pixels; diversity is about what a picture shows, not about its texture
+_COMPARES = ("vlm",)  # judges that compare two pictures and have no number for one
 
 
-def score(samples: Samples, scorer: str) -> np.ndarray:
-    """Scores [N] of samples by a scorer's name. Raises PalateError when there is no such scorer, or a score is no number."""
-    return load_reward(scorer)(samples.images(), samples.prompts)
+@dataclass(frozen=True)
+class Scorer:
+    """`score` maps N pictures and their prompts to [N, len(columns)]."""
+
+    name: str
+    version: str  # changes with the program, its weights and its settings
+    columns: tuple[str, ...]  # what the numbers are called; mostly the scorer's own name
+    score: Callable[[list[Image.Image], list[str]], np.ndarray]
+    batch_size: int = 64  # pictures
+    whole_prompts: bool = False  # a batch holds all repetitions of its prompts, and is scored prompt by prompt
 
 
-def drift(samples: Samples) -> dict[str, float]:
-    """Mean picture statistics: what changed that nobody asked for."""
-    rows = [picture_statistics(image) for image in samples.images()]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+def load_scorer(name: str, **settings: Any) -> Scorer:
+    """The scorer of that name; `settings` go to the judge where it is one.
+
+    world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's embeddings),
+    a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another name (with what
+    there is), a setting that is not taken, and a judge that only compares.
+    """
+    kind, _, judge = name.partition(":")
+    if name == DRIFT:
+        return Scorer(DRIFT, "1", STATISTICS, _statistics)
+    if kind == DIVERSITY and judge:
+        return _diversity_of_embeddings(name, judge, settings)
+    if name == DIVERSITY:
+        return Scorer(DIVERSITY, "1", (DIVERSITY,), lambda images, _: _apart(_pixels(images)), whole_prompts=True)
+    if is_judge(name):
+        return _of_judge(name, load_judge(name, **settings))
+    reward = _reward(name)
+    if settings:
+        raise PalateError(f"scorer {name!r} takes no setting, and was given {', '.join(settings)}. Leave it out.")
+    found = entry_points(group="palate.scorers")
+    made_by = getattr(found[name], "dist", None) if name in found.names else None
+    version = f"{made_by.name} {made_by.version}" if made_by else "1"
+    return Scorer(name, version, (name,), lambda images, prompts: _rewards(reward, images, prompts)[:, None])
+
+
+def statistic_names(name: str) -> bool:
+    """Whether a stored score is a description of the picture rather than a verdict on it."""
+    return name in STATISTICS or name.partition(":")[0] == DIVERSITY
+
+
+def is_judge(name: str) -> bool:
+    """Whether a judge of that name scores single pictures. Raises PalateError for one that only compares."""
+    if name in _COMPARES or name.startswith(SELF):
+        raise PalateError(
+            f"{name!r} compares two pictures and has no score for one. Let it vote on pairs of samples: "
+            "palate import samples, palate annotate, palate compare --votes."
+        )
+    return name in BUILT_IN or name in entry_points(group="palate.judges").names
+
+
+def _reward(name: str) -> Callable:
+    try:
+        return load_reward(name)
+    except PalateError as error:
+        reward_models = ", ".join(sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES)))
+        raise PalateError(f"{error} Also {DRIFT}, {DIVERSITY}, and the reward models {reward_models}.") from error
+
+
+def _of_judge(name: str, judge: Judge) -> Scorer:
+    version = str(getattr(judge, "version", "1"))
+    key = judge_key(name, version, dict(getattr(judge, "settings", {})))
+
+    def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        if callable(getattr(judge, "score", None)):
+            return np.asarray(judge.score(images, prompts), dtype=np.float64).reshape(-1, 1)
+        pairs = [Pair(str(i), *shown, shown[1]) for i, shown in enumerate(zip(prompts, images, strict=True))]
+        said = np.asarray(judge.vote(pairs), dtype=object)
+        if said.shape != (len(pairs), 2):
+            raise PalateError(f"judge {name!r} compares two pictures and has no score for one (it gave an array of shape "
+                              f"{said.shape} for {len(pairs)} pairs). Let it vote on pairs: palate annotate.")  # fmt: skip
+        return said[:, :1].astype(np.float64)
+
+    return Scorer(name, f"{version}-{key[:8]}", (name,), score, getattr(judge, "batch_size", 16))
+
+
+def _rewards(reward: Callable, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+    """[N], in one call where the pictures are of one size."""
+    arrays = [np.asarray(image) for image in images]
+    if len({array.shape for array in arrays}) == 1:
+        return reward(np.stack(arrays), prompts)
+    return np.concatenate([reward(array[None], [prompt]) for array, prompt in zip(arrays, prompts, strict=True)])
+
+
+def _statistics(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+    return np.array([list(picture_statistics(np.asarray(image)).values()) for image in images])
+
+
+def _pixels(images: list[Image.Image]) -> np.ndarray:
+    """[N, D] in [0, 1] over sqrt(D), so that distances are root mean squares of pixel differences."""
+    small = [np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64) / 255 for image in images]
+    flat = np.stack(small).reshape(len(images), -1)
+    return flat / np.sqrt(flat.shape[1])
+
+
+def _apart(points: np.ndarray) -> np.ndarray:
+    """Mean distance of each of the N points [N, D] to the others, [N, 1]: its mean is the mean over all pairs."""
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    return distance.sum(axis=1, keepdims=True) / (len(points) - 1)
+
+
+def _diversity_of_embeddings(name: str, judge: str, settings: dict[str, Any]) -> Scorer:
+    from palate.judges.clip import ClipJudge, image_features
+
+    clip = load_judge(judge, **settings)
+    if not isinstance(clip, ClipJudge):
+        raise PalateError(
+            f"{name}: {judge} has no picture embeddings. Use diversity:clip, or plain diversity of pixels."
+        )
+    version = f"1-{judge_key(judge, clip.version, clip.settings)[:8]}"
+
+    def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        return _apart(image_features(clip.model, images).double().cpu().numpy())
+
+    return Scorer(name, version, (name,), score, clip.batch_size, whole_prompts=True)

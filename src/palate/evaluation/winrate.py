@@ -5,13 +5,16 @@ The percentiles are widened for few prompts (the "expanded percentile interval" 
 Know About the Bootstrap, 2015); with many prompts that is the plain percentile interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
 from palate.errors import PalateError
+
+Interval = tuple[float, float, float]  # mean, low, high
 
 _CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
 
@@ -30,6 +33,7 @@ class WinRate:
     p_value: float  # exact sign test on the comparisons that are not ties; it does not know about prompts
     prompts: int  # clusters
     confidence: float = 0.95
+    seeds: int = 1  # training seeds; with several the interval holds for another seed, too, and p_value is of its test
 
     @property
     def winner(self) -> str | None:
@@ -41,6 +45,7 @@ class WinRate:
     def sentence(self, name_a: str, name_b: str) -> str:
         """The result in plain words. It names a winner only where there is one."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
+        counts += f" with {self.seeds} training seeds" if self.seeds > 1 else ""
         level = f"No winner between {name_a} and {name_b}: {name_a} won {_percent(self.rate)} of {counts}"
         if np.isnan(self.low):
             return f"{level}, and a single prompt gives no interval."
@@ -80,7 +85,7 @@ def win_rate(
     sums, counts = _by_prompt(outcome, prompt_ids)
     rate = float(outcome.mean())
     if len(sums) > 1 and np.all(sums * counts[0] == sums[0] * counts):
-        low, high = _binomial_interval(rate, len(sums), confidence)
+        low, high = binomial_interval(rate, len(sums), confidence)
     else:
         low, high = _bootstrap_interval(sums, counts, confidence, resamples, seed)
     wins, losses = int((outcome == 1).sum()), int((outcome == 0).sum())
@@ -114,20 +119,42 @@ def _bootstrap_interval(
     prompts = len(sums)
     if prompts < 2:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means, chunk = [], max(1, _CELLS // prompts)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        times = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=size)  # [size, prompts], times drawn
-        means.append((times @ sums) / (times @ counts))
-    # A resample of K prompts varies by (K-1)/K too little, and K prompts call for Student's quantile: go further out.
-    reach = np.sqrt(prompts / (prompts - 1)) * stats.t.ppf((1 + confidence) / 2, prompts - 1)
-    tail = stats.norm.sf(reach)
+    means = [(times @ sums) / (times @ counts) for times in prompt_draws(prompts, resamples, seed)]
+    tail = tail_beyond(prompts, confidence)
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _binomial_interval(rate: float, trials: int, confidence: float) -> tuple[float, float]:
+def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same arguments."""
+    if prompts * resamples <= _CELLS:
+        yield _kept_draws(prompts, resamples, seed)
+        return
+    rng, chunk = np.random.default_rng(seed), max(1, _CELLS // prompts)
+    for start in range(0, resamples, chunk):
+        yield _drawn(rng, prompts, min(chunk, resamples - start))
+
+
+@lru_cache(maxsize=2)  # a comparison asks for the same ones dozens of times, and drawing takes most of the time
+def _kept_draws(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    return _drawn(np.random.default_rng(seed), prompts, resamples)
+
+
+def _drawn(rng: np.random.Generator, prompts: int, resamples: int) -> np.ndarray:
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
+
+
+def tail_beyond(prompts: int, confidence: float) -> float:
+    """The share of resamples on each side of an interval.
+
+    A resample of K prompts varies by (K-1)/K too little, and K prompts call for Student's quantile: go further out.
+    """
+    reach = np.sqrt(prompts / (prompts - 1)) * stats.t.ppf((1 + confidence) / 2, prompts - 1)
+    return float(stats.norm.sf(reach))
+
+
+def binomial_interval(rate: float, trials: int, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of a rate in so many trials."""
     wins, tail = rate * trials, (1 - confidence) / 2
     low = 0.0 if wins <= 0 else float(stats.beta.ppf(tail, wins, trials - wins + 1))
     high = 1.0 if wins >= trials else float(stats.beta.ppf(1 - tail, wins + 1, trials - wins))

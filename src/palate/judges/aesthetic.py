@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from palate.errors import PalateError
 from palate.judges.base import Pair
@@ -66,13 +67,18 @@ class AestheticJudge:
             )
         return [(weight.to(self.device), bias.to(self.device)) for weight, bias in layers]
 
-    @torch.no_grad()
     def vote(self, pairs: list[Pair]) -> np.ndarray:
         """Scores [N, 2], about 1 to 10."""
-        x = image_features(self.model, [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
+        images = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
+        return self.score(images).reshape(2, -1).T
+
+    @torch.no_grad()
+    def score(self, images: list[Image.Image], prompts: list[str] | None = None) -> np.ndarray:
+        """Scores [N] of single pictures."""
+        x = image_features(self.model, images)
         for weight, bias in self.head:
             x = torch.nn.functional.linear(x, weight, bias)
-        return x[:, 0].unflatten(0, (2, -1)).T.double().cpu().numpy()
+        return x[:, 0].double().cpu().numpy()
 
 
 def load_head(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:

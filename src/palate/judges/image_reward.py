@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from palate.errors import PalateError
 from palate.judges.base import Pair
@@ -83,22 +84,20 @@ class ImageRewardJudge:
         model.text.to(DTYPES[self.dtype])
         return model  # the MLP stays in fp32
 
-    @torch.no_grad()
     def vote(self, pairs: list[Pair]) -> np.ndarray:
         """Scores [N, 2], of spread about 1."""
         images = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
+        return self.score(images, [pair.prompt for pair in pairs] * 2).reshape(2, -1).T
+
+    @torch.no_grad()
+    def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        """Scores [N] of single pictures."""
         pixels = pictures(images, self.model.vision.config.image_size)
-        tokens = self.tokenizer(
-            [pair.prompt for pair in pairs] * 2,
-            padding="max_length",
-            truncation=True,
-            max_length=_TOKENS,
-            return_tensors="pt",
-        )
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt")
         reward = self.model(
             pixels.to(self.device), tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         )
-        return reward.unflatten(0, (2, -1)).T.double().cpu().numpy()
+        return reward.double().cpu().numpy()
 
 
 class _ImageReward(torch.nn.Module):

@@ -1,0 +1,58 @@
+"""`palate score`"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from palate.cli.options import parse
+
+DESCRIPTION = """One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
+Interrupted? The same command goes on; a second run costs nothing.
+
+Scorers:
+  clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
+  world                                              the small world's truth
+  drift                                              brightness, contrast, saturation, warmth, sharpness, off_centre
+  diversity, diversity:clip                          how far the pictures of one prompt are apart
+  NAME                                               a plug-in
+
+Examples:
+  palate score runs/sdxl --scorer hpsv2.1 --scorer drift
+  palate score runs/sdxl --scorer pickscore --model weights/pickscore --dtype bf16
+  palate score runs/sdxl --scorer clip --scorer aesthetic --set clip.model=weights/clip-l --set aesthetic.model=weights/clip-l"""
+
+
+@dataclass
+class Options:
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Runs (their samples and base-samples), or folders of samples."""
+    scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Who scores; can be given several times."""
+    model: str | None = None
+    """Weights of the reward model: a local folder or file, or a hub name. With several: --set NAME.model=PATH."""
+    device: str | None = None
+    """cuda, cuda:1, cpu; a GPU where there is one when absent."""
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None
+    """fp16 on a GPU and fp32 elsewhere when absent."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Further settings, as key=value, or NAME.key=value for one of several scorers."""
+    batch_size: int | None = None
+    """Pictures at a time."""
+    json: bool = False
+    """Print the results as JSON."""
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, "score", DESCRIPTION)
+    from palate.evaluation.results import plain
+    from palate.evaluation.score import score, score_lines
+
+    common = {"model": options.model, "device": options.device, "dtype": options.dtype}
+    common = {name: value for name, value in common.items() if value is not None}
+    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size)
+    if options.json:
+        print(json.dumps([plain(one.as_dict()) for one in scored]))
+    else:
+        print("\n".join(line for one in scored for line in score_lines(one)))

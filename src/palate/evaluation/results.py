@@ -1,0 +1,173 @@
+"""What a comparison found: plain records, their text for the terminal, their JSON for the report."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palate import __version__
+from palate.evaluation.samples import OF_THE_MODEL, Samples
+from palate.evaluation.seeds import Group
+from palate.evaluation.strengths import Table
+from palate.evaluation.winrate import Interval, WinRate
+from palate.files import write_text
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model's samples with what a scorer says of them."""
+
+    name: str
+    path: Path
+    samples: Samples
+    scores: np.ndarray  # [N]
+    mean: Interval  # with its 95 % interval, clustered by prompt
+    drift: dict[str, float]  # mean picture statistics
+    win: WinRate | None  # against the comparison's base; None for the base itself
+    drift_change: dict[str, Interval] = field(default_factory=dict)  # less the base's, paired, with 95 % intervals
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several models against one, by one scorer: the headline, and with `others` by further scorers."""
+
+    base: Evaluated
+    rows: list[Evaluated]
+    scorer: str
+    version: str = "1"  # of the scorer
+    trained_on: tuple[str, ...] = ()  # models that were trained on this very scorer: its verdict is no evidence
+    groups: tuple[Group, ...] = ()  # rows that differ in their training seed alone, as one
+    table: Table | None = None  # of all models, where there are three or more
+    others: tuple["Comparison", ...] = ()
+
+    @property
+    def models(self) -> list[Evaluated]:
+        return [self.base, *self.rows]
+
+    def show(self) -> None:
+        """Print one line per model, and in words what follows."""
+        print("\n".join(lines(self)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but pictures and single scores (those are in scores.parquet), as JSON can hold it."""
+        settings = self.base.samples.settings
+        return plain(
+            {
+                "palate": __version__,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "suite": {"source": self.base.samples.suite, "hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
+                "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
+                "headline": None if self.trained_on else self.scorer,
+                "scorers": [_section(section) for section in (self, *self.others)],
+            }
+        )  # fmt: skip
+
+
+def save(result: Any, path: str | Path) -> None:
+    """Write what `as_dict` gives as JSON, atomically."""
+    write_text(path, json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
+
+
+def lines(comparison: Comparison) -> list[str]:
+    """The comparison as lines for a terminal: every scorer's numbers, and the headline's words."""
+    out = []
+    for section in (comparison, *comparison.others):
+        out += _numbers(section)
+    for row in comparison.rows:
+        changed = [f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]" for name, (value, low, high) in row.drift_change.items()
+                   if low > 0 or high < 0]  # fmt: skip
+        if changed:
+            out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")
+    if comparison.trained_on:
+        return [*out, f"No headline: {_and(comparison.trained_on)} learned from {'these scorers' if comparison.others else comparison.scorer}, "
+                "so its verdict is no evidence. Name a scorer that was not used in training (--scorer)."]  # fmt: skip
+    return out + _words(comparison)
+
+
+def _words(comparison: Comparison) -> list[str]:
+    """The headline's findings: groups as one, and with several models only what Holm's correction leaves."""
+    base, together = comparison.base.name, {name for group in comparison.groups for name in group.members}
+    out = [group.win.sentence(group.name, base) for group in comparison.groups]
+    single = [row for row in comparison.rows if row.name not in together]
+    if comparison.table is None or not single:
+        return out + [row.win.sentence(row.name, base) for row in single]
+    claims = [claim for claim in comparison.table.claims if not {claim.a, claim.b} & together]
+    sure = [
+        f"{claim.winner} beats {claim.b if claim.winner == claim.a else claim.a} (p {claim.p_corrected:.2g})"
+        for claim in claims
+        if claim.winner
+    ]
+    open_ = [f"{claim.a} and {claim.b} (p {claim.p_corrected:.2g})" for claim in claims if not claim.winner]
+    count = len(comparison.table.claims)
+    out += [f"Sure of {count} pairs of models together (Holm): {'; '.join(sure)}."] if sure else []
+    return out + ([f"No winner between {'; '.join(open_)}."] if open_ else [])
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+def _section(section: Comparison) -> dict[str, Any]:
+    return {
+        "scorer": section.scorer, "version": section.version, "used_in_training_of": section.trained_on,
+        "base": _model(section.base), "models": [_model(row) for row in section.rows],
+        "groups": [asdict(group) | {"win": win_dict(group.win)} for group in section.groups],
+        "strengths": [asdict(one) for one in section.table.strengths] if section.table else [],
+        "claims": [asdict(claim) | {"win": win_dict(claim.win)} for claim in section.table.claims] if section.table else [],
+    }  # fmt: skip
+
+
+def _model(row: Evaluated) -> dict[str, Any]:
+    own = {key: row.samples.settings.get(key) for key in OF_THE_MODEL}
+    return {
+        "name": row.name, "path": row.path, "samples": row.samples.folder, **own, "n": len(row.scores), "mean": row.mean,
+        "win": win_dict(row.win), "drift": row.drift, "drift_change": row.drift_change,
+    }  # fmt: skip
+
+
+def win_dict(win: WinRate | None) -> dict[str, Any] | None:
+    """A win rate with its winner spelled out."""
+    return None if win is None else asdict(win) | {"winner": win.winner}
+
+
+def _numbers(section: Comparison) -> list[str]:
+    pictures, prompts = len(section.base.samples.prompts), len(set(section.base.samples.prompts))
+    mark = f" · used in training {_and(section.trained_on)}: no evidence" if section.trained_on else ""
+    out = [f"scored by {section.scorer} · {pictures} pictures each on {prompts} prompts{mark}"]
+    for row in section.models:
+        mean, low, high = row.mean
+        out.append(f"  {row.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(row.win)}")
+    for group in section.groups:
+        mean, low, high = group.mean
+        out.append(f"  {group.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(group.win)}")
+    if section.table:
+        pairs = len(section.table.claims)
+        out.append(f"strength in log-odds, from {pairs} pairs of models (mean 0; 0.4 is 60 % of the wins)")
+        out += [
+            f"  {one.name:<32} {one.strength:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in section.table.strengths
+        ]
+    return out
+
+
+def _wins(win: WinRate | None) -> str:
+    if win is None:
+        return ""
+    rate, low, high = (round(100 * x) / 100 if x == x else x for x in (win.rate, win.low, win.high))
+    return f"   wins {rate:.2f} [{low:.2f}, {high:.2f}]  n {win.n}, ties {win.ties}"
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

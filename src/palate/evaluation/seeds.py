@@ -1,0 +1,129 @@
+"""Several training seeds of one method as one result: an interval that holds for the next seed, too."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from palate.errors import PalateError
+from palate.evaluation.winrate import Interval, WinRate, binomial_interval
+from palate.training.config import FREE_ON_RESUME, read_yaml
+
+_NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one method that differ in their training seed, as one."""
+
+    name: str
+    members: tuple[str, ...]
+    mean: Interval  # of the scores
+    win: WinRate | None  # over the base
+
+
+def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Mean of `values` [S seeds, P prompts] with an interval for other seeds and other prompts: (mean, low, high).
+
+    All seeds are sampled on the same prompts and noise and compared with the same base pictures, so a t-interval over the
+    seeds' means forgets what prompts have in common: with 10 seeds it held the truth in 51 to 95 % of simulations. With
+    seeds and prompts as crossed random effects (mean squares MS of both and of their interaction) the variance of the mean
+    is MS_prompt/SP + (MS_seed - MS_interaction)/SP, the second part not below 0. Each part is widened by its own Student
+    quantile, P - 1 and S - 1 degrees of freedom, and half widths add as squares (the modified large-sample construction
+    for sums of variance components, Burdick and Graybill 1992). In simulations of win rates with 3, 5 and 10 seeds the
+    95 % interval held the truth in 94 to 97 %; in 92.5 % where only three seeds differed by more than the prompts do.
+
+    NaN with a single seed or prompt.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mean = float(values.mean())
+    if min(values.shape) < 2:
+        return mean, float("nan"), float("nan")
+    half = _half_width(values, confidence)
+    return mean, mean - half, mean + half
+
+
+def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.95) -> WinRate:
+    """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples; `seeds_mean` by prompt.
+
+    The p-value is that of the interval: 1 less the confidence at which it touches one half. Where all prompts of all
+    seeds have one rate, the interval is the exact binomial one with a prompt as a trial.
+    """
+    outcomes = np.asarray(outcomes, dtype=np.float64)
+    by_prompt = _by_prompt(outcomes, prompt_ids)
+    rate, low, high = seeds_mean(by_prompt, confidence)
+    p_value = float("nan")
+    if np.ptp(by_prompt) == 0:
+        low, high = binomial_interval(rate, by_prompt.shape[1], confidence)
+        p_value = 1.0 if rate == 0.5 else min(1.0, 2 * 0.5 ** by_prompt.shape[1])
+    elif not np.isnan(low):
+        low, high = max(0.0, low), min(1.0, high)
+        p_value = _p_value(by_prompt, abs(rate - 0.5))
+    wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
+    return WinRate(outcomes.size, wins, outcomes.size - wins - losses, losses, rate, low, high, p_value, by_prompt.shape[1], confidence,
+                   seeds=len(outcomes))  # fmt: skip
+
+
+def group_name(members: Sequence[str]) -> str:
+    """What the members' names have in common, with their number."""
+    common = os.path.commonprefix(list(members)).rstrip("-_. 0123456789").removesuffix("seed").rstrip("-_. ")
+    return f"{common or members[0]} · {len(members)} seeds"
+
+
+def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
+    """Positions of the runs whose configurations differ in the seed alone (and where they were written), in groups of two
+    or more. What is no run (None, or a folder without config.yaml) is in none; neither are runs of equal seeds."""
+    found: dict[str, dict[int, int]] = defaultdict(dict)  # method -> seed -> position
+    for position, run in enumerate(runs):
+        path = Path(run) / "config.yaml" if run else None
+        if path is None or not path.is_file():
+            continue
+        config = read_yaml(path)
+        method = {key: value for key, value in config.items() if key not in _NOT_THE_METHOD}
+        found[json.dumps(method, sort_keys=True, default=str)].setdefault(config.get("seed", 0), position)
+    return [list(seeds.values()) for seeds in found.values() if len(seeds) > 1]
+
+
+def grouped(
+    name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Sequence
+) -> Group:
+    """The group of these members, by their scores [N] each and those of the base. Raises PalateError for unequal lengths."""
+    if len({len(one) for one in [*scores, *([base] if base is not None else [])]}) > 1:
+        raise PalateError(f"{name}: the members have different numbers of samples. Sample all of them alike.")
+    table = np.stack(scores)
+    win = None
+    if base is not None:
+        win = seeds_win(np.where(table == base, 0.5, table > base), prompt_ids)
+    return Group(name, tuple(members), seeds_mean(_by_prompt(table, prompt_ids)), win)
+
+
+def _half_width(values: np.ndarray, confidence: float) -> float:
+    seeds, prompts = values.shape
+    by_seed, by_prompt = values.mean(axis=1), values.mean(axis=0)
+    rest = values - by_seed[:, None] - by_prompt + values.mean()
+    interaction = (rest**2).sum() / ((seeds - 1) * (prompts - 1))
+    of_prompts = by_prompt.var(ddof=1) / prompts
+    of_seeds = max(0.0, by_seed.var(ddof=1) / seeds - interaction / (seeds * prompts))
+    reach = stats.t.ppf((1 + confidence) / 2, [seeds - 1, prompts - 1])
+    return float(np.sqrt(reach[0] ** 2 * of_seeds + reach[1] ** 2 * of_prompts))
+
+
+def _p_value(by_prompt: np.ndarray, distance: float) -> float:
+    if distance == 0:
+        return 1.0
+    edge = 1 - 1e-9
+    if _half_width(by_prompt, edge) < distance:
+        return 1 - edge
+    return float(1 - brentq(lambda confidence: _half_width(by_prompt, confidence) - distance, 0.0, edge))
+
+
+def _by_prompt(values: np.ndarray, prompt_ids: Sequence) -> np.ndarray:
+    """Means [S, P] of values [S, N] by prompt."""
+    _, index, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
+    return np.stack([np.bincount(index, weights=row) for row in values]) / counts

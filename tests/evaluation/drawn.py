@@ -1,0 +1,26 @@
+"""Folders of samples without a model: pictures of one grey each, so that brightness is known."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from palate.evaluation.prompts import prompts_hash
+from palate.evaluation.samples import Samples, Sampling, open_samples
+
+
+def draw_samples(folder: Path, greys, repetitions: int = 1, model: str = "drawn", size: int = 8, **settings) -> Samples:
+    """Samples whose picture i has the brightness greys[i] / 255; prompt i // repetitions."""
+    count = len(greys) // repetitions
+    prompts = [f"prompt {i}" for i in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, grey in enumerate(greys):
+        picture = np.full((size, size, 3), grey, np.uint8)
+        picture[0, 0] = (i % 251, i // 251, 7)  # so that equal greys are different files
+        Image.fromarray(picture).save(folder / f"{i:06}.png")
+    own = {"model": model, "prompts": prompts_hash(prompts)} | asdict(Sampling(repetitions=repetitions, **settings))
+    text = json.dumps({"settings": own, "prompts": [p for p in prompts for _ in range(repetitions)]})
+    (folder / "samples.json").write_text(text)
+    return open_samples(folder)

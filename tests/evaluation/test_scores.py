@@ -1,0 +1,200 @@
+"""Scores: made once, kept by content, by one version; what a model was trained on is no evidence about it."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from evaluation.drawn import draw_samples
+from judges.reward_models import save_clip, save_image_reward, save_open_clip
+from PIL import Image
+
+from palate.cli import score as score_verb
+from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
+from palate.evaluation.compare import compare
+from palate.evaluation.provenance import trained_on
+from palate.evaluation.samples import open_samples
+from palate.evaluation.score import score, scorer_settings
+from palate.evaluation.scorers import Scorer, load_scorer
+from palate.evaluation.scores import score_samples, stored_scores
+from palate.judges.base import Pair, load_judge
+from palate.training.config import load_config, save_config
+
+
+def noise(seed: int, size: int = 24) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def counting(fail_at: int | None = None):
+    """A scorer by mean grey that counts pictures, and breaks at the given one."""
+    seen = []
+
+    def by_grey(images, prompts):
+        for image in images:
+            if len(seen) == fail_at:
+                raise RuntimeError("out of\nluck")
+            seen.append(image)
+        return np.array([[np.asarray(image).mean()] for image in images])
+
+    return Scorer("grey", "1", ("grey",), by_grey, batch_size=2), seen
+
+
+@pytest.mark.parametrize("kind", ["clip", "hpsv2.1", "imagereward"])
+def test_a_judge_scores_a_picture_as_it_scores_it_in_a_pair(kind, tmp_path):
+    make = {
+        "clip": save_clip,
+        "hpsv2.1": lambda f: save_open_clip(f)[0],
+        "imagereward": lambda f: save_image_reward(f)[0],
+    }
+    judge = load_judge(kind, model=str(make[kind](tmp_path / kind)))
+    pictures, prompts = [noise(i) for i in range(4)], ["a red circle", "a blue square"] * 2
+    pairs = [Pair(str(i), prompts[i], pictures[i], pictures[3 - i]) for i in range(4)]
+    scored = load_scorer(kind, model=str(tmp_path / kind)).score(pictures, prompts)
+    assert scored.shape == (4, 1) and np.ptp(scored) > 1e-3
+    torch.testing.assert_close(scored[:, 0], judge.vote(pairs)[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_interrupted_scoring_goes_on_where_it_broke(tmp_path):
+    samples = draw_samples(tmp_path / "s", range(0, 200, 20))
+    broken, seen = counting(fail_at=5)
+    with pytest.raises(
+        PalateError, match=r"'grey' failed on pictures 4 to 5 .*RuntimeError: out of luck.*is kept"
+    ) as told:
+        score_samples(samples, broken)
+    assert "\n" not in str(told.value)
+    assert pq.read_table(samples.folder / "scores.parquet").num_rows == 4 and stored_scores(samples) == []
+    whole, seen = counting()
+    (scores,) = score_samples(samples, whole)
+    assert len(seen) == 6 and scores.values[9] == pytest.approx(np.asarray(Image.open(samples.paths[9])).mean())
+    score_samples(samples, whole)
+    assert len(seen) == 6  # a second run costs nothing
+    noise(1, size=8).save(samples.paths[3])
+    assert stored_scores(open_samples(samples.folder)) == []  # one score is of another picture now
+    score_samples(open_samples(samples.folder), whole)
+    assert len(seen) == 7
+    rows = pq.read_table(samples.folder / "scores.parquet").to_pylist()
+    assert [row["picture"] for row in rows] == list(range(10)) and {row["version"] for row in rows} == {"1"}
+
+
+def test_a_number_that_is_none_is_refused_with_its_picture(tmp_path):
+    samples = draw_samples(tmp_path / "s", [1, 2, 3])
+    bad = Scorer("bad", "1", ("bad",), lambda images, prompts: np.array([[1.0], [np.inf], [2.0]]))
+    with pytest.raises(PalateError, match="'bad' must give one finite number.*picture 1 has none"):
+        score_samples(samples, bad)
+
+
+def test_diversity_is_the_mean_distance_between_the_pictures_of_a_prompt(tmp_path):
+    samples = draw_samples(tmp_path / "s", [50, 50, 50, 0, 255, 255], repetitions=3, size=160)
+    (diversity,) = score_samples(samples, "diversity", batch_size=2)
+    assert diversity.values[:3] == pytest.approx(0, abs=0.01)  # but for one pixel of theirs
+    assert diversity.values[3:] == pytest.approx([1, 0.5, 0.5], abs=0.01)  # its mean, 2/3, is that of the three pairs
+    samples.paths[0].unlink()
+    Image.new("RGB", (160, 160), (255, 255, 255)).save(samples.paths[0])
+    (changed,) = score_samples(open_samples(samples.folder), "diversity")
+    assert changed.values[1] > 0.3  # all of the prompt is scored again
+    with pytest.raises(PalateError, match="diversity needs several pictures of a prompt"):
+        score_samples(draw_samples(tmp_path / "one", [1, 2]), "diversity")
+
+
+def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
+    folder = str(save_clip(tmp_path / "clip"))
+    samples = draw_samples(tmp_path / "s", [10, 10, 0, 250], repetitions=2)
+    (diversity,) = score_samples(samples, load_scorer("diversity:clip", model=folder))
+    assert diversity.values[0] == diversity.values[1] < diversity.values[2] == diversity.values[3] <= 2
+
+
+def test_judges_that_only_compare_are_refused(tmp_path, monkeypatch):
+    for name in ("vlm", "self:runs/dpo"):
+        with pytest.raises(PalateError, match="compares two pictures.*palate import samples"):
+            load_scorer(name)
+
+
+def make_run(folder, **changes):
+    config = load_config(
+        {"pretrained_model_name_or_path": "world", "dataset": "none", "output_dir": str(folder), **changes}
+    )
+    save_config(config, folder / "config.yaml")
+    return folder
+
+
+def test_what_a_model_learned_from_is_found_through_names_rounds_and_rewards(tmp_path):
+    dataset = PreferenceDataset.create(tmp_path / "data", "data")
+    dataset.add_provenance({"judge": "pickscore", "annotator": "pick-fp16"})
+    first = make_run(tmp_path / "a", method="dedpo", judge="pick-fp16", dataset=str(dataset.path))
+    second = make_run(tmp_path / "b", method="dpo", start_from=str(first))
+    third = make_run(tmp_path / "c", method="spo", reward="brightness")
+    assert trained_on(first) == {"pick-fp16", "pickscore"} == trained_on(second)
+    assert trained_on(third) == {"brightness"} and trained_on("world") == frozenset()
+    (second / "labels.json").write_text(json.dumps({"judge": {"name": "aesthetic"}}))
+    assert trained_on(second) == {"pick-fp16", "pickscore", "aesthetic"}
+
+
+def test_the_headline_is_the_first_scorer_that_nobody_was_trained_on(tmp_path, capsys):
+    run = make_run(tmp_path / "run", method="spo", reward="brightness")
+    draw_samples(run / "samples", [200, 210, 90, 220], model=str(run))
+    draw_samples(run / "base-samples", [100, 100, 100, 100], model="world")
+    both = compare(str(run), scorer=["brightness", "contrast"])
+    assert (both.scorer, both.trained_on) == ("contrast", ())
+    assert [(other.scorer, other.trained_on) for other in both.others] == [("brightness", ("run",))]
+    assert both.others[0].rows[0].win.rate == 0.75
+    alone = compare(str(run), scorer="brightness")
+    alone.show()
+    told = capsys.readouterr().out
+    assert "used in training run: no evidence" in told and "No headline: run learned from brightness" in told
+    assert alone.as_dict()["headline"] is None and "beats" not in told and both.as_dict()["headline"] == "contrast"
+    sampled = {"negative": str(run), "guidance": 7.5}
+    draw_samples(tmp_path / "guided", [200, 210, 90, 220], model="world", **sampled)  # by what brightness taught
+    assert compare(tmp_path / "guided", against=run / "base-samples", scorer="brightness").trained_on == ("guided",)
+
+
+def test_drift_from_the_base_is_paired(tmp_path):
+    after = draw_samples(tmp_path / "after", [50, 110, 170, 230], repetitions=2)
+    before = draw_samples(tmp_path / "before", [40, 100, 160, 220], repetitions=2)
+    row = compare(after.folder, against=before.folder, scorer="brightness").rows[0]
+    change, low, high = row.drift_change["brightness"]
+    assert change == pytest.approx(63 / 64 * 10 / 255, rel=1e-3) and high - low < 1e-6  # all by the same, so it is sure
+    assert abs(row.drift_change["diversity"][0]) < 0.01 < row.drift["diversity"]
+
+
+def test_stored_scores_of_one_version_are_compared_and_others_refused(tmp_path):
+    folders = [str(save_clip(tmp_path / f"clip-{seed}", seed=seed)) for seed in (0, 1)]
+    a, b = draw_samples(tmp_path / "a", [10, 200, 30]), draw_samples(tmp_path / "b", [20, 20, 20])
+    with pytest.raises(PalateError, match=f"no scores of clip yet.*palate score {b.folder} {a.folder} --scorer clip"):
+        compare(a.folder, against=b.folder, scorer="clip")
+    score([a.folder], ["clip"], {"model": folders[0]})
+    score([b.folder], ["clip"], {"model": folders[1]})
+    with pytest.raises(PalateError, match="scored by different versions of clip"):
+        compare(a.folder, against=b.folder, scorer="clip")
+    score([b.folder], ["clip", "drift"], {"model": folders[0]})
+    result = compare(a.folder, against=b.folder)  # what scored them judges; statistics do not
+    assert (result.scorer, result.others) == ("clip", ()) and result.version.startswith("1-")
+
+
+def test_the_verb_scores_runs_and_their_base_and_takes_settings_by_scorer(tmp_path, capsys):
+    run = make_run(tmp_path / "run", method="spo", reward="brightness")
+    for name in ("samples", "base-samples"):
+        draw_samples(run / name, [10, 20, 30, 40], repetitions=2, model=str(run) if name == "samples" else "world")
+    score_verb.main([str(run), "--scorer", "brightness", "--scorer", "diversity", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [one["n"] for one in told] == [4, 4] and told[0]["used_in_training"] == ["brightness"]
+    assert told[1]["used_in_training"] == [] and set(told[1]["means"]) == {"brightness", "diversity"}
+    score_verb.main([str(run), "--scorer", "brightness"])
+    assert "used in training: no evidence" in capsys.readouterr().out
+    given = scorer_settings(["clip", "hpsv2.1", "world"], {"dtype": "fp32"}, ["hpsv2.1.model=x", "tokenizer=y"])
+    assert given == {"clip": {"dtype": "fp32", "tokenizer": "y"}, "hpsv2.1": {"dtype": "fp32", "model": "x", "tokenizer": "y"}, "world": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scorers", "common", "settings", "words"),
+    [
+        (["clip", "pickscore"], {"model": "x"}, [], "one reward model, and there are 2"),
+        (["world"], {"model": "x"}, [], "there are 0"),
+        (["clip"], {}, ["hpsv2.1.model=x"], "hpsv2.1 is none of the scorers"),
+        (["clip"], {}, ["model"], "key=value"),
+    ],
+)
+def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, words):
+    with pytest.raises(PalateError, match=words):
+        scorer_settings(scorers, common, settings)

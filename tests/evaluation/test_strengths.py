@@ -1,0 +1,103 @@
+"""Bradley-Terry strengths against an independent optimiser, their intervals and claims by simulation."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluation.drawn import draw_samples
+from scipy import optimize
+from scipy.special import expit
+
+from palate.cli import compare as compare_verb
+from palate.evaluation.strengths import bradley_terry, holm, strengths
+
+
+def test_strengths_are_the_maximum_of_the_likelihood():
+    wins = np.array([[0, 7, 9.5, 4], [5, 0, 8, 6], [2.5, 4, 0, 1], [8, 6, 11, 0]])
+
+    def loss(free):
+        value = np.append(free, -free.sum())
+        tied = wins + 0.5 * (1 - np.eye(4))
+        return -(tied * np.log(expit(value[:, None] - value))).sum()
+
+    best = optimize.minimize(loss, np.zeros(3), tol=1e-12).x
+    np.testing.assert_allclose(bradley_terry(wins[None])[0], np.append(best, -best.sum()), atol=1e-5)
+    many = bradley_terry(np.stack([wins, wins.T]))
+    np.testing.assert_allclose(many[0], -many[1], atol=1e-9)
+
+
+def test_two_models_are_the_log_odds_and_total_victory_is_finite():
+    assert bradley_terry(np.array([[[0, 30.0], [10, 0]]]))[0] @ [1, -1] == pytest.approx(np.log(30.5 / 10.5))
+    always = bradley_terry(np.array([[[0, 5000.0, 5000], [0, 0, 5000], [0, 0, 0]]]))[0]
+    assert np.isfinite(always).all() and always[0] > always[1] > always[2]
+
+
+def scores(rng, prompts: int, means, spread: float = 0.7, repetitions: int = 2):
+    """Scores [K, N] of models whose difference varies with the prompt."""
+    own = np.asarray(means)[:, None] + spread * rng.normal(size=(len(means), prompts))
+    return np.repeat(own, repetitions, axis=1) + rng.normal(size=(len(means), prompts * repetitions)), np.repeat(np.arange(prompts), repetitions)  # fmt: skip
+
+
+def test_intervals_hold_the_strengths_as_often_as_they_say():
+    rng, means, held, repeats = np.random.default_rng(0), (0.6, 0.2, 0.0), np.zeros(3), 300
+    large, ids = scores(rng, 100_000, means)
+    table = strengths("abc", large, ids, resamples=1)
+    expected = {one.name: one.strength for one in table.strengths}
+    for seed in range(repeats):
+        few, ids = scores(rng, 40, means)
+        for one in strengths("abc", few, ids, resamples=500, seed=seed).strengths:
+            held["abc".index(one.name)] += one.low <= expected[one.name] <= one.high
+    assert (0.92 <= held / repeats).all() and (held / repeats <= 0.98).all()
+
+
+def test_equal_models_are_claimed_to_differ_no_more_often_than_five_in_a_hundred():
+    rng, repeats, claimed, uncorrected = np.random.default_rng(1), 300, 0, 0
+    for seed in range(repeats):
+        equal, ids = scores(rng, 40, (0, 0, 0, 0))
+        claims = strengths("abcd", equal, ids, resamples=300, seed=seed).claims
+        claimed += any(claim.winner for claim in claims)
+        uncorrected += any(claim.p_value < 0.05 for claim in claims)
+    assert claimed / repeats < 0.08 and uncorrected / repeats > 0.12
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0]) and holm([]).size == 0
+
+
+def test_a_winner_needs_the_corrected_test_and_the_interval(tmp_path):
+    rng = np.random.default_rng(3)
+    values, ids = scores(rng, 60, (1.5, 0.0, 0.05))
+    table = strengths(["good", "one", "two"], values, ids)
+    assert table.strengths[0].name == "good" and table.strengths[0].low > 0
+    assert [claim.winner for claim in table.claims] == ["good", "good", None]
+    assert sum(one.strength for one in table.strengths) == pytest.approx(0)
+    alone = strengths(["a", "b"], [np.ones(5), np.zeros(5)], ["x"] * 5)
+    assert np.isnan(alone.strengths[0].low) and alone.claims[0].winner is None  # one prompt says nothing of others
+
+
+def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
+    rng = np.random.default_rng(4)
+    base = draw_samples(tmp_path / "base", 100 + rng.integers(-30, 30, 40))
+    up, same = (
+        draw_samples(tmp_path / name, 100 + shift + rng.integers(-30, 30, 40))
+        for name, shift in (("up", 40), ("same", 0))
+    )
+    command = [str(up.folder), str(same.folder), "--against", str(base.folder), "--scorer", "brightness"]
+    compare_verb.main(command)
+    told = capsys.readouterr().out
+    assert (
+        "strength in log-odds, from 3 pairs" in told
+        and "up beats base (p" in told
+        and "No winner between base and same" in told
+    )
+    compare_verb.main([*command, "--json", "--out", str(tmp_path / "kept.json")])
+    printed, stored = json.loads(capsys.readouterr().out), json.loads((up.folder / "compare.json").read_text())
+    section = stored["scorers"][0]
+    assert stored["suite"]["hash"] == base.settings["prompts"] and stored["sampling"]["guidance"] == 7.5
+    assert (
+        section["version"] == "1"
+        and section["models"][0]["win"]["winner"] == "a"
+        and section["strengths"][0]["name"] == "up"
+    )
+    assert {**printed, "created_at": 0} == {**stored, "created_at": 0} and (tmp_path / "kept.json").exists()
