@@ -255,5 +255,5 @@ def test_the_back_off_doubles_up_to_its_limit_and_obeys_the_server(bright):
         chat.complete({"model": "bright", "messages": []}, {})
     proxy.close()
     assert all(half <= wait <= 2 * half for wait, half in zip(waited, (0.5, 1, 2, 2, 2), strict=True))
-    assert chat._pause(3, "HTTP 429|2.5") == 2.5 and chat._pause(3, "HTTP 429|3600") == 4.0
-    assert 1 <= chat._pause(2, "HTTP 429|Wed, 21 Oct 2026") <= 2
+    assert chat._pause(3, "2.5") == 2.5 and chat._pause(3, "3600") == 4.0
+    assert 1 <= chat._pause(2, "Wed, 21 Oct 2026") <= 2

@@ -219,6 +219,9 @@ def test_fold_runs_are_trained_once_and_go_on_where_they_were_interrupted(judged
     path, run = folder / "config.yaml", folder / "run"
     by_configuration, by_run = load_judge(f"self:{path}", **SETTINGS), load_judge(f"self:{run}", **SETTINGS)
     assert by_configuration.settings == by_run.settings and by_run.annotator == "self:run"
+    assert (
+        annotate(dataset, f"self:{run}", settings=SETTINGS).already_voted == 12
+    )  # the same judge under another address
     weights = run / "self-judge/fold-1/model/pytorch_lora_weights.safetensors"
     before, untouched = weights.read_bytes(), (run / "self-judge/fold-0/metrics.jsonl").stat().st_mtime_ns
     shutil.rmtree(weights.parent)

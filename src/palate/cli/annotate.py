@@ -1,6 +1,8 @@
 """`palate annotate`"""
 
+import contextlib
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,11 +82,14 @@ def main(argv: list[str]) -> None:
         correction = recalibrate(dataset, options.name or options.judge)
         print(json.dumps(asdict(correction.after)) if options.json else f"annotate: {correction.sentence()}")
         return
-    report: Report = annotate(
-        dataset, options.judge, settings=_settings(options), annotator=options.name, temperature=options.temperature,
-        batch_size=options.batch_size, limit=options.limit, engine=options.engine, workers=options.workers,
-        gpus=options.gpus,
-    )  # fmt: skip
+    with (
+        contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    ):  # folds in training print
+        report: Report = annotate(
+            dataset, options.judge, settings=_settings(options), annotator=options.name, temperature=options.temperature,
+            batch_size=options.batch_size, limit=options.limit, engine=options.engine, workers=options.workers,
+            gpus=options.gpus,
+        )  # fmt: skip
     calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
     if options.json:
         print(json.dumps(asdict(report)))

@@ -6,12 +6,11 @@ and the uncalibrated probability. Calibration is a view beside them and never ch
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
@@ -19,12 +18,12 @@ from palate.data.images import decode_image, image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
-from palate.judges.base import SELF, Answer, Judge, Pair, ask, load_judge
+from palate.judges.base import SELF, Answer, Judge, Pair, ask, at_temperature, load_judge
 from palate.progress import progress_bar
 
 UNREADABLE = "unreadable: "
 FEWEST = 10  # pairs before a judge that always answers alike is refused
-HOPELESS = 3  # batches in a row of failures alone before giving up
+MOST_FAILED = 3  # batches in a row of failures alone before giving up
 
 
 @dataclass
@@ -100,10 +99,10 @@ def annotate(
                 with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
                     _judge_all(results, key, store, answers, report, advance)
             except NotKept:
-                _write(dataset, report, _at_temperature(answers, scale), who)
+                _write(dataset, report, answers, who)
                 raise
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
-    answers = _at_temperature(answers, scale)
+    answers = {pair_id: at_temperature(answer, scale) for pair_id, answer in answers.items()}
     _refuse_useless(report, answers)
     _write(dataset, report, answers, who)
     return report
@@ -181,7 +180,7 @@ def _unanswered(
 
 
 def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, advance) -> None:
-    hopeless = 0
+    failed_batches = 0
     for rows, said in results:
         for row, answer in zip(rows, said, strict=True):
             for name, amount in answer.usage.items():
@@ -196,8 +195,8 @@ def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer]
         store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         advance(len(rows))
         failures = [a.failure for a in said if a.failure and not a.failure.startswith(UNREADABLE)]
-        hopeless = hopeless + 1 if len(failures) == len(said) else 0
-        if hopeless >= HOPELESS or (hopeless and not answers):
+        failed_batches = failed_batches + 1 if len(failures) == len(said) else 0
+        if failed_batches >= MOST_FAILED or (failed_batches and not answers):
             raise PalateError(
                 f"judge {report.judge!r} answers no more: {failures[0]}. The {len(answers):,} answers before are kept; "
                 "the same command goes on."
@@ -207,7 +206,8 @@ def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer]
 def _identity(name: str, judge: Judge, temperature: float | None) -> tuple[str, str]:
     """The key of its answers, and the version its votes carry: the temperature changes the votes, not the answers."""
     own = str(getattr(judge, "version", "1"))
-    key = judge_key(name, own, _settings(judge))
+    kind = SELF if name.startswith(SELF) else name  # a run is what it holds, wherever it lies
+    key = judge_key(kind, own, _settings(judge))
     return key, f"{own}-{key[:8]}" + (f"-t{temperature:g}" if temperature else "")
 
 
@@ -227,13 +227,6 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
             f"{version}. Votes of two would be averaged: give this one another id with --name."
         )
     return {vote["pair_id"] for vote in own}
-
-
-def _at_temperature(answers: dict[str, Answer], scale: float) -> dict[str, Answer]:
-    return {
-        pair_id: replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale))) if answer.from_scores else answer
-        for pair_id, answer in answers.items()
-    }  # fmt: skip
 
 
 def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:

@@ -67,12 +67,6 @@ class AnswerStore:
         if gone:
             raise self._unusable("another file stands there now")
 
-    def failures(self, judge: str) -> dict[str, str]:
-        """Content -> why there is no answer, for every failure that stands."""
-        rows = self._database.execute("SELECT content, answer FROM answers WHERE judge = ?", (judge,))
-        found = ((content, json.loads(answer)["failure"]) for content, answer in rows)
-        return {content: failure for content, failure in found if failure is not None}
-
     def _unusable(self, why: Exception | str) -> NotKept:
         why = why.strerror.lower() if isinstance(why, OSError) else why
         return NotKept(

@@ -7,7 +7,7 @@ point group `palate.judges`.
 import inspect
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -168,16 +168,19 @@ def ask(name: str, judge: Judge, pairs: list[Pair], temperature: float | None = 
     values = _array(name, said, pairs)
     if values.ndim == 2:
         scale = temperature or float(getattr(judge, "temperature", 1.0))
-        probability = expit((values[:, 0] - values[:, 1]) / scale)
-        return [
-            Answer(float(p), float(a), float(b), from_scores=True)
-            for p, (a, b) in zip(probability, values, strict=True)
-        ]
+        return [at_temperature(Answer(None, float(a), float(b), from_scores=True), scale) for a, b in values]
     swapped = _array(name, _said(name, judge, [pair.swapped() for pair in pairs]), pairs)
     for given in (values, swapped):
         _check_probability(name, pairs, given)
     # kept as scores: how likely each image is to be preferred when it is the one shown first
     return [Answer(float((p + 1 - q) / 2), float(p), float(q)) for p, q in zip(values, swapped, strict=True)]
+
+
+def at_temperature(answer: Answer, scale: float) -> Answer:
+    """The answer with its probability made of its scores anew, where it is made of scores."""
+    if not answer.from_scores:
+        return answer
+    return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
 
 
 def _said(name: str, judge: Judge, pairs: list[Pair]) -> Any:

@@ -46,15 +46,10 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     return result
 
 
-def labelled_and_judged(dataset: PreferenceDataset, annotator: str) -> int:
-    """Pairs with both a human vote and a vote of the judge."""
-    labels = collect_labels(dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(), judge=annotator)
-    return int((labels.labelled & ~np.isnan(labels.judge)).sum())
-
-
 def can_calibrate(dataset: PreferenceDataset, annotator: str) -> bool:
     """Whether there are enough pairs with both a human vote and a vote of the judge."""
-    return labelled_and_judged(dataset, annotator) >= FEWEST_VOTES
+    labels = collect_labels(dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(), judge=annotator)
+    return int((labels.labelled & ~np.isnan(labels.judge)).sum()) >= FEWEST_VOTES
 
 
 def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:

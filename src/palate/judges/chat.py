@@ -41,21 +41,21 @@ class Chat:
         `attempts` times in all. Raises Unanswered then, Refused for any other 4xx, and PalateError where every other
         question would fare the same (401, 403, 404).
         """
-        problem = ""
+        problem, asked = "", ""  # what went wrong the last time, and for how long the server asked to wait
         for attempt in range(self.attempts):
             if attempt:
-                self._wait(self._pause(attempt, problem))
+                self._wait(self._pause(attempt, asked))
                 usage["retries"] = usage.get("retries", 0) + 1
             if self.stopped.is_set():
                 raise Unanswered("stopped")
-            usage["requests"] = usage.get("requests", 0) + 1
+            usage["requests"], asked = usage.get("requests", 0) + 1, ""
             try:
                 response = self._client.post("/chat/completions", json=body)
             except self._httpx.TransportError as error:  # time-outs, refused and broken connections, half an answer
                 problem = type(error).__name__
                 continue
             if response.status_code in LATER or response.status_code >= 500:
-                problem = f"HTTP {response.status_code}|{response.headers.get('retry-after', '')}"
+                problem, asked = f"HTTP {response.status_code}", response.headers.get("retry-after", "")
                 continue
             if response.status_code != 200:
                 self._refuse(response.status_code, response.text)
@@ -69,7 +69,7 @@ class Chat:
             for name in ("prompt_tokens", "completion_tokens"):
                 usage[name] = usage.get(name, 0) + int((answer.get("usage") or {}).get(name) or 0)
             return choice
-        raise Unanswered(f"no answer in {self.attempts} attempts (the last: {problem.split('|')[0]})")
+        raise Unanswered(f"no answer in {self.attempts} attempts (the last: {problem})")
 
     def only_model(self) -> str:
         """The one model of this server. Raises PalateError where there are several, or no answer."""
@@ -107,9 +107,8 @@ class Chat:
             raise PalateError(f"{self.address}: {HOPELESS[status]} (HTTP {status}: {said}).{hint}")
         raise Refused(f"refused (HTTP {status}: {said})")
 
-    def _pause(self, attempt: int, problem: str) -> float:
+    def _pause(self, attempt: int, asked: str) -> float:
         """Seconds: what the server asks for, else 1, 2, 4, ..., at most `patience`, with half of it drawn."""
-        asked = problem.partition("|")[2]
         if asked.replace(".", "", 1).isdigit():
             return min(float(asked), self.patience)
         return min(2.0 ** (attempt - 1), self.patience) * (0.5 + random.random() / 2)

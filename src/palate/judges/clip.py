@@ -7,7 +7,6 @@ All three are one formula, score = scale * cos(text, image), on different weight
 """
 
 import json
-import re
 from functools import cached_property
 from pathlib import Path
 
@@ -23,12 +22,14 @@ from palate.judges.weights import (
     choose_device,
     choose_dtype,
     content_hash,
+    count_layers,
     find_file,
     find_model,
+    find_tokenizer,
     fit,
     load_state,
     pictures,
-    tokenizer_files,
+    renamed,
 )
 
 _CLIP_L, _CLIP_H = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -40,6 +41,7 @@ KINDS = {
     "hpsv2.1": ("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), _CLIP_H, 100.0),
 }
 CLIP_TOKENIZER = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+_BLOCKS = r"transformer\.resblocks\.(\d+)\."  # of open_clip
 _HEADS = {1280: 16, 1408: 16, 1664: 16}  # open_clip's ViT-H, g, bigG; 64 channels per head in all others
 
 
@@ -56,10 +58,7 @@ class ClipJudge:
         address, patterns, source, self.factor = KINDS[kind]
         self.kind = kind
         self.path = find_model(model or address, patterns)
-        local = model is not None and Path(model).expanduser().exists()
-        self.tokenizer_folder = tokenizer_files(
-            find_model(tokenizer or (str(self.path) if local else source), TOKENIZER), CLIP_TOKENIZER, source
-        )
+        self.tokenizer_folder = find_tokenizer(tokenizer, model, self.path, CLIP_TOKENIZER, source)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
 
@@ -171,12 +170,12 @@ def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> to
     projection = state["visual.proj"].shape[1]
     vision = {
         "hidden_size": width, "num_attention_heads": _HEADS.get(width, max(1, width // 64)), "patch_size": patch,
-        "image_size": patch * round((places - 1) ** 0.5), "num_hidden_layers": _layers(state, "visual.transformer"),
+        "image_size": patch * round((places - 1) ** 0.5), "num_hidden_layers": count_layers(state, rf"visual\.{_BLOCKS}"),
         "intermediate_size": _inner(state, "visual.transformer", width), "hidden_act": "gelu",
     }  # fmt: skip
     text = {
         "hidden_size": text_width, "num_attention_heads": max(1, text_width // 64), "vocab_size": words,
-        "max_position_embeddings": state["positional_embedding"].shape[0], "num_hidden_layers": _layers(state, "transformer"),
+        "max_position_embeddings": state["positional_embedding"].shape[0], "num_hidden_layers": count_layers(state, _BLOCKS),
         "intermediate_size": _inner(state, "transformer", text_width), "hidden_act": "gelu",
         "eos_token_id": 2,  # transformers' sign for "the highest token id is the end of text", which is open_clip's rule
     }  # fmt: skip
@@ -198,34 +197,25 @@ _RENAMED = [  # open_clip -> transformers, each tried in turn at the front of a 
     (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
 ]  # fmt: skip
 
+# x @ W there, Linear here
+_PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+
 
 def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of an open_clip model under the names, and in the pieces, of transformers' CLIPModel."""
     out = {}
     for name, tensor in state.items():
-        if name in ("visual.proj", "text_projection"):  # x @ W there, Linear here
-            out["visual_projection.weight" if name == "visual.proj" else "text_projection.weight"] = (
-                tensor.T.contiguous()
-            )
+        if name in _PROJECTIONS:
+            out[_PROJECTIONS[name]] = tensor.T.contiguous()
         elif name == "attn_mask":
             continue
         elif ".attn.in_proj_" in name:
-            layer, kind = _renamed(name).split(".attn.in_proj_")
+            layer, kind = renamed(name, _RENAMED).split(".attn.in_proj_")
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 out[f"{layer}.self_attn.{part}_proj.{kind}"] = piece.contiguous()
         else:
-            out[_renamed(name)] = tensor
+            out[renamed(name, _RENAMED)] = tensor
     return out
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _layers(state: dict[str, torch.Tensor], where: str) -> int:
-    return 1 + max((int(m[1]) for n in state if (m := re.match(rf"{where}\.resblocks\.(\d+)\.", n))), default=-1)
 
 
 def _inner(state: dict[str, torch.Tensor], where: str, width: int) -> int:

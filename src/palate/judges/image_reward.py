@@ -17,19 +17,21 @@ from palate.errors import PalateError
 from palate.judges.base import Pair
 from palate.judges.weights import (
     DTYPES,
-    TOKENIZER,
     choose_device,
     choose_dtype,
     content_hash,
+    count_layers,
     find_file,
     find_model,
+    find_tokenizer,
     fit,
     load_state,
     pictures,
-    tokenizer_files,
+    renamed,
 )
 
 _HUB, _TOKENIZER = "THUDM/ImageReward", "google-bert/bert-base-uncased"
+_TOKENIZER_FILES = (("vocab.txt",), ("tokenizer.json",))
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072  # of the reward on the training set, as published
 _TOKENS = 35  # of a prompt; the rest is cut
 _LAYERS = (0, 2, 4, 6, 7)  # of the MLP; the numbers between are drop-out
@@ -49,16 +51,10 @@ class ImageRewardJudge:
         device: str | None = None,
         dtype: str | None = None,
     ):
+        weights = ("ImageReward*.pt", "ImageReward*.safetensors")
         self.folder = find_model(model or _HUB, ("ImageReward.pt", "med_config.json"))
-        self.path = find_file(
-            self.folder, ("ImageReward*.pt", "ImageReward*.safetensors"), "the weights of imagereward"
-        )
-        local = model is not None and Path(model).expanduser().exists()
-        self.tokenizer_folder = tokenizer_files(
-            find_model(tokenizer or (str(self.folder) if local else _TOKENIZER), TOKENIZER),
-            (("vocab.txt",), ("tokenizer.json",)),
-            _TOKENIZER,
-        )
+        self.path = find_file(self.folder, weights, "the weights of imagereward")
+        self.tokenizer_folder = find_tokenizer(tokenizer, model, self.folder, _TOKENIZER_FILES, _TOKENIZER)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
 
@@ -93,10 +89,10 @@ class ImageRewardJudge:
     def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
         """Scores [N] of single pictures."""
         pixels = pictures(images, self.model.vision.config.image_size)
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt")
-        reward = self.model(
-            pixels.to(self.device), tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        )
+        tokens = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
+        ).to(self.device)
+        reward = self.model(pixels.to(self.device), tokens.input_ids, tokens.attention_mask)
         return reward.double().cpu().numpy()
 
 
@@ -141,13 +137,13 @@ def _sizes(state: dict[str, torch.Tensor], given: dict, path: Path) -> tuple[dic
     return (
         {
             "hidden_size": width, "intermediate_size": state[needed[2]].shape[0], "num_attention_heads": max(1, width // 64),
-            "num_hidden_layers": _count(state, rf"{vision}blocks\.(\d+)\."), "patch_size": patch,
+            "num_hidden_layers": count_layers(state, rf"{vision}blocks\.(\d+)\."), "patch_size": patch,
             "image_size": patch * round((state[needed[1]].shape[1] - 1) ** 0.5),
             "layer_norm_eps": 1e-6,  # timm's, where BLIP's vision transformer comes from
         },
         {
             "vocab_size": words, "hidden_size": text_width, "encoder_hidden_size": width,
-            "intermediate_size": state[needed[5]].shape[0], "num_hidden_layers": _count(state, rf"{text}encoder\.layer\.(\d+)\."),
+            "intermediate_size": state[needed[5]].shape[0], "num_hidden_layers": count_layers(state, rf"{text}encoder\.layer\.(\d+)\."),
             "max_position_embeddings": state[needed[4]].shape[0], "num_attention_heads": given["num_attention_heads"],
             "layer_norm_eps": given["layer_norm_eps"], "hidden_act": given["hidden_act"], "is_decoder": True,
         },
@@ -174,11 +170,5 @@ def blip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             continue
         if layer := re.match(r"^mlp\.layers\.(\d+)\.(\w+)$", name):
             name = f"mlp.{_LAYERS.index(int(layer[1]))}.{layer[2]}"
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        out[name] = tensor
+        out[renamed(name, _RENAMED)] = tensor
     return out
-
-
-def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
-    return 1 + max((int(m[1]) for name in state if (m := re.match(pattern, name))), default=-1)

@@ -27,9 +27,11 @@ from palate.judges.chat import Chat, Refused, Unanswered
 
 READS = ("auto", "logprobs", "samples")
 MARKS = ("{prompt}", "{first}", "{second}")
-_SAID = re.compile(
-    r"\W*(?:(?:the )?(?:answer|picture|image)(?: is)?)?\W*([AB])\W*", re.I
-)  # all that may stand around it
+# a letter, and all that may stand around it
+_SAID = re.compile(r"\W*(?:(?:the )?(?:answer|picture|image)(?: is)?)?\W*([AB])\W*", re.I)
+
+# the probability that the picture shown first is preferred, or why it is not known; and what asking cost
+_Said = tuple[float | None, str | None, dict[str, float]]
 
 
 class VisionLanguageJudge:
@@ -74,14 +76,13 @@ class VisionLanguageJudge:
         with ThreadPoolExecutor(self.concurrency) as pool:
             jobs = [(pool.submit(self._first, pair), pool.submit(self._first, pair.swapped())) for pair in pairs]
             try:
-                return [_answer(one.result(), other.result()) for one, other in jobs]
+                return [_answer(straight.result(), swapped.result()) for straight, swapped in jobs]
             except BaseException:  # a refused key, Ctrl-C: nothing more is asked
                 self.chat.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _first(self, pair: Pair) -> tuple[float | None, str | None, dict[str, float]]:
-        """The probability that the picture shown first is preferred, or why it is not known; and what asking cost."""
+    def _first(self, pair: Pair) -> _Said:
         usage: dict[str, float] = {}
         messages = [{"role": "user", "content": self._content(pair)}]
         try:
@@ -127,8 +128,10 @@ class VisionLanguageJudge:
                 "seed": self.seed + k,
             }
             text = text_of(self.chat.complete(body, usage))
-            letter = letter_of(text)
-            letters, other = [*letters, letter] if letter else letters, other if letter else text
+            if letter := letter_of(text):
+                letters.append(letter)
+            else:
+                other = text
         if not letters:
             raise Unanswered(f"answered {_shortened(other)}, which is neither A nor B")
         return (letters.count("A") + 0.5) / (len(letters) + 1)
@@ -203,18 +206,18 @@ def data_url(image: Image.Image, side: int) -> str:
 
 
 def _letter(token: Any) -> str | None:
-    bare = re.sub(
-        r"[^A-Za-z]", "", str(token or "").replace("Ġ", "").replace("▁", "")
-    )  # of byte-pair and SentencePiece
+    # without spaces, which byte-pair tokens write as Ġ and SentencePiece as ▁
+    bare = re.sub(r"[^A-Za-z]", "", str(token or ""))
     return bare.upper() if bare.upper() in ("A", "B") else None
 
 
-def _answer(one: tuple, other: tuple) -> Answer:
-    usage = {name: one[2].get(name, 0) + other[2].get(name, 0) for name in {**one[2], **other[2]}}
-    failure = one[1] or other[1]
-    if failure:
+def _answer(straight: _Said, swapped: _Said) -> Answer:
+    """One answer of what was said in both orders."""
+    (first_01, failure_01, usage_01), (first_10, failure_10, usage_10) = straight, swapped
+    usage = {name: usage_01.get(name, 0) + usage_10.get(name, 0) for name in usage_01 | usage_10}
+    if failure := failure_01 or failure_10:
         return Answer(failure=failure, usage=usage)
-    return Answer((one[0] + 1 - other[0]) / 2, one[0], other[0], usage=usage)
+    return Answer((first_01 + 1 - first_10) / 2, first_01, first_10, usage=usage)
 
 
 def _shortened(text: str) -> str:

@@ -1,6 +1,7 @@
 """What reward models are made of: where the files are, loading them safely, pictures and prompts as tensors."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,8 +79,25 @@ def fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, what
     return model
 
 
-def tokenizer_files(folder: Path, needs: Sequence[tuple[str, ...]], source: str) -> Path:
-    """`folder`, if it holds the files of a tokenizer. Raises PalateError, saying where to find them, otherwise."""
+def renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
+    """The name after every replacement (pattern, text) of the table, in turn."""
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def count_layers(state: dict[str, torch.Tensor], pattern: str) -> int:
+    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a name."""
+    return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
+
+
+def find_tokenizer(
+    given: str | None, model: str | None, path: Path, needs: Sequence[tuple[str, ...]], source: str
+) -> Path:
+    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source` on
+    the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
+    local = model is not None and Path(model).expanduser().exists()
+    folder = find_model(given or (str(path) if local else source), TOKENIZER)
     folder = folder if folder.is_dir() else folder.parent
     if not any(all((folder / name).is_file() for name in names) for names in needs):
         wanted = " or ".join(" and ".join(names) for names in needs)
