@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from palate.errors import PalateError
 from palate.judges.base import Pair
@@ -67,9 +68,16 @@ class AestheticJudge:
         return [(weight.to(self.device), bias.to(self.device)) for weight, bias in layers]
 
     @torch.no_grad()
-    def vote(self, pairs: list[Pair]) -> np.ndarray:
-        """Scores [N, 2], about 1 to 10."""
-        x = image_features(self.model, [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
+    def embed(self, images: list[Image.Image]) -> np.ndarray:
+        """Unit vectors [N, D] of N pictures, fp32."""
+        return image_features(self.model, images).cpu().numpy()
+
+    @torch.no_grad()
+    def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
+        """Scores [N, 2], about 1 to 10; embeddings [2N, D] of the images 0 and the images 1, made here when absent."""
+        if embeddings is None:
+            embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
+        x = torch.from_numpy(embeddings).to(self.device)
         for weight, bias in self.head:
             x = torch.nn.functional.linear(x, weight, bias)
         return x[:, 0].unflatten(0, (2, -1)).T.double().cpu().numpy()

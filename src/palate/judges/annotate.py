@@ -1,15 +1,17 @@
 """`palate annotate`: a judge votes on every pair of a dataset that it has not voted on.
 
-Answers are kept by content as they come (judges/answers.sqlite), votes are appended to the table at the end: raw scores,
-and the uncalibrated probability. Calibration is a view beside them and never changes a vote.
+Answers are kept by content as they come (judges/answers.sqlite), and so are the embeddings of pictures that some judges
+make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration is
+a view beside them and never changes a vote.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import expit
@@ -21,6 +23,8 @@ from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, judge_key, pair_content
 from palate.judges.base import SELF, Answer, Judge, Pair, ask, load_judge
+from palate.judges.calibration import view_folder
+from palate.judges.embeddings import FILE, EmbeddingStore, can_embed, embed_pairs, embedded, picture_content
 from palate.progress import progress_bar
 
 UNREADABLE = "unreadable: "
@@ -43,6 +47,7 @@ class Report:
     single_images: int = 0
     left_for_later: int = 0  # beyond the limit
     votes: int = 0
+    embedded: int = 0  # pictures
     choices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 0, "tie": 0})
     first_failure: str | None = None
     usage: dict[str, float] = field(default_factory=dict)
@@ -52,13 +57,15 @@ class Report:
 def annotate(
     dataset: PreferenceDataset, judge: str, *, settings: dict[str, Any] | None = None, annotator: str | None = None,
     temperature: float | None = None, batch_size: int | None = None, limit: int | None = None, engine: str = "local",
-    workers: int = 1, gpus: float = 0.0,
+    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto",
 ) -> Report:  # fmt: skip
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
-    score differences; `limit` stops after so many pairs. Raises PalateError for a judge that cannot be used or says
-    nothing, and for an annotator id that voted before with another version or other settings.
+    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto, where
+    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. Raises
+    PalateError for a judge that cannot be used or says nothing, and for an annotator id that voted before with another
+    version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
@@ -73,22 +80,28 @@ def annotate(
     if not report.pairs:
         raise PalateError(f"{dataset.path}: no pairs to judge. Import some first (palate import).")
 
+    if embeddings == "all" and not can_embed(voter):
+        raise PalateError(f"judge {judge!r} has no embeddings (a method embed). Leave out --embeddings all.")
+    beside = embeddings != "none" and can_embed(voter, freely=True)
     answers: dict[str, Answer] = {}
     todo = report.pairs - report.already_voted
-    if todo:
-        make = partial(_Worker, judge, voter) if engine == "local" else partial(_made_worker, judge, settings)
-        size = batch_size or getattr(voter, "batch_size", 16)
-        with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
-            batches = _batches(dataset, voted | singles, key, store, answers, report, size, limit)
+    size = batch_size or getattr(voter, "batch_size", 16)
+    run = partial(mapped, engine=engine, workers=workers, gpus=gpus)
+    with ExitStack() as opened:
+        vectors = None
+        if embeddings == "all" or (beside and todo):
+            vectors = opened.enter_context(EmbeddingStore(view_folder(dataset, annotator) / FILE, key))
+        if todo:
+            make = _maker(_Worker, engine, judge, voter, settings, beside)
+            store = opened.enter_context(AnswerStore(dataset.path / "judges" / "answers.sqlite"))
+            waiting = _batches(
+                dataset, voted | singles, key, store, answers, report, size, limit, vectors if beside else None
+            )
             with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
-                _judge_all(
-                    mapped(make, batches, engine=engine, workers=workers, gpus=gpus),
-                    key,
-                    store,
-                    answers,
-                    report,
-                    advance,
-                )
+                _judge_all(run(make, waiting), key, store, answers, report, advance, vectors)
+        if embeddings == "all":
+            make = _maker(_Embedder, engine, judge, voter, settings)
+            report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
     scale = temperature or float(getattr(voter, "temperature", 1.0))
     answers = {pair_id: _at_temperature(answer, scale) for pair_id, answer in answers.items()}
@@ -103,38 +116,73 @@ def annotate(
 
 
 class _Worker:
-    """Rows of encoded images to answers."""
+    """Rows of encoded images to answers, each with the embeddings [2, D] of both pictures where these are wanted."""
 
-    def __init__(self, name: str, judge: Judge):
-        self.name, self.judge = name, judge
+    def __init__(self, name: str, judge: Judge, beside: bool):
+        self.name, self.judge, self.beside = name, judge, beside
 
-    def __call__(self, rows: list[dict]) -> list[Answer]:
-        answers: list[Answer | None] = [None] * len(rows)
+    def __call__(self, rows: list[dict]) -> list[tuple[Answer, np.ndarray | None]]:
+        answers: list[tuple[Answer, np.ndarray | None]] = [(Answer(), None)] * len(rows)
         pairs: list[Pair] = []
         places: list[int] = []
         for i, row in enumerate(rows):
             try:
                 images = [decode_image({"bytes": row[f"image_{k}"]}, ".", f"image_{k}") for k in (0, 1)]
             except PalateError as error:
-                answers[i] = Answer(failure=f"{UNREADABLE}{error}")
+                answers[i] = (Answer(failure=f"{UNREADABLE}{error}"), None)
                 continue
             pairs.append(Pair(row["pair_id"], row["prompt"], *images))
             places.append(i)
-        for i, answer in zip(places, ask(self.name, self.judge, pairs) if pairs else [], strict=True):
-            answers[i] = answer
+        if not pairs:
+            return answers
+        vectors = self._embedded(pairs) if self.beside else None
+        said = ask(self.name, self.judge, pairs, embeddings=vectors)
+        sides = [None] * len(pairs) if vectors is None else vectors.reshape(2, len(pairs), -1).swapaxes(0, 1)
+        for i, answer, both in zip(places, said, sides, strict=True):
+            answers[i] = (answer, both)
         return answers
 
+    def _embedded(self, pairs: list[Pair]) -> np.ndarray:
+        return embedded(self.name, self.judge, [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
 
-def _made_worker(name: str, settings: dict[str, Any]) -> _Worker:
-    return _Worker(name, load_judge(name, **settings))
+
+class _Embedder:
+    """Encoded images to embeddings [D], None for one that cannot be read."""
+
+    def __init__(self, name: str, judge: Judge):
+        self.name, self.judge = name, judge
+
+    def __call__(self, images: list[bytes]) -> list[np.ndarray | None]:
+        found: list[np.ndarray | None] = [None] * len(images)
+        readable = {}
+        for i, image in enumerate(images):
+            try:
+                readable[i] = decode_image({"bytes": image}, ".")
+            except PalateError:
+                continue  # such a pair has no vote either
+        vectors = embedded(self.name, self.judge, list(readable.values())) if readable else []
+        for i, vector in zip(readable, vectors, strict=True):
+            found[i] = vector
+        return found
+
+
+def _maker(kind: type, engine: str, name: str, judge: Judge, settings: dict[str, Any], *more: Any) -> partial:
+    """What builds a worker: around this judge, or, on other machines, around one like it."""
+    return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, name, settings, *more)
+
+
+def _made(kind: type, name: str, settings: dict[str, Any], *more: Any) -> Any:
+    return kind(name, load_judge(name, **settings), *more)
 
 
 def _batches(
     dataset: PreferenceDataset, skip: set[str], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
-    size: int, limit: int | None,
+    size: int, limit: int | None, vectors: EmbeddingStore | None,
 ) -> Iterator[list[dict]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the pairs
+    of known pictures."""
     waiting: list[dict] = []
+    known_pictures: dict[str, list[str]] = {}
     taken, most = 0, len(dataset) if limit is None else limit
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"], batch_size=64):
         if taken >= most:
@@ -152,23 +200,36 @@ def _batches(
                 report.first_failure = report.first_failure or f"{row['pair_id']}: {error}"
                 continue
             content = pair_content(row["prompt"], images)
+            pictures = [picture_content(image) for image in images]
             known = store.get(key, content)
             if known is not None:
                 answers[row["pair_id"]] = known
                 report.from_answers += 1
+                if vectors and not vectors.lacking(pictures):
+                    known_pictures[row["pair_id"]] = pictures
                 continue
-            waiting.append({"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
+            waiting.append({"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content, "pictures": pictures,
                             "image_0": images[0], "image_1": images[1]})  # fmt: skip
             if len(waiting) >= size:
                 yield waiting
                 waiting = []
+    if vectors:
+        vectors.put({}, known_pictures)
     if waiting:
         yield waiting
 
 
-def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, advance) -> None:
+def _judge_all(
+    results: Iterator[tuple[list, list]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
+    advance: Callable[[int], None], vectors: EmbeddingStore | None,
+) -> None:  # fmt: skip
     hopeless = 0
-    for rows, said in results:
+    for rows, found in results:
+        said = [answer for answer, _ in found]
+        sides = [(row, both) for row, (_, both) in zip(rows, found, strict=True) if both is not None]
+        if vectors and sides:  # before the answers: what was answered is not asked again
+            by_picture = {p: v for row, both in sides for p, v in zip(row["pictures"], both, strict=True)}
+            report.embedded += vectors.put(by_picture, {row["pair_id"]: row["pictures"] for row, _ in sides})
         store.put(key, {row["content"]: answer for row, answer in zip(rows, said, strict=True)})
         for row, answer in zip(rows, said, strict=True):
             for name, amount in answer.usage.items():

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,10 @@ class AnswerStore:
         self.path = Path(path)
 
     def __enter__(self) -> "AnswerStore":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=60)
+        columns = "judge TEXT, content TEXT, answer TEXT, PRIMARY KEY (judge, content)"
+        self._database = connect(self.path, f"answers ({columns}) WITHOUT ROWID")
+        with kept(self.path, self._database):
             self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS answers (judge TEXT, content TEXT, answer TEXT, PRIMARY KEY (judge, content)) "
-                "WITHOUT ROWID"
-            )
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,23 +34,18 @@ class AnswerStore:
 
     def get(self, judge: str, content: str) -> Answer | None:
         """The answer of this judge on this content; None where there is none, or only a failure (worth another try)."""
-        try:
+        with kept(self.path, self._database):
             row = self._database.execute(
                 "SELECT answer FROM answers WHERE judge = ? AND content = ?", (judge, content)
             ).fetchone()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
         answer = Answer(**json.loads(row[0])) if row else None
         return answer if answer and answer.failure is None else None
 
     def put(self, judge: str, answers: Mapping[str, Answer]) -> None:
         """Keep answers by content; all of them or, where that fails, none."""
         rows = [(judge, content, json.dumps(asdict(answer))) for content, answer in answers.items()]
-        try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+        with kept(self.path, self._database):
+            self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
     def failures(self, judge: str) -> dict[str, str]:
         """Content -> why there is no answer, for every failure that stands."""
@@ -64,11 +53,35 @@ class AnswerStore:
         found = ((content, json.loads(answer)["failure"]) for content, answer in rows)
         return {content: failure for content, failure in found if failure is not None}
 
-    def _unusable(self, error: Exception) -> PalateError:
-        return PalateError(
-            f"{self.path}: the answers of judges cannot be kept ({error}). Make the file and its folder writable, or move "
-            "a damaged file away; votes that are in the dataset stay there."
-        )
+
+def connect(path: Path, *tables: str) -> sqlite3.Connection:
+    """The SQLite file with these tables in it, made where they are missing. Raises PalateError where it cannot be used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=60)
+        database.execute("PRAGMA synchronous = FULL")
+        for table in tables:
+            database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+    except (sqlite3.Error, OSError) as error:
+        raise _unusable(path, error) from error
+    return database
+
+
+@contextmanager
+def kept(path: Path, database: sqlite3.Connection) -> Iterator[None]:
+    """One transaction, all of it or nothing. Raises PalateError where it fails."""
+    try:
+        with database:
+            yield
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> PalateError:
+    return PalateError(
+        f"{path}: what judges say cannot be kept ({error}). Make the file and its folder writable, or move a damaged file "
+        "away; votes that are in the dataset stay there."
+    )
 
 
 def judge_key(name: str, version: str, settings: Mapping[str, Any]) -> str:

@@ -48,7 +48,9 @@ class Answer:
 
 class Judge(Protocol):
     """`vote` is all a judge needs. It may also have `version` (text), `settings` (a dict that JSON can hold: all that its
-    answers depend on), `temperature` (see `ask`) and `batch_size`."""
+    answers depend on), `temperature` (see `ask`), `batch_size`, and `embed` from N pictures to embeddings [N, D], which are
+    then covariates of its correction. Where `vote` takes `embeddings` too, [2N, D] of the images 0 and then the images 1,
+    they cost nothing beside a vote."""
 
     def vote(self, pairs: list[Pair]) -> np.ndarray | Sequence[Answer]:
         """For N pairs: scores [N, 2], higher is better; or probabilities [N] that image 0 is preferred; or N Answers."""
@@ -136,14 +138,21 @@ def _made(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
     return judge
 
 
-def ask(name: str, judge: Judge, pairs: list[Pair], temperature: float | None = None) -> list[Answer]:
+def ask(
+    name: str,
+    judge: Judge,
+    pairs: list[Pair],
+    temperature: float | None = None,
+    embeddings: np.ndarray | None = None,
+) -> list[Answer]:
     """The judge's answers on pairs [N], probabilities made of scores where those are what it gives.
 
     Scores become sigmoid((score_0 - score_1) / temperature): the temperature given, else the judge's own, else 1. A
     judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts, so
-    that swapping a pair always mirrors its probability. Raises PalateError for answers that cannot be used.
+    that swapping a pair always mirrors its probability. `embeddings` are for a judge whose `vote` takes them. Raises
+    PalateError for answers that cannot be used.
     """
-    said = judge.vote(pairs)
+    said = judge.vote(pairs) if embeddings is None else judge.vote(pairs, embeddings=embeddings)
     if _are_answers(said):
         answers = list(said)
         if len(answers) != len(pairs):

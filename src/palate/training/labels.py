@@ -11,7 +11,9 @@ from scipy.special import logit
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
+from palate.judges.correction import Correction, agreement, calibrate_judge, combine, correct_judge
+from palate.judges.embeddings import embedding_directions
+from palate.judges.statistics import statistics_of_pairs
 from palate.targets import (
     Labels,
     Targets,
@@ -25,7 +27,7 @@ from palate.targets import (
     tuned_power,
     variance_ratio,
 )
-from palate.training.checks import SELF, UNVOTED
+from palate.training.checks import SELF, judge_name, judges_of
 from palate.training.config import TrainConfig
 from palate.training.draws import address
 from palate.training.rows import (
@@ -37,7 +39,6 @@ from palate.training.rows import (
     rows_of_preferred,
     rows_of_prompts,
 )
-from palate.training.statistics import statistics_of_pairs
 
 _SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
@@ -63,7 +64,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
             )
         rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes)
     else:
-        human = _collect(pairs, votes, replace(config, judge=None)).human
+        human = _collect(pairs, votes, config).human
         if config.source == "images":
             rows, used = rows_of_images(dataset, pairs, human), "single images"
         elif config.source == "lists":
@@ -93,6 +94,9 @@ def _rows_of_pairs(
     dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: np.ndarray | None
 ) -> Rows:
     labels = _collect(pairs, votes, config)
+    judged = _judge_votes(pairs, votes, config)
+    if judged is not None:
+        labels = replace(labels, judge=combine(judged))
     account: dict = {
         "method": config.method,
         "pairs in the dataset": len(pairs),
@@ -107,18 +111,19 @@ def _rows_of_pairs(
 
     if config.judge == SELF:
         votes_of_model = np.full(len(pairs), 0.5) if self_votes is None else self_votes
-        labels = Labels(human=labels.human, judge=votes_of_model, propensity=labels.propensity)
+        labels = replace(labels, judge=votes_of_model)
         if self_votes is not None:
             account["judge"] = judge_account(labels.human, self_votes) | {"name": SELF, "votes": len(pairs)}
     elif config.judge:
-        account["judge"] = judge_account(labels.human, labels.judge) | {
-            "name": config.judge,
-            "votes": int((~np.isnan(labels.judge)).sum()),
-        }
+        account["judge"] = _of_judge(judge_name(config), labels.human, labels.judge)
+        if judged.shape[1] > 1:
+            columns = zip(judges_of(config), judged.T, strict=True)
+            account["judges"] = [_of_judge(name, labels.human, votes) for name, votes in columns]
         if config.correction != "none":
-            correction = _correct(dataset, pairs, labels, config)
-            labels = Labels(human=labels.human, judge=correction.probability, propensity=labels.propensity)
-            account["corrected judge"] = judge_account(labels.human, labels.judge) | {"finding": correction.sentence()}
+            correction, covariates = _correct(dataset, pairs, labels, judged, config)
+            labels = replace(labels, judge=correction.probability)
+            told = {"finding": correction.sentence(), "covariates": covariates}
+            account["corrected judge"] = judge_account(labels.human, labels.judge) | told
     power = config.power
     if config.target == "dedpo":
         power = tuned_power(labels.human, labels.judge) if power == "auto" else power
@@ -180,7 +185,7 @@ def _without(labels: Labels, chosen: np.ndarray) -> Labels:
     if not lost.any():
         return labels
     share = 1 - lost.sum() / labels.labelled.sum()
-    return Labels(human=np.where(lost, np.nan, labels.human), judge=labels.judge, propensity=labels.propensity * share)
+    return replace(labels, human=np.where(lost, np.nan, labels.human), propensity=labels.propensity * share)
 
 
 def _smoothed(target: np.ndarray, config: TrainConfig) -> np.ndarray:
@@ -221,12 +226,22 @@ def judge_account(human: np.ndarray, judge: np.ndarray) -> dict[str, float]:
     return asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
 
 
+def _of_judge(name: str, human: np.ndarray, judge: np.ndarray) -> dict[str, float | str]:
+    return judge_account(human, judge) | {"name": name, "votes": int((~np.isnan(judge)).sum())}
+
+
+def _judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> np.ndarray | None:
+    """Each judge's probability that image 0 is preferred [N, J]; None where the judge is none, or the model itself."""
+    if not config.judge or config.judge == SELF:
+        return None
+    ids, hard = pairs["pair_id"], config.hard_votes
+    return np.column_stack([collect_labels(ids, votes, judge=n, hard=hard).judge for n in judges_of(config)])
+
+
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
+    """The human votes and propensities; judges are read apart."""
     propensity = pairs["propensity"].to_numpy()
-    judge = None if config.judge == SELF or config.source in UNVOTED else config.judge
-    labels = collect_labels(
-        pairs["pair_id"], votes, judge=judge, propensity=propensity, hard=config.hard_votes, seed=config.seed
-    )
+    labels = collect_labels(pairs["pair_id"], votes, propensity=propensity, seed=config.seed)
     if config.human_votes is None:
         return labels
     available = int(labels.labelled.sum())
@@ -234,10 +249,8 @@ def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
         raise PalateError(
             f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote."
         )
-    return collect_labels(
-        pairs["pair_id"], votes, judge=judge, propensity=propensity, hard=config.hard_votes,
-        human_fraction=config.human_votes / available, seed=config.seed,
-    )  # fmt: skip
+    share = config.human_votes / available
+    return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
 
 
 def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
@@ -251,15 +264,31 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 
 
-def _correct(dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, config: TrainConfig) -> Correction:
-    prompts = pairs["prompt"].to_pylist()
+def _correct(
+    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: np.ndarray, config: TrainConfig
+) -> tuple[Correction, str]:
+    """The correction of the judges [N, J], and in words on which covariates."""
+    ids, names = pairs["pair_id"].to_pylist(), ()
+    options = {"judges": judges_of(config), "seed": config.seed, "groups": pairs["prompt"].to_pylist()}
     if config.correction == "calibrate":
-        return calibrate_judge(labels.judge, labels.human, seed=config.seed, groups=prompts)
-    by_pair, names = statistics_of_pairs(dataset)
-    unreadable = np.full(len(names), np.nan)
-    differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in pairs["pair_id"].to_pylist()])  # [N, K]
-    differences = np.nan_to_num(differences)  # an unreadable pair is left out when pairs are encoded
-    return correct_judge(labels.judge, differences, labels.human, names=names, seed=config.seed, groups=prompts)
+        return calibrate_judge(judged, labels.human, **options), "none"
+    differences, directions, told = np.zeros((len(ids), 0)), None, []
+    if config.covariates != "embeddings":
+        by_pair, names = statistics_of_pairs(dataset)
+        unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
+        differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
+        told.append(f"{len(names)} picture statistics")
+    if config.covariates != "statistics":
+        directions, sources = embedding_directions(dataset, ids)
+        if sources:
+            told.append(f"{directions.shape[1]} directions of embeddings of {', '.join(sources)}")
+        elif config.covariates == "embeddings":
+            raise PalateError(
+                f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
+                "(palate annotate --embeddings all), or set covariates: statistics."
+            )
+    found = correct_judge(judged, differences, labels.human, names=names, directions=directions, **options)
+    return found, " and ".join(told)
 
 
 def _targets(labels: Labels, target: str, power: float) -> Targets:
@@ -284,21 +313,30 @@ def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None
 def _tell(account: dict) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
-    for name in ("judge", "corrected judge"):
-        told = account.get(name, {})
-        if told.get("accuracy") is None:
-            continue
-        low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
-        print(
-            f"labels: the {name} agrees with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
-            f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
-        )
-        if "finding" in told:
-            print(f"labels: {told['finding']}")
+    several = account.get("judges", [])
+    for told in several:
+        _tell_judge(f"{told['name']} agrees", told)
+    _tell_judge("the judges together agree" if several else "the judge agrees", account.get("judge", {}))
+    corrected = account.get("corrected judge", {})
+    _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
+    if "finding" in corrected:
+        if "embeddings" in corrected["covariates"]:
+            print(f"labels: corrected on {corrected['covariates']}")
+        print(f"labels: {corrected['finding']}")
     if "power" in account:
         ratio = account.get("predicted variance relative to human votes alone")
         told = "" if ratio is None else f"; predicted variance {ratio:.2f} x that of human votes alone"
         print(f"labels: DeDPO with power {account['power']:.2f}{told}")
+
+
+def _tell_judge(who: str, told: dict) -> None:
+    if told.get("accuracy") is None:
+        return
+    low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
+    print(
+        f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
+        f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
+    )
 
 
 def save_account(account: dict, run: Path) -> None:
