@@ -74,7 +74,7 @@ def _check_values(config: TrainConfig) -> None:
         ):
             told = f"of at least {low}" if high is None else f"between {low} and {high}"
             raise PalateError(f"{key}: {value!r} is not a number {told}.")
-    if not all(isinstance(name, str) and name for name in judges_of(config)):
+    if not isinstance(config.judge, str | tuple | None) or not all(isinstance(n, str) and n for n in judges_of(config)):
         raise PalateError(f"judge: {config.judge!r} is no annotator_id; give one, or a list of them.")
     for field in fields(config):
         allowed = get_args(field.type)

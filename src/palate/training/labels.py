@@ -1,19 +1,16 @@
 """From the votes of a dataset to the rows of a run, with an account of what each source was worth."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import logit
 
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.judges.correction import Correction, agreement, calibrate_judge, combine, correct_judge
-from palate.judges.embeddings import embedding_directions
-from palate.judges.statistics import statistics_of_pairs
+from palate.judges.correction import combine
 from palate.targets import (
     Labels,
     Targets,
@@ -30,6 +27,15 @@ from palate.targets import (
 from palate.training.checks import SELF, judge_name, judges_of
 from palate.training.config import TrainConfig
 from palate.training.draws import address
+from palate.training.judges import (
+    account_of,
+    corrected,
+    disagreement,
+    judge_account,
+    judge_margin,
+    judge_votes,
+    tell_judges,
+)
 from palate.training.rows import (
     Rows,
     pairs_of_two,
@@ -39,8 +45,6 @@ from palate.training.rows import (
     rows_of_preferred,
     rows_of_prompts,
 )
-
-_SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
 def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np.ndarray | None = None) -> Rows:
@@ -94,7 +98,7 @@ def _rows_of_pairs(
     dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: np.ndarray | None
 ) -> Rows:
     labels = _collect(pairs, votes, config)
-    judged = _judge_votes(pairs, votes, config)
+    judged = judge_votes(pairs, votes, config)
     if judged is not None:
         labels = replace(labels, judge=combine(judged))
     account: dict = {
@@ -115,12 +119,12 @@ def _rows_of_pairs(
         if self_votes is not None:
             account["judge"] = judge_account(labels.human, self_votes) | {"name": SELF, "votes": len(pairs)}
     elif config.judge:
-        account["judge"] = _of_judge(judge_name(config), labels.human, labels.judge)
+        account["judge"] = account_of(judge_name(config), labels.human, labels.judge)
         if judged.shape[1] > 1:
             columns = zip(judges_of(config), judged.T, strict=True)
-            account["judges"] = [_of_judge(name, labels.human, votes) for name, votes in columns]
+            account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
         if config.correction != "none":
-            correction, covariates = _correct(dataset, pairs, labels, judged, config)
+            correction, covariates = corrected(dataset, pairs, labels, judged, config)
             labels = replace(labels, judge=correction.probability)
             told = {"finding": correction.sentence(), "covariates": covariates}
             account["corrected judge"] = judge_account(labels.human, labels.judge) | told
@@ -144,8 +148,8 @@ def _rows_of_pairs(
         id=np.array(ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in ids], prompt=prompts,
         target=_smoothed(targets.target, config), weight=weight, labelled=labelled, account=account, human=labels.human,
         propensity=labels.propensity, pseudo=_smoothed(np.where(np.isnan(labels.judge), 0.5, labels.judge), config),
-        judge_margin=None if config.madpo is None else _margin(labels.judge),
-        uncertainty=None if config.uncertainty is None else _disagreement(pairs, votes),
+        judge_margin=None if config.madpo is None else judge_margin(labels.judge),
+        uncertainty=None if config.uncertainty is None else disagreement(pairs, votes),
     )  # fmt: skip
     held_out = replace(rows.take(chosen), target=validation.human[chosen]) if chosen.any() else None
     if held_out is not None:
@@ -195,49 +199,6 @@ def _smoothed(target: np.ndarray, config: TrainConfig) -> np.ndarray:
     return robust(target, config.flip_rate) if config.flip_rate else target
 
 
-def _margin(judge: np.ndarray) -> np.ndarray:
-    """The judge's logit for image 0, 0 where it did not vote."""
-    return np.nan_to_num(logit(np.clip(judge, 1 - _SUREST, _SUREST)))
-
-
-def _disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
-    """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two judges."""
-    names = zip(votes["source"].to_pylist(), votes["annotator_id"].to_pylist(), strict=True)
-    judges = sorted({name for source, name in names if source == "judge"})
-    if len(judges) < 2:
-        raise PalateError(
-            f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another judge's."
-        )
-    logits = np.stack(
-        [
-            logit(np.clip(collect_labels(pairs["pair_id"], votes, judge=name).judge, 1 - _SUREST, _SUREST))
-            for name in judges
-        ]
-    )
-    voted = (~np.isnan(logits)).sum(axis=0)
-    spread = np.zeros(len(pairs))
-    spread[voted > 1] = np.nanstd(logits[:, voted > 1], axis=0, ddof=1)
-    return spread
-
-
-def judge_account(human: np.ndarray, judge: np.ndarray) -> dict[str, float]:
-    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
-    both = ~np.isnan(human) & ~np.isnan(judge)
-    return asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
-
-
-def _of_judge(name: str, human: np.ndarray, judge: np.ndarray) -> dict[str, float | str]:
-    return judge_account(human, judge) | {"name": name, "votes": int((~np.isnan(judge)).sum())}
-
-
-def _judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> np.ndarray | None:
-    """Each judge's probability that image 0 is preferred [N, J]; None where the judge is none, or the model itself."""
-    if not config.judge or config.judge == SELF:
-        return None
-    ids, hard = pairs["pair_id"], config.hard_votes
-    return np.column_stack([collect_labels(ids, votes, judge=n, hard=hard).judge for n in judges_of(config)])
-
-
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
     """The human votes and propensities; judges are read apart."""
     propensity = pairs["propensity"].to_numpy()
@@ -264,33 +225,6 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 
 
-def _correct(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: np.ndarray, config: TrainConfig
-) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and in words on which covariates."""
-    ids, names = pairs["pair_id"].to_pylist(), ()
-    options = {"judges": judges_of(config), "seed": config.seed, "groups": pairs["prompt"].to_pylist()}
-    if config.correction == "calibrate":
-        return calibrate_judge(judged, labels.human, **options), "none"
-    differences, directions, told = np.zeros((len(ids), 0)), None, []
-    if config.covariates != "embeddings":
-        by_pair, names = statistics_of_pairs(dataset)
-        unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
-        differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
-        told.append(f"{len(names)} picture statistics")
-    if config.covariates != "statistics":
-        directions, sources = embedding_directions(dataset, ids)
-        if sources:
-            told.append(f"{directions.shape[1]} directions of embeddings of {', '.join(sources)}")
-        elif config.covariates == "embeddings":
-            raise PalateError(
-                f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
-                "(palate annotate --embeddings all), or set covariates: statistics."
-            )
-    found = correct_judge(judged, differences, labels.human, names=names, directions=directions, **options)
-    return found, " and ".join(told)
-
-
 def _targets(labels: Labels, target: str, power: float) -> Targets:
     if target == "human":
         return human_only(labels)
@@ -313,30 +247,11 @@ def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None
 def _tell(account: dict) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
-    several = account.get("judges", [])
-    for told in several:
-        _tell_judge(f"{told['name']} agrees", told)
-    _tell_judge("the judges together agree" if several else "the judge agrees", account.get("judge", {}))
-    corrected = account.get("corrected judge", {})
-    _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
-    if "finding" in corrected:
-        if "embeddings" in corrected["covariates"]:
-            print(f"labels: corrected on {corrected['covariates']}")
-        print(f"labels: {corrected['finding']}")
+    tell_judges(account)
     if "power" in account:
         ratio = account.get("predicted variance relative to human votes alone")
         told = "" if ratio is None else f"; predicted variance {ratio:.2f} x that of human votes alone"
         print(f"labels: DeDPO with power {account['power']:.2f}{told}")
-
-
-def _tell_judge(who: str, told: dict) -> None:
-    if told.get("accuracy") is None:
-        return
-    low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
-    print(
-        f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
-        f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
-    )
 
 
 def save_account(account: dict, run: Path) -> None:
