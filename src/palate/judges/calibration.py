@@ -46,6 +46,22 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     return result
 
 
+def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, float]:
+    """The calibrated probability that image 0 is preferred, by pair_id, as `recalibrate` left it.
+
+    Raises PalateError where this annotator was never calibrated.
+    """
+    path = view_folder(dataset, annotator) / "calibrated.parquet"
+    try:
+        table = pq.read_table(path, columns=["pair_id", "probability"])
+    except (OSError, ValueError) as error:
+        raise PalateError(
+            f"{path}: no calibrated votes of {annotator!r} ({type(error).__name__}). Make them again: palate annotate "
+            f"{dataset.path} --judge {annotator} --recalibrate."
+        ) from error
+    return dict(zip(table["pair_id"].to_pylist(), table["probability"].to_pylist(), strict=True))
+
+
 def labelled_and_judged(dataset: PreferenceDataset, annotator: str) -> int:
     """Pairs with both a human vote and a vote of the judge."""
     labels = collect_labels(dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(), judge=annotator)
