@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import yaml
 from scipy.special import expit, logit
-from tiny import picture_bytes
+from tiny import make_labelled_dataset, picture_bytes
 from training.test_train import settings
 
 import palate
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
+from palate.judges.annotate import annotate
+from palate.judges.calibration import calibrated_votes, recalibrate
 from palate.judges.embeddings import FILE, EmbeddingStore
 from palate.training.config import load_config
 from palate.training.labels import prepare_rows
@@ -129,6 +131,20 @@ def test_embeddings_are_covariates_where_they_are_there_and_a_key_leaves_them_ou
     assert briers["statistics"]["brier"] == rows_of(voted).account["corrected judge"]["brier"]
     with pytest.raises(PalateError, match="covariates: embeddings, but .* has none"):
         rows_of(voted, covariates="embeddings")
+
+
+def test_training_calibrates_as_the_view_does_even_where_a_temperature_pushed_all_to_0_or_1(tmp_path, capsys):
+    dataset = make_labelled_dataset(tmp_path / "data", pairs=60, labelled=40)  # "ana" prefers the darker picture
+    annotate(dataset, "brightness", temperature=0.001)
+    recalibrate(dataset, "brightness")
+    view = calibrated_votes(dataset, "brightness")
+    rows = rows_of(dataset, judge="brightness", correction="calibrate", target="judge")
+    assert (
+        rows.target.tolist() == pytest.approx([view[i] for i in rows.id], abs=1e-9) and len(np.unique(rows.target)) > 50
+    )
+    assert rows.account["judge"]["brier"] > 0.9 and "the Brier score from 0.9" in capsys.readouterr().out  # as it voted
+    hard = rows_of(dataset, judge="brightness", correction="calibrate", target="judge", hard_votes=True)
+    assert len(np.unique(np.abs(hard.target - 0.5).round(6))) < 10
 
 
 def test_a_run_with_a_list_of_judges_trains_goes_on_and_is_another_than_with_one(pipeline_folder, tmp_path, drawn):

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.errors import PalateError
+from palate.judges.calibration import unsaturated
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
 from palate.targets import Labels, collect_labels
@@ -55,17 +56,13 @@ class Evidence:
     differences: np.ndarray  # [N, K] picture statistics of image 0 minus image 1; K = 0 where no picture can be read
     statistics: tuple[str, ...]
     directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 where no judge left any
+    fitted: np.ndarray  # [N, J] the judges' probabilities as a correction takes them, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
     notes: list[str] = field(default_factory=list)  # what could not be looked at, and why
 
     def labels(self, judge: str | None = None) -> Labels:
         """Mean human vote, the judge's probability and the propensity of every pair."""
         return collect_labels(self.ids, self.table, judge=judge, propensity=self.propensity)
-
-    def judge_votes(self) -> np.ndarray:
-        """The probabilities of every judge [N, J], in the order of their names; NaN where one did not vote."""
-        columns = [collect_labels(self.ids, self.table, judge=name).judge for name in self.judges.names]
-        return np.column_stack(columns) if columns else np.empty((len(self.ids), 0))
 
     def of_people(self, people: tuple[str, ...]) -> "Evidence":
         """The same without the human votes of anybody else."""
@@ -111,8 +108,22 @@ def read_evidence(
         notes.append("All pairs have one prompt: intervals speak of pairs of this prompt, not of other prompts.")
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
+    columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
+    fitted = np.column_stack(columns) if columns else np.empty((len(ids), 0))
     return Evidence(
-        ids, prompts, group, human, judges, votes, propensity, differences, statistics, directions, both_orders, notes
+        ids,
+        prompts,
+        group,
+        human,
+        judges,
+        votes,
+        propensity,
+        differences,
+        statistics,
+        directions,
+        fitted,
+        both_orders,
+        notes,
     )
 
 

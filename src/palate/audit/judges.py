@@ -60,12 +60,12 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
     """
     found: list[Judge] = []
     probabilities: dict[str, np.ndarray] = {}
-    for name in evidence.judges.names:
+    for j, name in enumerate(evidence.judges.names):
         labels = evidence.labels(name)
         found.append(_as_it_is(evidence, name, labels))
         probabilities[f"{name}/none"] = labels.judge
         try:
-            correction = _correct(evidence, labels.judge, labels.human, (name,), seed)
+            correction = _correct(evidence, evidence.fitted[:, j], labels.human, (name,), seed)
         except PalateError as error:
             found[-1].notes.append(f"It cannot be corrected: {str(error).removeprefix('correction: ')}")
             continue
@@ -73,7 +73,7 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
         probabilities[f"{name}/{found[-1].correction}"] = correction.probability
     several = evidence.judges.names
     if sum(judge.correction != "none" for judge in found) > 1:
-        correction = _correct(evidence, evidence.judge_votes(), evidence.labels().human, several, seed)
+        correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
         found.append(_corrected(evidence, ALL, correction))
         probabilities[f"{ALL}/{found[-1].correction}"] = correction.probability
     return found, probabilities

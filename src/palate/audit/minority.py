@@ -80,7 +80,7 @@ def predicted_votes(evidence: Evidence, seed: int = 0) -> np.ndarray:
     any judge's vote is read from its pictures. 1/2 everywhere where there are too few votes to fit it.
     """
     human = evidence.labels().human
-    judges = np.nan_to_num(evidence.judge_votes(), nan=0.5) if evidence.judges.names else np.full((len(human), 1), 0.5)
+    judges = np.nan_to_num(evidence.fitted, nan=0.5) if evidence.judges.names else np.full((len(human), 1), 0.5)
     try:
         return correct_judge(
             judges, evidence.differences, human, names=evidence.statistics, judges=evidence.judges.names,

@@ -1,6 +1,6 @@
 """The votes of judges as a run takes them: one judge or several, as they are or corrected, and what they are worth."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +8,7 @@ from scipy.special import logit
 
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
+from palate.judges.calibration import unsaturated
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
@@ -31,9 +32,13 @@ def corrected(
 ) -> tuple[Correction, str]:
     """The correction of the judges [N, J], and in words on which covariates."""
     ids, names = pairs["pair_id"].to_pylist(), ()
-    options = {"judges": judges_of(config), "seed": config.seed, "groups": pairs["prompt"].to_pylist()}
+    names_of_judges = judges_of(config)
+    if not config.hard_votes:
+        columns = zip(names_of_judges, judged.T, strict=True)
+        judged = np.column_stack([unsaturated(dataset, name, ids, votes) for name, votes in columns])
+    options = {"judges": names_of_judges, "seed": config.seed, "groups": pairs["prompt"].to_pylist()}
     if config.correction == "calibrate":
-        return calibrate_judge(judged, labels.human, **options), "none"
+        return _as_it_voted(calibrate_judge(judged, labels.human, **options), labels), "none"
     differences, directions, told = np.zeros((len(ids), 0)), None, []
     if config.covariates != "embeddings":
         by_pair, names = statistics_of_pairs(dataset)
@@ -50,7 +55,13 @@ def corrected(
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
     found = correct_judge(judged, differences, labels.human, names=names, directions=directions, **options)
-    return found, " and ".join(told)
+    return _as_it_voted(found, labels), " and ".join(told)
+
+
+def _as_it_voted(correction: Correction, labels: Labels) -> Correction:
+    """With the judge's agreement before the correction as it voted, whatever the fit made of its scores."""
+    both = labels.labelled & ~np.isnan(labels.judge)
+    return replace(correction, before=agreement(labels.judge[both], labels.human[both]))
 
 
 def account_of(name: str, human: np.ndarray, judge: np.ndarray) -> dict[str, float | str]:
