@@ -6,6 +6,7 @@ from tiny import PROMPTS, picture_bytes
 from palate.data.dataset import PreferenceDataset, decode_image
 from palate.errors import PalateError
 from palate.judges import annotate as verb
+from palate.judges import embeddings
 from palate.judges.annotate import annotate
 from palate.judges.base import load_judge
 from palate.judges.embeddings import FILE, EmbeddingStore, embedding_directions
@@ -82,13 +83,16 @@ def test_a_clip_judge_leaves_its_embeddings_once_per_picture_and_votes_as_withou
     assert here.shape == (PAIRS, 6) and np.ptp(here) > 0.1  # seven pictures make six differences
 
 
-def test_directions_are_the_uncentred_principal_ones_and_swapping_a_pair_turns_its_sign(dataset, clip):
+def test_directions_are_the_uncentred_principal_ones_and_swapping_a_pair_turns_its_sign(dataset, clip, monkeypatch):
     annotate(dataset, "clip", settings=clip)
     found, sources = embedding_directions(dataset, ids(dataset), most=3)
     raw = differences_of(dataset, load_judge("clip", **clip))
     u, s, _ = np.linalg.svd(raw / np.linalg.norm(raw), full_matrices=False)
     assert sources == ("clip",)
     np.testing.assert_allclose(np.abs(found), np.abs(u[:, :3] * s[:3]), atol=2e-3)
+    monkeypatch.setattr(embeddings, "_ROWS", 5)  # piece by piece
+    pieces, _ = embedding_directions(dataset, ids(dataset), most=3)
+    np.testing.assert_allclose(np.abs(pieces), np.abs(found), atol=1e-9)
     turned = PreferenceDataset.create(dataset.path.parent / "turned", name="turned")
     rows = [row for batch in dataset.iter_pairs() for row in batch.to_pylist()]
     turned.add_pairs(

@@ -73,20 +73,20 @@ class Correction:
     def finding(self) -> str:
         """The first part of `sentence`: what the judge is wrong about."""
         several = len(self.judges) > 1
-        them, do = ("the judges", "do") if several else ("the judge", "does")
+        them, do, whose = ("the judges", "do", "The judges'") if several else ("the judge", "does", "The judge's")
         biases = [_bias(n, w) for n, w in self.weights.items() if n not in self.judges and self._clear(n)]
         if biases:
             found = [f"People prefer {_join(biases)} pictures than {them} {do}."]
         elif len(self.weights) > len(self.judges):
             found = [f"No bias of {them} on the picture statistics is clear from these votes."]
         elif not self.directions:
-            found = [f"The probabilities of {them} were calibrated on the human votes."]
+            found = [f"{whose} probabilities were calibrated on the human votes."]
         else:
             found = []
         if self.directions and self.chance < _CHANCE:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
-            found.append("On directions of the picture embeddings no bias is clear.")
+            found.append("No bias along directions of the picture embeddings is clear.")
         silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
         if silent:
             found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")

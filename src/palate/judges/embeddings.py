@@ -23,6 +23,7 @@ from palate.progress import progress_bar
 FILE = "embeddings.sqlite"
 MOST_DIRECTIONS = 16
 _ROWS = 8192  # pairs whose embeddings are held as float64 at a time
+_MOST_PAIRS = 20_000  # that principal directions are computed from
 _TABLES = (
     "about (judge TEXT PRIMARY KEY)",
     "pictures (picture TEXT PRIMARY KEY, vector BLOB) WITHOUT ROWID",
@@ -149,20 +150,22 @@ def embedding_directions(
     """Differences of picture embeddings, image 0 minus image 1, along their leading principal directions [N, C], and the
     annotators whose embeddings these are; C = 0 where there are none.
 
-    The embeddings of all judges together, each brought to the same mean square. Principal directions of all pairs, of
-    which no vote is known here; not centred, because the sign of a difference is that of an arbitrary order. A pair
-    without embeddings has difference 0.
+    The embeddings of all judges together, each brought to the same mean square. Principal directions of all pairs (of
+    20,000 drawn at random where there are more), of which no vote is known here; not centred, because the sign of a
+    difference is that of an arbitrary order. A pair without embeddings has difference 0.
     """
     sources = {path.parent.name: _read(path, pair_ids) for path in sorted((dataset.path / "judges").glob(f"*/{FILE}"))}
     sources = {name: found for name, found in sources.items() if found is not None}
     if not sources:
         return np.zeros((len(pair_ids), 0)), ()
 
-    def differences(start: int) -> np.ndarray:
-        return np.hstack([_differences(*found, slice(start, start + _ROWS)) for found in sources.values()])
+    def differences(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for part in np.split(rows, range(_ROWS, len(rows), _ROWS)):
+            yield np.hstack([_differences(*found, part) for found in sources.values()])
 
-    starts = range(0, len(pair_ids), _ROWS)
-    gram = sum(block.T @ block for block in map(differences, starts))
+    rows = np.arange(len(pair_ids))
+    some = np.random.default_rng(0).choice(rows, _MOST_PAIRS, replace=False) if len(rows) > _MOST_PAIRS else rows
+    gram = sum(block.T @ block for block in differences(some))
     widths = [vectors.shape[1] for vectors, _ in sources.values()]
     ends = np.cumsum(widths)
     traces = [np.trace(gram[end - width : end, end - width : end]) for end, width in zip(ends, widths, strict=True)]
@@ -170,10 +173,10 @@ def embedding_directions(
     count = min(most, len(gram))
     variance, directions = eigh(gram * np.outer(scale, scale), subset_by_index=[len(gram) - count, len(gram) - 1])
     leading = (directions * scale[:, None])[:, variance > 1e-9][:, ::-1]
-    return np.vstack([differences(start) @ leading for start in starts]), tuple(sources)
+    return np.vstack([block @ leading for block in differences(rows)]), tuple(sources)
 
 
-def _differences(vectors: np.ndarray, places: np.ndarray, rows: slice) -> np.ndarray:
+def _differences(vectors: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
     first, second = places[rows].T
     known = (first >= 0) & (second >= 0)
     difference = vectors[first].astype(np.float64) - vectors[second]
