@@ -16,6 +16,7 @@ from palate.audit.minority import flip_probabilities, predicted_votes, read_metr
 from palate.audit.reliability import dawid_skene_estimates
 from palate.errors import PalateError
 from palate.judges.correction import agreement
+from palate.judges.embeddings import FILE, EmbeddingStore
 from palate.training.checks import judges_of
 from palate.training.config import load_config
 from palate.world.voters import VOTERS
@@ -210,3 +211,16 @@ def test_what_a_judge_favours_is_counted_against_people():
     found = favours(residual, np.array([1.0, -2, -1, 0]), np.arange(4), np.ones(4))
     assert (found.value, found.n) == (pytest.approx((0.5 + 0.5 - 0.2) / 3), 3)
     assert favours(-residual, np.array([-1.0, 2, 1, 0]), np.arange(4), np.ones(4)).value == found.value
+
+
+def test_embeddings_that_judges_left_are_looked_at(tmp_path, unvoted, shown):
+    votes = world_votes("majority", shown, np.arange(200)) + judged(shown)
+    plain = with_votes(unvoted, tmp_path / "plain", votes)
+    seeing = with_votes(unvoted, tmp_path / "seeing", votes)
+    sides = [np.column_stack([VOTERS["majority"].utility(side), side.size]) for side in shown]
+    with EmbeddingStore(seeing.path / "judges" / "clip" / FILE, "clip-1") as store:
+        vectors = {f"{k}/{i}": vector for k, side in enumerate(sides) for i, vector in enumerate(side)}
+        store.put(vectors, {f"p{i:04}": (f"0/{i}", f"1/{i}") for i in range(PAIRS)})
+    without, found = (judge(audit(d), "poor-judge", "covariates") for d in (plain, seeing))
+    assert "embeddings" in found.finding and "embeddings" not in without.finding
+    assert found.brier.value < without.brier.value - 0.01 and found.gain.variance.value < without.gain.variance.value
