@@ -8,7 +8,7 @@ from PIL import Image
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import encode_image
-from palate.training.statistics import statistics_of_pairs
+from palate.judges.statistics import statistics_of_pairs
 from palate.world.measure import Measurement
 from palate.world.pictures import COLOURS, SIZE, Scene, draw, random_scene
 from palate.world.voters import VOTERS

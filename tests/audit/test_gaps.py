@@ -1,5 +1,6 @@
 """A dataset that lacks something is told what it gives, and why it cannot give the rest; the page and the table say it."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,9 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from audit.drawn_world import PAIRS, with_votes, world_votes
+from rich.console import Console
 
 from palate.audit.findings import audit
 from palate.audit.page import render, suspect_pictures, write_page
+from palate.audit.terminal import print_findings
 from palate.cli.audit import main
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
@@ -157,6 +160,29 @@ def test_the_page_is_one_file_that_needs_nothing_else(tmp_path, world, findings)
     for judge in ("biased-judge", "poor-judge, corrected"):
         assert judge in page
     assert "votes against the others" in page and "Krippendorff" in page
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_words_and_intervals_stay_whole_in_terminals_of_any_width(findings, width):
+    console = Console(width=width, force_terminal=True, no_color=True, file=io.StringIO())
+    print_findings(findings, console)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    assert max(len(line) for line in text.splitlines()) <= width
+    for whole in (
+        "biased-judge,",
+        "poor-judge,",
+        "all judges",
+        "corrected",
+        "majority",
+        "Bradley-",
+        "Skene",
+        "minority votes",
+    ):
+        assert whole in text
+    assert text.count("[") == len(re.findall(r"\[[^\[\]\n]*\]", text)) >= 40
+    piped = Console(width=width, file=io.StringIO())
+    print_findings(findings, piped)
+    assert findings.recommendation.reason in piped.file.getvalue()  # a file or a pipe gets whole lines
 
 
 def test_the_verb_prints_a_table_and_json_and_writes_the_page(tmp_path, world, capsys, monkeypatch):

@@ -127,6 +127,17 @@ def test_a_judge_is_recommended_only_where_it_clearly_helps():
     )
 
 
+def test_the_combination_is_recommended_as_the_list_of_its_judges_where_it_is_best():
+    rng = np.random.default_rng(8)
+    good, poor = (gain_of(labels_of(rng, noise=noise), np.arange(600)) for noise in (0.3, 3.0))
+    told = recommend({"all judges/covariates": good, "clip/covariates": poor}, ("clip", "hps"), 150, 600)
+    assert told.configuration["judge"] == ["clip", "hps"] and "all judges, corrected" in told.sentence
+    assert f"the best single one, {poor.variance.value:.2f}" in told.reason
+    assert load_config(REQUIRED | told.configuration).judge == ("clip", "hps")
+    told = recommend({"all judges/covariates": poor, "clip/covariates": good}, ("clip", "hps"), 150, 600)
+    assert told.configuration["judge"] == "clip"
+
+
 @pytest.mark.parametrize(
     ("arguments", "method", "words"),
     [
@@ -147,6 +158,6 @@ def test_every_other_situation_has_its_advice(arguments, method, words):
 
 def test_people_who_vote_against_the_others_are_named_with_the_key_that_leaves_them_out():
     told = advice(None, labelled=600, opposed=("eve",), agreeing=("ana", "ben"))
-    assert told.reason.endswith("with everybody's votes.") and "eve votes against" in told.reason
+    assert told.reason.endswith("are without eve.") and "eve votes against" in told.reason
     assert told.configuration["human_annotators"] == ["ana", "ben"]
     assert load_config(REQUIRED | told.configuration).human_annotators == ("ana", "ben")

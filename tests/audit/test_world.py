@@ -16,6 +16,8 @@ from palate.audit.minority import flip_probabilities, predicted_votes, read_metr
 from palate.audit.reliability import dawid_skene_estimates
 from palate.errors import PalateError
 from palate.judges.correction import agreement
+from palate.judges.embeddings import FILE, EmbeddingStore
+from palate.training.checks import judges_of
 from palate.training.config import load_config
 from palate.world.voters import VOTERS
 
@@ -34,7 +36,7 @@ def test_the_biased_judge_is_found_and_in_words_on_what(findings, shown):
 
 
 def test_the_numbers_of_a_judge_are_those_of_a_run(world, findings):
-    raw, labels = judge(findings, "poor-judge"), read_evidence(world).labels("poor-judge")
+    raw, labels = judge(findings, "poor-judge"), read_evidence(world, findings.people.agreeing).labels("poor-judge")
     seen = agreement(labels.judge[labels.labelled], labels.human[labels.labelled])
     assert (raw.accuracy.value, raw.brier.value) == (pytest.approx(seen.accuracy), pytest.approx(seen.brier))
     assert raw.accuracy.n == seen.n == LABELLED and raw.votes == PAIRS
@@ -53,10 +55,12 @@ def test_a_pair_that_was_seldom_shown_stands_for_more_pairs(world):
 
 def test_the_corrected_biased_judge_is_recommended_with_keys_that_a_run_takes(findings):
     told = findings.recommendation
-    assert told.configuration["method"] == "dedpo" and told.configuration["judge"] == "biased-judge"
+    best = min((j for j in findings.judges if j.gain), key=lambda j: j.gain.variance.value)
+    chosen = ["biased-judge", "poor-judge"] if best.name == "all judges" else best.name
+    assert told.configuration["method"] == "dedpo" and told.configuration["judge"] == chosen
     assert told.configuration["correction"] == "covariates" and told.configuration["power"] == "auto"
     required = {"pretrained_model_name_or_path": "world", "dataset": "prefs", "output_dir": "runs/one"}
-    assert load_config(required | told.configuration).judge == "biased-judge"
+    assert "biased-judge" in judges_of(load_config(required | told.configuration))
     gain = judge(findings, "biased-judge", "covariates").gain
     assert gain.variance.high < judge(findings, "biased-judge").gain.variance.value < 1
     assert gain.worth.low > LABELLED
@@ -70,6 +74,25 @@ def test_the_person_of_the_opposite_taste_is_found_among_the_majority(findings):
     by_name = {person.name: person for person in people.persons}
     assert by_name["minority"].agrees.high < 0.5 < by_name["majority"].agrees.low
     assert people.alpha.low > 0 and people.alpha.high < 0.7 and people.alpha.n == 120
+
+
+def test_numbers_are_without_the_people_who_are_to_be_left_out(world, findings):
+    alone = audit(world, human_annotators=findings.people.agreeing)
+    assert findings.left_out == ("minority",) and alone.left_out == ()
+    assert findings.judges == alone.judges and findings.plan == alone.plan
+    keys = dict(findings.recommendation.configuration)
+    assert keys.pop("human_annotators") == list(findings.people.agreeing) and keys == alone.recommendation.configuration
+    assert findings.recommendation.sentence == alone.recommendation.sentence
+    assert "minority" in {person.name for person in findings.people.persons}
+
+
+def test_all_judges_together_are_a_row_of_their_own(findings):
+    names = [(j.name, j.correction) for j in findings.judges]
+    assert names.count(("all judges", "covariates")) == 1 and ("all judges", "none") not in names
+    together, singles = judge(findings, "all judges", "covariates"), findings.judges[:-1]
+    assert together.votes == PAIRS and together.gain.variance.high < 0.95
+    assert together.brier.value < min(single.brier.value for single in singles) + 0.01
+    assert "all judges/covariates" in findings.plan[0].judges
 
 
 def test_self_agreement_is_that_of_the_repeats(findings, shown):
@@ -188,3 +211,16 @@ def test_what_a_judge_favours_is_counted_against_people():
     found = favours(residual, np.array([1.0, -2, -1, 0]), np.arange(4), np.ones(4))
     assert (found.value, found.n) == (pytest.approx((0.5 + 0.5 - 0.2) / 3), 3)
     assert favours(-residual, np.array([-1.0, 2, 1, 0]), np.arange(4), np.ones(4)).value == found.value
+
+
+def test_embeddings_that_judges_left_are_looked_at(tmp_path, unvoted, shown):
+    votes = world_votes("majority", shown, np.arange(200)) + judged(shown)
+    plain = with_votes(unvoted, tmp_path / "plain", votes)
+    seeing = with_votes(unvoted, tmp_path / "seeing", votes)
+    sides = [np.column_stack([VOTERS["majority"].utility(side), side.size]) for side in shown]
+    with EmbeddingStore(seeing.path / "judges" / "clip" / FILE, "clip-1") as store:
+        vectors = {f"{k}/{i}": vector for k, side in enumerate(sides) for i, vector in enumerate(side)}
+        store.put(vectors, {f"p{i:04}": (f"0/{i}", f"1/{i}") for i in range(PAIRS)})
+    without, found = (judge(audit(d), "poor-judge", "covariates") for d in (plain, seeing))
+    assert "embeddings" in found.finding and "embeddings" not in without.finding
+    assert found.brier.value < without.brier.value - 0.01 and found.gain.variance.value < without.gain.variance.value

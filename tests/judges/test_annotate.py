@@ -24,7 +24,7 @@ from palate.errors import PalateError
 from palate.judges import base
 from palate.judges.annotate import annotate
 from palate.judges.base import Answer, Pair, ask
-from palate.judges.calibration import recalibrate, view_folder
+from palate.judges.calibration import calibrated_votes, recalibrate, view_folder
 
 
 @pytest.fixture
@@ -311,12 +311,12 @@ def test_calibration_turns_a_judge_who_is_always_wrong_and_leaves_its_votes_alon
     assert correction.before.accuracy < 0.2 and correction.before.brier > 0.7
     assert correction.after.accuracy > 0.8 and correction.after.brier < 0.25
     assert votes_of(open_dataset(dataset.path), "brightness") == before
-    view = pq.read_table(view_folder(dataset, "brightness") / "calibrated.parquet").to_pydict()
-    assert len(view["pair_id"]) == 60
-    for pair_id, probability in zip(view["pair_id"], view["probability"], strict=True):
+    view = calibrated_votes(dataset, "brightness")
+    assert len(view) == 60
+    for pair_id, probability in view.items():
         vote = before[pair_id]
         assert (probability < 0.5) == (vote["score_0"] > vote["score_1"])
-    assert np.std(view["probability"]) > 0.05  # the order of the scores survived the temperature
+    assert np.std(list(view.values())) > 0.05  # the order of the scores survived the temperature
 
 
 def test_a_recalibration_uses_new_human_votes(tmp_path):
@@ -335,8 +335,7 @@ def test_a_labelled_pairs_own_vote_has_no_way_into_its_calibrated_probability(tm
     dataset = make_labelled_dataset(tmp_path / "data", pairs=40, labelled=30)
     annotate(dataset, "brightness", temperature=0.1)
     recalibrate(dataset, "brightness")
-    path = view_folder(dataset, "brightness") / "calibrated.parquet"
-    first = dict(zip(*pq.read_table(path).to_pydict().values(), strict=True))
+    first = calibrated_votes(dataset, "brightness")
     votes = pq.ParquetDataset(dataset.path / "votes").read().to_pylist()
     for vote in votes:
         if vote["vote_id"] == "ana-5":
@@ -347,8 +346,7 @@ def test_a_labelled_pairs_own_vote_has_no_way_into_its_calibrated_probability(tm
     for entry in dataset.provenance:
         other.add_provenance(entry)
     recalibrate(other, "brightness")
-    path = view_folder(other, "brightness") / "calibrated.parquet"
-    second = dict(zip(*pq.read_table(path).to_pydict().values(), strict=True))
+    second = calibrated_votes(other, "brightness")
     assert first["p005"] == pytest.approx(second["p005"], abs=1e-9)
     assert max(abs(first[pair] - second[pair]) for pair in first) > 1e-3
 
@@ -358,6 +356,7 @@ def test_too_few_human_votes_or_none_of_the_judge_are_said_so(dataset, capsys):
     assert "10 are needed" in capsys.readouterr().out
     assert "needs 10" in refusal(lambda: recalibrate(dataset, "brightness"))
     assert "nobody" in refusal(lambda: recalibrate(dataset, "nobody"))
+    assert "--recalibrate" in refusal(lambda: calibrated_votes(dataset, "brightness"))
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit, logit
 
 from palate.errors import PalateError
-from palate.judges.correction import agreement, calibrate_judge, correct_judge
+from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge
 
 NAMES = ["brightness", "contrast", "warmth"]
 
@@ -187,3 +187,122 @@ def test_bad_input_gets_one_clear_line(arguments, words):
     assert "\n" not in str(failure.value)
     for word in words:
         assert word in str(failure.value)
+
+
+# --- several judges --------------------------------------------------------------------------------------------------
+
+
+def several(seed=0, n=2000, labelled=300, noises=(0.9, 0.9), biases=(0.8, -0.8)):
+    """Judges [n, J] that see the same fidelity with errors of their own, each with its own taste for brightness."""
+    rng = np.random.default_rng(seed)
+    fidelity, brightness = rng.normal(size=n), rng.normal(size=n)
+    truth = (rng.random(n) < expit(2.0 * fidelity - 0.5 * brightness)).astype(float)
+    columns = [
+        expit(2 * (fidelity + b * brightness + s * rng.normal(size=n))) for s, b in zip(noises, biases, strict=True)
+    ]
+    return np.column_stack(columns), brightness[:, None], np.where(rng.permutation(n) < labelled, truth, np.nan), truth
+
+
+def held_out_brier(judges, differences, human, truth, **options):
+    names = [f"j{k}" for k in range(judges.shape[1])]
+    found = correct_judge(judges, differences, human, names=["brightness"], judges=names, **options)
+    unlabelled = np.isnan(human)
+    return brier(found.probability[unlabelled], truth[unlabelled])
+
+
+def test_two_judges_with_errors_of_their_own_predict_better_than_either():
+    worlds = [several(seed) for seed in range(4)]
+    together = np.array([held_out_brier(*world) for world in worlds])
+    alone = [[held_out_brier(w[0][:, [j]], *w[1:]) for w in worlds] for j in (0, 1)]
+    assert (together < np.min(alone, axis=0) - 0.005).all()
+    assert together.mean() < np.mean(alone, axis=1).min() - 0.012
+
+
+def test_a_worthless_third_judge_hardly_hurts_and_is_named():
+    harm = []
+    for seed in range(4):
+        judges, differences, human, truth = several(seed)
+        noise = expit(3 * np.random.default_rng(100 + seed).normal(size=len(judges)))
+        three = np.column_stack([judges, noise])
+        harm.append(
+            held_out_brier(three, differences, human, truth) - held_out_brier(judges, differences, human, truth)
+        )
+    assert max(harm) < 0.004 and np.mean(harm) < 0.002
+    found = correct_judge(three, differences, human, names=["brightness"], judges=["one", "two", "noise"])
+    assert "noise adds nothing clear to the rest." in found.sentence() and "the judges do" in found.sentence()
+    assert abs(found.weights["judge noise"]) < found.weights["judge one"] / 3
+
+
+def test_several_judges_mirror_and_none_knows_a_pairs_own_vote():
+    judges, differences, human, _ = several(5, n=200, labelled=60)
+    judges[:30, 0], judges[20:40, 1] = np.nan, np.nan
+    options = {
+        "names": ["brightness"],
+        "judges": ["one", "two"],
+        "directions": np.random.default_rng(1).normal(size=(200, 5)),
+    }
+    here = correct_judge(judges, differences, human, **options)
+    swap = np.random.default_rng(0).random(200) < 0.5
+    sign = np.where(swap[:, None], -1, 1)
+    there = correct_judge(
+        np.where(swap[:, None], 1 - judges, judges), sign * differences, np.where(swap, 1 - human, human),
+        **options | {"directions": sign * options["directions"]},
+    )  # fmt: skip
+    np.testing.assert_allclose(there.probability, np.where(swap, 1 - here.probability, here.probability), atol=1e-6)
+    for pair in np.flatnonzero(~np.isnan(human))[:4]:
+        flipped = human.copy()
+        flipped[pair] = 1 - flipped[pair]
+        after = correct_judge(judges, differences, flipped, **options)
+        assert np.isnan(here.probability[pair]) or after.probability[pair] == here.probability[pair]
+        assert np.nanmax(np.abs(after.probability - here.probability)) > 1e-6
+
+
+def test_a_pair_is_judged_where_any_judge_voted_and_a_missing_vote_is_neutral():
+    judges, differences, human, _ = several(6, n=300, labelled=150)
+    judges[:50, 0] = np.nan
+    judges[:20, 1] = np.nan
+    options = {"names": ["brightness"], "judges": ["one", "two"]}
+    found = correct_judge(judges, differences, human, **options)
+    assert np.isnan(found.probability[:20]).all() and np.isfinite(found.probability[20:]).all()
+    neutral = correct_judge(
+        np.where(np.isnan(judges) & (np.arange(300) >= 20)[:, None], 0.5, judges), differences, human, **options
+    )
+    np.testing.assert_allclose(found.probability[20:], neutral.probability[20:], atol=1e-12)
+    plain = combine(judges)
+    assert np.isnan(plain[:20]).all() and plain[20:50] == pytest.approx(judges[20:50, 1].clip(0.02, 0.98))
+    assert logit(plain[50:]) == pytest.approx(logit(judges[50:].clip(0.02, 0.98)).mean(axis=1))
+    with pytest.raises(PalateError, match="one name per judge"):
+        correct_judge(judges, differences, human, names=["brightness"])
+
+
+# --- directions of embeddings ----------------------------------------------------------------------------------------
+
+
+def with_directions(seed, taste, n=1500, labelled=200, count=16):
+    """A judge that does not see what people's taste along some of many directions is; leading directions vary most."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(n, count)) * np.arange(1, count + 1) ** -0.7
+    liked = directions @ rng.normal(size=count)
+    fidelity, brightness = rng.normal(size=n), rng.normal(size=n)
+    truth = (rng.random(n) < expit(1.5 * fidelity + taste * liked / liked.std())).astype(float)
+    judge = expit(2 * fidelity + 0.8 * rng.normal(size=n))
+    return judge, brightness[:, None], np.where(np.arange(n) < labelled, truth, np.nan), truth, directions
+
+
+def test_directions_take_out_a_bias_that_no_statistic_sees_and_cost_little_where_there_is_none():
+    def gain(seed, taste):
+        judge, differences, human, truth, directions = with_directions(seed, taste)
+        with_them, without = (
+            correct_judge(judge, differences, human, names=["brightness"], directions=d) for d in (directions, None)
+        )
+        rest = np.isnan(human)
+        return brier(without.probability[rest], truth[rest]) - brier(
+            with_them.probability[rest], truth[rest]
+        ), with_them
+
+    helped, useless = ([gain(seed, taste) for seed in range(5)] for taste in (1.5, 0.0))
+    assert min(g for g, _ in helped) > 0.02
+    assert np.mean([g for g, _ in useless]) > -0.003 and min(g for g, _ in useless) > -0.01
+    assert all("Beyond what has a name" in c.sentence() and c.directions == 16 for _, c in helped)
+    assert sum("Beyond what has a name" in c.sentence() for _, c in useless) <= 1
+    assert "directions" not in correct_judge(*with_directions(0, 1.5)[:3], names=["brightness"]).sentence()

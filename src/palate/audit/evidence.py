@@ -1,6 +1,6 @@
 """What a dataset holds about its voters, as arrays: who said what on which pair, shown in which order."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.errors import PalateError
+from palate.judges.calibration import unsaturated
+from palate.judges.embeddings import embedding_directions
+from palate.judges.statistics import statistics_of_pairs
 from palate.targets import Labels, collect_labels
-from palate.training.statistics import statistics_of_pairs
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,19 @@ class Evidence:
     propensity: np.ndarray  # [N]
     differences: np.ndarray  # [N, K] picture statistics of image 0 minus image 1; K = 0 where no picture can be read
     statistics: tuple[str, ...]
+    directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 where no judge left any
+    fitted: np.ndarray  # [N, J] the judges' probabilities as a correction takes them, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
     notes: list[str] = field(default_factory=list)  # what could not be looked at, and why
 
     def labels(self, judge: str | None = None) -> Labels:
         """Mean human vote, the judge's probability and the propensity of every pair."""
         return collect_labels(self.ids, self.table, judge=judge, propensity=self.propensity)
+
+    def of_people(self, people: tuple[str, ...]) -> "Evidence":
+        """The same without the human votes of anybody else."""
+        table = _of_people(self.table, people)
+        return replace(self, table=table, human=_votes(self.ids, table, "human"))
 
 
 def read_evidence(
@@ -92,13 +101,30 @@ def read_evidence(
     if human_votes is not None:
         votes, propensity = _on_some(ids, votes, propensity, human_votes, seed)
     differences, statistics = _statistics(dataset, ids, notes)
+    directions, _ = embedding_directions(dataset, ids)
     group = np.unique(prompts, return_inverse=True)[1]
     if len(ids) > 1 and group.max() == 0:
         group = np.arange(len(ids))
         notes.append("All pairs have one prompt: intervals speak of pairs of this prompt, not of other prompts.")
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
-    return Evidence(ids, prompts, group, human, judges, votes, propensity, differences, statistics, both_orders, notes)
+    columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
+    fitted = np.column_stack(columns) if columns else np.empty((len(ids), 0))
+    return Evidence(
+        ids,
+        prompts,
+        group,
+        human,
+        judges,
+        votes,
+        propensity,
+        differences,
+        statistics,
+        directions,
+        fitted,
+        both_orders,
+        notes,
+    )
 
 
 def _of_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
@@ -129,8 +155,6 @@ def _on_some(
 def _statistics(dataset: PreferenceDataset, ids: list[str], notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     try:
         by_pair, names = statistics_of_pairs(dataset)
-    except IndexError:  # not one pair could be read
-        by_pair, names = {}, ()
     except PalateError as error:
         notes.append(f"Picture statistics cannot be kept: {error}")
         by_pair, names = {}, ()

@@ -25,6 +25,7 @@ class Findings:
     prompts: int
     labelled: int  # pairs with a human vote
     human_votes: int
+    left_out: tuple[str, ...]  # whose votes count neither for judges nor for the plan: people opposed to the others
     recommendation: Recommendation
     judges: list[Judge]
     people: People
@@ -57,10 +58,11 @@ def audit(
     evidence = read_evidence(dataset, human_annotators, human_votes, seed)
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, seed)
-    judges, _ = audit_judges(evidence, seed)
+    followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
+    judges, _ = audit_judges(followed, seed)
     reliability = {person.name: person.dawid_skene for person in people.persons}
     flip = flip_probabilities(evidence, predicted_votes(evidence, seed), reliability)
-    human = evidence.labels().human
+    human = followed.labels().human
     labelled, pairs = int((~np.isnan(human)).sum()), len(human)
     gains = {f"{judge.name}/{judge.correction}": judge.gain for judge in judges if judge.gain}
     square = float(np.nanmean((human - 0.5) ** 2)) if labelled else float("nan")
@@ -72,7 +74,8 @@ def audit(
             f"Position bias of {', '.join(unordered)}: the order in which the images were shown is not recorded (order_shown)."
         )
     return Findings(
-        dataset=dataset.name, path=str(dataset.path), pairs=pairs, prompts=len(set(evidence.prompts)), labelled=labelled,
+        dataset=dataset.name, path=str(dataset.path), pairs=pairs, prompts=len(set(evidence.prompts)),
+        labelled=int(evidence.labels().labelled.sum()), left_out=people.opposed if followed is not evidence else (),
         human_votes=len(evidence.human), judges=judges, people=people,
         recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
         suspects=suspects(evidence, flip, metric, most_suspects), suspects_by="flip probability" if run is None else "run",

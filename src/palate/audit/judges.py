@@ -1,6 +1,6 @@
 """Every judge against human votes: how often it is right, how sure it may be, and what leads it astray."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import logit
@@ -15,6 +15,7 @@ from palate.targets import Labels
 
 _BINS = 6
 _FEWEST_IN_BIN = 8
+ALL = "all judges"  # the name of their combination
 _SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
@@ -52,25 +53,29 @@ class Judge:
 
 
 def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[str, np.ndarray]]:
-    """Every judge as it is and, where there are enough human votes, corrected; and the probabilities [N] of each, by
-    (name, correction) joined with "/".
+    """Every judge as it is and, where there are enough human votes, corrected, and so all of them together; and the
+    probabilities [N] of each, by (name, correction) joined with "/".
 
     The correction is that of `palate.judges.correction`, cross-fitted: no pair's corrected probability saw its own vote.
     """
     found: list[Judge] = []
     probabilities: dict[str, np.ndarray] = {}
-    for name in evidence.judges.names:
+    for j, name in enumerate(evidence.judges.names):
         labels = evidence.labels(name)
         found.append(_as_it_is(evidence, name, labels))
         probabilities[f"{name}/none"] = labels.judge
         try:
-            kind, correction = _correct(evidence, labels, seed)
+            correction = _correct(evidence, evidence.fitted[:, j], labels.human, (name,), seed)
         except PalateError as error:
             found[-1].notes.append(f"It cannot be corrected: {str(error).removeprefix('correction: ')}")
             continue
-        corrected = Labels(labels.human, correction.probability, labels.propensity)
-        found.append(Judge(**_measured(evidence, name, kind, corrected), finding=_biases(correction)))
-        probabilities[f"{name}/{kind}"] = correction.probability
+        found.append(_corrected(evidence, name, correction))
+        probabilities[f"{name}/{found[-1].correction}"] = correction.probability
+    several = evidence.judges.names
+    if sum(judge.correction != "none" for judge in found) > 1:
+        correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
+        found.append(_corrected(evidence, ALL, correction))
+        probabilities[f"{ALL}/{found[-1].correction}"] = correction.probability
     return found, probabilities
 
 
@@ -170,16 +175,17 @@ def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weight
     return Estimate(value, value - reach, value + reach, len(credit))
 
 
-def _correct(evidence: Evidence, labels: Labels, seed: int) -> tuple[str, Correction]:
-    groups = evidence.group.tolist()
-    if not evidence.statistics:
-        return "calibrate", calibrate_judge(labels.judge, labels.human, groups=groups, seed=seed)
-    names = evidence.statistics
-    return "covariates", correct_judge(
-        labels.judge, evidence.differences, labels.human, names=names, groups=groups, seed=seed
+def _correct(evidence: Evidence, judge: np.ndarray, human: np.ndarray, names: tuple[str, ...], seed: int) -> Correction:
+    options = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
+    if not evidence.statistics and not evidence.directions.shape[1]:
+        return calibrate_judge(judge, human, **options)
+    return correct_judge(
+        judge, evidence.differences, human, names=evidence.statistics, directions=evidence.directions, **options
     )
 
 
-def _biases(correction: Correction) -> str:
-    """The correction's finding in words. What it gained is in the table, with intervals that know about prompts."""
-    return correction.sentence().partition(" On ")[0]
+def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
+    """The corrected judge. What the correction gained is in the table, with intervals that know about prompts."""
+    kind = "covariates" if correction.directions or len(correction.weights) > len(correction.judges) else "calibrate"
+    labels = replace(evidence.labels(), judge=correction.probability)
+    return Judge(**_measured(evidence, name, kind, labels), finding=correction.finding())

@@ -80,13 +80,12 @@ def predicted_votes(evidence: Evidence, seed: int = 0) -> np.ndarray:
     any judge's vote is read from its pictures. 1/2 everywhere where there are too few votes to fit it.
     """
     human = evidence.labels().human
-    judges = [np.nan_to_num(evidence.labels(name).judge, nan=0.5) for name in evidence.judges.names]
-    first = judges[0] if judges else np.full(len(human), 0.5)
-    others = [logit(np.clip(judge, 1 - _SUREST, _SUREST)) for judge in judges[1:]]
-    features = np.column_stack([evidence.differences, *others]) if others else evidence.differences
-    names = (*evidence.statistics, *evidence.judges.names[1:])
+    judges = np.nan_to_num(evidence.fitted, nan=0.5) if evidence.judges.names else np.full((len(human), 1), 0.5)
     try:
-        return correct_judge(first, features, human, names=names, groups=evidence.group.tolist(), seed=seed).probability
+        return correct_judge(
+            judges, evidence.differences, human, names=evidence.statistics, judges=evidence.judges.names,
+            directions=evidence.directions, groups=evidence.group.tolist(), seed=seed,
+        ).probability  # fmt: skip
     except PalateError:  # fewer than ten votes, or votes of one group
         return np.full(len(human), 0.5)
 

@@ -133,16 +133,17 @@ def recommend(
     opposed: tuple[str, ...] = (),
     agreeing: tuple[str, ...] = (),
 ) -> Recommendation:
-    """The recommendation for `labelled` of `pairs` pairs with human votes, judges' names, and people who vote against the
-    others (`opposed`) among those who do not (`agreeing`)."""
+    """The recommendation for `labelled` of `pairs` pairs with human votes, judges' names (all of them are meant by the name
+    of their combination), and people who vote against the others (`opposed`) among those who do not (`agreeing`). Gains
+    and numbers are without the votes of the opposed."""
     advice = _main_advice(gains, judges, labelled, pairs)
-    if not opposed:
+    if not opposed or not agreeing:
         return advice
     them = ", ".join(opposed)
     return replace(
         advice,
         reason=f"{advice.reason} {them} {'votes' if len(opposed) == 1 else 'vote'} against the others more often than with them: "
-        "follow one side (human_annotators, here and in training), or let adaptive: true find the pairs. The numbers here are with everybody's votes.",
+        f"follow one side (human_annotators), or let adaptive: true find the pairs. The numbers of judges and of more votes are without {them}.",
         configuration=advice.configuration | {"human_annotators": list(agreeing)},
     )
 
@@ -169,6 +170,7 @@ def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int,
     best = min(gains, key=lambda name: gains[name].variance.value)
     gain, (judge, correction) = gains[best], best.rsplit("/", 1)
     which = judge if correction == "none" else f"{judge}, corrected,"
+    chosen = judge if judge in judges else list(judges)
     ratio = f"predicted variance {gain.variance.value:.2f} (95 % {gain.variance.low:.2f} to {gain.variance.high:.2f}) of that of the human votes alone"
     if gain.variance.high < CLEAR:
         double = min(float(gain.alone / gain.spread(2 * labelled)), pairs)
@@ -176,7 +178,7 @@ def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int,
             f"Train with DeDPO on the human votes and {which.rstrip(',')}: {labelled:,} labelled pairs then count like {gain.worth.value:,.0f} (95 % {gain.worth.low:,.0f} to {gain.worth.high:,.0f}), "
             f"and {min(labelled, pairs - labelled):,} more would make that {double:,.0f}.",
             f"It has a {ratio}{_second_best(gains, best)}.",
-            {"method": "dedpo", "judge": judge, "correction": correction, "power": "auto"},
+            {"method": "dedpo", "judge": chosen, "correction": correction, "power": "auto"},
         )  # fmt: skip
     needed = _votes_to_halve(labelled, pairs)
     return Recommendation(
@@ -200,7 +202,10 @@ def _without_people(judges: tuple[str, ...]) -> Recommendation:
 def _second_best(gains: dict[str, Gain], best: str) -> str:
     judge = best.rsplit("/", 1)[0]
     raw = gains.get(f"{judge}/none")
-    return f"; as it is, not corrected, {raw.variance.value:.2f}" if raw and not best.endswith("/none") else ""
+    if raw and not best.endswith("/none"):
+        return f"; as it is, not corrected, {raw.variance.value:.2f}"
+    single = [gain.variance.value for name, gain in gains.items() if name != best]
+    return f"; the best single one, {min(single):.2f}" if single and not raw else ""
 
 
 def _votes_to_halve(labelled: int, pairs: int) -> int:

@@ -8,6 +8,7 @@ from palate.audit.findings import Findings
 from palate.audit.words import bias, configuration, number, percent, source_name, step_name
 
 _PEOPLE_SHOWN = 20
+_WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
 
 
 def print_findings(findings: Findings, console: Console) -> None:
@@ -16,33 +17,31 @@ def print_findings(findings: Findings, console: Console) -> None:
     console.print(
         f"[bold]{escape(findings.dataset)}[/]  {findings.pairs:,} pairs, {findings.labelled:,} with a human vote\n"
     )
-    console.print(f"[bold]{escape(advice.sentence)}[/]\n{escape(advice.reason)}", soft_wrap=True)
+    _say(console, f"[bold]{escape(advice.sentence)}[/]\n{escape(advice.reason)}")
     if advice.configuration:
         console.print(
             escape("\n" + "\n".join("  " + line for line in configuration(findings).splitlines())), soft_wrap=True
         )
     if findings.judges:
         console.print()
-        console.print(_judges(findings))
+        console.print(_judges(findings, console.width))
         for line in judge_lines(findings):
-            console.print(escape(line), soft_wrap=True)
+            _say(console, escape(line))
     if findings.people.persons:
         console.print()
-        console.print(_people(findings))
+        console.print(_people(findings, console.width))
     if findings.plan:
         console.print()
         console.print(_plan(findings))
     if findings.suspects:
         worst = findings.suspects[0]
-        console.print(
-            escape(
-                f"\nvotes to look at: {len(findings.suspects)} on the page; first {worst.annotator} on {worst.pair_id} "
-                f"({worst.prompt!r}), opposed by others with probability {min(worst.flip, 0.99):.2f}"
-            ),
-            soft_wrap=True,
+        text = (
+            f"\nvotes to look at: {len(findings.suspects)} on the page; first {worst.annotator} on {worst.pair_id} "
+            f"({worst.prompt!r}), opposed by others with probability {min(worst.flip, 0.99):.2f}"
         )
+        _say(console, escape(text))
     for note in findings.notes:
-        console.print(f"[dim]· {escape(note)}[/]", soft_wrap=True)
+        _say(console, f"[dim]· {escape(note)}[/]")
 
 
 def judge_lines(findings: Findings) -> list[str]:
@@ -50,14 +49,23 @@ def judge_lines(findings: Findings) -> list[str]:
     return [f"{judge.name}: {text}" for judge in findings.judges for text in (judge.finding, *judge.notes) if text]
 
 
-def _judges(findings: Findings) -> Table:
-    table = _table("judge", "agrees with people", "Brier", "n", "favours", "power", "variance", "worth")
+def _say(console: Console, text: str) -> None:
+    """A sentence: wrapped at words on a terminal, one line in a file or a pipe."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _judges(findings: Findings, width: int) -> Table:
+    """What judges favour is left out of a narrow table: the lines below it say so in words."""
+    favours = ["favours"] if width >= _WIDE else []
+    table = _table("judge", "agrees with people", "Brier", "n", *favours, "power", "variance", "worth")
     for judge in findings.judges:
         gain = judge.gain
-        table.add_row(
-            escape(source_name(judge)), percent(judge.accuracy), number(judge.brier), f"{judge.accuracy.n:,}" if judge.accuracy else "–",
-            escape(bias(judge)), f"{gain.power.value:.2f}" if gain else "–", number(gain and gain.variance), number(gain and gain.worth, 0),
-        )  # fmt: skip
+        cells = [
+            source_name(judge), percent(judge.accuracy), number(judge.brier), f"{judge.accuracy.n:,}" if judge.accuracy else "–",
+            *[bias(judge) for _ in favours], f"{gain.power.value:.2f}" if gain else "–", number(gain and gain.variance),
+            number(gain and gain.worth, 0),
+        ]  # fmt: skip
+        table.add_row(*_fitted(cells, width))
     table.caption = (
         "variance: of DeDPO at that power, relative to human votes alone; worth: labelled pairs they alone would need"
     )
@@ -65,17 +73,17 @@ def _judges(findings: Findings) -> Table:
     return table
 
 
-def _people(findings: Findings) -> Table:
+def _people(findings: Findings, width: int) -> Table:
     people = findings.people
-    table = _table(
-        "person", "votes", "agrees with others", "n", "with oneself", "Dawid-Skene", "Bradley-Terry", "first shown"
-    )
+    models = ("Dawid-Skene", "Bradley-Terry") if width >= _WIDE else ("Dawid-\nSkene", "Bradley-\nTerry")
+    table = _table("person", "votes", "agrees with others", "n", "with oneself", *models, "first shown")
     for person in people.persons[:_PEOPLE_SHOWN]:
-        name = f"[red]{escape(person.name)} (opposed)[/]" if person.opposed else escape(person.name)
-        table.add_row(
-            name, f"{person.votes:,}", percent(person.agrees), f"{person.shared:,}", percent(person.again),
+        cells = [
+            f"{person.votes:,}", percent(person.agrees), f"{person.shared:,}", percent(person.again),
             percent(person.dawid_skene), percent(person.bradley_terry), percent(person.first),
-        )  # fmt: skip
+        ]  # fmt: skip
+        name = f"[red]{escape(person.name)} (opposed)[/]" if person.opposed else escape(person.name)
+        table.add_row(name, *_fitted(cells, width))
     if len(people.persons) > _PEOPLE_SHOWN:
         table.add_row(f"{len(people.persons) - _PEOPLE_SHOWN:,} more")
     if people.alpha:
@@ -93,6 +101,11 @@ def _plan(findings: Findings) -> Table:
     table.caption = "half of a 95 % interval of a share, in percentage points; in brackets the labelled pairs that human votes alone would need"
     table.caption_justify = "left"
     return table
+
+
+def _fitted(cells: list[str], width: int) -> list[str]:
+    """The cells as rich reads them; in a narrow terminal with intervals below their numbers, never broken inside."""
+    return [escape(cell if width >= _WIDE else cell.replace(" [", "\n[")) for cell in cells]
 
 
 def _table(first: str, *others: str) -> Table:

@@ -61,6 +61,9 @@ class Options:
     """With ray: how many judges."""
     gpus: float = 0.0
     """With ray: GPUs that each judge reserves."""
+    embeddings: Literal["auto", "all", "none"] = "auto"
+    """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of pairs judged
+    before, and by judges for which it is more work."""
     recalibrate: bool = False
     """Run no judge: fit the calibration of votes that are there again."""
     prompt_price: float = 0.0
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> None:
         report: Report = annotate(
             dataset, options.judge, settings=_settings(options), annotator=options.name, temperature=options.temperature,
             batch_size=options.batch_size, limit=options.limit, engine=options.engine, workers=options.workers,
-            gpus=options.gpus,
+            gpus=options.gpus, embeddings=options.embeddings,
         )  # fmt: skip
     calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
     if options.json:
@@ -119,6 +122,8 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
         )
         if report.votes >= 20 and report.votes in (zero, one):
             out.append("annotate: all of them for the same side; was the better image always stored there?")
+    if report.embedded:
+        out.append(f"annotate: {report.embedded:,} pictures embedded, for the correction of judges")
     if report.first_failure:
         out.append(f"annotate: first problem: {report.first_failure}; the same command tries again")
     if report.first_shown is not None:

@@ -67,15 +67,25 @@ class AestheticJudge:
             )
         return [(weight.to(self.device), bias.to(self.device)) for weight, bias in layers]
 
-    def vote(self, pairs: list[Pair]) -> np.ndarray:
-        """Scores [N, 2], about 1 to 10."""
-        images = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
-        return self.score(images).reshape(2, -1).T
-
     @torch.no_grad()
+    def embed(self, images: list[Image.Image]) -> np.ndarray:
+        """Unit vectors [N, D] of N pictures, fp32."""
+        return image_features(self.model, images).cpu().numpy()
+
+    def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
+        """Scores [N, 2], about 1 to 10; embeddings [2N, D] of the images 0 and the images 1, made here when absent."""
+        if embeddings is None:
+            embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
+        return self._rated(embeddings).reshape(2, -1).T
+
     def score(self, images: list[Image.Image], prompts: list[str] | None = None) -> np.ndarray:
         """Scores [N] of single pictures."""
-        x = image_features(self.model, images)
+        return self._rated(self.embed(images))
+
+    @torch.no_grad()
+    def _rated(self, embeddings: np.ndarray) -> np.ndarray:
+        """Scores [N] of embeddings [N, D]."""
+        x = torch.from_numpy(embeddings).to(self.device)
         for weight, bias in self.head:
             x = torch.nn.functional.linear(x, weight, bias)
         return x[:, 0].double().cpu().numpy()

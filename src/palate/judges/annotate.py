@@ -1,27 +1,31 @@
 """`palate annotate`: a judge votes on every pair of a dataset that it has not voted on.
 
-Answers are kept by content as they come (judges/answers.sqlite), votes are appended to the table at the end: raw scores,
-and the uncalibrated probability. Calibration is a view beside them and never changes a vote.
+Answers are kept by content as they come (judges/answers.sqlite), and so are the embeddings of pictures that some judges
+make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration is
+a view beside them and never changes a vote.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
-from palate.data.images import decode_image, image_bytes
+from palate.data.images import image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
-from palate.judges.base import SELF, Answer, Judge, Pair, ask, at_temperature, load_judge
+from palate.judges.base import SELF, Answer, Judge, at_temperature, load_judge
+from palate.judges.calibration import view_folder
+from palate.judges.embeddings import FILE, EmbeddingStore, can_embed, embed_pairs, picture_content
+from palate.judges.workers import UNREADABLE, Embedding, Voting, maker
 from palate.progress import progress_bar
 
-UNREADABLE = "unreadable: "
 FEWEST = 10  # pairs before a judge that always answers alike is refused
 MOST_FAILED = 3  # batches in a row of failures alone before giving up
 
@@ -42,6 +46,7 @@ class Report:
     in_sample: int = 0  # left out: the judge was trained on the human votes of these
     left_for_later: int = 0  # beyond the limit
     votes: int = 0
+    embedded: int = 0  # pictures
     choices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 0, "tie": 0})
     first_failure: str | None = None
     usage: dict[str, float] = field(default_factory=dict)
@@ -51,13 +56,15 @@ class Report:
 def annotate(
     dataset: PreferenceDataset, judge: str, *, settings: dict[str, Any] | None = None, annotator: str | None = None,
     temperature: float | None = None, batch_size: int | None = None, limit: int | None = None, engine: str = "local",
-    workers: int = 1, gpus: float = 0.0,
+    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto",
 ) -> Report:  # fmt: skip
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
-    score differences; `limit` stops after so many pairs. Raises PalateError for a judge that cannot be used or says
-    nothing, and for an annotator id that voted before with another version or other settings.
+    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto, where
+    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. Raises
+    PalateError for a judge that cannot be used or says nothing, and for an annotator id that voted before with another
+    version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
@@ -73,6 +80,9 @@ def annotate(
     if not report.pairs:
         raise PalateError(f"{dataset.path}: no pairs to judge. Import some first (palate import).")
 
+    if embeddings == "all" and not can_embed(voter):
+        raise PalateError(f"judge {judge!r} has no embeddings (a method embed). Leave out --embeddings all.")
+    beside = embeddings != "none" and can_embed(voter, freely=True)
     answers: dict[str, Answer] = {}
     scale = temperature or float(getattr(voter, "temperature", 1.0))
     who = {
@@ -88,51 +98,31 @@ def annotate(
             f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes there say "
             f"nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set in_sample=true)."
         )
-    if todo:
-        make = partial(_Worker, judge, voter) if engine == "local" else partial(_made_worker, judge, settings)
-        size = batch_size or getattr(voter, "batch_size", 16)
-        with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
+    size = batch_size or getattr(voter, "batch_size", 16)
+    run = partial(mapped, engine=engine, workers=workers, gpus=gpus)
+    with ExitStack() as opened:
+        vectors = None
+        if embeddings == "all" or (beside and todo):
+            vectors = opened.enter_context(EmbeddingStore(view_folder(dataset, annotator) / FILE, key))
+        if todo:
+            make = maker(Voting, engine, judge, voter, settings, beside)
+            store = opened.enter_context(AnswerStore(dataset.path / "judges" / "answers.sqlite"))
             rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
-            batches = _unanswered(rows, key, store, answers, report, size)
-            results = mapped(make, batches, engine=engine, workers=workers, gpus=gpus)
+            batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None)
             try:
                 with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
-                    _judge_all(results, key, store, answers, report, advance)
+                    _judge_all(run(make, batches), key, store, answers, report, advance, vectors)
             except NotKept:
-                _write(dataset, report, answers, who)
+                _write(dataset, report, _tempered(answers, scale), who)
                 raise
+        if embeddings == "all":
+            make = maker(Embedding, engine, judge, voter, settings)
+            report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
-    answers = {pair_id: at_temperature(answer, scale) for pair_id, answer in answers.items()}
+    answers = _tempered(answers, scale)
     _refuse_useless(report, answers)
     _write(dataset, report, answers, who)
     return report
-
-
-class _Worker:
-    """Rows of encoded images to answers."""
-
-    def __init__(self, name: str, judge: Judge):
-        self.name, self.judge = name, judge
-
-    def __call__(self, rows: list[dict]) -> list[Answer]:
-        answers: list[Answer | None] = [None] * len(rows)
-        pairs: list[Pair] = []
-        places: list[int] = []
-        for i, row in enumerate(rows):
-            try:
-                images = [decode_image({"bytes": row[f"image_{k}"]}, ".", f"image_{k}") for k in (0, 1)]
-            except PalateError as error:
-                answers[i] = Answer(failure=f"{UNREADABLE}{error}")
-                continue
-            pairs.append(Pair(row["pair_id"], row["prompt"], *images))
-            places.append(i)
-        for i, answer in zip(places, ask(self.name, self.judge, pairs) if pairs else [], strict=True):
-            answers[i] = answer
-        return answers
-
-
-def _made_worker(name: str, settings: dict[str, Any]) -> _Worker:
-    return _Worker(name, load_judge(name, **settings))
 
 
 def _rows(
@@ -157,31 +147,46 @@ def _rows(
                 continue
             content = pair_content(row["prompt"], [*images, row["pair_id"].encode()] if by_pair_id else images)
             yield {"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
-                   "image_0": images[0], "image_1": images[1]}  # fmt: skip
+                   "pictures": [picture_content(image) for image in images], "image_0": images[0], "image_1": images[1]}  # fmt: skip
 
 
 def _unanswered(
-    rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int
-) -> Iterator[list[dict]]:
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`."""
+    rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
+    vectors: EmbeddingStore | None,
+) -> Iterator[list[dict]]:  # fmt: skip
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the pairs
+    of known pictures."""
     waiting: list[dict] = []
+    known_pictures: dict[str, list[str]] = {}
     for row in rows:
         known = store.get(key, row["content"])
         if known is not None:
             answers[row["pair_id"]] = known
             report.from_answers += 1
+            if vectors and not vectors.lacking(row["pictures"]):
+                known_pictures[row["pair_id"]] = row["pictures"]
             continue
         waiting.append(row)
         if len(waiting) >= size:
             yield waiting
             waiting = []
+    if vectors:
+        vectors.put({}, known_pictures)
     if waiting:
         yield waiting
 
 
-def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, advance) -> None:
+def _judge_all(
+    results: Iterator[tuple[list, list]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
+    advance: Callable[[int], None], vectors: EmbeddingStore | None,
+) -> None:  # fmt: skip
     failed_batches = 0
-    for rows, said in results:
+    for rows, found in results:
+        said = [answer for answer, _ in found]
+        sides = [(row, both) for row, (_, both) in zip(rows, found, strict=True) if both is not None]
+        if vectors and sides:  # before the answers: what was answered is not asked again
+            by_picture = {p: v for row, both in sides for p, v in zip(row["pictures"], both, strict=True)}
+            report.embedded += vectors.put(by_picture, {row["pair_id"]: row["pictures"] for row, _ in sides})
         for row, answer in zip(rows, said, strict=True):
             for name, amount in answer.usage.items():
                 report.usage[name] = report.usage.get(name, 0) + amount
@@ -201,6 +206,10 @@ def _judge_all(results, key: str, store: AnswerStore, answers: dict[str, Answer]
                 f"judge {report.judge!r} answers no more: {failures[0]}. The {len(answers):,} answers before are kept; "
                 "the same command goes on."
             )
+
+
+def _tempered(answers: dict[str, Answer], scale: float) -> dict[str, Answer]:
+    return {pair_id: at_temperature(answer, scale) for pair_id, answer in answers.items()}
 
 
 def _identity(name: str, judge: Judge, temperature: float | None) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from palate.judges.base import Answer
 
 
 class NotKept(PalateError):
-    """Answers cannot be kept: what was said so far is in memory alone."""
+    """What a judge said cannot be kept: it is in memory alone."""
 
 
 class AnswerStore:
@@ -26,19 +27,12 @@ class AnswerStore:
         self.path = Path(path)
 
     def __enter__(self) -> "AnswerStore":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=60)
+        columns = "judge TEXT, content TEXT, answer TEXT, PRIMARY KEY (judge, content)"
+        self._database = connect(self.path, f"answers ({columns}) WITHOUT ROWID")
+        with kept(self.path, self._database):
             self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS answers (judge TEXT, content TEXT, answer TEXT, PRIMARY KEY (judge, content)) "
-                "WITHOUT ROWID"
-            )
             self._database.execute("PRAGMA user_version = 1")  # a write: fails now, not after a batch is paid for
             self._inode = self.path.stat().st_ino
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,33 +40,53 @@ class AnswerStore:
 
     def get(self, judge: str, content: str) -> Answer | None:
         """The answer of this judge on this content; None where there is none, or only a failure (worth another try)."""
-        try:
+        with kept(self.path, self._database):
             row = self._database.execute(
                 "SELECT answer FROM answers WHERE judge = ? AND content = ?", (judge, content)
             ).fetchone()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
         answer = Answer(**json.loads(row[0])) if row else None
         return answer if answer and answer.failure is None else None
 
     def put(self, judge: str, answers: Mapping[str, Answer]) -> None:
         """Keep answers by content; all of them or, where that fails, none."""
         rows = [(judge, content, json.dumps(asdict(answer))) for content, answer in answers.items()]
-        try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+        with kept(self.path, self._database):
+            self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+        with kept(self.path, self._database):
             gone = self.path.stat().st_ino != self._inode  # SQLite goes on writing into a file that was deleted
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
         if gone:
-            raise self._unusable("another file stands there now")
+            raise _unusable(self.path, "another file stands there now")
 
-    def _unusable(self, why: Exception | str) -> NotKept:
-        why = why.strerror.lower() if isinstance(why, OSError) else why
-        return NotKept(
-            f"{self.path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move "
-            "a damaged file away; the same command goes on from the votes that are in the dataset."
-        )
+
+def connect(path: Path, *tables: str) -> sqlite3.Connection:
+    """The SQLite file with these tables in it, made where they are missing. Raises NotKept where it cannot be used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=60)
+        database.execute("PRAGMA synchronous = FULL")
+        for table in tables:
+            database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+    except (sqlite3.Error, OSError) as error:
+        raise _unusable(path, error) from error
+    return database
+
+
+@contextmanager
+def kept(path: Path, database: sqlite3.Connection) -> Iterator[None]:
+    """One transaction, all of it or nothing. Raises NotKept where it fails."""
+    try:
+        with database:
+            yield
+    except (sqlite3.Error, OSError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, why: Exception | str) -> NotKept:
+    why = why.strerror.lower() if isinstance(why, OSError) and why.strerror else why
+    return NotKept(
+        f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a damaged file "
+        "away; the same command goes on from the votes that are in the dataset."
+    )
 
 
 def judge_key(name: str, version: str, settings: Mapping[str, Any]) -> str:

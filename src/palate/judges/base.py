@@ -49,8 +49,10 @@ class Answer:
 class Judge(Protocol):
     """`vote` is all a judge needs. It may also have `version` (text), `settings` (a dict that JSON can hold: all that its
     answers depend on), `temperature` (see `ask`), `batch_size`, `annotator` (the id under which it votes), `uses_pair_id`
-    (True where its answers depend on more than prompt and pictures) and `trained_on` (pair_ids: it learned from their
-    human votes, and is not asked about them)."""
+    (True where its answers depend on more than prompt and pictures), `trained_on` (pair_ids: it learned from their human
+    votes, and is not asked about them), and `embed` from N pictures to embeddings [N, D], which are then covariates of its
+    correction. Where `vote` takes `embeddings` too, [2N, D] of the images 0 and then the images 1, they cost nothing beside
+    a vote."""
 
     def vote(self, pairs: list[Pair]) -> np.ndarray | Sequence[Answer]:
         """For N pairs: scores [N, 2], higher is better; or probabilities [N] that image 0 is preferred; or N Answers."""
@@ -146,14 +148,21 @@ def _made(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
     return judge
 
 
-def ask(name: str, judge: Judge, pairs: list[Pair], temperature: float | None = None) -> list[Answer]:
+def ask(
+    name: str,
+    judge: Judge,
+    pairs: list[Pair],
+    temperature: float | None = None,
+    embeddings: np.ndarray | None = None,
+) -> list[Answer]:
     """The judge's answers on pairs [N], probabilities made of scores where those are what it gives.
 
     Scores become sigmoid((score_0 - score_1) / temperature): the temperature given, else the judge's own, else 1. A
     judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts, so
-    that swapping a pair always mirrors its probability. Raises PalateError for answers that cannot be used.
+    that swapping a pair always mirrors its probability. `embeddings` are for a judge whose `vote` takes them. Raises
+    PalateError for answers that cannot be used.
     """
-    said = _said(name, judge, pairs)
+    said = _said(name, judge, pairs, embeddings)
     if _are_answers(said):
         answers = list(said)
         if len(answers) != len(pairs):
@@ -183,9 +192,9 @@ def at_temperature(answer: Answer, scale: float) -> Answer:
     return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
 
 
-def _said(name: str, judge: Judge, pairs: list[Pair]) -> Any:
+def _said(name: str, judge: Judge, pairs: list[Pair], embeddings: np.ndarray | None = None) -> Any:
     try:
-        return judge.vote(pairs)
+        return judge.vote(pairs) if embeddings is None else judge.vote(pairs, embeddings=embeddings)
     except PalateError:
         raise
     except Exception as error:  # a plug-in may raise anything

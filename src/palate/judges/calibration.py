@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.special import expit
 
@@ -30,7 +31,7 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     pairs = dataset.pairs(columns=["pair_id", "prompt"])
     pair_ids = pairs["pair_id"].to_pylist()
     labels = collect_labels(pair_ids, dataset.votes(), judge=annotator)
-    judge = _rescaled(dataset, annotator, pair_ids, labels.judge)
+    judge = unsaturated(dataset, annotator, pair_ids, labels.judge)
     result = calibrate_judge(judge, labels.human, folds=folds, seed=seed, groups=pairs["prompt"].to_pylist())
     both = ~np.isnan(labels.judge) & labels.labelled
     result = replace(result, before=agreement(labels.judge[both], labels.human[both]))  # as it voted, not rescaled
@@ -46,6 +47,22 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     return result
 
 
+def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, float]:
+    """The calibrated probability that image 0 is preferred, by pair_id, as `recalibrate` left it.
+
+    Raises PalateError where this annotator was never calibrated.
+    """
+    path = view_folder(dataset, annotator) / "calibrated.parquet"
+    try:
+        table = pq.read_table(path, columns=["pair_id", "probability"])
+    except (OSError, ValueError) as error:
+        raise PalateError(
+            f"{path}: no calibrated votes of {annotator!r} ({type(error).__name__}). Make them again: palate annotate "
+            f"{dataset.path} --judge {annotator} --recalibrate."
+        ) from error
+    return dict(zip(table["pair_id"].to_pylist(), table["probability"].to_pylist(), strict=True))
+
+
 def can_calibrate(dataset: PreferenceDataset, annotator: str) -> bool:
     """Whether there are enough pairs with both a human vote and a vote of the judge."""
     labels = collect_labels(dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(), judge=annotator)
@@ -57,21 +74,21 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
     return dataset.path / "judges" / re.sub(r"[^\w.+-]+", "_", annotator)
 
 
-def _rescaled(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
-    """Where the judge scores pictures, its score differences in units of their own spread: a calibration has a free
-    scale, and probabilities that a bad temperature pushed to 0 or 1 would have lost the order of the scores."""
+def unsaturated(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
+    """The judge's probabilities [N], for a fit that finds their scale itself. Where it scores pictures: made again from
+    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to 0
+    or 1 have lost the order of the scores. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge
-    votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "score_0", "score_1"]).to_pylist()
-    difference = {
-        vote["pair_id"]: vote["score_0"] - vote["score_1"]
-        for vote in votes
-        if vote["annotator_id"] == annotator and vote["source"] == "judge" and vote["score_0"] is not None
-    }
-    if not difference:
-        raise PalateError(
-            f"{dataset.path}: {annotator!r} has no votes with scores. Let it vote first (palate annotate)."
-        )
-    spread = float(np.sqrt(np.mean(np.square(list(difference.values()))))) or 1.0
-    return np.array([expit(difference.get(pair_id, np.nan) / spread) for pair_id in pair_ids])
+    votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "score_0", "score_1"])
+    own = pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], annotator))
+    votes = votes.filter(own)
+    difference = pc.subtract(votes["score_0"], votes["score_1"]).to_pylist()
+    known = dict(zip(votes["pair_id"].to_pylist(), difference, strict=True))
+    values = np.array([known.get(pair_id) for pair_id in pair_ids], dtype=np.float64)
+    scored = ~np.isnan(judge) & ~np.isnan(values)
+    if not scored.any() or (~np.isnan(judge) & ~scored).any():
+        return judge
+    spread = float(np.sqrt(np.mean(np.square(values[scored])))) or 1.0
+    return np.where(scored, expit(values / spread), np.nan)

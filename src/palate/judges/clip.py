@@ -77,11 +77,17 @@ class ClipJudge:
         return CLIPTokenizer.from_pretrained(self.tokenizer_folder)
 
     @torch.no_grad()
-    def vote(self, pairs: list[Pair]) -> np.ndarray:
-        """Scores [N, 2]."""
-        images = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
+    def embed(self, images: list[Image.Image]) -> np.ndarray:
+        """Unit vectors [N, D] of N pictures, fp32."""
+        return image_features(self.model, images).cpu().numpy()
+
+    @torch.no_grad()
+    def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
+        """Scores [N, 2]; embeddings [2N, D] of the images 0 and the images 1, made here when absent."""
+        if embeddings is None:
+            embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
         text = text_features(self.model, self.tokenizer, [pair.prompt for pair in pairs])  # [N, D]
-        image = image_features(self.model, images).unflatten(0, (2, -1))  # [2, N, D]
+        image = torch.from_numpy(embeddings).to(self.device).unflatten(0, (2, -1))  # [2, N, D]
         return (self._scale() * (text * image).sum(dim=-1)).T.double().cpu().numpy()
 
     @torch.no_grad()

@@ -41,6 +41,16 @@ def uses_judge(config: TrainConfig) -> bool:
     return config.source not in UNVOTED and (config.target != "human" or config.madpo is not None)
 
 
+def judges_of(config: TrainConfig) -> tuple[str, ...]:
+    """The annotator_ids of the judges, none, one or several."""
+    return (config.judge,) if isinstance(config.judge, str) else tuple(config.judge or ())
+
+
+def judge_name(config: TrainConfig) -> str | None:
+    """What the judges are called together, for example `pickscore+aesthetic`; None without one."""
+    return "+".join(judges_of(config)) or None
+
+
 def uses_reference(config: TrainConfig) -> bool:
     """Whether anything in the objective compares with the reference."""
     return config.trains == "denoiser" and not set(config.losses) <= REFERENCE_FREE
@@ -64,6 +74,8 @@ def _check_values(config: TrainConfig) -> None:
         ):
             told = f"of at least {low}" if high is None else f"between {low} and {high}"
             raise PalateError(f"{key}: {value!r} is not a number {told}.")
+    if not isinstance(config.judge, str | tuple | None) or not all(isinstance(n, str) and n for n in judges_of(config)):
+        raise PalateError(f"judge: {config.judge!r} is no annotator_id; give one, or a list of them.")
     for field in fields(config):
         allowed = get_args(field.type)
         if allowed and all(isinstance(name, str) for name in allowed) and getattr(config, field.name) not in allowed:
@@ -85,6 +97,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
     return [
         (voted and uses_judge(c) and not c.judge, f"{f'target {c.target!r}' if c.target != 'human' else 'madpo'} needs a judge: add 'judge: NAME' (`palate info DATASET` lists the annotators)."),
         (bool(c.judge) and not uses_judge(c), f"a judge is given, but nothing uses it: {f'source {c.source!r} takes no votes of judges' if not voted else 'target human takes human votes alone'}. Remove 'judge', or choose method mix, dedpo or judge."),
+        (len(set(judges_of(c))) < len(judges_of(c)), f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
+        (len(judges_of(c)) > 1 and SELF in judges_of(c), "judge: self changes at every step, so it cannot be put together with others; give it alone."),
+        (c.covariates != "all" and c.correction != "covariates", f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.ramp and c.power != 1.0, "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp), f"power and ramp belong to target 'dedpo', not to {c.target!r}."),
         (c.residual != 1 and (c.target != "dedpo" or c.ramp), "residual keeps a fixed share of the residual of target 'dedpo', which ramp lets grow; give one of them, with target: dedpo."),

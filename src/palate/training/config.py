@@ -62,13 +62,17 @@ class TrainConfig:
     target: Literal["human", "mix", "dedpo", "judge"] = "human"
     """human: human votes alone. mix: human votes, the judge's where there are none, as they are. dedpo: the judge's votes
     everywhere, debiased by the human ones. judge: the judge's votes alone."""
-    judge: str | None = None
-    """annotator_id of the judge whose votes are used; "self" is the model in training."""
+    judge: str | tuple[str, ...] | None = None
+    """annotator_id of the judge whose votes are used, or a list of several that count together; "self" is the model in
+    training."""
     hard_votes: bool = False
     """Take the judge's choice (0, 1) instead of its probability."""
     correction: Literal["covariates", "calibrate", "none"] = "covariates"
     """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score alone,
     or not at all. Only for targets that use a judge."""
+    covariates: Literal["all", "statistics", "embeddings"] = "all"
+    """What correction: covariates looks at beside the judge: picture statistics, embeddings of the pictures (those that
+    judges left in the dataset), or all that is there."""
     power: float | Literal["auto"] = 1.0
     """DeDPO's power kappa: 1 is DeDPO, 0 human votes alone, auto the estimate from the human votes."""
     residual: float = 1.0
@@ -214,6 +218,10 @@ class TrainConfig:
     """Keep the reference's errors beside the encoded pairs, for every run that visits the same draws."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"
     """TensorBoard needs palate[trackers]; metrics.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.judge, list | tuple) and len(self.judge) == 1:
+            self.judge = self.judge[0]
 
 
 # What may differ when a run goes on: it changes where or how long, not what is computed at a step.

@@ -1,17 +1,16 @@
 """From the votes of a dataset to the rows of a run, with an account of what each source was worth."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import logit
 
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
+from palate.judges.correction import combine
 from palate.targets import (
     Labels,
     Targets,
@@ -26,9 +25,18 @@ from palate.targets import (
     tuned_power,
     variance_ratio,
 )
-from palate.training.checks import SELF, UNVOTED
+from palate.training.checks import SELF, judge_name, judges_of
 from palate.training.config import TrainConfig
 from palate.training.draws import address
+from palate.training.judges import (
+    account_of,
+    corrected,
+    disagreement,
+    judge_account,
+    judge_margin,
+    judge_votes,
+    tell_judges,
+)
 from palate.training.rows import (
     Rows,
     pairs_of_two,
@@ -38,9 +46,6 @@ from palate.training.rows import (
     rows_of_preferred,
     rows_of_prompts,
 )
-from palate.training.statistics import statistics_of_pairs
-
-_SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
 def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np.ndarray | None = None) -> Rows:
@@ -64,7 +69,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
             )
         rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes)
     else:
-        human = _collect(pairs, votes, replace(config, judge=None)).human
+        human = _collect(pairs, votes, config).human
         if config.source == "images":
             rows, used = rows_of_images(dataset, pairs, human), "single images"
         elif config.source == "lists":
@@ -96,6 +101,9 @@ def _rows_of_pairs(
     dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: np.ndarray | None
 ) -> Rows:
     labels = _collect(pairs, votes, config)
+    judged = judge_votes(pairs, votes, config)
+    if judged is not None:
+        labels = replace(labels, judge=combine(judged))
     account: dict = {
         "method": config.method,
         "pairs in the dataset": len(pairs),
@@ -110,18 +118,19 @@ def _rows_of_pairs(
 
     if config.judge == SELF:
         votes_of_model = np.full(len(pairs), 0.5) if self_votes is None else self_votes
-        labels = Labels(human=labels.human, judge=votes_of_model, propensity=labels.propensity)
+        labels = replace(labels, judge=votes_of_model)
         if self_votes is not None:
             account["judge"] = judge_account(labels.human, self_votes) | {"name": SELF, "votes": len(pairs)}
     elif config.judge:
-        account["judge"] = judge_account(labels.human, labels.judge) | {
-            "name": config.judge,
-            "votes": int((~np.isnan(labels.judge)).sum()),
-        }
+        account["judge"] = account_of(judge_name(config), labels.human, labels.judge)
+        if judged.shape[1] > 1:
+            columns = zip(judges_of(config), judged.T, strict=True)
+            account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
         if config.correction != "none":
-            correction = _correct(dataset, pairs, labels, config)
-            labels = Labels(human=labels.human, judge=correction.probability, propensity=labels.propensity)
-            account["corrected judge"] = judge_account(labels.human, labels.judge) | {"finding": correction.sentence()}
+            correction, covariates = corrected(dataset, pairs, labels, judged, config)
+            labels = replace(labels, judge=correction.probability)
+            told = {"finding": correction.sentence(), "covariates": covariates}
+            account["corrected judge"] = judge_account(labels.human, labels.judge) | told
     power = config.power
     if config.target == "dedpo":
         power = tuned_power(labels.human, labels.judge) if power == "auto" else power
@@ -146,8 +155,8 @@ def _rows_of_pairs(
         id=np.array(ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in ids], prompt=prompts,
         target=_smoothed(targets.target, config), weight=weight, labelled=labelled, account=account, human=labels.human,
         propensity=labels.propensity, pseudo=_smoothed(np.where(np.isnan(labels.judge), 0.5, labels.judge), config),
-        judge_margin=None if config.madpo is None else _margin(labels.judge),
-        uncertainty=None if config.uncertainty is None else _disagreement(pairs, votes),
+        judge_margin=None if config.madpo is None else judge_margin(labels.judge),
+        uncertainty=None if config.uncertainty is None else disagreement(pairs, votes),
     )  # fmt: skip
     held_out = replace(rows.take(chosen), target=validation.human[chosen]) if chosen.any() else None
     if held_out is not None:
@@ -201,7 +210,7 @@ def _without(labels: Labels, chosen: np.ndarray) -> Labels:
     if not lost.any():
         return labels
     share = 1 - lost.sum() / labels.labelled.sum()
-    return Labels(human=np.where(lost, np.nan, labels.human), judge=labels.judge, propensity=labels.propensity * share)
+    return replace(labels, human=np.where(lost, np.nan, labels.human), propensity=labels.propensity * share)
 
 
 def _smoothed(target: np.ndarray, config: TrainConfig) -> np.ndarray:
@@ -211,43 +220,10 @@ def _smoothed(target: np.ndarray, config: TrainConfig) -> np.ndarray:
     return robust(target, config.flip_rate) if config.flip_rate else target
 
 
-def _margin(judge: np.ndarray) -> np.ndarray:
-    """The judge's logit for image 0, 0 where it did not vote."""
-    return np.nan_to_num(logit(np.clip(judge, 1 - _SUREST, _SUREST)))
-
-
-def _disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
-    """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two judges."""
-    names = zip(votes["source"].to_pylist(), votes["annotator_id"].to_pylist(), strict=True)
-    judges = sorted({name for source, name in names if source == "judge"})
-    if len(judges) < 2:
-        raise PalateError(
-            f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another judge's."
-        )
-    logits = np.stack(
-        [
-            logit(np.clip(collect_labels(pairs["pair_id"], votes, judge=name).judge, 1 - _SUREST, _SUREST))
-            for name in judges
-        ]
-    )
-    voted = (~np.isnan(logits)).sum(axis=0)
-    spread = np.zeros(len(pairs))
-    spread[voted > 1] = np.nanstd(logits[:, voted > 1], axis=0, ddof=1)
-    return spread
-
-
-def judge_account(human: np.ndarray, judge: np.ndarray) -> dict[str, float]:
-    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
-    both = ~np.isnan(human) & ~np.isnan(judge)
-    return asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
-
-
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
+    """The human votes and propensities; judges are read apart."""
     propensity = pairs["propensity"].to_numpy()
-    judge = None if config.judge == SELF or config.source in UNVOTED else config.judge
-    labels = collect_labels(
-        pairs["pair_id"], votes, judge=judge, propensity=propensity, hard=config.hard_votes, seed=config.seed
-    )
+    labels = collect_labels(pairs["pair_id"], votes, propensity=propensity, seed=config.seed)
     if config.human_votes is None:
         return labels
     available = int(labels.labelled.sum())
@@ -255,10 +231,8 @@ def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
         raise PalateError(
             f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote."
         )
-    return collect_labels(
-        pairs["pair_id"], votes, judge=judge, propensity=propensity, hard=config.hard_votes,
-        human_fraction=config.human_votes / available, seed=config.seed,
-    )  # fmt: skip
+    share = config.human_votes / available
+    return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
 
 
 def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
@@ -270,17 +244,6 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
             f"human_annotators: {', '.join(sorted(unknown))} never voted; there are {', '.join(sorted(known)) or 'none'}."
         )
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
-
-
-def _correct(dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, config: TrainConfig) -> Correction:
-    prompts = pairs["prompt"].to_pylist()
-    if config.correction == "calibrate":
-        return calibrate_judge(labels.judge, labels.human, seed=config.seed, groups=prompts)
-    by_pair, names = statistics_of_pairs(dataset)
-    unreadable = np.full(len(names), np.nan)
-    differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in pairs["pair_id"].to_pylist()])  # [N, K]
-    differences = np.nan_to_num(differences)  # an unreadable pair is left out when pairs are encoded
-    return correct_judge(labels.judge, differences, labels.human, names=names, seed=config.seed, groups=prompts)
 
 
 def _targets(labels: Labels, target: str, power: float) -> Targets:
@@ -305,17 +268,7 @@ def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None
 def _tell(account: dict) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
-    for name in ("judge", "corrected judge"):
-        told = account.get(name, {})
-        if told.get("accuracy") is None:
-            continue
-        low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
-        print(
-            f"labels: the {name} agrees with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
-            f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
-        )
-        if "finding" in told:
-            print(f"labels: {told['finding']}")
+    tell_judges(account)
     if "power" in account:
         ratio = account.get("predicted variance relative to human votes alone")
         told = "" if ratio is None else f"; predicted variance {ratio:.2f} x that of human votes alone"

@@ -20,6 +20,7 @@ from palate.files import write_text
 from palate.progress import progress_bar
 from palate.training.assemble import assemble, make_any_policy, make_batches
 from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
+from palate.training.checks import judge_name
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
 from palate.training.environment import describe_environment
 from palate.training.labels import prepare_rows, save_account
@@ -97,7 +98,7 @@ def train(
                 parts.snapshots.update(policy.parameters)
             done = step + 1
             metrics = {"learning_rate": rate, "gradient_norm": float(norm), "loss": stepper.take_loss()} | finished
-            metrics |= summarise(readings, config.beta, backbone.num_timesteps, config.judge)
+            metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))
             if validation and (done % config.validation_steps == 0 or done == config.max_train_steps):
                 metrics |= validation.measure(stepper.networks)
                 stopped = validation.over

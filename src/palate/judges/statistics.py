@@ -17,15 +17,19 @@ from palate.progress import progress_bar
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Picture statistics of image 0 minus those of image 1 for every pair that can be read, and their names.
 
-    Computed once and kept in the dataset's cache folder; pairs that are added later are added there.
+    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name where
+    no pair can be read.
     """
     path = dataset.path / "cache" / "statistics.parquet"
     rows = pq.read_table(path).to_pylist() if path.exists() else []
     known = {row["pair_id"] for row in rows}
     if len(known) < len(dataset):
         rows += list(_new_statistics(dataset, known))
+    if len(rows) > len(known):
         with atomic_path(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows), temporary)
+    if not rows:
+        return {}, ()
     names = tuple(name for name in rows[0] if name != "pair_id")
     return {row["pair_id"]: np.array([row[name] for name in names]) for row in rows}, names
 
