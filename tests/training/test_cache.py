@@ -34,7 +34,7 @@ def encoded_alone(dataset, backbone, pair_id, side):
     """The latents of one image, encoded by itself."""
     every = {row["pair_id"]: row for batch in dataset.iter_pairs() for row in batch.to_pylist()}
     picture = decode_image(every[pair_id][f"image_{side}"], dataset.path)
-    pixels = cache._prepare(picture, backbone.resolution)
+    pixels = cache.prepare_image(picture, backbone.resolution)
     return backbone.encode_images(pixels[None])[0]
 
 
