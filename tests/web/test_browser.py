@@ -98,6 +98,13 @@ def votes_of(dataset: PreferenceDataset, name: str) -> dict[int, str]:
     return told
 
 
+def votes_in(dataset: PreferenceDataset) -> list[dict]:
+    engine = open_store(f"sqlite:///{dataset.path / 'votes.sqlite'}")
+    votes = live_votes(engine)
+    engine.dispose()
+    return votes
+
+
 def test_twenty_pairs_by_keyboard_with_undo_and_a_reload_in_the_middle(server, unlabelled, visit):
     page = visit(server.links["ana"])
     said = {}
@@ -163,6 +170,31 @@ def test_two_people_at_once_get_different_pairs_and_finish_the_work(server, unla
     overview.wait_for_selector("#people tr:nth-child(2)")
     assert "All 30 pairs have a vote" in overview.text_content("#answer")
     assert {overview.text_content(f"#people tr:nth-child({n}) th") for n in (1, 2)} == {"ana", "bo"}
+
+
+def test_the_overview_shows_who_is_right_where_the_answer_is_known(unlabelled, pair, tmp_path, visit):
+    easy = PreferenceDataset.create(tmp_path / "easy", name="easy")
+    easy.add_pairs(pair(f"e{i}") for i in range(20))
+    easy.append_votes(
+        {"pair_id": f"e{i}", "annotator_id": "owner", "source": "human", "choice": "0"} for i in range(20)
+    )
+    options = ("--port", "0", "--raters", "ana,bo", "--repeats", "0", "--shared", "0", "--known", str(easy.path))
+    server = start(unlabelled.path, *options, "--known-share", "0.5", log=tmp_path / "log")
+    try:
+        assert "20 pairs with a known answer" in server.log.read_text()
+        page, overview = visit(server.links["ana"]), visit(server.links["overview"])
+        overview.wait_for_selector("#people tr:nth-child(2)")
+        assert overview.is_hidden("#known")
+        for _ in range(12):
+            press(page, "ArrowUp")
+        stored(page)
+        asked = sum(vote["answer"] is not None for vote in votes_in(unlabelled))
+        assert 2 <= asked <= 10 and "12 votes by you" in page.text_content("#facts")
+        overview.wait_for_selector("#known:not([hidden])")
+        assert f"n {asked}" in overview.text_content("#people tr:nth-child(1) td:last-child")
+        assert overview.text_content("#people tr:nth-child(1) td:last-child").startswith("0 %")  # a tie is wrong
+    finally:
+        server.kill()
 
 
 def test_votes_given_while_the_server_is_gone_wait_and_arrive(server, unlabelled, visit, tmp_path):

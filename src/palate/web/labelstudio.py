@@ -2,7 +2,7 @@
 
 In a task image_0 is on the left; an annotation whose choice is "left" prefers it. Label Studio's pairwise control knows
 no tie, so a tie is a second control, the choice "tie", and a skip is a cancelled annotation (derived; a labelling
-interface that fits is in docs/label.md).
+interface that fits is in docs/votes.md).
 """
 
 import base64

@@ -28,9 +28,8 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
     couples = _couples(first)
     now = datetime.now(UTC)
     lately = [vote["created_at"] for vote in votes if vote["created_at"] >= now - LATELY]
-    minutes = (
-        max((now - min(lately)).total_seconds(), 60.0) / 60 if lately else 1.0
-    )  # since labelling began, ten at most
+    since = (now - min(lately, default=now)).total_seconds()
+    minutes = max(since / 60, 1.0)  # since labelling began, ten at most
     people = {}
     for name in sorted({*raters, *(vote["rater"] for vote in votes)}):
         mine = [vote for vote in votes if vote["rater"] == name]

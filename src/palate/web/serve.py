@@ -65,9 +65,9 @@ def label(
     settings, counts = prepare_plan(engine, data, wanted, judges)
     drawn = [row["pair_id"] for row in plan_rows(engine) if row["kind"] == "drawn"]
     pictures = _pictures(data, drawn)
-    controls = _controls(engine, data, known)
     secret = load_secret(data.path)
     listening = _listen(host, port)
+    controls = _controls(engine, data, known)  # after the port: another server of this store may have its own
     port = listening.getsockname()[1]
     links = make_links(secret, people, public_url or f"http://{_reachable(host)}:{port}")
     app = make_app(Labelling(engine, settings, pictures, secret, people, OWNER, controls, days, rate))

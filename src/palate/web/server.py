@@ -186,7 +186,7 @@ def make_app(labelling: Labelling) -> FastAPI:
 
     for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
-    app.add_middleware(_guarded)
+    app.add_middleware(Guarded)
     return app
 
 
@@ -217,7 +217,7 @@ _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
 }
 
 
-class _guarded:
+class Guarded:
     """Adds the security headers to every answer, and refuses bodies larger than any vote (pure ASGI)."""
 
     def __init__(self, app):

@@ -14,6 +14,7 @@ let past = []; // what was answered here, for undo: {view, id}
 let outbox = []; // {kind: "vote" | "withdraw", id, ...} in order
 let known = new Set(); // numbers of pairs in the queue or answered
 let asking = false, exhausted = false, sending = false, stopped = false;
+let changes = 0; // answers and undos so far
 let shownAt = 0, times = [], progress = { pairs: 0, answered: 0, votes: 0 }, self = null;
 
 class Halt extends Error {}
@@ -73,7 +74,12 @@ async function ask() {
     try {
       const unsent = outbox.filter((entry) => entry.kind === "vote").length;
       const count = Math.min(50, queue.length + unsent + AHEAD);
+      const before = changes, settled = !outbox.length;
       const told = await (await call(`/api/views?count=${count}`)).json();
+      if (!settled || changes !== before) { // votes were on their way: the server may not have counted them
+        told.progress.answered += progress.votes - told.progress.votes;
+        told.progress.votes = progress.votes;
+      }
       progress = told.progress;
       self = told.with_self;
       const fresh = told.views.filter((view) => !known.has(view.number));
@@ -103,7 +109,7 @@ function show() {
     onScreen = null;
     enable(false);
     if (asking || !exhausted) return;
-    const left = progress.pairs - progress.answered - outbox.length;
+    const left = progress.pairs - progress.answered;
     const detail = left > 0 ? "The last pairs are with other people. Reload later: what they leave comes to you." : "Every vote counts. You can close this page once it says that all are stored.";
     return tell("Done, thank you", detail);
   }
@@ -163,8 +169,9 @@ function answer(choice) {
   if (past.length > 20) forget(past.shift().view);
   post({ kind: "vote", id, number: view.number, answer: choice, seconds });
   times.push(Date.now());
+  changes += 1;
   progress.votes += 1;
-  progress.answered += choice === "skip" ? 0 : 1; // until the server's count comes: a repetition is no new pair
+  progress.answered += 1; // until the server's count comes: a repetition is no new pair
   flash(choice);
   show();
   say(`${{ ...sides(), tie: "Tie", skip: "Skipped" }[choice]}. ${queue[0] ? `Next: ${queue[0].prompt}` : ""}`);
@@ -188,7 +195,9 @@ function undo() {
     queue.unshift(view);
     onScreen = null;
     times.pop();
+    changes += 1;
     progress.votes -= 1;
+    progress.answered -= 1;
     show();
     say(`Undone. ${view.prompt}`);
   } else if (last) {

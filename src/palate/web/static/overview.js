@@ -31,7 +31,8 @@ function show(told) {
     agreement("People repeat their own choice on", told.with_self, "repeated pair"),
     agreement("They are right on", told.right, "pair", "with a known answer"),
   ].filter(Boolean).join(" ") || "No pair has been shown twice yet, so agreement is not known.";
-  at("people").replaceChildren(...Object.entries(told.people).map(row));
+  at("known").hidden = !told.right;
+  at("people").replaceChildren(...Object.entries(told.people).map(([name, person]) => row(name, person, Boolean(told.right))));
   at("note").textContent = "Agreement with 95 % intervals; a tie equals only a tie. Pace is that of the last ten minutes.";
 }
 
@@ -41,14 +42,14 @@ function agreement(text, share, what, more = "") {
   return `${text} ${percent(share.share)} [${percent(share.low)}, ${percent(share.high)}] of ${things}.`;
 }
 
-function row([name, person]) {
+function row(name, person, known) {
   const line = document.createElement("tr");
   const head = document.createElement("th");
   head.scope = "row";
   head.textContent = name;
   line.append(head, ...[
     cell(person.votes), cell(person.a_minute.toFixed(1)), cell(person.median_seconds === null ? "–" : person.median_seconds.toFixed(1)),
-    cell(person.ties), cell(person.skips), interval(person.left), interval(person.with_self), interval(person.with_others), interval(person.right),
+    cell(person.ties), cell(person.skips), interval(person.left), interval(person.with_self), interval(person.with_others), ...(known ? [interval(person.right)] : []),
   ]);
   return line;
 }
