@@ -38,10 +38,7 @@ def compare(
     """
     models = models if isinstance(models, list) else [models]
     made = [samples_of(model, prompts, sampling, device) for model in models]
-    if against == "base":
-        base_samples, base_name = base_samples_of(Path(models[0]), prompts, sampling, device), "base"
-    else:
-        base_samples, base_name = samples_of(against, prompts, sampling, device), name_of(against)
+    base_samples, base_name = _base(models[0], against, prompts, sampling, device)
     for samples in made:
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
@@ -70,6 +67,23 @@ def compare(
         sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
     headline = next((section for section in sections if not section.trained_on), sections[0])
     return replace(headline, others=tuple(section for section in sections if section is not headline))
+
+
+def two_models(
+    model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None
+) -> tuple[tuple[str, str], tuple[Samples, Samples]]:
+    """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare` does."""
+    samples = samples_of(model, prompts, sampling)
+    base, base_name = _base(model, against, prompts, sampling, None)
+    _require_pairs(samples, base)
+    names = _distinct([name_of(model), base_name], [model, base.folder])
+    return (names[0], names[1]), (samples, base)
+
+
+def _base(model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None):
+    if against == "base":
+        return base_samples_of(Path(model), prompts, sampling, device), "base"
+    return samples_of(against, prompts, sampling, device), name_of(against)
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
