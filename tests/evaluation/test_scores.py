@@ -1,6 +1,9 @@
 """Scores: made once, kept by content, by one version; what a model was trained on is no evidence about it."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +21,7 @@ from palate.evaluation.provenance import trained_on
 from palate.evaluation.samples import open_samples
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
-from palate.evaluation.scores import score_samples, stored_scores
+from palate.evaluation.scores import read_scores, score_samples, stored_scores
 from palate.judges.base import Pair, load_judge
 from palate.training.config import load_config, save_config
 
@@ -168,6 +171,9 @@ def test_stored_scores_of_one_version_are_compared_and_others_refused(tmp_path):
     with pytest.raises(PalateError, match="scored by different versions of clip"):
         compare(a.folder, against=b.folder, scorer="clip")
     score([b.folder], ["clip", "drift"], {"model": folders[0]})
+    with pytest.raises(PalateError, match="nothing has scored these pictures yet.*--scorer"):
+        c = draw_samples(tmp_path / "c", [1, 2, 3])
+        compare(c.folder, against=b.folder)
     result = compare(a.folder, against=b.folder)  # what scored them judges; statistics do not
     assert (result.scorer, result.others) == ("clip", ()) and result.version.startswith("1-")
 
@@ -198,3 +204,36 @@ def test_the_verb_scores_runs_and_their_base_and_takes_settings_by_scorer(tmp_pa
 def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, words):
     with pytest.raises(PalateError, match=words):
         scorer_settings(scorers, common, settings)
+
+
+SLOW = """
+import sys, time
+import numpy as np
+from palate.evaluation.samples import open_samples
+from palate.evaluation.scorers import Scorer
+from palate.evaluation.scores import score_samples
+
+def slow(images, prompts):
+    time.sleep(0.05)
+    return np.array([[np.asarray(image).mean()] for image in images])
+
+print("ready", flush=True)
+score_samples(open_samples(sys.argv[1]), Scorer("grey", "1", ("grey",), slow, batch_size=1))
+"""
+
+
+def test_a_killed_scoring_keeps_every_batch_and_goes_on(tmp_path):
+    samples = draw_samples(tmp_path / "s", range(200))
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(samples.folder)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    path = samples.folder / "scores.parquet"
+    while not path.exists() or len(read_scores(samples.folder)) < 5:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = len(read_scores(samples.folder))
+    assert 5 <= kept < 200
+    whole, seen = counting()
+    score_samples(samples, whole)
+    assert len(seen) == 200 - kept and read_scores(samples.folder)["picture"].to_pylist() == list(range(200))

@@ -43,7 +43,7 @@ def compare(
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
     paths = [base_samples.folder, *map(Path, models)]
-    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or ["world"]
+    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
     learned = [trained_on_by_samples(samples) for samples in everyone]
     changes = [drift(samples) for samples in everyone]
@@ -122,6 +122,16 @@ def _against(
 
 def _run_of(model: str | Path, samples: Samples) -> Path:
     return Path(model) if (Path(model) / "config.yaml").is_file() else Path(samples.settings.get("model", ""))
+
+
+def _default(samples: Samples) -> list[str]:
+    """The world's truth for the world's prompts. PalateError for others: what is good must be said."""
+    from palate.world.pictures import PROMPTS
+
+    if set(samples.prompts) <= set(PROMPTS):
+        return ["world"]
+    raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer brightness, say), or let a "
+                      f"reward model score them first: palate score {samples.folder} --scorer pickscore.")  # fmt: skip
 
 
 def _distinct(names: list[str], paths: list) -> list[str]:
