@@ -164,3 +164,10 @@ def test_the_judge_that_trained_a_model_is_marked(tmp_path):
     assert contest(a, b, dataset).judge == "bright-2" and not contest(a, b, dataset).judge_used_in_training
     dataset.add_provenance({"judge": "brightness", "annotator": "bright-2"})
     assert contest(a, b, PreferenceDataset.open(dataset.path)).judge_used_in_training
+    dataset.append_votes(
+        {"pair_id": p, "annotator_id": "self:run", "source": "judge", "choice": "0"} for p in dataset.pair_ids()
+    )
+    dataset.add_provenance({"judge": f"self:{run}", "annotator": "self:run"})
+    assert contest(a, b, dataset, "self:run").judge_used_in_training  # the model itself
+    with pytest.raises(PalateError, match="several judges voted .bright-2, self:run.*--judge bright-2"):
+        contest(a, b, dataset)

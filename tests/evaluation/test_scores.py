@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,12 +17,14 @@ from PIL import Image
 from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
+from palate.evaluation import scorers
 from palate.evaluation.compare import compare
 from palate.evaluation.provenance import trained_on
 from palate.evaluation.samples import open_samples
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
 from palate.evaluation.scores import read_scores, score_samples, stored_scores
+from palate.judges import base
 from palate.judges.base import Pair, load_judge
 from palate.training.config import load_config, save_config
 
@@ -108,7 +111,34 @@ def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
     assert diversity.values[0] == diversity.values[1] < diversity.values[2] == diversity.values[3] <= 2
 
 
-def test_judges_that_only_compare_are_refused(tmp_path, monkeypatch):
+class Brighter:
+    """A judge as a package would bring it: `vote` alone, scores or probabilities."""
+
+    def __init__(self, probabilities: bool = False):
+        self.settings, self.probabilities = {"probabilities": probabilities}, probabilities
+
+    def vote(self, pairs):
+        scores = np.array([[np.asarray(p.image_0).mean(), np.asarray(p.image_1).mean()] for p in pairs])
+        return (scores[:, 0] > scores[:, 1]).astype(float) if self.probabilities else scores
+
+
+def test_a_judge_of_a_package_scores_single_pictures_unless_it_only_compares(tmp_path, monkeypatch):
+    class Found(dict):
+        names = {"brighter"}
+
+    for module in (scorers, base):
+        entry = types.SimpleNamespace(load=lambda: Brighter)
+        monkeypatch.setattr(
+            module,
+            "entry_points",
+            lambda group, entry=entry: Found(brighter=entry) if group == "palate.judges" else Found(),
+        )
+    samples = draw_samples(tmp_path / "s", [10, 200, 30])
+    (scores,) = score_samples(samples, "brighter")
+    assert scores.values == pytest.approx([np.asarray(Image.open(path)).mean() for path in samples.paths])
+    assert load_scorer("brighter").version != load_scorer("brighter", probabilities=True).version
+    with pytest.raises(PalateError, match="'brighter' compares two pictures.*palate annotate"):
+        score_samples(samples, load_scorer("brighter", probabilities=True))
     for name in ("vlm", "self:runs/dpo"):
         with pytest.raises(PalateError, match="compares two pictures.*palate import samples"):
             load_scorer(name)

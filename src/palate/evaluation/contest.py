@@ -15,6 +15,7 @@ from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.results import plain
 from palate.evaluation.samples import Samples
 from palate.evaluation.winrate import binomial_interval
+from palate.judges.base import SELF
 from palate.targets import collect_labels
 
 
@@ -97,8 +98,7 @@ def contest(
         hard = collect_labels(list(ids), votes, judge=judge, hard=True).judge
         judged = vote_rate(np.where(first, hard, 1 - hard), prompts)
         powered = vote_rate(human, prompts, labels.propensity, judge=g)
-    behind = {e.get("judge") for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == judge}
-    used = bool(({judge} | behind) & (trained_on_by_samples(a) | trained_on_by_samples(b)))
+    used = _used_in_training(judge, dataset, a, b)
     return Contest(*names, dataset.path, len(mine), len(set(prompts)), len(sides) - len(mine), vote_rate(human, prompts, labels.propensity),
                    judge, used, judged, powered, bool(~np.isnan(known[labels.labelled]).any()))  # fmt: skip
 
@@ -168,6 +168,15 @@ def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], p
         elif one in of_a and zero in of_b:
             side[k] = 1
     return side
+
+
+def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool:
+    """Whether one of the models was trained on this judge's votes, or is the judge itself."""
+    entries = [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == judge]
+    names = {judge} | {entry.get("judge") for entry in entries}
+    models = {Path(s.settings["model"]).resolve() for s in (a, b)}
+    itself = any(name and name.startswith(SELF) and Path(name.removeprefix(SELF)).resolve() in models for name in names)
+    return itself or bool(names & (trained_on_by_samples(a) | trained_on_by_samples(b)))
 
 
 def _only_judge(dataset: PreferenceDataset, votes, ids: set[str]) -> str | None:
