@@ -1,6 +1,10 @@
 """Scores: made once, kept by content, by one version; what a model was trained on is no evidence about it."""
 
 import json
+import subprocess
+import sys
+import time
+import types
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,12 +17,14 @@ from PIL import Image
 from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
+from palate.evaluation import scorers
 from palate.evaluation.compare import compare
 from palate.evaluation.provenance import trained_on
 from palate.evaluation.samples import open_samples
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
-from palate.evaluation.scores import score_samples, stored_scores
+from palate.evaluation.scores import read_scores, score_samples, stored_scores
+from palate.judges import base
 from palate.judges.base import Pair, load_judge
 from palate.training.config import load_config, save_config
 
@@ -105,7 +111,34 @@ def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
     assert diversity.values[0] == diversity.values[1] < diversity.values[2] == diversity.values[3] <= 2
 
 
-def test_judges_that_only_compare_are_refused(tmp_path, monkeypatch):
+class Brighter:
+    """A judge as a package would bring it: `vote` alone, scores or probabilities."""
+
+    def __init__(self, probabilities: bool = False):
+        self.settings, self.probabilities = {"probabilities": probabilities}, probabilities
+
+    def vote(self, pairs):
+        scores = np.array([[np.asarray(p.image_0).mean(), np.asarray(p.image_1).mean()] for p in pairs])
+        return (scores[:, 0] > scores[:, 1]).astype(float) if self.probabilities else scores
+
+
+def test_a_judge_of_a_package_scores_single_pictures_unless_it_only_compares(tmp_path, monkeypatch):
+    class Found(dict):
+        names = {"brighter"}
+
+    for module in (scorers, base):
+        entry = types.SimpleNamespace(load=lambda: Brighter)
+        monkeypatch.setattr(
+            module,
+            "entry_points",
+            lambda group, entry=entry: Found(brighter=entry) if group == "palate.judges" else Found(),
+        )
+    samples = draw_samples(tmp_path / "s", [10, 200, 30])
+    (scores,) = score_samples(samples, "brighter")
+    assert scores.values == pytest.approx([np.asarray(Image.open(path)).mean() for path in samples.paths])
+    assert load_scorer("brighter").version != load_scorer("brighter", probabilities=True).version
+    with pytest.raises(PalateError, match="'brighter' compares two pictures.*palate annotate"):
+        score_samples(samples, load_scorer("brighter", probabilities=True))
     for name in ("vlm", "self:runs/dpo"):
         with pytest.raises(PalateError, match="compares two pictures.*palate import samples"):
             load_scorer(name)
@@ -168,6 +201,9 @@ def test_stored_scores_of_one_version_are_compared_and_others_refused(tmp_path):
     with pytest.raises(PalateError, match="scored by different versions of clip"):
         compare(a.folder, against=b.folder, scorer="clip")
     score([b.folder], ["clip", "drift"], {"model": folders[0]})
+    with pytest.raises(PalateError, match="nothing has scored these pictures yet.*--scorer"):
+        c = draw_samples(tmp_path / "c", [1, 2, 3])
+        compare(c.folder, against=b.folder)
     result = compare(a.folder, against=b.folder)  # what scored them judges; statistics do not
     assert (result.scorer, result.others) == ("clip", ()) and result.version.startswith("1-")
 
@@ -198,3 +234,36 @@ def test_the_verb_scores_runs_and_their_base_and_takes_settings_by_scorer(tmp_pa
 def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, words):
     with pytest.raises(PalateError, match=words):
         scorer_settings(scorers, common, settings)
+
+
+SLOW = """
+import sys, time
+import numpy as np
+from palate.evaluation.samples import open_samples
+from palate.evaluation.scorers import Scorer
+from palate.evaluation.scores import score_samples
+
+def slow(images, prompts):
+    time.sleep(0.05)
+    return np.array([[np.asarray(image).mean()] for image in images])
+
+print("ready", flush=True)
+score_samples(open_samples(sys.argv[1]), Scorer("grey", "1", ("grey",), slow, batch_size=1))
+"""
+
+
+def test_a_killed_scoring_keeps_every_batch_and_goes_on(tmp_path):
+    samples = draw_samples(tmp_path / "s", range(200))
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(samples.folder)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    path = samples.folder / "scores.parquet"
+    while not path.exists() or len(read_scores(samples.folder)) < 5:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = len(read_scores(samples.folder))
+    assert 5 <= kept < 200
+    whole, seen = counting()
+    score_samples(samples, whole)
+    assert len(seen) == 200 - kept and read_scores(samples.folder)["picture"].to_pylist() == list(range(200))

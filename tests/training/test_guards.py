@@ -160,7 +160,9 @@ def test_the_exact_safeguard_reports_how_often_the_winner_would_have_risen(pipel
 
 def test_a_kept_share_of_the_residual_lies_between_the_judge_and_dedpo(voted):
     options = dict(method="dedpo", judge="bright", correction="none")
-    judge, half, whole = (prepare_rows(voted, configuration(voted, residual=share, **options)) for share in (0.0, 0.5, 1.0))
+    judge, half, whole = (
+        prepare_rows(voted, configuration(voted, residual=share, **options)) for share in (0.0, 0.5, 1.0)
+    )
     np.testing.assert_allclose(half.target, (judge.target + whole.target) / 2, atol=1e-12)
     np.testing.assert_array_equal(judge.target, judge.pseudo)
     assert (half.target != whole.target).sum() == (judge.labelled & (judge.target != whole.target)).sum() > 0

@@ -16,7 +16,8 @@ Examples:
   palate compare runs/dedpo --prompts world --scorer world --guidance 2
   palate compare runs/dedpo runs/dpo --against base
   palate compare runs/dedpo --against runs/dpo --scorer pickscore --scorer aesthetic
-  palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json"""
+  palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json
+  palate compare runs/dedpo --against runs/dpo --votes contest --judge pickscore"""
 
 
 @dataclass
@@ -33,6 +34,10 @@ class Options:
     """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    votes: Path | None = None
+    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide. Scorers only where named."""
+    judge: str | None = None
+    """With --votes: whose votes on all pairs make those of people on some of them go further; the only judge when absent."""
     group: bool = False
     """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
     out: Path | None = None
@@ -57,6 +62,12 @@ def main(argv: list[str]) -> None:
         raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
     suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
     sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
+    if options.judge and options.votes is None:
+        raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
+    if options.votes is not None:
+        _by_votes(options, suite, sampling)
+        if not options.scorer:
+            return
     comparison = compare(
         list(options.models), options.against, prompts=suite, scorer=list(options.scorer) or None, sampling=sampling,
         group=options.group,
@@ -66,3 +77,21 @@ def main(argv: list[str]) -> None:
         print(json.dumps(comparison.as_dict()))
     else:
         comparison.show()
+
+
+def _by_votes(options: Options, suite, sampling) -> None:
+    from palate.data.dataset import open_dataset
+    from palate.evaluation.compare import two_models
+    from palate.evaluation.contest import contest
+    from palate.evaluation.results import save
+
+    if len(options.models) != 1:
+        raise PalateError(f"--votes compares one model with --against, and {len(options.models)} are named.")
+    names, samples = two_models(options.models[0], options.against, suite, sampling)
+    found = contest(*samples, open_dataset(options.votes), options.judge, names)
+    out = options.out if options.out and not options.scorer else None
+    save(found, out or Path(options.models[0]) / "compare-votes.json")
+    if options.json:
+        print(json.dumps(found.as_dict()))
+    else:
+        found.show()

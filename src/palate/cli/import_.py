@@ -21,6 +21,7 @@ Formats:
   jsonl      lines of {"prompt", "image_0", "image_1", "choice"}, paths relative to the file;
              or of {"prompt", "image", "label"}, a single image that was liked (true) or not
   rankings   HPDv2 and ImageRewardDB JSON: ranked lists become all their pairs
+  samples    samples of two or more models (runs, or folders of palate sample): pairs to vote on, a contest
   trl        parquet or JSONL with prompt, chosen, rejected; or with prompt, completion (an image), label
   world      no source: pairs of pictures that palate's own small model makes, to try things on
 
@@ -29,6 +30,7 @@ Examples:
   palate import folders my-pictures --to prefs --annotator ana
   palate import rankings imagereward/test.json --to prefs
   palate import world --pairs 384 --voters biased-judge --to prefs
+  palate import samples runs/dedpo runs/dpo --to contest
 """
 
 

@@ -13,12 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from palate.data.dataset import BYTES_PER_SHARD, ROWS_PER_SHARD, PreferenceDataset
 from palate.data.images import bytes_of_pair, decode_image
-from palate.data.importers import folders, jsonl, pickapic, rankings, trl
+from palate.data.importers import folders, jsonl, pickapic, rankings, samples, trl
 from palate.data.importers.common import ImportReport, Row
 from palate.data.schema import IMAGE_COLUMNS, content_id, pair_row, vote_row
 from palate.errors import PalateError
 
-Format = Literal["pickapic", "folders", "jsonl", "rankings", "trl"]
+Format = Literal["pickapic", "folders", "jsonl", "rankings", "trl", "samples"]
 READERS = {
     "pickapic": pickapic.read,
     "folders": folders.read,
@@ -54,12 +54,19 @@ def import_pairs(
     pairs = TextColumn("{task.fields[pairs]} pairs")
     columns = (TextColumn("{task.description}"), BarColumn(), pairs, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("importing", total=len(sources), pairs="0")
+        task = bar.add_task("importing", total=1 if format == "samples" else len(sources), pairs="0")
         for number, path in enumerate(map(Path, sources)):
+            if format == "samples" and number:
+                break  # the first is read with all the others beside it
             try:
                 if not path.exists():
                     raise PalateError(f"{path}: no such file or folder.")
-                for row in _write_while_reading(READERS[format](path, report), target, report):
+                rows = (
+                    samples.read(list(map(Path, sources)), report)
+                    if format == "samples"
+                    else READERS[format](path, report)
+                )
+                for row in _write_while_reading(rows, target, report):
                     bar.update(task, completed=number + row.done, pairs=f"{report.pairs_added:,}")
             except (PalateError, OSError, UnicodeDecodeError) as error:
                 if target.failed:

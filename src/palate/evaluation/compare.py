@@ -38,15 +38,12 @@ def compare(
     """
     models = models if isinstance(models, list) else [models]
     made = [samples_of(model, prompts, sampling, device) for model in models]
-    if against == "base":
-        base_samples, base_name = base_samples_of(Path(models[0]), prompts, sampling, device), "base"
-    else:
-        base_samples, base_name = samples_of(against, prompts, sampling, device), name_of(against)
+    base_samples, base_name = _base(models[0], against, prompts, sampling, device)
     for samples in made:
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
     paths = [base_samples.folder, *map(Path, models)]
-    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or ["world"]
+    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
     learned = [trained_on_by_samples(samples) for samples in everyone]
     changes = [drift(samples) for samples in everyone]
@@ -70,6 +67,23 @@ def compare(
         sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
     headline = next((section for section in sections if not section.trained_on), sections[0])
     return replace(headline, others=tuple(section for section in sections if section is not headline))
+
+
+def two_models(
+    model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None
+) -> tuple[tuple[str, str], tuple[Samples, Samples]]:
+    """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare` does."""
+    samples = samples_of(model, prompts, sampling)
+    base, base_name = _base(model, against, prompts, sampling, None)
+    _require_pairs(samples, base)
+    names = _distinct([name_of(model), base_name], [model, base.folder])
+    return (names[0], names[1]), (samples, base)
+
+
+def _base(model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None):
+    if against == "base":
+        return base_samples_of(Path(model), prompts, sampling, device), "base"
+    return samples_of(against, prompts, sampling, device), name_of(against)
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
@@ -108,6 +122,16 @@ def _against(
 
 def _run_of(model: str | Path, samples: Samples) -> Path:
     return Path(model) if (Path(model) / "config.yaml").is_file() else Path(samples.settings.get("model", ""))
+
+
+def _default(samples: Samples) -> list[str]:
+    """The world's truth for the world's prompts. PalateError for others: what is good must be said."""
+    from palate.world.pictures import PROMPTS
+
+    if set(samples.prompts) <= set(PROMPTS):
+        return ["world"]
+    raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer brightness, say), or let a "
+                      f"reward model score them first: palate score {samples.folder} --scorer pickscore.")  # fmt: skip
 
 
 def _distinct(names: list[str], paths: list) -> list[str]:

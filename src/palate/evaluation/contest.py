@@ -1,0 +1,218 @@
+"""Who wins by votes: people's on some pairs of pictures, a judge's on all, and both together without the judge's bias."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from palate.data.dataset import PreferenceDataset
+from palate.data.identity import image_ids
+from palate.errors import PalateError
+from palate.evaluation.provenance import trained_on_by_samples
+from palate.evaluation.results import plain
+from palate.evaluation.samples import Samples
+from palate.evaluation.winrate import binomial_interval
+from palate.judges.base import SELF
+from palate.targets import collect_labels
+
+
+@dataclass(frozen=True)
+class VoteRate:
+    """How often a wins by votes, a tie as half, with an interval clustered by prompt."""
+
+    rate: float
+    low: float  # NaN where the votes are of one prompt
+    high: float
+    n: int  # pairs with a vote
+    wins: int  # pairs on which the mean vote is for a
+    ties: int
+    losses: int
+    prompts: int  # with a vote
+    power: float = 0.0  # of the judge: 0 these votes alone
+    confidence: float = 0.95
+
+    @property
+    def winner(self) -> str | None:
+        """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
+        return "a" if self.low > 0.5 else "b" if self.high < 0.5 else None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Two models by the votes of a dataset on pairs of their pictures."""
+
+    a: str
+    b: str
+    dataset: Path
+    pairs: int  # of pictures of both
+    prompts: int
+    other_pairs: int  # in the dataset, but of other pictures
+    human: VoteRate
+    judge: str | None
+    judge_used_in_training: bool
+    judged: VoteRate | None  # the judge's choices alone
+    powered: VoteRate | None  # people's and the judge's together
+    propensities: bool  # known, or taken to be the labelled share
+
+    @property
+    def headline(self) -> VoteRate:
+        return self.powered or self.human
+
+    def show(self) -> None:
+        """Print the three rates, and in words what follows."""
+        print("\n".join(_lines(self)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON can hold them."""
+        return plain(asdict(self) | {"winner": {"a": self.a, "b": self.b, None: None}[self.headline.winner]})
+
+
+def contest(
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
+) -> Contest:
+    """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their content.
+
+    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError where no pair is
+    of these two models, no person voted on one, and for a judge that is not there or one of several.
+    """
+    table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
+    sides = _sides(a, b, dataset, table["pair_id"].to_pylist(), table["prompt"].to_pylist())
+    mine = np.flatnonzero(~np.isnan(sides))
+    if not len(mine):
+        raise PalateError(f"{dataset.path}: no pair of pictures of {a.folder} and {b.folder}. Make them: palate import samples "
+                          f"{a.folder} {b.folder} --to {dataset.path}.")  # fmt: skip
+    ids, prompts = (np.array(table[name].to_pylist(), dtype=object)[mine] for name in ("pair_id", "prompt"))
+    known = np.array([np.nan if p is None else p for p in table["propensity"].to_pylist()])[mine]
+    votes = dataset.votes()
+    judge = judge or _only_judge(dataset, votes, set(ids))
+    labels = collect_labels(list(ids), votes, judge=judge, propensity=known)
+    if not labels.labelled.any():
+        raise PalateError(f"{dataset.path}: no person voted on a pair of these two models. Let people vote: palate label {dataset.path}.")  # fmt: skip
+    first = sides[mine] == 0
+    human, g = (np.where(first, x, 1 - x) for x in (labels.human, labels.judge))
+    judged = powered = None
+    if judge:
+        hard = collect_labels(list(ids), votes, judge=judge, hard=True).judge
+        judged = vote_rate(np.where(first, hard, 1 - hard), prompts)
+        powered = vote_rate(human, prompts, labels.propensity, judge=g)
+    used = _used_in_training(judge, dataset, a, b)
+    return Contest(*names, dataset.path, len(mine), len(set(prompts)), len(sides) - len(mine), vote_rate(human, prompts, labels.propensity),
+                   judge, used, judged, powered, bool(~np.isnan(known[labels.labelled]).any()))  # fmt: skip
+
+
+def vote_rate(
+    votes: np.ndarray, prompt_ids: Sequence, propensity: np.ndarray | None = None, *, judge: np.ndarray | None = None,
+    power: float | Literal["tuned"] = "tuned", confidence: float = 0.95,
+) -> VoteRate:  # fmt: skip
+    """The mean vote over all N pairs from votes on some of them, [N] in [0, 1], NaN where there is none.
+
+    propensity [N]: the probability with which a pair was chosen to be voted on; equal ones where absent. judge [N]: a
+    judge's probabilities, which may be wrong in any way; NaN counts as 1/2. With weights w = 1/propensity on voted pairs
+
+        rate = power * mean(judge) + weighted mean over the voted pairs of (vote - power * judge)
+
+    which has the mean vote of all pairs as its expectation up to the weights' normalisation, whatever the judge says. The
+    tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of `palate.targets.dedpo`;
+    with equal propensities and one pair per prompt this is `powered_mean` at lambda = kappa * N_unlabelled / N.
+
+    The variance is that of the sums of influences by prompt, because pictures of one prompt go together, with
+    Student's quantile for the prompts that have votes. Where all votes are equal the exact binomial interval with such a
+    prompt as a trial is given. Raises PalateError without a vote, for a propensity outside (0, 1] and unequal lengths.
+    """
+    y = np.asarray(votes, dtype=np.float64)
+    g = np.full(len(y), 0.5) if judge is None else np.where(np.isnan(judge), 0.5, np.asarray(judge, dtype=np.float64))
+    pi = np.ones(len(y)) if propensity is None else np.asarray(propensity, dtype=np.float64)
+    if not len(y) == len(g) == len(pi) == len(prompt_ids):
+        raise PalateError(f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be as many.")  # fmt: skip
+    voted = ~np.isnan(y)
+    if not voted.any():
+        raise PalateError("a win rate by votes needs at least one vote.")
+    if not ((pi[voted] > 0) & (pi[voted] <= 1)).all():
+        raise PalateError(
+            "a propensity of a voted pair is outside (0, 1]. It is the probability to be shown to people."
+        )
+    w = np.where(voted, 1 / np.where(voted, pi, 1.0), 0.0)
+    w /= w.sum()
+    y = np.where(voted, y, 0.0)
+    _, prompt = np.unique(np.asarray(prompt_ids).astype(str), return_inverse=True)
+    own = np.bincount(prompt, weights=w * (y - w @ y))  # influences by prompt at power 0 …
+    change = np.bincount(prompt, weights=(g - g.mean()) / len(g) - w * (g - w @ g))  # … and per unit of power
+    if power == "tuned":
+        power = float(np.clip(-(own @ change) / (change @ change), 0, 1)) if change @ change > 1e-24 else 0.0
+    rate = float(np.clip(power * g.mean() + w @ (y - power * g), 0, 1))
+    clusters = len(set(prompt[voted]))
+    low = high = float("nan")
+    if clusters > 1 and np.ptp(y[voted]) == 0 and power == 0:
+        low, high = binomial_interval(rate, clusters, confidence)
+    elif clusters > 1:
+        error = np.sqrt(clusters / (clusters - 1) * np.square(own + power * change).sum())
+        reach = float(stats.t.ppf((1 + confidence) / 2, clusters - 1) * error)
+        low, high = max(0.0, rate - reach), min(1.0, rate + reach)
+    wins, losses = int((y[voted] > 0.5).sum()), int((y[voted] < 0.5).sum())
+    n = int(voted.sum())
+    return VoteRate(rate, low, high, n, wins, n - wins - losses, losses, clusters, float(power), confidence)
+
+
+def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], prompts: list[str]) -> np.ndarray:
+    """Per pair the side on which a's picture is, [N]: 0 or 1, NaN where the pair is of other pictures."""
+    known = image_ids(dataset)
+    of_a, of_b = ({*zip(s.prompts, s.contents, strict=True)} for s in (a, b))
+    side = np.full(len(ids), np.nan)
+    for k, (pair_id, prompt) in enumerate(zip(ids, prompts, strict=True)):
+        zero, one = ((prompt, known.get((pair_id, s))) for s in (0, 1))
+        if zero in of_a and one in of_b:
+            side[k] = 0
+        elif one in of_a and zero in of_b:
+            side[k] = 1
+    return side
+
+
+def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool:
+    """Whether one of the models was trained on this judge's votes, or is the judge itself."""
+    entries = [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == judge]
+    names = {judge} | {entry.get("judge") for entry in entries}
+    models = {Path(s.settings["model"]).resolve() for s in (a, b)}
+    itself = any(name and name.startswith(SELF) and Path(name.removeprefix(SELF)).resolve() in models for name in names)
+    return itself or bool(names & (trained_on_by_samples(a) | trained_on_by_samples(b)))
+
+
+def _only_judge(dataset: PreferenceDataset, votes, ids: set[str]) -> str | None:
+    rows = votes.select(["pair_id", "annotator_id", "source"]).to_pylist()
+    judges = sorted({row["annotator_id"] for row in rows if row["source"] == "judge" and row["pair_id"] in ids})
+    if len(judges) > 1:
+        raise PalateError(
+            f"{dataset.path}: several judges voted ({', '.join(judges)}). Choose one: --judge {judges[0]}."
+        )
+    return judges[0] if judges else None
+
+
+def _lines(found: Contest) -> list[str]:
+    out = [f"contest of {found.a} and {found.b} · {found.pairs:,} pairs on {found.prompts:,} prompts, {found.human.n:,} with votes of people"]  # fmt: skip
+    rows = {"votes of people alone": found.human}
+    if found.judge:
+        mark = ", used in training: no evidence" if found.judge_used_in_training else ""
+        rows |= {
+            f"judge {found.judge} alone{mark}": found.judged,
+            f"both, power {found.powered.power:.2f}": found.powered,
+        }
+    width = max(map(len, rows))
+    for name, rate in rows.items():
+        out.append(
+            f"  {name:<{width}}  wins {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]  n {rate.n:,}, ties {rate.ties:,}"
+        )
+    if found.other_pairs:
+        out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
+    if not found.propensities and found.human.n < found.pairs:
+        out.append("  no propensities are stored: the pairs that people saw are taken as drawn at random")
+    best = found.headline
+    by = "votes of people" + (
+        " and the judge together" if best.power else ", the judge adding nothing" if found.judge else ""
+    )
+    told = f"{found.a} wins {100 * best.rate:.0f} % against {found.b} by {by}"
+    if np.isnan(best.low):
+        return [*out, f"No winner: {told}, and votes on a single prompt give no interval."]
+    told += f" (95 % interval {100 * best.low:.0f} % to {100 * best.high:.0f} %)"
+    return [*out, f"{told}." if best.winner else f"No winner: {told}, and the interval includes one half."]
