@@ -114,9 +114,11 @@ def correct_judge(
     vote; a pair counts as judged where any of them voted, and a missing vote is a logit of 0. differences [N, K]:
     statistics of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings
     along directions without a name. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs
-    of one group (prompt) are held out together. Unlabelled pairs get the mean logit of the fold models. The ridge
-    strength is chosen inside each training part, so that a pair's own vote has no way into its probability. Raises
-    PalateError for fewer than 10 usable human votes, votes of a single group, or values that are out of range.
+    of one group (prompt) are held out together, and every pair, labelled or not, is judged by the model of its fold: were
+    unlabelled ones judged by the mean of all models, which saw votes of their prompts, DeDPO would subtract another judge
+    than it added. The ridge strength is chosen inside each training part, so that a pair's own vote has no way into its
+    probability. Raises PalateError for fewer than 10 usable human votes, votes of a single group, or values that are out
+    of range.
     """
     judge, human = np.asarray(judge, dtype=np.float64), np.asarray(human, dtype=np.float64)
     judge = judge.reshape(len(judge), -1)  # [N, J]
@@ -137,17 +139,16 @@ def correct_judge(
     features = np.column_stack([named, _standardise(directions, judged, together=True)])
     shapes = _shapes(named.shape[1], directions.shape[1])
     x, y = features[usable], human[usable]
-    group = usable if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1][usable]
+    every_group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    group = every_group[usable]
     fold = _folds(group, folds, seed)
+    place = _places(every_group, group, fold, seed)
 
-    logits = np.where(judged, 0.0, np.nan)  # [N]
-    held_out = np.empty(len(usable))
+    logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
-        seen = fold != k
+        seen, here = fold != k, judged & (place == k)
         weight = _fit(x[seen], y[seen], _choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
-        logits += features @ weight / (fold.max() + 1)
-        held_out[~seen] = x[~seen] @ weight
-    logits[usable] = held_out
+        logits[here] = features[here] @ weight
 
     ridge = _choose_ridge(x, y, group, shapes, folds, seed + 1)
     weight = _fit(x, y, ridge)
@@ -159,7 +160,7 @@ def correct_judge(
         errors=dict(zip(labels, np.sqrt(np.diag(covariance))[: len(labels)].tolist(), strict=True)),
         ridge=float(ridge[0]),
         before=agreement(together[usable], y),
-        after=agreement(expit(held_out), y),
+        after=agreement(expit(logits[usable]), y),
         judges=own,
         directions=directions.shape[1],
         chance=_chance(weight[len(labels) :], covariance[len(labels) :, len(labels) :]),
@@ -273,6 +274,15 @@ def _folds(group: np.ndarray, folds: int, seed: int) -> np.ndarray:
         )
     order = np.random.default_rng(seed).permutation(len(unique))
     return order[inverse] % min(max(folds, 2), len(unique))
+
+
+def _places(every_group: np.ndarray, group: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of every pair [N]: that of its group; groups without a labelled pair are dealt out in random order."""
+    of_group = np.full(every_group.max() + 1, -1)
+    of_group[group] = fold
+    free = np.flatnonzero(of_group < 0)
+    of_group[free] = np.random.default_rng(seed).permutation(len(free)) % (fold.max() + 1)
+    return of_group[every_group]
 
 
 def _choose_ridge(

@@ -22,8 +22,8 @@ from palate.training.cache import encode_pairs
 from palate.training.checks import SELF
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config
 from palate.training.implicit import load_implicit_reward
+from palate.training.labels import folds_of
 from palate.training.rows import pairs_of_two
-from palate.training.votes_used import votes_used
 
 FOLDER = "self-judge"  # in a run, with one fold run each
 
@@ -31,13 +31,14 @@ FOLDER = "self-judge"  # in a run, with one fold run each
 def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> np.ndarray | None:
     """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is another.
 
-    A pair is judged by the mean logit of the models that did not see its human vote: that of its fold, or all of them.
-    The logits are kept beneath the run's folder.
+    Every pair, labelled or not, is judged by the model of its prompt's fold, so that DeDPO subtracts the judge that it
+    added. The logits are kept beneath the run's folder.
     """
     if config.judge != SELF or config.self_judge != "cross-fitted":
         return None
     folds = trained_folds(config, train)
-    pair_ids = pairs_of_two(dataset)["pair_id"].to_pylist()
+    pairs = pairs_of_two(dataset)
+    pair_ids = pairs["pair_id"].to_pylist()
     path = Path(config.output_dir) / FOLDER / "votes.parquet"
     if not path.exists() or pq.read_table(path, columns=["pair_id"])["pair_id"].to_pylist() != pair_ids:
         logits = _logits(dataset, config, folds)
@@ -46,8 +47,8 @@ def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: C
             pq.write_table(pa.table({"pair_id": pair_ids} | columns), temporary)
     table = pq.read_table(path)
     logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(len(folds))])
-    seen = seen_by([votes_used(fold) for fold in folds], pair_ids)
-    return expit(np.nan_to_num(mean_of_unseen(logits, seen)))
+    own = folds_of(pairs["prompt"].to_pylist(), len(folds), config.seed)
+    return expit(logits[own, np.arange(len(own))])
 
 
 def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
