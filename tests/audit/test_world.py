@@ -1,19 +1,25 @@
 """On a world whose truth is known the audit finds the biased judge, the person of the opposite taste and the wrong votes."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from io import StringIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audit.drawn_world import LABELLED, PAIRS, VOTED_AGAIN, with_votes, world_votes
+from rich.console import Console
 from scipy.stats import rankdata
 
 from palate.audit.evidence import read_evidence
 from palate.audit.findings import audit
 from palate.audit.judges import audit_judges, calibration_curve, favours
 from palate.audit.minority import flip_probabilities, predicted_votes, read_metric
+from palate.audit.page import render
 from palate.audit.reliability import dawid_skene_estimates
+from palate.audit.terminal import print_findings
+from palate.data.known import write_known_votes
 from palate.errors import PalateError
 from palate.judges.correction import agreement
 from palate.judges.embeddings import FILE, EmbeddingStore
@@ -99,6 +105,27 @@ def test_self_agreement_is_that_of_the_repeats(findings, shown):
     again = {person.name: person.again for person in findings.people.persons}
     assert again["hesitant"].n == VOTED_AGAIN and again["majority"] is None
     assert findings.people.again == again["hesitant"] and 0.6 < again["hesitant"].value < 1
+
+
+def test_right_answers_on_control_pairs_are_counted_and_change_nothing_else(tmp_path, unvoted, shown):
+    dataset = with_votes(unvoted, tmp_path / "controls", world_votes("majority", shown, np.arange(60)))
+    before = audit(dataset)
+    told = ["0"] * 8 + ["1", "tie", "skip"]
+    write_known_votes(dataset.path, [
+        {"vote_id": f"k{i}", "pair_id": f"control {i}", "annotator_id": "majority", "choice": choice, "answer": "0", "order_shown": "01",
+         "seconds": 1.0, "instruction_version": "1", "created_at": datetime.now(UTC)} for i, choice in enumerate(told)
+    ])  # fmt: skip
+    (person,) = audit(dataset).people.persons
+    assert (
+        person.known.value == pytest.approx(0.8)
+        and person.known.n == 10
+        and person.known.low < 0.8 < person.known.high < 1
+    )
+    assert replace(person, known=None) == before.people.persons[0]
+    printed = Console(width=100, file=StringIO())
+    print_findings(audit(dataset), printed)
+    assert "right of 10 pairs with a known answer" in printed.file.getvalue()
+    assert "known answers" in render(audit(dataset))
 
 
 def test_of_people_left_out_nothing_is_said(world):

@@ -13,6 +13,7 @@ from palate.audit.minority import Suspect, flip_probabilities, predicted_votes, 
 from palate.audit.people import People, audit_people
 from palate.audit.planning import Recommendation, Step, leading, plan, recommend
 from palate.data.dataset import PreferenceDataset
+from palate.data.known import read_known_votes
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def audit(
     """
     evidence = read_evidence(dataset, human_annotators, human_votes, seed)
     metric = None if run is None else read_metric(run, evidence.ids)
-    people = audit_people(evidence, seed)
+    people = audit_people(evidence, read_known_votes(dataset.path), seed)
     followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
     judges, _ = audit_judges(followed, seed)
     reliability = {person.name: person.dawid_skene for person in people.persons}

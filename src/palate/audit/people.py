@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from palate.audit.agreement import agreement_with_others, alpha_estimate, first_share, self_agreement
 from palate.audit.evidence import Evidence
-from palate.audit.intervals import Estimate
+from palate.audit.intervals import Estimate, share_estimate
 from palate.audit.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
 
 
@@ -23,6 +24,7 @@ class Person:
     dawid_skene: Estimate | None  # reliability: says which image is better
     bradley_terry: Estimate | None  # reliability: follows the common utility on a typical pair
     first: Estimate | None  # share of votes for the image shown first
+    known: Estimate | None = None  # right answers on control pairs, whose answer is known
 
     @property
     def opposed(self) -> bool:
@@ -49,8 +51,9 @@ class People:
         return tuple(person.name for person in self.persons if not person.opposed)
 
 
-def audit_people(evidence: Evidence, seed: int = 0) -> People:
-    """Everything that human votes tell about each other."""
+def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 0) -> People:
+    """Everything that human votes tell about each other, and votes on control pairs (`read_known_votes`) about their
+    voters."""
     votes, group = evidence.human, evidence.group
     _, shared = shared_votes(votes, len(group))
     agrees = agreement_with_others(votes, group)
@@ -62,12 +65,19 @@ def audit_people(evidence: Evidence, seed: int = 0) -> People:
         persons.append(
             Person(
                 name, len(own), int((own.value == 0.5).sum()), int(shared[k]), agrees[name], again_each[name],
-                dawid_skene[name], bradley_terry[name], first_share(own, group),
+                dawid_skene[name], bradley_terry[name], first_share(own, group), _right(known, name),
             )
         )  # fmt: skip
     persons.sort(key=lambda person: (-person.votes, person.name))
     notes = _what_cannot_be_said(votes.names, shared, again, votes.side)
     return People(persons, alpha_estimate(votes, group, seed), again, first_share(votes, group), notes)
+
+
+def _right(known: pa.Table | None, name: str) -> Estimate | None:
+    """Share of right answers of one person; a tie is wrong, a skip is no answer."""
+    rows = [] if known is None else known.to_pylist()
+    right = [row["choice"] == row["answer"] for row in rows if row["annotator_id"] == name and row["choice"] != "skip"]
+    return share_estimate(np.array(right, float), np.arange(len(right))) if right else None
 
 
 def _what_cannot_be_said(

@@ -86,9 +86,16 @@ def _people(findings: Findings, width: int) -> Table:
         table.add_row(name, *_fitted(cells, width))
     if len(people.persons) > _PEOPLE_SHOWN:
         table.add_row(f"{len(people.persons) - _PEOPLE_SHOWN:,} more")
+    told = []
     if people.alpha:
-        table.caption = escape(f"Krippendorff's alpha {number(people.alpha)} on {people.alpha.n:,} shared pairs")
-        table.caption_justify = "left"
+        told.append(f"Krippendorff's alpha {number(people.alpha)} on {people.alpha.n:,} shared pairs")
+    told += [
+        f"{p.name}: {percent(p.known)} right of {p.known.n:,} pairs with a known answer"
+        for p in people.persons[:_PEOPLE_SHOWN]
+        if p.known
+    ]
+    if told:
+        table.caption, table.caption_justify = escape("\n".join(told)), "left"
     return table
 
 
