@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import yaml
@@ -78,7 +79,12 @@ def test_options_win_over_the_file_and_dry_run_trains_nothing(pipeline_folder, d
 def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(pipeline_folder, dataset, tmp_path):
     config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=100_000)
     command = [sys.executable, "-c", "from palate.cli import main; main()", "train", str(config)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    answering = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs ignore it, and hand that down
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=answering
+    )
     deadline = time.monotonic() + 120
     while (
         not (tmp_path / "run" / "checkpoints" / "step-000002").exists()
@@ -88,7 +94,7 @@ def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(p
         time.sleep(0.02)
     try:
         child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=180)  # a second or two, unless the machine is overloaded
+        _, errors = child.communicate(timeout=60)
     finally:
         child.kill()
     assert child.returncode == 130 and "Traceback" not in errors and "interrupted" in errors
