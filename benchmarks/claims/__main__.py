@@ -34,6 +34,8 @@ class Options:
 
     questions: tuple[str, ...] = ()
     """Which ones; all when absent."""
+    only: tuple[str, ...] = ()
+    """Only the conditions of these names."""
     seeds: int = 5
     """Repetitions: other pairs, other votes, other training."""
     workers: int = 2
@@ -58,6 +60,8 @@ def main(options: Options) -> None:
     chosen = {
         name: conditions for name, conditions in asked.items() if not options.questions or name in options.questions
     }
+    if options.only:
+        chosen = {name: [c for c in conditions if c.name in options.only] for name, conditions in chosen.items()}
     seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
     out = options.folder / "evidence" if options.quick else COMMITTED
     if not options.tell:

@@ -17,7 +17,7 @@ AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that belie
 
 COMMON = {
     "pretrained_model_name_or_path": "world", "human_annotators": PEOPLE, "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
-    "train_batch_size": 24, "max_train_steps": 120, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
+    "train_batch_size": 12, "max_train_steps": 240, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
 }  # fmt: skip
 
 
@@ -101,9 +101,9 @@ def hesitant() -> list[Condition]:
 
 
 def allocation() -> list[Condition]:
-    """How many of a batch of 24 have a human vote, and batches drawn from all pairs alike."""
+    """How many of a batch of 12 have a human vote, and batches drawn from all pairs alike."""
     base = with_judge(FRACTIONS["12"], "biased-judge")["corrected-dedpo"]
-    out = [Condition(f"labelled-{count}-of-24", base | {"labelled_per_batch": count}) for count in (4, 20)]
+    out = [Condition(f"labelled-{count}-of-12", base | {"labelled_per_batch": count}) for count in (2, 10)]
     return [
         *out,
         Condition("corrected-dedpo-12/biased-judge", base),
@@ -182,7 +182,7 @@ def together() -> list[Condition]:
 
 
 def scaling() -> list[Condition]:
-    """192 pairs with human votes, and a growing pool that the biased judge voted on."""
+    """96 pairs with human votes, and a growing pool that the biased judge voted on."""
     out = [Condition("human-12", few(FEW, "dpo"))]
     for pairs in POOLS:
         ways = with_judge(FEW, "biased-judge")
@@ -195,7 +195,7 @@ def scaling() -> list[Condition]:
 def every_method() -> list[Condition]:
     """The remaining methods, all of them on every human vote."""
     names = ("alpha-dpo", "amapo", "cdpo", "dmpo", "dpo-sft", "dspo-sdxl", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "mapo", "rn-dpo", "sft", "sudo")  # fmt: skip
-    extra = {"kto": {"train_batch_size": 48, "share_reference": False}} | {
+    extra = {"kto": {"train_batch_size": 24, "share_reference": False}} | {
         name: {"share_reference": False} for name in ("dspo-sdxl", "mapo", "sft", "sudo", "rn-dpo")
     }
     made = [Condition(f"method-{name}", {"method": name, **extra.get(name, {})}) for name in names]

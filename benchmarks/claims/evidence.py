@@ -53,7 +53,7 @@ A **seed** is a repetition of everything: other pairs, other votes, another labe
 samples better than the base's. Brackets are 95 % intervals over seeds (Student); "against" columns are paired by seed. The true utility of every
 picture is in [`results/pictures.parquet`](../benchmarks/claims/results/pictures.parquet), each run's settings and readings in
 [`results/runs.jsonl`](../benchmarks/claims/results/runs.jsonl). Made by commit{"s" if len(commits) > 1 else ""} {", ".join(commits)}.
-Unless said otherwise: 1,536 pairs, 120 steps of 24 pairs, beta 2000, learning rate 2e-5, full fine-tuning."""
+Unless said otherwise: 768 pairs, 240 steps of 12 pairs, beta 2000, learning rate 2e-5, full fine-tuning."""
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -223,13 +223,13 @@ def tell_together(results: Results, there: list[str], folder: Path) -> str:
 def tell_scaling(results: Results, there: list[str], folder: Path) -> str:
     figure = figures.pools(results, folder / "evidence-scaling.png")
     text = ""
-    if results.of("mix-pool-3072"):
+    if results.of("mix-pool-1536"):
         last = {
-            way: difference(results.gain(f"{way}-pool-3072"), results.gain(f"{way}-pool-384"))
+            way: difference(results.gain(f"{way}-pool-1536"), results.gain(f"{way}-pool-192"))
             for way in ("mix", "dedpo", "corrected-dedpo")
         }
         text = (
-            "**From 384 to 3,072 judged pairs beside 192 human votes the gain changes by "
+            "**From 192 to 1,536 judged pairs beside 96 human votes the gain changes by "
             + ", ".join(f"{gap.text()} ({way})" for way, gap in last.items())
             + ".**\n\n"
         )

@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.claims.conditions import POOLS
 from benchmarks.claims.estimates import Estimate, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.world import FLIPS, PAIRS
@@ -84,10 +85,10 @@ def flips(results: Results, path: Path) -> Path:
 
 
 def pools(results: Results, path: Path) -> Path:
-    """Gain over the number of judged pairs beside 192 human votes."""
+    """Gain over the number of judged pairs beside 96 human votes."""
     figure, axes = plt.subplots(figsize=SIZE)
     for way, colour in zip(("mix", "dedpo", "corrected-dedpo"), COLOURS, strict=False):
-        names = {p: f"{way}-12/biased-judge" if p == PAIRS else f"{way}-pool-{p}" for p in (384, 768, PAIRS, 2 * PAIRS)}
+        names = {p: f"{way}-12/biased-judge" if p == PAIRS else f"{way}-pool-{p}" for p in POOLS}
         there = [p for p, name in names.items() if results.of(name)]
         found = [estimate(results.gain(names[p])) for p in there]
         axes.errorbar(
@@ -99,7 +100,7 @@ def pools(results: Results, path: Path) -> Path:
             color=COLOURS[5],
             linewidth=1,
             linestyle="--",
-            label="192 human votes alone",
+            label="96 human votes alone",
         )
     axes.set(xscale="log", xlabel="judged pairs", ylabel="gain in true utility")
     axes.legend(frameon=False)

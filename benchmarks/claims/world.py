@@ -17,10 +17,10 @@ from palate.world.dataset import make_dataset, measure_pairs
 from palate.world.measure import Measurement
 from palate.world.voters import VOTERS, Voter, true_utility
 
-PAIRS = 1536
+PAIRS = 768
 FLIPS = (10, 20, 30, 40)  # per cent of the votes turned around
 MINORITY = 30  # per cent of the pairs voted on by people of the opposite taste in composition
-FEW = 192  # pairs with a human vote in the question of all together
+FEW = 96  # pairs with a human vote in the question of all together
 NOISE = (
     0.55  # of the good judge's utilities; it then agrees with about 80 % of the votes, as the DeDPO paper's best judge
 )
