@@ -168,7 +168,7 @@ def test_two_people_at_once_get_different_pairs_and_finish_the_work(server, unla
     assert {vote["rater"] for vote in votes} == {"ana", "bo"}
     overview = visit(server.links["overview"])
     overview.wait_for_selector("#people tr:nth-child(2)")
-    assert "All 30 pairs have a vote" in overview.text_content("#answer")
+    assert "All 30 pairs are answered" in overview.text_content("#answer")
     assert {overview.text_content(f"#people tr:nth-child({n}) th") for n in (1, 2)} == {"ana", "bo"}
 
 

@@ -98,7 +98,7 @@ def test_a_server_prints_its_links_keeps_secrets_out_of_what_follows_and_ends_in
     server.kill(signal.SIGINT)
     assert server.process.returncode == 0
     after = server.log.read_text()[len(printed) :]
-    assert after.strip() == f"label: 1 of 30 pairs have a vote. Next: palate votes export {unlabelled.path}"
+    assert after.strip() == f"label: 1 of 30 pairs are answered. Next: palate votes export {unlabelled.path}"
 
 
 def test_a_second_start_goes_on_with_the_same_links(unlabelled, tmp_path):

@@ -198,6 +198,6 @@ def _farewell(engine: sa.Engine, data: PreferenceDataset) -> None:
         print(f"palate: {error}", file=sys.stderr)
         return
     print(
-        f"\nlabel: {done['answered']:,} of {done['pairs']:,} pairs have a vote. Next: palate votes export {data.path}",
+        f"\nlabel: {done['answered']:,} of {done['pairs']:,} pairs are answered. Next: palate votes export {data.path}",
         flush=True,
     )

@@ -18,12 +18,14 @@ async function update() {
   setTimeout(update, 4000);
 }
 
+const minutes = (count) => (count < 1.5 ? "a minute" : `${Math.round(count)} minutes`);
+
 function show(told) {
   const left = told.pairs - told.answered;
-  const pace = told.a_minute > 0 && left > 0 ? `, about ${Math.max(1, Math.round(left / told.a_minute))} more minutes at this pace` : "";
+  const pace = told.a_minute > 0 && left > 0 ? `, about ${minutes(left / told.a_minute)} more at this pace` : "";
   at("answer").textContent = left > 0
-    ? `${told.answered.toLocaleString()} of ${told.pairs.toLocaleString()} pairs have a vote${pace}.`
-    : `All ${told.pairs.toLocaleString()} pairs have a vote.`;
+    ? `${told.answered.toLocaleString()} of ${told.pairs.toLocaleString()} pairs are answered${pace}.`
+    : `All ${told.pairs.toLocaleString()} pairs are answered.`;
   at("bar").max = told.pairs;
   at("bar").value = told.answered;
   at("agreement").textContent = [
