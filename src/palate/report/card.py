@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
@@ -16,7 +17,7 @@ from palate.report.numbers import with_interval
 from palate.report.page import contest_rates, rate_places, rate_text
 from palate.report.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.report.public import public, public_command
-from palate.report.words import and_, shortened
+from palate.report.words import and_, contest_words, shortened, summary
 from palate.training.config import TrainConfig, load_config
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -52,7 +53,7 @@ def card_of(page: Page, name: str, run: Path) -> str:
     It names no person who voted, no place on this machine, and no secret.
     """
     config = load_config(run / "config.yaml")
-    sections = [_of(name, section) for section in [page.headline, *page.others]]
+    sections = sorted((_of(name, one) for one in [page.headline, *page.others]), key=lambda one: bool(one.trained_on))
     contests = [found for found in page.contests if name in (found.a, found.b)]
     license_, remark = license_of(config)
     data = ModelCardData(
@@ -70,8 +71,10 @@ def card_of(page: Page, name: str, run: Path) -> str:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     row = next(row for row in page.rows if row.name == name)
+    first = sections[0]
+    told = [summary(first.base, first.rows, None, first.trained_on, first.scorer), *map(contest_words, contests)]
     body = environment.get_template("card.md.j2").render(
-        page=page, row=row, sections=sections, contests=contests, remark=remark, base=_base_words(config),
+        page=page, row=row, answer=" ".join(told), sections=sections, contests=contests, remark=remark, base=_base_words(config),
         kind="classifier" if config.trains == "classifier" else "lora" if (run / "model" / "pytorch_lora_weights.safetensors").is_file() else "unet",
         annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
         places=_places, contest_rates=contest_rates, command=public_command(row.command), page_command=public_command(page.command), and_=and_,
@@ -111,9 +114,10 @@ def license_of(config: TrainConfig) -> tuple[dict[str, str], str]:
 
 
 def _of(name: str, section: Section) -> Section:
-    """The section with the rows about this model: its own, and the training seeds that it is one of."""
+    """The section with the rows about this model alone: its own, and the training seeds that it is one of."""
     rows = [row for row in section.rows if row.name == name or name in row.members]
-    return Section(section.scorer, section.version, section.base, rows, section.trained_on)
+    about = {section.base.name}.union(*({row.name, *row.members} for row in rows))
+    return replace(section, rows=rows, trained_on=tuple(one for one in section.trained_on if one in about))
 
 
 def _results(page: Page, sections: list[Section], contests: list) -> list[EvalResult]:
@@ -123,7 +127,7 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
     out = []
     for section in sections:
         for row in section.rows:
-            if row.win is None or section.trained_on:
+            if row.win is None or section.trained_on or section.statistic:
                 continue
             who = f"{row.name} over {section.base.name}" if row.members else f"over {section.base.name}"
             name = f"win rate {who} by {section.scorer}"

@@ -18,7 +18,7 @@ from palate.files import write_text
 from palate.report.numbers import Interval, decimals, with_interval
 from palate.report.parts import Page, Picture, Row, Section, Source, verdict
 from palate.report.plots import COLOURS, curve_panels
-from palate.report.words import and_, shortened
+from palate.report.words import and_, contest_words, shortened
 
 if TYPE_CHECKING:
     from palate.evaluation.contest import Contest, VoteRate
@@ -78,6 +78,7 @@ def render(page: Page) -> str:
         training=_training(page.rows),
         rate_text=rate_text,
         contest_rates=contest_rates,
+        contest_words=contest_words,
         agreement_text=_column([source.agreement for source in page.sources], most=2),
         with_interval=with_interval,
         shortened=shortened,

@@ -55,6 +55,7 @@ class Section:
     base: Row
     rows: list[Row]
     trained_on: tuple[str, ...] = ()  # models that learned from this scorer
+    statistic: bool = False  # it describes pictures, and more of it is not better
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Page:
     utility_name: str = "true utility"
     scorer: str = ""
     version: str = "1"  # of the scorer
+    statistic: bool = False  # the scorer describes pictures, and more of it is not better
     trained_on: tuple[str, ...] = ()  # models that learned from the scorer: then there is no headline
     others: list[Section] = field(default_factory=list)
     table: Table | None = None  # strengths, where there are three models or more
@@ -116,11 +118,15 @@ class Page:
 
     @property
     def headline(self) -> Section:
-        return Section(self.scorer or self.utility_name, self.version, self.base, self.rows, self.trained_on)
+        scorer = self.scorer or self.utility_name
+        return Section(scorer, self.version, self.base, self.rows, self.trained_on, self.statistic)
 
 
-def verdict(row: Row, base: str) -> str:
-    """What the win rate over `base` allows to be said, in a few words; "" where nothing was compared."""
+def verdict(row: Row, base: str, statistic: bool = False) -> str:
+    """What the win rate over `base` allows to be said, in a few words; "" where nothing was compared.
+
+    More of a statistic of the pictures is more, and not better.
+    """
     if row.win is None:
         return ""
     if row.no_evidence:
@@ -129,5 +135,6 @@ def verdict(row: Row, base: str) -> str:
         return "no winner: a single prompt gives no interval"
     if row.win.winner and not row.winner:
         return f"no winner: not sure among all pairs of models (Holm p {row.corrected:.2g})"
-    words = {"a": f"better than {base}", "b": f"worse than {base}", None: "no winner: the interval includes one half"}
+    more, less = ("more", "less") if statistic else ("better", "worse")
+    words = {"a": f"{more} than {base}", "b": f"{less} than {base}", None: "no winner: the interval includes one half"}
     return words[row.winner]

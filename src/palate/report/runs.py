@@ -7,7 +7,7 @@ from pathlib import Path
 
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
-from palate.evaluation.scorers import DIVERSITY
+from palate.evaluation.scorers import DIVERSITY, statistic_names
 from palate.evaluation.scores import scored_alike, stored_scores
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
@@ -18,7 +18,7 @@ from palate.report.page import write_report
 from palate.report.parts import Page, Row, Section, Source
 from palate.report.training import account_of, command_of, curves_of, is_run, training_of, versions_of
 from palate.report.votes import contests_of
-from palate.report.words import contest_words, limits, summary
+from palate.report.words import limits, summary
 
 
 def report(
@@ -49,8 +49,7 @@ def report(
         command=command or f"palate report {shlex.join(map(str, runs))}",
         pictures=pictures,
     )
-    told = " ".join([page.sentence, *map(contest_words, contests[:1])])
-    page = replace(page, sentence=told, contests=contests, labels=labels)
+    page = replace(page, contests=contests, labels=labels)
     page = replace(page, limits=[*limits(page, comparison.scorer == "world"), *missing, *lost])
     out = Path(out) if out else runs[0] / "report.html"
     write_report(page, out)
@@ -78,7 +77,7 @@ def page_of(
     told = {
         "pictures": f"{len(samples.prompts):,} per model{repetitions}, {settings['sampler']}, {settings['steps']} steps, "
         f"guidance {settings['guidance']:g}, seed {settings['seed']}",
-        "prompts": f"{len(set(samples.prompts)):,}{f' of {samples.suite}' if samples.suite else ''}, sha256 {settings['prompts']}",
+        "prompts": f"{f'{samples.suite}: ' if samples.suite else ''}{len(set(samples.prompts)):,} prompts, sha256 {settings['prompts']}",
         "scorers": ", ".join(f"{one.scorer} (version {one.version})" for one in (comparison, *comparison.others)),
         **next((versions_of(row.path) for row in comparison.rows if versions_of(row.path)), {}),
         **(facts or {}),
@@ -88,12 +87,18 @@ def page_of(
         title=title, sentence=summary(base, rows, table, headline.trained_on, comparison.scorer), base=base, rows=rows,
         prompts=[samples.prompts[i] for i in shown],
         sources=sources if sources is not None else sources_of([row.path for row in comparison.rows]),
-        judged_by=judged_by or ("the world's truth" if comparison.scorer == "world" else comparison.scorer),
+        judged_by=judged_by or _judge_words(comparison.scorer),
         facts=told, command=command, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
-        scorer=comparison.scorer, version=comparison.version, trained_on=headline.trained_on,
+        scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
         others=[_section(other, names) for other in comparison.others], table=table,
     )  # fmt: skip
+
+
+def _judge_words(scorer: str) -> str:
+    if scorer == "world":
+        return "the world's truth"
+    return f"{scorer}, a statistic of the pictures: more of it is not better" if statistic_names(scorer) else scorer
 
 
 def _section(comparison: Comparison, names: dict[str, str]) -> Section:
@@ -115,9 +120,8 @@ def _section(comparison: Comparison, names: dict[str, str]) -> Section:
             )
         )  # fmt: skip
     trained_on = tuple(names[name] for name in comparison.trained_on)
-    return Section(
-        comparison.scorer, comparison.version, Row(names[comparison.base.name], comparison.base.mean), rows, trained_on
-    )
+    base = Row(names[comparison.base.name], comparison.base.mean)
+    return Section(comparison.scorer, comparison.version, base, rows, trained_on, statistic_names(comparison.scorer))
 
 
 def _combined(group: Group, names: dict[str, str], no_evidence: bool) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from palate.report.numbers import percent
 from palate.report.parts import Page, Row, Votes
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def summary(
     else:
         best = max(better, key=lambda row: row.win.rate)
         seeds = f" with {best.win.seeds} training seeds" if best.win.seeds > 1 else ""
-        text = (f"{best.name} wins {best.win.rate:.0%} of {best.win.n:,} comparisons with {base.name}{seeds} on equal prompts and "
-                f"noise (95 % interval {best.win.low:.0%} to {best.win.high:.0%}).{_among_models(best.name, base.name, table)}")  # fmt: skip
+        text = (f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with {base.name}{seeds} on equal prompts and "
+                f"noise (95 % interval {percent(best.win.low)} to {percent(best.win.high)}).{_among_models(best.name, base.name, table)}")  # fmt: skip
     return text + (f" Worse than {base.name}: {', '.join(worse)}." if worse else "")
 
 
@@ -57,10 +58,10 @@ def contest_words(found: Contest) -> str:
     """What people said of the pictures, in a sentence."""
     rate = found.headline
     helped = f", {found.judge}'s votes helping" if rate.power else ""
-    told = f"{found.a} wins {rate.rate:.0%} against {found.b} by people's votes on {rate.n:,} pairs{helped}"
+    told = f"{found.a} wins {percent(rate.rate)} against {found.b} by people's votes on {rate.n:,} pairs{helped}"
     if math.isnan(rate.low):
         return f"No winner by people: {told}, and votes on a single prompt give no interval."
-    told += f" (95 % interval {rate.low:.0%} to {rate.high:.0%})"
+    told += f" (95 % interval {percent(rate.low)} to {percent(rate.high)})"
     return f"{told}." if rate.winner else f"No winner by people: {told}."
 
 
@@ -86,10 +87,6 @@ def limits(page: Page, world: bool) -> list[str]:
             out.append(
                 f"{and_(section.trained_on)} learned from {section.scorer}: its verdict is shown, and is no evidence."
             )
-    for row in trained:
-        changed = [f"{name} {change:+.2g}" for name, (change, low, high) in row.change.items() if low > 0 or high < 0]
-        if changed:
-            out.append(f"{row.name} changed what nobody asked for: {', '.join(changed)}.")
     return out
 
 
