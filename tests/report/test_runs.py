@@ -16,6 +16,9 @@ from palate.cli import report as report_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
+from palate.evaluation.samples import open_samples
+from palate.evaluation.scorers import Scorer
+from palate.evaluation.scores import score_samples
 from palate.report.labels import count_labels
 from palate.report.page import render
 from palate.report.parts import Votes, verdict
@@ -87,9 +90,13 @@ def test_three_models_get_strengths_and_the_answer_says_what_the_claims_allow(tm
     assert "It is not shown to be better than" in page.sentence
     assert [one.name for one in page.table.strengths][-1] == "base"
     assert [claim.winner for claim in page.table.claims if {claim.a, claim.b} == {"best", "near"}] == [None]
-    renamed = page_of(compare([best, near], scorer="brightness"), "t", "c", names={"best": "the best", "base": "before"})
+    renamed = page_of(
+        compare([best, near], scorer="brightness"), "t", "c", names={"best": "the best", "base": "before"}
+    )
     assert {one.name for one in renamed.table.strengths} == {"the best", "near", "before"}
-    assert "the best and before" in Reader(render(renamed)).text or "before and the best" in Reader(render(renamed)).text
+    assert (
+        "the best and before" in Reader(render(renamed)).text or "before and the best" in Reader(render(renamed)).text
+    )
 
 
 def test_votes_of_people_on_the_pictures_are_found_again_and_told(tmp_path, capsys):
@@ -115,6 +122,9 @@ def test_votes_of_people_on_the_pictures_are_found_again_and_told(tmp_path, caps
     assert f"left out: the dataset {dataset.path} is not there any more." in text_of(report(run, scorer="brightness"))
     named = report(run, scorer="brightness", votes=tmp_path / "moved")
     assert "votes on 24 pairs" in text_of(named)
+    (run / "compare-votes.json").write_text("[]")
+    with pytest.raises(PalateError, match="compare-votes.json: not what `palate compare --votes` writes"):
+        report(run, scorer="brightness")
     other = make_run(tmp_path / "other", base + 1, base)
     with pytest.raises(PalateError, match="no pair of pictures of"):
         report(other, scorer="brightness", votes=tmp_path / "moved")
@@ -137,6 +147,20 @@ def test_labels_are_counted_by_annotator_and_none_is_left_out(tmp_path):
     many = tuple(Votes("human", f"p{k}", 30 - k, 30 - k) for k in range(20))
     assert sum(one.votes for one in shortened(many)) == sum(one.votes for one in many)
     assert len(shortened(many)) == 12 and shortened(many)[-1].annotator == "9 more"
+
+
+def test_diversity_of_embeddings_stands_beside_the_drift_where_all_models_were_scored(tmp_path):
+    base = list(range(60, 100))
+    run = make_run(tmp_path / "run", [grey + 5 for grey in base], base)
+    spread = Scorer("diversity:clip", "1", ("diversity:clip",), lambda images, _: np.array([[np.asarray(i).mean() / 100] for i in images]))  # fmt: skip
+    score_samples(open_samples(run / "samples"), spread)
+    assert "diversity:clip" not in text_of(report(run, scorer="contrast"))  # the base has none yet
+    score_samples(open_samples(run / "base-samples"), spread)
+    row = page_of(compare(run, scorer="contrast"), "title", "command").rows[0]
+    change, low, high = row.change["diversity:clip"]
+    assert change == pytest.approx(0.05, abs=0.002) and low <= change <= high and high - low < 1e-3
+    assert row.drift["diversity:clip"] == pytest.approx(0.84, abs=0.02)
+    assert "diversity:clip" in text_of(report(run, scorer="contrast"))
 
 
 def test_the_page_says_what_was_trained_on_what_and_how_to_do_it_again(tmp_path):

@@ -61,7 +61,7 @@ def card_of(page: Page, name: str, run: Path) -> str:
         base_model=config.pretrained_model_name_or_path if on_hub(config) else None,
         base_model_relation=("adapter" if config.lora and not config.start_from else "finetune") if on_hub(config) else None,
         library_name="diffusers",
-        pipeline_tag="text-to-image",
+        pipeline_tag="text-to-image" if config.trains == "denoiser" else None,
         tags=list(dict.fromkeys(["text-to-image", "diffusers", "palate", "preference-alignment", config.method, *(["lora"] if config.lora else [])])),
         datasets=[re.sub(r"[^\w./-]+", "-", public(labels.dataset)) for labels in page.labels] or None,
         eval_results=_results(page, sections, contests) or None,
@@ -103,7 +103,8 @@ def license_of(config: TrainConfig) -> tuple[dict[str, str], str]:
             known = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
         except ValueError:  # front matter that is no YAML
             known = {}
-        found = {key: str(known[key]) for key in ("license", "license_name", "license_link") if known.get(key)}
+        keys = ("license", "license_name", "license_link")
+        found = {key: known[key] for key in keys if known.get(key) and isinstance(known[key], str)}
         if "license" in found:
             return found, ""
     there = next((file.name for file in sorted(folder.glob("LICENSE*"))), None) if folder.is_dir() else None
@@ -158,7 +159,7 @@ def _places(rows: list[Row]) -> int:
 
 
 def _cell(text: str) -> str:
-    """A text as one cell of a table in Markdown."""
+    """A text as one line, or one cell of a table, in Markdown."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 

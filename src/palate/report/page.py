@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Page", "Row", "Source", "featured", "picture_uri", "rate_text", "render", "verdict", "write_report"]
 
 _LARGEST = 320  # pixels of the longer side in the page; larger pictures are scaled down, smaller ones kept exactly
+_WIDEST_TILE = 300  # pixels: three in a row on a wide screen
 _METRICS = {  # metric -> heading; these are shown in this order, all others are folded away below them
     "rewards/accuracies": "Share of pairs on which model and target agree",
     "rewards/margins": "Margin: logit toward the target's side",
@@ -164,12 +165,12 @@ def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
     return out
 
 
-def _tile(pictures: list[Picture]) -> int:
-    """Least width of a tile in pixels: about the pictures' own, so that large ones are not shown small."""
+def _tile(pictures: list[Picture]) -> tuple[int, float]:
+    """Least width of a tile in pixels, near the pictures' own so that large ones are not shown small, and width by height."""
     if not pictures:
-        return 0
-    first = pictures[0] if isinstance(pictures[0], Image.Image) else Image.open(pictures[0])
-    return min(_LARGEST, max(150, max(first.size)))
+        return 0, 1.0
+    width, height = pictures[0].size if isinstance(pictures[0], Image.Image) else Image.open(pictures[0]).size
+    return min(_WIDEST_TILE, max(140, width)), round(width / height, 4)
 
 
 def _wall(page: Page) -> list[dict]:

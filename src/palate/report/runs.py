@@ -46,7 +46,7 @@ def report(
     page = page_of(
         comparison,
         title=f"palate · {' and '.join(run.name for run in runs)}",
-        command=command or f"palate report {shlex.join(map(str, runs))}",
+        command=command or _command(runs, comparison, votes, group),
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
@@ -93,6 +93,12 @@ def page_of(
         scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
         others=[_section(other, names) for other in comparison.others], table=table,
     )  # fmt: skip
+
+
+def _command(runs: list[Path], comparison: Comparison, votes: str | Path | None, group: bool) -> str:
+    scorers = [option for one in (comparison, *comparison.others) for option in ("--scorer", one.scorer)]
+    more = [*(["--votes", str(votes)] if votes else []), *(["--group"] if group else [])]
+    return shlex.join(["palate", "report", *map(str, runs), *scorers, *more])
 
 
 def _judge_words(scorer: str) -> str:

@@ -50,6 +50,11 @@ def _stored(models: list[Path]) -> dict[Path, str | None]:
     for model in models:
         path = model / STORED
         if path.is_file():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            found.setdefault(Path(told["dataset"]), told.get("judge"))
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+                found.setdefault(Path(told["dataset"]), told.get("judge"))
+            except (ValueError, KeyError, TypeError) as error:
+                raise PalateError(
+                    f"{path}: not what `palate compare --votes` writes. Delete it, or name the dataset: --votes DATASET."
+                ) from error
     return found
