@@ -72,7 +72,8 @@ def test_holm_takes_back_a_winner_that_an_interval_alone_would_name(page):
     assert (sure.winner, verdict(sure, "base")) == ("a", "better than base")
     assert unsure.win.winner == "a" and unsure.winner is None
     assert verdict(unsure, "base") == "no winner: not sure among all pairs of models (Holm p 0.2)"
-    assert "beats" not in summary(page.base, [unsure]) and "None of the 1" in summary(page.base, [unsure])
+    assert summary(page.base, [unsure]).startswith("No winner between DPO · every human vote and base")
+    assert "None of the 2" in summary(page.base, [unsure, page.rows[2]]) and "beats base" in summary(page.base, [sure])
     blind = replace(sure, no_evidence=True)
     assert blind.winner is None and verdict(blind, "base") == "used in training: no evidence"
     console = Console(width=160)

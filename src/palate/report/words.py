@@ -31,8 +31,12 @@ def summary(
     rows = [row for row in rows if row.win and row.name not in combined]
     better = [row for row in rows if row.winner == "a"]
     worse = [row.name for row in rows if row.winner == "b"]
-    if len(rows) == 1 and rows[0].winner == rows[0].win.winner:
-        return rows[0].win.sentence(rows[0].name, base.name)
+    if len(rows) == 1:
+        name, win = rows[0].name, rows[0].win
+        if rows[0].winner == win.winner:
+            return win.sentence(name, base.name)
+        return (f"No winner between {name} and {base.name}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is not sure "
+                "among all pairs of models (Holm).")  # fmt: skip
     if not better:
         text = f"None of the {len(rows)} trained models is shown to be better than {base.name}."
     else:
