@@ -65,6 +65,7 @@ def test_training_seeds_are_one_row_and_one_answer(tmp_path):
     assert all(row.pictures and row.corrected is not None for row in single)  # three seeds and the base: four models
     text = Reader(render(page)).text
     assert "dedpo-seed0, dedpo-seed1 and dedpo-seed2 together" in text and "Every pair of models (6)" in text
+    assert "over training seeds where several stand together" in text
 
 
 def test_holm_takes_back_a_winner_that_an_interval_alone_would_name(page):

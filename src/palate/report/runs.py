@@ -18,7 +18,7 @@ from palate.report.page import write_report
 from palate.report.parts import Page, Row, Section, Source
 from palate.report.training import account_of, command_of, curves_of, is_run, training_of, versions_of
 from palate.report.votes import contests_of
-from palate.report.words import limits, summary
+from palate.report.words import and_, limits, summary
 
 
 def report(
@@ -45,7 +45,7 @@ def report(
     labels, lost = labels_of(runs)
     page = page_of(
         comparison,
-        title=f"palate · {' and '.join(run.name for run in runs)}",
+        title=f"palate · {and_([run.name for run in runs])}",
         command=command or _command(runs, comparison, votes, group),
         pictures=pictures,
     )
