@@ -1,9 +1,15 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from palate.evaluation.contest import Contest, vote_rate
+from palate.evaluation.strengths import strengths
 from palate.evaluation.winrate import mean_interval, win_rate
 from palate.report.page import Page, Row, Source
+from palate.report.parts import Labels, Section, Votes
 
 PROMPTS = ["a red circle", "a blue <script>alert(1)</script> square", 'a "green" star & more']
 
@@ -52,3 +58,25 @@ def page() -> Page:
         command="palate demo --seed 0",
         created="2025-01-01 12:00 UTC",
     )
+
+
+@pytest.fixture
+def full_page(page) -> Page:
+    """The page with everything that it can show."""
+    rng, prompts = np.random.default_rng(1), np.repeat(np.arange(20), 5)
+    names = [page.base.name, *(row.name for row in page.rows)]
+    table = strengths(names, [rng.normal(shift, 1, 100) for shift in (0, 1, -1, 0)], prompts)
+    y = np.where(np.arange(100) % 3 == 0, rng.integers(0, 2, 100), np.nan)
+    g = rng.random(100)
+    human, judged, powered = vote_rate(y, prompts), vote_rate(g > 0.5, prompts), vote_rate(y, prompts, judge=g)
+    contest = Contest(
+        names[1], "base", Path("contest"), 100, 20, 7, human, "bright", True, judged, powered, propensities=False
+    )
+    changed = replace(page.rows[1], change={"brightness": (0.25, 0.2, 0.3)}, training={"method": "dpo", "beta": "2000"})
+    rows = [replace(page.rows[0], training={"method": "mix", "beta": "2000"}), changed, page.rows[2]]
+    annotators = tuple(Votes("human", f"person-{k}", 40 - k, 40 - k) for k in range(20))
+    return replace(
+        page, rows=rows, table=table, contests=[contest], scorer="world", limits=["One training seed per model."],
+        others=[Section("bright", "1-abc", page.base, [replace(rows[0], no_evidence=True), rows[1]], (names[1],))],
+        labels=[Labels("prefs", 1536, 192, 1536, (*annotators, Votes("judge", "biased-judge", 1536, 1536)))],
+    )  # fmt: skip

@@ -23,7 +23,7 @@ VERBS = {
     "sample": ("sample", "make pictures from prompts, the same noise for every model"),
     "score": ("score", "a number per picture: reward models, the world's truth, drift and diversity"),
     "compare": ("compare", "paired win rates with 95 % intervals"),
-    "report": ("report", "one html page with pictures, numbers and curves"),
+    "report": ("report", "one html page with pictures, numbers and curves; the model card"),
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 

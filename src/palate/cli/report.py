@@ -1,5 +1,6 @@
 """`palate report`"""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +9,14 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """One self-contained html page: pictures before and after, win rates with intervals, curves, label sources.
+DESCRIPTION = """One self-contained html page: pictures before and after, win rates with intervals, votes, curves, label sources.
 
 Examples:
   palate report runs/dedpo                         after `palate compare runs/dedpo --prompts FILE`
-  palate report runs/dpo runs/dedpo --out both.html"""
+  palate report runs/dpo runs/dedpo --out both.html
+  palate report runs/dedpo --scorer hpsv2.1 --scorer aesthetic
+  palate report runs/dedpo --votes contest         people's votes on these pictures (palate import samples)
+  palate report runs/dedpo --card                  the model card for the hub as well"""
 
 
 @dataclass
@@ -21,8 +25,16 @@ class Options:
     """Runs with samples; all started from the same base model."""
     out: Path | None = None
     """The page to write; RUN/report.html when absent."""
-    scorer: str = "world"
-    """world, a picture statistic such as brightness, or a plug-in's name."""
+    scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    votes: Path | None = None
+    """A dataset of votes on these pictures; when absent, those that `palate compare --votes` used of these runs."""
+    judge: str | None = None
+    """Whose votes there help those of people; the only judge when absent."""
+    group: bool = False
+    """All runs are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
+    card: bool = False
+    """Also write the model card, RUN/model/README.md, of every run."""
     pictures: int = 24
     """How many prompts to show."""
 
@@ -31,4 +43,10 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "report", DESCRIPTION)
     from palate.report.runs import report
 
-    print(f"report: {report(list(options.runs), options.out, options.scorer, options.pictures)}")
+    page = report(
+        list(options.runs), options.out, list(options.scorer) or None, options.pictures, votes=options.votes, judge=options.judge,
+        group=options.group, card=options.card, command=shlex.join(["palate", "report", *argv]),
+    )  # fmt: skip
+    print(f"report: {page}")
+    if options.card:
+        print("\n".join(f"card: {run / 'model' / 'README.md'}" for run in options.runs))

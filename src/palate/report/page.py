@@ -1,11 +1,12 @@
 """The report: one html file that opens anywhere, offline. The first screen answers the question, the rest proves it."""
 
+from __future__ import annotations
+
 import base64
 import io
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,11 +16,17 @@ from palate.errors import PalateError
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.report.numbers import Interval, decimals, with_interval
+from palate.report.parts import Page, Picture, Row, Section, Source, verdict
 from palate.report.plots import COLOURS, curve_panels
+from palate.report.words import and_, contest_words, shortened
 
-Picture = Image.Image | str | Path
+if TYPE_CHECKING:
+    from palate.evaluation.contest import Contest, VoteRate
+
+__all__ = ["Page", "Row", "Source", "featured", "picture_uri", "rate_text", "render", "verdict", "write_report"]
 
 _LARGEST = 320  # pixels of the longer side in the page; larger pictures are scaled down, smaller ones kept exactly
+_WIDEST_TILE = 300  # pixels: three in a row on a wide screen
 _METRICS = {  # metric -> heading; these are shown in this order, all others are folded away below them
     "rewards/accuracies": "Share of pairs on which model and target agree",
     "rewards/margins": "Margin: logit toward the target's side",
@@ -31,49 +38,6 @@ _METRICS = {  # metric -> heading; these are shown in this order, all others are
     "adaptive_weight/mean": "Adaptive weight",
     "loss_per_pair": "Loss",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model of the comparison: the base or a run."""
-
-    name: str
-    utility: Interval | None = None  # mean, low, high
-    win: WinRate | None = None  # over base; None for the base itself
-    note: str = ""  # for example "worse than base"
-    pictures: list[Picture] = field(default_factory=list)  # one per prompt of the page, same noise in every row
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
-    labels: str = ""  # what labels it used
-    command: str = ""
-    drift: dict[str, float] = field(default_factory=dict)  # for example brightness, saturation: means over its pictures
-
-
-@dataclass(frozen=True)
-class Source:
-    """How far one source of labels can be trusted."""
-
-    name: str
-    votes: int
-    agreement: Interval | None = None  # share of pairs on which it agrees with human votes
-    brier: float | None = None
-    bias: str = ""  # in words
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything the report shows. `judged_by` says whose verdict the wins are; `utility_name` heads its column."""
-
-    title: str
-    sentence: str  # the answer, in plain words
-    base: Row
-    rows: list[Row]
-    prompts: list[str] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
-    judged_by: str = ""
-    facts: dict[str, str] = field(default_factory=dict)  # seed, versions, dataset, prompt hash, sampler settings
-    command: str = ""
-    created: str = ""
-    utility_name: str = "true utility"
 
 
 def write_report(page: Page, path: str | Path) -> None:
@@ -104,38 +68,46 @@ def render(page: Page) -> str:
     return environment.get_template("page.html.j2").render(
         page=page,
         wall=_wall(page),
+        tile=_tile(page.base.pictures),
         featured=featured(page.rows),
+        headline=_results(page.headline, page.utility_name),
+        others=[_results(section, f"mean {section.scorer}") for section in page.others],
+        strengths=_strengths(page),
         panels=panels[:known],
         more_panels=panels[known:],
         measures=list(dict.fromkeys(name for row in [page.base, *page.rows] for name in row.drift)),
-        utility_text=_column([row.utility for row in [page.base, *page.rows]]),
-        rate_places=rate_places(page),
+        training=_training(page.rows),
         rate_text=rate_text,
+        contest_rates=contest_rates,
+        contest_words=contest_words,
         agreement_text=_column([source.agreement for source in page.sources], most=2),
+        with_interval=with_interval,
+        shortened=shortened,
         verdict=verdict,
+        and_=and_,
         colour=lambda position: f"var(--run-{position % len(COLOURS)})",
     )
 
 
-def rate_places(page: Page) -> int:
-    """Decimals for the page's win rates: two at most."""
-    return decimals([(row.win.rate, row.win.low, row.win.high) for row in page.rows if row.win], most=2)
+def rate_places(rows: list[Row]) -> int:
+    """Decimals for the rows' win rates: two at most."""
+    return decimals([(row.win.rate, row.win.low, row.win.high) for row in rows if row.win], most=2)
 
 
-def rate_text(win: WinRate, places: int) -> str:
+def rate_text(win: WinRate | VoteRate, places: int) -> str:
     """Rate and interval; with one more decimal where rounding would put the interval of a winner on one half."""
     hidden = win.winner and 0.5 in (round(win.low, places), round(win.high, places))
     return with_interval((win.rate, win.low, win.high), places + 1 if hidden else places)
 
 
-def verdict(row: Row, base: str) -> str:
-    """What the win rate over `base` allows to be said, in a few words; "" where nothing was compared."""
-    if row.win is None:
-        return ""
-    words = {"a": f"better than {base}", "b": f"worse than {base}", None: "no winner: the interval includes one half"}
-    if math.isnan(row.win.low):
-        return "no winner: a single prompt gives no interval"
-    return words[row.win.winner]
+def contest_rates(found: Contest) -> list[tuple[str, VoteRate, bool]]:
+    """(whose votes, how often the first model wins, whether it is evidence)."""
+    rates = [("votes of people alone", found.human, True)]
+    if found.judged and found.powered:
+        mark = ", used in training: no evidence" if found.judge_used_in_training else ""
+        rates.append((f"the judge {found.judge} alone{mark}", found.judged, False))
+        rates.append((f"both together, power {found.powered.power:.2f}", found.powered, True))
+    return rates
 
 
 def featured(rows: list[Row]) -> int:
@@ -159,6 +131,46 @@ def picture_uri(picture: Picture) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", **({"lossless": True, "quality": 80} if small else {"quality": 82}))
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _results(section: Section, heading: str) -> dict[str, Any]:
+    """A table of results as the template takes it: a scorer's rows with as many decimals as suit its columns."""
+    rows = [section.base, *section.rows]
+    return {
+        "section": section,
+        "heading": heading,
+        "rows": rows,
+        "utility_text": _column([row.utility for row in rows]),
+        "places": rate_places(section.rows),
+    }
+
+
+def _strengths(page: Page) -> list[tuple[str, str, Interval]]:
+    """(name, text, interval on an axis from 0 to 1 with strength 0 in its middle), strongest first."""
+    if page.table is None:
+        return []
+    rows = [(one.name, (one.strength, one.low, one.high)) for one in page.table.strengths]
+    end = max([abs(value) for _, values in rows for value in values if value == value] + [1e-9])
+    text = _column([interval for _, interval in rows], most=2)
+    return [(name, text(values), tuple(0.5 + value / (2 * end) for value in values)) for name, values in rows]
+
+
+def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(what, [(run, how)]) of the rows' trainings; what all of them share stands once, under the name ""."""
+    trained = [row for row in rows if row.training]
+    out = []
+    for key in dict.fromkeys(key for row in trained for key in row.training):
+        told = [(row.name, row.training.get(key, "–")) for row in trained]
+        out.append((key, [("", told[0][1])] if len({value for _, value in told}) == 1 else told))
+    return out
+
+
+def _tile(pictures: list[Picture]) -> tuple[int, float]:
+    """Least width of a tile in pixels, near the pictures' own so that large ones are not shown small, and width by height."""
+    if not pictures:
+        return 0, 1.0
+    width, height = pictures[0].size if isinstance(pictures[0], Image.Image) else Image.open(pictures[0]).size
+    return min(_WIDEST_TILE, max(140, width)), round(width / height, 4)
 
 
 def _wall(page: Page) -> list[dict]:

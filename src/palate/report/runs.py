@@ -1,45 +1,61 @@
-"""The report's page from run folders: samples, scores, metrics and labels become rows, curves and sources."""
+"""The report of run folders: samples, scores, votes, metrics and labels become one page, and a model card for each run."""
 
-import json
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
-from palate.report.page import Page, Row, Source, write_report
-from palate.training.config import load_config
-from palate.training.metrics import read_metrics
+from palate.evaluation.scorers import DIVERSITY, statistic_names
+from palate.evaluation.scores import scored_alike, stored_scores
+from palate.evaluation.seeds import Group
+from palate.evaluation.strengths import Table
+from palate.evaluation.winrate import mean_interval
+from palate.report.card import card_path, write_card
+from palate.report.labels import labels_of, sources_of
+from palate.report.page import write_report
+from palate.report.parts import Page, Row, Section, Source
+from palate.report.training import account_of, command_of, curves_of, is_run, training_of, versions_of
+from palate.report.votes import contests_of
+from palate.report.words import and_, limits, summary
 
-CURVES = (
-    "rewards/accuracies",
-    "rewards/margins",
-    "winner_error",
-    "loser_error",
-    "lambda/mean",
-    "loss_per_pair",
-    "validation/cross_entropy",
-)
 
+def report(
+    runs: list[str | Path] | str | Path, out: Path | None = None, scorer: str | list[str] | None = None, pictures: int = 24,
+    *, votes: str | Path | None = None, judge: str | None = None, group: bool = False, card: bool = False, command: str = "",
+) -> Path:  # fmt: skip
+    """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent).
 
-def report(runs: list[Path] | Path, out: Path | None = None, scorer: str = "world", pictures: int = 24) -> Path:
-    """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent)."""
+    `scorer` and `group` as in `palate.compare`. `votes` is a dataset of votes on these pictures, `judge` whose votes there
+    help those of people; when absent, what `palate compare --votes` used last. With `card` each run gets a model card,
+    RUN/model/README.md.
+
+    Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is asked
+    for a run that has no model, or whose card was edited.
+    """
     runs = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
     for run in runs:
-        if not (run / "config.yaml").is_file():
+        if not is_run(run):
             raise PalateError(f"{run}: not a run (no config.yaml).")
-    comparison = compare(list(runs), scorer=scorer)
-    out = out or runs[0] / "report.html"
-    names = " and ".join(run.name for run in runs)
-    write_report(
-        page_of(
-            comparison,
-            title=f"palate · {names}",
-            command=f"palate report {shlex.join(map(str, runs))}",
-            pictures=pictures,
-        ),
-        out,
+        if card:
+            card_path(run)
+    comparison = compare(list(runs), scorer=scorer, group=group)
+    contests, missing = contests_of(comparison.models, Path(votes) if votes else None, judge)
+    labels, lost = labels_of(runs)
+    page = page_of(
+        comparison,
+        title=f"palate · {and_([run.name for run in runs])}",
+        command=command or _command(runs, comparison, votes, group),
+        pictures=pictures,
     )
+    page = replace(page, contests=contests, labels=labels)
+    page = replace(page, limits=[*limits(page, comparison.scorer == "world"), *missing, *lost])
+    out = Path(out) if out else runs[0] / "report.html"
+    write_report(page, out)
+    if card:
+        for run, row in zip(runs, comparison.rows, strict=True):
+            write_card(page, row.name, run)
     return out
 
 
@@ -48,95 +64,115 @@ def page_of(
     sources: list[Source] | None = None, facts: dict[str, str] | None = None, pictures: int = 24,
 ) -> Page:  # fmt: skip
     """A page of a comparison. `names` replaces the models' names by ones for readers."""
-    shown = _spread(comparison.base.samples.prompts, pictures)
-    rows = [_row(row, shown, (names or {}).get(row.name, row.name)) for row in comparison.rows]
-    base = _row(comparison.base, shown, (names or {}).get(comparison.base.name, comparison.base.name))
-    settings = comparison.base.samples.settings
+    names = {row.name: row.name for row in comparison.models} | (names or {})
+    samples = comparison.base.samples
+    shown = _spread(samples.prompts, pictures)
+    headline = _section(comparison, names)
+    changes = _diversity(comparison)
+    base = _with_pictures(headline.base, comparison.base, shown, changes)
+    paths = {names[row.name]: row for row in comparison.rows}
+    rows = [_with_pictures(row, paths[row.name], shown, changes) if row.name in paths else row for row in headline.rows]
+    settings = samples.settings
+    repetitions = f", {settings['repetitions']} of each prompt" if settings["repetitions"] > 1 else ""
     told = {
-        "samples": f"{len(comparison.base.samples.prompts)} per model on {len(set(comparison.base.samples.prompts))} prompts, "
-        f"{settings['sampler']}, {settings['steps']} steps, guidance {settings['guidance']:g}, seed {settings['seed']}",
-        "prompts": f"sha256 {settings['prompts']}",
-        **_environment(comparison.rows),
+        "pictures": f"{len(samples.prompts):,} per model{repetitions}, {settings['sampler']}, {settings['steps']} steps, "
+        f"guidance {settings['guidance']:g}, seed {settings['seed']}",
+        "prompts": f"{f'{samples.suite}: ' if samples.suite else ''}{len(set(samples.prompts)):,} prompts, sha256 {settings['prompts']}",
+        "scorers": ", ".join(f"{one.scorer} (version {one.version})" for one in (comparison, *comparison.others)),
+        **next((versions_of(row.path) for row in comparison.rows if versions_of(row.path)), {}),
         **(facts or {}),
     }
+    table = _renamed(comparison.table, names)
     return Page(
-        title=title, sentence=summary(base, rows), base=base, rows=rows, prompts=[comparison.base.samples.prompts[i] for i in shown],
+        title=title, sentence=summary(base, rows, table, headline.trained_on, comparison.scorer), base=base, rows=rows,
+        prompts=[samples.prompts[i] for i in shown],
         sources=sources if sources is not None else sources_of([row.path for row in comparison.rows]),
-        judged_by=judged_by or _judge_words(comparison.scorer), facts=told, command=command,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), utility_name="true utility" if comparison.scorer == "world" else comparison.scorer,
+        judged_by=judged_by or _judge_words(comparison.scorer),
+        facts=told, command=command, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
+        scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
+        others=[_section(other, names) for other in comparison.others], table=table,
     )  # fmt: skip
 
 
-def summary(base: Row, rows: list[Row]) -> str:
-    """The result in one or two plain sentences; names a winner over the base only where the interval allows it."""
-    better = [row for row in rows if row.win and row.win.winner == "a"]
-    worse = [row for row in rows if row.win and row.win.winner == "b"]
-    if not better:
-        text = (
-            f"None of the {len(rows)} trained models is shown to be better than {base.name}."
-            if len(rows) > 1
-            else rows[0].win.sentence(rows[0].name, base.name)
-        )
-    else:
-        best = max(better, key=lambda row: row.win.rate)
-        text = (f"{best.name} wins {best.win.rate:.0%} of {best.win.n} comparisons with {base.name} on equal prompts and noise "
-                f"(95 % interval {best.win.low:.0%} to {best.win.high:.0%}).")  # fmt: skip
-    if worse:
-        text += f" Worse than {base.name}: {', '.join(row.name for row in worse)}."
-    return text
-
-
-def sources_of(runs: list[Path]) -> list[Source]:
-    """How far each judge that these runs used agreed with people, as the runs recorded it."""
-    found: dict[str, Source] = {}
-    for run in runs:
-        path = run / "labels.json"
-        account = json.loads(path.read_text()) if path.exists() else {}
-        for key in ("judge", "corrected judge"):
-            told = account.get(key)
-            if told and "accuracy" in told:
-                name = account["judge"]["name"] + (", corrected" if key == "corrected judge" else "")
-                share, half = told["accuracy"], 1.96 * told["accuracy_error"]
-                interval = (share, max(0.0, share - half), min(1.0, share + half))
-                found[name] = Source(name, account["judge"]["votes"], interval, told["brier"], told.get("finding", ""))
-    return list(found.values())
-
-
-def _row(model: Evaluated, shown: list[int], name: str) -> Row:
-    account = model.path / "labels.json"
-    labels = json.loads(account.read_text()) if account.exists() else None
-    used = labels.get("used", "") if labels else ""
-    command = model.path / "command.txt"
-    return Row(
-        name=name, utility=model.mean, win=model.win, pictures=[model.samples.paths[i] for i in shown], curves=_curves(model.path),
-        labels=used, command=command.read_text().strip() if command.exists() else "", drift=model.drift,
-    )  # fmt: skip
-
-
-def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the page shows of the run's metrics: metric -> (step, value)."""
-    lines = read_metrics(run)
-    chosen = [name for name in CURVES if any(name in line for line in lines)]
-    if chosen and "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
-        chosen.remove("lambda/mean")
-    return {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
-
-
-def _environment(rows: list[Evaluated]) -> dict[str, str]:
-    path = rows[0].path / "environment.json" if rows else Path()
-    if not path.is_file():
-        return {}
-    told = json.loads(path.read_text())
-    return {
-        "versions": ", ".join(
-            f"{name} {told[name]}" for name in ("palate", "torch", "diffusers", "peft") if name in told
-        ),
-        "python": told["python"],
-    }
+def _command(runs: list[Path], comparison: Comparison, votes: str | Path | None, group: bool) -> str:
+    scorers = [option for one in (comparison, *comparison.others) for option in ("--scorer", one.scorer)]
+    more = [*(["--votes", str(votes)] if votes else []), *(["--group"] if group else [])]
+    return shlex.join(["palate", "report", *map(str, runs), *scorers, *more])
 
 
 def _judge_words(scorer: str) -> str:
-    return "the world's truth" if scorer == "world" else scorer
+    if scorer == "world":
+        return "the world's truth"
+    return f"{scorer}, a statistic of the pictures: more of it is not better" if statistic_names(scorer) else scorer
+
+
+def _section(comparison: Comparison, names: dict[str, str]) -> Section:
+    """A scorer's verdicts: training seeds that are combined first, then every model by itself."""
+    claims = comparison.table.claims if comparison.table else ()
+    corrected = {
+        claim.a if claim.b == comparison.base.name else claim.b: claim.p_corrected
+        for claim in claims
+        if comparison.base.name in (claim.a, claim.b)
+    }
+    blind = set(comparison.trained_on)
+    base_blind = comparison.base.name in blind
+    rows = [_combined(group, names, base_blind or bool(blind & set(group.members))) for group in comparison.groups]
+    for model in comparison.rows:
+        rows.append(
+            Row(
+                names[model.name], model.mean, model.win, corrected=corrected.get(model.name),
+                no_evidence=base_blind or model.name in blind,
+            )
+        )  # fmt: skip
+    trained_on = tuple(names[name] for name in comparison.trained_on)
+    base = Row(names[comparison.base.name], comparison.base.mean)
+    return Section(comparison.scorer, comparison.version, base, rows, trained_on, statistic_names(comparison.scorer))
+
+
+def _combined(group: Group, names: dict[str, str], no_evidence: bool) -> Row:
+    members = tuple(names[name] for name in group.members)
+    return Row(group.name, group.mean, group.win, members=members, no_evidence=no_evidence)
+
+
+def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[str, dict]) -> Row:
+    """The row with its pictures, and with what the model's run says of itself where it is one."""
+    own = changes.get(model.name, {})
+    means, change = ({name: one[k] for name, one in own.items() if one[k] is not None} for k in (0, 1))
+    row = replace(
+        row, pictures=[model.samples.paths[i] for i in shown], drift=model.drift | means, change=model.drift_change | change
+    )  # fmt: skip
+    if not is_run(model.path):
+        return row
+    path = model.path
+    return replace(
+        row, labels=account_of(path).get("used", ""), command=command_of(path), training=training_of(path), curves=curves_of(path),
+    )  # fmt: skip
+
+
+def _diversity(comparison: Comparison) -> dict[str, dict[str, tuple]]:
+    """Model -> scorer -> (mean, change from the base) for diversity of embeddings, where all models were scored alike."""
+    everyone = [model.samples for model in comparison.models]
+    versions = [{(s.scorer, s.version) for s in stored_scores(samples)} for samples in everyone]
+    common = {name for name, _ in set.intersection(*versions) if name.startswith(f"{DIVERSITY}:")}
+    found: dict[str, dict[str, tuple]] = {model.name: {} for model in comparison.models}
+    for name in sorted(common):
+        base, *_ = scores = scored_alike(everyone, name)
+        for model, own in zip(comparison.models, scores, strict=True):
+            change = None if own is base else mean_interval(own.values - base.values, model.samples.prompts)
+            found[model.name][name] = (float(own.values.mean()), change)
+    return found
+
+
+def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
+    if table is None:
+        return None
+    claims = [
+        replace(claim, a=names[claim.a], b=names[claim.b], winner=names.get(claim.winner)) for claim in table.claims
+    ]
+    return replace(
+        table, strengths=tuple(replace(one, name=names[one.name]) for one in table.strengths), claims=tuple(claims)
+    )
 
 
 def _spread(prompts: list[str], count: int) -> list[int]:

@@ -16,7 +16,7 @@ def results_table(page: Page) -> Table:
     """
     rows = [page.base, *page.rows]
     utility_places = decimals([row.utility for row in rows if row.utility])
-    places = rate_places(page)
+    places = rate_places(page.rows)
     judged_by = f"judged by {escape(page.judged_by)}" if page.judged_by else None
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", caption=judged_by)
     table.caption_justify = "left"
@@ -34,11 +34,11 @@ def results_table(page: Page) -> Table:
 def _wins(row: Row, places: int) -> tuple[str, str]:
     if row.win is None:
         return "–", ""
-    return f"[{_STYLES[row.win.winner]}]{escape(rate_text(row.win, places))}[/]", f"{row.win.n:,}"
+    return f"[{_STYLES[row.winner]}]{escape(rate_text(row.win, places))}[/]", f"{row.win.n:,}"
 
 
 def _note(row: Row, base: str) -> str:
     """What a reader must not miss (worse than base, or no winner), then the row's own note."""
-    warning = verdict(row, base) if row.win and row.win.winner != "a" else ""
+    warning = verdict(row, base) if row.win and row.winner != "a" else ""
     note = " · ".join(dict.fromkeys(part for part in (warning, row.note) if part))
     return f"← {escape(note)}" if note else ""

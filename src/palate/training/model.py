@@ -1,5 +1,6 @@
 """The network in training: adapters or all weights, and the folder that diffusers loads afterwards."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,8 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig) -> None:
             StableDiffusionPipeline.save_lora_weights(temporary, unet_lora_layers=layers, safe_serialization=True)
         else:
             policy.network.save_pretrained(temporary / "unet", safe_serialization=True)
+        if (folder / "README.md").is_file():  # a model card, which somebody may have edited
+            shutil.copy2(folder / "README.md", temporary / "README.md")
 
 
 def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
