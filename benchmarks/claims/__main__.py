@@ -7,9 +7,7 @@ python -m benchmarks.claims --tell                     no new run: tables and fi
 """
 
 import multiprocessing
-import os
 import sys
-import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import tyro
 
 from benchmarks.claims.conditions import COMMON, questions, quick
 from benchmarks.claims.evidence import write_evidence
-from benchmarks.claims.measure import Job, dataset_folder, run, run_base
+from benchmarks.claims.measure import Job, dataset_folder, one_thread, run_base, run_quietly
 from benchmarks.claims.results import collect, known
 from benchmarks.claims.world import prepare
 from palate.progress import progress_bar
@@ -99,36 +97,16 @@ def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Pat
     context = multiprocessing.get_context("spawn")
     failed = []
     with (
-        ProcessPoolExecutor(options.workers, context, _one_thread) as pool,
+        ProcessPoolExecutor(options.workers, context, one_thread) as pool,
         progress_bar("claims", len(todo)) as advance,
     ):
-        futures = {pool.submit(_quietly, job): job for job in todo}
+        futures = {pool.submit(run_quietly, job): job for job in todo}
         for future in as_completed(futures):
             if message := future.result():
                 failed.append(f"{futures[future].condition.name}, seed {futures[future].seed}: {message}")
             advance(1)
     for line in failed:
         print(f"claims: failed: {line}")
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _quietly(job: Job) -> str | None:
-    """Run a job with its output in a file; None, or the last line of what went wrong."""
-    (job.folder / "logs").mkdir(parents=True, exist_ok=True)
-    with open(job.folder / "logs" / f"{job.key}.txt", "w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        try:
-            run(job)
-        except Exception:  # one run that fails costs itself alone, and is listed at the end
-            traceback.print_exc()
-            return traceback.format_exc().strip().splitlines()[-1]
-    return None
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """One run: train, sample, measure. Everything a table says comes from what this writes."""
 
 import json
+import os
 import subprocess
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from scipy.stats import mannwhitneyu
 
 import palate
@@ -78,6 +81,25 @@ def run(job: Job) -> None:
     }  # fmt: skip
     write_result(job.result, about, pictures.images(), pictures.prompts)
     _tidy(out)
+
+
+def one_thread() -> None:
+    """What a worker process begins with."""
+    torch.set_num_threads(1)
+
+
+def run_quietly(job: Job) -> str | None:
+    """Run a job with its output in a file; None, or the last line of what went wrong."""
+    (job.folder / "logs").mkdir(parents=True, exist_ok=True)
+    with open(job.folder / "logs" / f"{job.key}.txt", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            run(job)
+        except Exception:  # one run that fails costs itself alone, and is listed at the end
+            traceback.print_exc()
+            return traceback.format_exc().strip().splitlines()[-1]
+    return None
 
 
 def run_base(folder: Path) -> Path:
