@@ -13,18 +13,11 @@ from scipy.special import expit, logit
 from scipy.stats import chi2
 
 from palate.errors import PalateError
+from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
 
 FEWEST_VOTES = 10
-_RIDGES = np.logspace(-1, 3, 9)
-_RIDGES_OF_DIRECTIONS = (
-    1.0,
-    10.0,
-    1000.0,
-)  # how much stronger the ridge on directions may be; the last leaves them out
-_MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; more would not change the choice
 _CLIP = 0.02  # a judge that says 0 or 1 is taken at 98 %
 _CHANCE = 0.05
-_MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 _DIRECTIONS = {  # statistic: (what more of it looks like, what less of it looks like)
     "brightness": ("brighter", "darker"),
@@ -137,22 +130,22 @@ def correct_judge(
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
     features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    shapes = _shapes(named.shape[1], directions.shape[1])
+    shapes = ridge_shapes(named.shape[1], directions.shape[1])
     x, y = features[usable], human[usable]
     every_group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     group = every_group[usable]
-    fold = _folds(group, folds, seed)
-    place = _places(every_group, group, fold, seed)
+    fold = deal_folds(group, folds, seed)
+    place = folds_of_all(every_group, group, fold, seed)
 
     logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
         seen, here = fold != k, judged & (place == k)
-        weight = _fit(x[seen], y[seen], _choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
+        weight = fit_ridge(x[seen], y[seen], choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
         logits[here] = features[here] @ weight
 
-    ridge = _choose_ridge(x, y, group, shapes, folds, seed + 1)
-    weight = _fit(x, y, ridge)
-    covariance = np.linalg.inv(_curvature(x, weight, ridge))
+    ridge = choose_ridge(x, y, group, shapes, folds, seed + 1)
+    weight = fit_ridge(x, y, ridge)
+    covariance = np.linalg.inv(curvature(x, weight, ridge))
     labels = (*own, *names)
     return Correction(
         probability=expit(logits),
@@ -255,85 +248,6 @@ def _standardise(features: np.ndarray, used: np.ndarray, together: bool = False)
         return features
     scale = np.sqrt(np.mean(features[used] ** 2, axis=None if together else 0))
     return features / np.where(scale > 1e-9, scale, 1.0)
-
-
-def _shapes(named: int, directions: int) -> list[np.ndarray]:
-    """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more for
-    directions of embeddings, of which there are many and none is known to matter."""
-    strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
-    return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
-
-
-def _folds(group: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each pair: groups in random order, dealt out in turn."""
-    unique, inverse = np.unique(group, return_inverse=True)
-    if len(unique) < 2:
-        raise PalateError(
-            "correction: all human votes belong to one group, so none can be held out. "
-            "Label pairs of other prompts, or set correction: none."
-        )
-    order = np.random.default_rng(seed).permutation(len(unique))
-    return order[inverse] % min(max(folds, 2), len(unique))
-
-
-def _places(every_group: np.ndarray, group: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
-    """The fold of every pair [N]: that of its group; groups without a labelled pair are dealt out in random order."""
-    of_group = np.full(every_group.max() + 1, -1)
-    of_group[group] = fold
-    free = np.flatnonzero(of_group < 0)
-    of_group[free] = np.random.default_rng(seed).permutation(len(free)) % (fold.max() + 1)
-    return of_group[every_group]
-
-
-def _choose_ridge(
-    x: np.ndarray, y: np.ndarray, group: np.ndarray, shapes: list[np.ndarray], folds: int, seed: int
-) -> np.ndarray:
-    """The ridge strengths [F] of least cross-validated log loss."""
-    if len(np.unique(group)) < 2:
-        return _RIDGES[-1] * shapes[-1]
-    if len(y) > _MOST_FOR_RIDGE:
-        some = np.random.default_rng(seed).choice(len(y), _MOST_FOR_RIDGE, replace=False)
-        x, y, group = x[some], y[some], group[some]
-    fold = _folds(group, folds, seed)
-    loss = np.zeros((len(shapes), len(_RIDGES)))
-    for s, shape in enumerate(shapes):
-        for k in range(fold.max() + 1):
-            seen, weight = fold != k, np.zeros(x.shape[1])
-            for j in reversed(range(len(_RIDGES))):  # from strong to weak, each start close to its solution
-                weight = _fit(x[seen], y[seen], _RIDGES[j] * shape, start=weight)
-                loss[s, j] += _log_loss(x[~seen] @ weight, y[~seen]).sum()
-    best, strength = np.unravel_index(np.argmin(loss), loss.shape)
-    return _RIDGES[strength] * shapes[best]
-
-
-def _fit(x: np.ndarray, y: np.ndarray, ridge: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """Weights [F] that minimise sum of cross-entropy(x @ w, y) + sum of ridge/2 * w^2; y may be fractional. Newton's
-    method, a step that overshoots halved: several times as fast here as a general minimiser."""
-
-    def objective(w: np.ndarray) -> float:
-        return _log_loss(x @ w, y).sum() + ridge @ (w * w) / 2
-
-    weight = np.zeros(x.shape[1]) if start is None else start
-    for _ in range(_MOST_STEPS):
-        gradient = x.T @ (expit(x @ weight) - y) + ridge * weight
-        step = np.linalg.solve(_curvature(x, weight, ridge), gradient)
-        gain = gradient @ step  # twice what the step would gain if the objective were a parabola
-        if gain < 1e-16:
-            break
-        before = objective(weight)
-        while objective(weight - step) > before - gain / 10 and gain > 1e-12:
-            step, gain = step / 2, gain / 2
-        weight = weight - step
-    return weight
-
-
-def _curvature(x: np.ndarray, weight: np.ndarray, ridge: np.ndarray) -> np.ndarray:
-    probability = expit(x @ weight)
-    return x.T @ (x * (probability * (1 - probability))[:, None]) + np.diag(ridge)
-
-
-def _log_loss(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0, z) - y * z
 
 
 def _chance(weight: np.ndarray, covariance: np.ndarray) -> float:
