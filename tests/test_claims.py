@@ -74,7 +74,7 @@ def test_results_are_collected_once_and_kept_when_the_work_folder_is_gone(tmp_pa
     assert found.wins("human-100") == {0: 1.0, 1: 1.0}
     evidence.write_evidence(plan.questions(), out, tmp_path / "evidence.md")
     page = (tmp_path / "evidence.md").read_text()
-    assert "0.50 [0.50, 0.50]" in page and "No run yet." in page
+    assert "Not enough runs yet." in page and "conditions of this question have not been run yet" in page
 
 
 def test_the_share_of_the_residual_is_chosen_by_held_out_votes_and_not_by_the_truth():

@@ -27,7 +27,13 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
         note = (
             f"\n\n{missing} of {len(conditions)} conditions of this question have not been run yet." if missing else ""
         )
-        parts.append(f"## {title}\n\n" + (tell(results, there, page.parent) if there else "No run yet.") + note)
+        if missing > 0.9 * len(conditions) or len(there) < 4:
+            body = "Not enough runs yet."
+        elif missing > len(conditions) / 2:  # what there is, and no conclusion from a part
+            body = "So far, and no conclusion yet:\n\n" + table(results, there, "human-12")
+        else:
+            body = tell(results, there, page.parent)
+        parts.append(f"## {title}\n\n{body}{note}")
     write_text(page, "\n\n".join(parts) + "\n")
     print(f"claims: {page}")
 
