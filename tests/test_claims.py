@@ -51,7 +51,7 @@ def test_a_share_of_nothing_has_no_interval():
 
 def write_run(folder: Path, name: str, seed: int, gain: float, **readings: float) -> str:
     prompts = [PROMPTS[k % 3] for k in range(6)]
-    job = measure.Job(plan.Condition(name, {"beta": float(len(name))}), seed, folder, 10)
+    job = measure.Job(plan.Condition(name, {"output_dir": name}), seed, folder, 10)
     about = {"key": job.key, "condition": name, "seed": seed, "seconds": 1.0, "commit": "abc", **readings}
     images = np.zeros((6, 64, 64, 3), np.uint8)
     path = folder / "results" / f"{job.key}.parquet" if name != "base" else folder / "results" / "base.parquet"
@@ -63,7 +63,8 @@ def test_results_are_collected_once_and_kept_when_the_work_folder_is_gone(tmp_pa
     monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0))
     write_run(tmp_path, "base", 0, 0.0)
     monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0) + 0.5)
-    valid = {write_run(tmp_path, "human-100", seed, 0.5, winner_error=0.01) for seed in (0, 1)}
+    names = ["human-100", *(condition.name for condition in plan.hesitant())]
+    valid = {write_run(tmp_path, name, seed, 0.5, winner_error=0.01) for name in names for seed in (0, 1)}
     stale = write_run(tmp_path, "an-old-plan", 0, 0.5)
     out = tmp_path / "out"
     results.collect(tmp_path / "results", out, valid)
@@ -74,6 +75,7 @@ def test_results_are_collected_once_and_kept_when_the_work_folder_is_gone(tmp_pa
     assert found.wins("human-100") == {0: 1.0, 1: 1.0}
     evidence.write_evidence(plan.questions(), out, tmp_path / "evidence.md")
     page = (tmp_path / "evidence.md").read_text()
+    assert "| `hesitant-100` | 0.50 [0.50, 0.50] | 1.00 [1.00, 1.00] |" in page and "[0.00, 0.00]" in page
     assert "Not enough runs yet." in page and "conditions of this question have not been run yet" in page
 
 

@@ -1,13 +1,16 @@
-"""Small real things that tests share: a Stable Diffusion pipeline with random weights, pictures, a labelled dataset."""
+"""What tests share: a Stable Diffusion pipeline with random weights, pictures, a labelled dataset, how a call is refused."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 
@@ -103,3 +106,12 @@ def make_labelled_dataset(folder: Path, pairs: int = 24, labelled: int = 8, seed
         )
     dataset.append_votes(votes)
     return dataset
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(PalateError) as refused:
+        call()
+    line = str(refused.value)
+    assert "\n" not in line and len(line) < 500
+    return line

@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import expit
-from tiny import make_labelled_dataset, picture_bytes
+from tiny import make_labelled_dataset, picture_bytes, refusal
 
 from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset, open_dataset
-from palate.errors import PalateError
 from palate.judges import base
 from palate.judges.annotate import annotate
 from palate.judges.base import Answer, Pair, ask
@@ -164,14 +163,6 @@ def test_swapping_always_mirrors_whatever_the_scores(scores, temperature):
     for one, other in zip(straight, mirrored, strict=True):
         assert one.probability == pytest.approx(1 - other.probability, abs=1e-12)
         assert 0 <= one.probability <= 1
-
-
-def refusal(call) -> str:
-    with pytest.raises(PalateError) as refused:
-        call()
-    line = str(refused.value)
-    assert "\n" not in line
-    return line
 
 
 def says(answer):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from judges.test_annotate import refusal, votes_of
-from tiny import make_labelled_dataset
+from judges.test_annotate import votes_of
+from tiny import make_labelled_dataset, refusal
 
 from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset, open_dataset

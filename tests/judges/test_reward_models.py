@@ -9,8 +9,8 @@ import pytest
 import torch
 from judges.reward_models import SIZE, save_clip, save_image_reward, save_open_clip, save_tokenizer
 from PIL import Image
+from tiny import refusal
 
-from palate.errors import PalateError
 from palate.judges.aesthetic import AestheticJudge, load_head
 from palate.judges.base import Pair, ask, load_judge
 from palate.judges.clip import ClipJudge
@@ -171,14 +171,6 @@ def test_what_the_answers_depend_on_is_in_the_settings(clip_folder, tmp_path):
         ClipJudge("pickscore", str(clip_folder), device="cpu").settings,
     ]
     assert all(other != one for other in others) and json.dumps(one)
-
-
-def refusal(call) -> str:
-    with pytest.raises(PalateError) as refused:
-        call()
-    line = str(refused.value)
-    assert "\n" not in line and len(line) < 500
-    return line
 
 
 def test_a_folder_that_does_not_fit_the_judge_is_refused_in_one_line(clip_folder, hps, image_reward, tmp_path, pairs):

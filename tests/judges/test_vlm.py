@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from judges.chat_server import brightness
 from judges.faulty_proxy import FAULTS, FaultyProxy
 from PIL import Image
+from tiny import refusal
 
 from palate.cli.annotate import main
-from palate.errors import PalateError
 from palate.judges.annotate import annotate
 from palate.judges.base import Pair, load_judge
 from palate.judges.chat import Chat, Unanswered
@@ -135,14 +135,6 @@ def test_a_pair_that_the_server_refuses_fails_at_once_and_the_others_are_judged(
     assert "content policy" in answers[0].failure and answers[0].usage["requests"] == 2
     assert "'I cannot choose.', which is neither A nor B" in answers[1].failure
     assert answers[2].failure is None
-
-
-def refusal(call) -> str:
-    with pytest.raises(PalateError) as refused:
-        call()
-    line = str(refused.value)
-    assert "\n" not in line
-    return line
 
 
 def test_what_would_fail_for_every_pair_ends_the_run_in_one_line(bright, mute, dataset, monkeypatch):

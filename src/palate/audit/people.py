@@ -59,13 +59,14 @@ def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 
     agrees = agreement_with_others(votes, group)
     again, again_each = self_agreement(votes, group)
     dawid_skene, bradley_terry = dawid_skene_estimates(votes, group, seed), bradley_terry_estimates(votes, len(group))
+    right = _right(known)
     persons = []
     for k, name in enumerate(votes.names):
         own = votes.of(name)
         persons.append(
             Person(
                 name, len(own), int((own.value == 0.5).sum()), int(shared[k]), agrees[name], again_each[name],
-                dawid_skene[name], bradley_terry[name], first_share(own, group), _right(known, name),
+                dawid_skene[name], bradley_terry[name], first_share(own, group), right.get(name),
             )
         )  # fmt: skip
     persons.sort(key=lambda person: (-person.votes, person.name))
@@ -73,11 +74,13 @@ def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 
     return People(persons, alpha_estimate(votes, group, seed), again, first_share(votes, group), notes)
 
 
-def _right(known: pa.Table | None, name: str) -> Estimate | None:
-    """Share of right answers of one person; a tie is wrong, a skip is no answer."""
-    rows = [] if known is None else known.to_pylist()
-    right = [row["choice"] == row["answer"] for row in rows if row["annotator_id"] == name and row["choice"] != "skip"]
-    return share_estimate(np.array(right, float), np.arange(len(right))) if right else None
+def _right(known: pa.Table | None) -> dict[str, Estimate]:
+    """Share of right answers by person; a tie is wrong, a skip is no answer."""
+    answers: dict[str, list[bool]] = {}
+    for row in [] if known is None else known.to_pylist():
+        if row["choice"] != "skip":
+            answers.setdefault(row["annotator_id"], []).append(row["choice"] == row["answer"])
+    return {name: share_estimate(np.array(right, float), np.arange(len(right))) for name, right in answers.items()}
 
 
 def _what_cannot_be_said(
