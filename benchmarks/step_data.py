@@ -1,13 +1,17 @@
 """What the step-cost benchmark measures on: a model, a small dataset with votes of every kind, its cache."""
 
+import io
 import platform
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from palate.training.encode import encode
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
@@ -15,7 +19,6 @@ from transformers.utils.logging import disable_progress_bar
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import encode_image
-from palate.training.cache import encode_pairs
 from palate.world.pretrain import make_tokenizer
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
@@ -37,10 +40,23 @@ class Options:
     """Pixels along one side, a multiple of 64."""
     width: int = 80
     """Channels of the UNet's first level, a multiple of 40. Stable Diffusion 1.5 has 320; the autoencoder and the text encoder shrink alike."""
+    family: Literal["sd", "sdxl", "sd3", "flux", "pixart", "sana"] = "sd"
+    """Which networks; width counts for sd and sdxl, the others have some 50 M parameters."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Type of the arithmetic; frozen weights are held in it."""
+    gradient_checkpointing: bool = False
+    """For every variant alike."""
+    kinds: tuple[Literal["lora", "full"], ...] = ("lora", "full")
+    """What is trained."""
     methods: tuple[str, ...] = ()
     """Measure presets of `palate methods` against dpo instead: names, or all. With LoRA."""
     json: Path | None = None
     """Where to write every number."""
+
+    @property
+    def weight_dtype(self) -> str:
+        """The type in which frozen weights are held."""
+        return "bf16" if self.mixed_precision == "bf16" else "fp32"
 
 
 # --- the model and the data ------------------------------------------------------------------------------------------
@@ -82,13 +98,29 @@ def make_pipeline(folder: Path, width: int, resolution: int) -> None:
 
 def prepare(folder: Path, options: Options) -> int:
     """Make pipeline, dataset and cache in `folder`; returns the number of the UNet's parameters."""
-    make_pipeline(folder / "pipeline", options.width, options.resolution)
+    if options.family == "sd":
+        make_pipeline(folder / "pipeline", options.width, options.resolution)
+    else:
+        from family_data import make_family  # the tests' miniatures, which the default needs not
+
+        make_family(folder / "pipeline", options.family, options.resolution)
     dataset = PreferenceDataset.create(folder / "data", name="step cost")
     pairs = make_pairs(options)
     dataset.add_pairs(pairs)
     dataset.append_votes(make_votes(pairs))
     backbone = load_backbone(str(folder / "pipeline"))
-    encode_pairs(dataset, backbone)
+    keys = {
+        "pretrained_model_name_or_path": str(folder / "pipeline"),
+        "dataset": str(folder / "data"),
+        "output_dir": str(folder / "run"),
+    }
+    keys |= {
+        "train_batch_size": options.batch,
+        "mixed_precision": options.mixed_precision,
+        "weight_dtype": options.weight_dtype,
+    }
+    with redirect_stdout(io.StringIO()):
+        encode(keys, reference_draws=1)  # the cache of pairs, and the errors for the precomputed variant
     return sum(parameter.numel() for parameter in backbone.network.parameters())
 
 
@@ -130,6 +162,7 @@ def make_votes(pairs: list[dict]) -> list[dict]:
 def describe(options: Options, parameters: int) -> str:
     """What was measured on what, in one line."""
     return (
-        f"UNet of {parameters / 1e6:.1f} M parameters, {options.batch} pairs of {options.resolution} px, fp32, {torch.get_num_threads()} threads, "
+        f"{options.family}: network of {parameters / 1e6:.1f} M parameters, {options.batch} pairs of {options.resolution} px, {options.mixed_precision if options.mixed_precision != 'no' else 'fp32'}"
+        f"{', gradient checkpointing' if options.gradient_checkpointing else ''}, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, {platform.system()} {platform.machine()}; n = {options.steps} rounds"
     )

@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
+from accelerate.state import AcceleratorState
+from palate.training.precision import hold_frozen
 from step_data import PROMPTS, Options
 from torch.nn.functional import logsigmoid, mse_loss
 
-from palate.backbones import load_backbone
+from palate.backbones import Backbone, load_backbone
+from palate.backbones.conditioning import Conditioning, expand, move, repeat
 from palate.data.dataset import open_dataset
 from palate.training import assemble
 from palate.training.assemble import make_any_policy
+from palate.training.cache import encode_pairs
 from palate.training.config import LoraOptions, TrainConfig, load_config
 from palate.training.labels import prepare_rows
 from palate.training.metrics import MetricsLog, join, summarise
@@ -39,9 +42,13 @@ class Parts:
         self.config = TrainConfig(
             pretrained_model_name_or_path=str(folder / "pipeline"), dataset=str(folder / "data"), output_dir=str(folder / "run"),
             lora=LoraOptions() if is_lora else None, train_batch_size=options.batch, learning_rate=1e-6, report_to="none",
-            **changes,
+            **precision(options), gradient_checkpointing=options.gradient_checkpointing, **changes,
         )  # fmt: skip
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
+        self.device = self.accelerator.device
         self.backbone = load_backbone(self.config.pretrained_model_name_or_path)
+        self.backbone.device = self.device
 
     @cached_property
     def policy(self):
@@ -49,7 +56,7 @@ class Parts:
 
     @cached_property
     def reference(self):
-        return make_reference(self.policy)
+        return make_reference(self.policy, config=self.config)
 
     @cached_property
     def optimizer(self) -> torch.optim.AdamW:
@@ -57,20 +64,37 @@ class Parts:
         return torch.optim.AdamW(self.policy.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay)
 
 
+def precision(options: Options) -> dict:
+    """The keys of a configuration for the arithmetic, and frozen weights in the same type."""
+    return {"mixed_precision": options.mixed_precision, "weight_dtype": options.weight_dtype}
+
+
 def floor(parts: Parts) -> Step:
     """Forward and backward of the policy on the batch's images, from tensors that lie ready."""
-    images, side = 2 * parts.options.batch, parts.options.resolution // 8
-    noisy, noise = torch.randn(2, images, 4, side, side)
-    timestep = torch.randint(parts.backbone.num_timesteps, (images,))
-    unet = parts.policy.network
-    embeddings = torch.randn(images, 77, unet.config.cross_attention_dim)
+    backbone, images, accelerator = parts.backbone, 2 * parts.options.batch, parts.accelerator
+    latents, noise = torch.randn(2, images, *backbone.latent_shape(parts.options.resolution), device=parts.device)
+    timestep = backbone.timestep(torch.randint(backbone.num_timesteps, (images,))).to(parts.device)
+    noisy, target = (make(latents, noise, timestep) for make in (backbone.add_noise, backbone.regression_target))
+    encoded = encode_pairs(open_dataset(parts.config.dataset), backbone)  # they are there, so that no encoder is loaded
+    prompts = encoded.prompt_conditioning([PROMPTS[i % 3] for i in range(parts.options.batch)])
+    sizes = expand(backbone.image_conditioning(*[parts.options.resolution] * 3), parts.options.batch)
+    conditioning = move(repeat({**prompts, **sizes}, 2), parts.device)
+    network = parts.policy.network
 
     def gradient(step: int) -> Callable[[], object]:
-        loss = mse_loss(unet(noisy, timestep, embeddings, return_dict=False)[0], noise)
-        loss.backward()
+        with accelerator.autocast():
+            prediction = backbone.predict(network, noisy, timestep, conditioning)
+        mse_loss(prediction.float(), target).backward()
         return lambda: None
 
     return gradient
+
+
+def told(backbone: Backbone, options: Options) -> Conditioning:
+    """What the network is told of both images of a batch."""
+    prompts = backbone.encode_prompts([PROMPTS[i % 3] for i in range(options.batch)])
+    size = expand(backbone.image_conditioning(*[options.resolution] * 3), options.batch)
+    return move(repeat({**prompts, **size}, 2), backbone.device)
 
 
 def palate_step(parts: Parts, **changes) -> Step:
@@ -79,7 +103,7 @@ def palate_step(parts: Parts, **changes) -> Step:
         "pretrained_model_name_or_path": parts.config.pretrained_model_name_or_path,
         "dataset": parts.config.dataset,
     }
-    keys |= {"output_dir": parts.config.output_dir, "train_batch_size": parts.options.batch}
+    keys |= {"output_dir": parts.config.output_dir, "train_batch_size": parts.options.batch, **precision(parts.options)}
     return run_step(parts, put_together(parts, load_config(keys | changes)))
 
 
@@ -89,8 +113,9 @@ def put_together(parts: Parts, config: TrainConfig, self_votes: np.ndarray | Non
     with redirect_stdout(io.StringIO()):  # counts of the labels
         rows = prepare_rows(dataset, config, self_votes)
     return assemble.assemble(
-        config, dataset, parts.backbone, rows, Accelerator(), Path(config.output_dir), parts.policy, parts.reference
-    )
+        config, dataset, parts.backbone, rows, parts.accelerator, Path(config.output_dir), parts.policy,
+        None if config.reference == "precomputed" else parts.reference,
+    )  # fmt: skip
 
 
 def run_step(parts: Parts, made: assemble.Parts) -> Step:
@@ -114,41 +139,41 @@ def run_step(parts: Parts, made: assemble.Parts) -> Step:
 
 
 def usual_recipe(parts: Parts) -> Step:
-    """Diffusion-DPO as its training scripts arrange it: encoders inside the step, a second UNet as the reference.
+    """Diffusion-DPO as its training scripts arrange it: encoders inside the step, a second network as the reference.
 
-    Reading and decoding pictures is left out (scripts do it in other processes): pixels and tokens lie ready.
+    Reading and decoding pictures is left out (scripts do it in other processes): pixels lie ready. Everything that is
+    frozen is held in the type of the arithmetic, as the scripts do.
     """
-    encoders = load_backbone(str(parts.folder / "pipeline"))
-    vae, text_encoder, batch, beta = encoders.vae, encoders.text_encoder, parts.options.batch, parts.config.beta
-    schedule = DDPMScheduler.from_pretrained(parts.folder / "pipeline", subfolder="scheduler")
+    encoders, batch, beta = load_backbone(str(parts.folder / "pipeline")), parts.options.batch, parts.config.beta
+    encoders.device = parts.device
     policy, reference = parts.policy.network, encoders.network.requires_grad_(False)
-    pixels = (
-        torch.rand(2 * batch, 3, parts.options.resolution, parts.options.resolution) * 2 - 1
-    )  # winners, then losers
-    prompts = [PROMPTS[i % 3] for i in range(batch)]
-    tokens = encoders.tokenizer(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    hold_frozen(reference, parts.options.weight_dtype)
+    side = parts.options.resolution
+    pixels = (torch.rand(2 * batch, 3, side, side) * 2 - 1).to(parts.device)  # winners, then losers
+
+    def errors(network, noisy, timestep, conditioning, target) -> tuple[torch.Tensor, torch.Tensor]:
+        prediction = encoders.predict(network, noisy, timestep, conditioning).float()
+        return (prediction - target).square().mean(dim=(1, 2, 3)).chunk(2)
 
     def gradient(step: int) -> Callable[[], object]:
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
-            embeddings = text_encoder(tokens).last_hidden_state.repeat(2, 1, 1)
-        noise = torch.randn_like(latents[:batch]).repeat(2, 1, 1, 1)
-        timestep = torch.randint(schedule.config.num_train_timesteps, (batch,)).repeat(2)
-        noisy = schedule.add_noise(latents, noise, timestep)
-        winner, loser = _errors(policy, noisy, timestep, embeddings, noise)
-        with torch.no_grad():
-            reference_winner, reference_loser = _errors(reference, noisy, timestep, embeddings, noise)
+        with parts.accelerator.autocast():
+            with torch.no_grad():
+                latents = encoders.encode_images(pixels).float()
+                conditioning = told(encoders, parts.options)
+            noise = torch.randn_like(latents[:batch]).repeat(2, 1, 1, 1)
+            timestep = encoders.timestep(torch.randint(encoders.num_timesteps, (batch,))).repeat(2).to(parts.device)
+            noisy, target = (
+                make(latents, noise, timestep) for make in (encoders.add_noise, encoders.regression_target)
+            )
+            winner, loser = errors(policy, noisy, timestep, conditioning, target)
+            with torch.no_grad():
+                reference_winner, reference_loser = errors(reference, noisy, timestep, conditioning, target)
         z = -(beta / 2) * ((winner - loser) - (reference_winner - reference_loser))  # [B], seen from the winner
         loss = -logsigmoid(z).mean()
         loss.backward()
         return lambda: (loss.item(), (z > 0).float().mean().item())
 
     return gradient
-
-
-def _errors(unet: torch.nn.Module, noisy, timestep, embeddings, noise) -> tuple[torch.Tensor, torch.Tensor]:
-    prediction = unet(noisy, timestep, embeddings, return_dict=False)[0]
-    return (prediction - noise).square().mean(dim=(1, 2, 3)).chunk(2)
 
 
 def take_step(parts: Parts, gradient: Step, number: int) -> tuple[float, float]:
@@ -167,6 +192,7 @@ def take_step(parts: Parts, gradient: Step, number: int) -> tuple[float, float]:
 VARIANTS: dict[str, Callable[[Parts], Step]] = {
     "floor": floor,
     "palate": palate_step,
+    "palate, precomputed": partial(palate_step, reference="precomputed", reference_draws=1),
     "palate + safeguard": partial(palate_step, safeguard=0.9),
     "palate + adaptive": partial(palate_step, adaptive=True),
     "usual recipe": usual_recipe,
