@@ -17,7 +17,7 @@ from tiny import make_labelled_dataset
 
 import palate
 from palate.errors import PalateError
-from palate.training.checkpoint import checkpoints
+from palate.training.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
 
 
 def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
@@ -225,6 +225,34 @@ def test_a_damaged_newest_checkpoint_is_passed_over(pipeline_folder, dataset, tm
     assert "step-000004 is damaged" in capsys.readouterr().out
     again = (run.path / "checkpoints/step-000004/weights.safetensors").read_bytes()
     assert again == saved
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit])
+@pytest.mark.parametrize("file", ["weights.safetensors", "beside.safetensors", "optimizer.pt", "sha256.json"])
+def test_no_file_of_a_checkpoint_can_be_cut_or_changed_unnoticed(damage, file, tmp_path, capsys):
+    for step in (2, 4):
+        weights = {"w": torch.full((64,), float(step))}
+        save_checkpoint(tmp_path, State(step, weights, {"mean": torch.ones(8)}, {"rate": 0.5}), keep=2)
+    damaged = tmp_path / "checkpoints/step-000004" / file
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    state = load_newest_checkpoint(tmp_path)
+    assert state.step == 2 and torch.equal(state.weights["w"], torch.full((64,), 2.0))
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1 and "step-000004 is damaged" in told[0] and "the one before" in told[0]
+
+
+def test_a_checkpoint_of_before_checksums_is_read(tmp_path):
+    save_checkpoint(tmp_path, State(2, {"w": torch.ones(4)}, {}, {}), keep=2)
+    (tmp_path / "checkpoints/step-000002/sha256.json").unlink()
+    assert load_newest_checkpoint(tmp_path).step == 2
 
 
 @pytest.mark.parametrize(
