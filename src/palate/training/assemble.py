@@ -49,7 +49,7 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = encode_pairs(dataset, backbone, config.resolution)
+    encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
     rows = rows.require(encoded)
     policy = policy or make_any_policy(backbone, config)
     reference = reference or make_reference(policy, needs_reference(config))
