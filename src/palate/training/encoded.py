@@ -18,7 +18,8 @@ from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
 from palate.training.storage import Storage
 
-MAPPED = 128 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
+MAPPED = 256 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
+AROUND = 2**16  # bytes that come with the first byte of a read: the system maps the pages around it too
 PAIRS, PROMPTS = "pairs", "prompts"  # the kinds of shards
 NAMES = {PAIRS: "pair_ids", PROMPTS: "prompts"}  # in the metadata of a shard, a list: what its rows are
 IMAGE = "image."  # what the names of an image's own conditioning begin with, in a shard of pairs
@@ -148,7 +149,7 @@ class EncodedPairs:
         else:
             found = [one[row, side] for one, row, side in zip(slices, rows, sides, strict=True)]
         stacked = torch.stack(found)
-        self._mapped += stacked.nbytes
+        self._mapped += len(found) * max(AROUND, found[0].nbytes)
         return stacked.float() if stacked.is_floating_point() else stacked
 
     def _shard(self, name: str, size: int):
