@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate
 from palate.backbones.folders import cumulative_fingerprints
 from palate.data.dataset import PreferenceDataset
@@ -40,7 +40,7 @@ COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
 def encode_pairs(
     dataset: PreferenceDataset,
-    backbone: StableDiffusion,
+    backbone: Backbone,
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
     place: str | Path | None = None,
@@ -72,7 +72,7 @@ def encode_pairs(
 
 
 def _storage(
-    dataset: PreferenceDataset, backbone, place: str | Path | None, resolution: int, dtype: torch.dtype
+    dataset: PreferenceDataset, backbone: Backbone, place: str | Path | None, resolution: int, dtype: torch.dtype
 ) -> Storage:
     """The folder of the cache that these settings name, or the one at `place` where it fits."""
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
@@ -110,7 +110,7 @@ def _difference(found: dict, wanted: dict) -> str:
 
 
 def _encode_missing(
-    dataset: PreferenceDataset, backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype
+    dataset: PreferenceDataset, backbone: Backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype
 ) -> bool:
     """Write the shards that are missing; whether there were any."""
     storage, wrote = encoded.storage, False
@@ -190,7 +190,7 @@ def _missing_rows(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[t
 class _Batch:
     """The rows of a shard in the making: pictures go in, and are encoded as soon as there are enough of them."""
 
-    def __init__(self, backbone, resolution: int, dtype: torch.dtype):
+    def __init__(self, backbone: Backbone, resolution: int, dtype: torch.dtype):
         self.backbone, self.resolution, self.dtype = backbone, resolution, dtype
         self.sides: list[int] = []  # images of each row
         self._waiting: list[torch.Tensor] = []  # [3, H, W] each
@@ -201,7 +201,7 @@ class _Batch:
         """One row, of one or two pictures."""
         self.sides.append(len(pictures))
         for picture in pictures:
-            self._conditioning.append(image_conditioning(self.backbone, picture.width, picture.height, self.resolution))
+            self._conditioning.append(self.backbone.image_conditioning(*picture.size, self.resolution))
             self._waiting.append(prepare_image(picture, self.resolution))
             if len(self._waiting) == IMAGES_AT_ONCE:
                 self._encode()
@@ -224,10 +224,10 @@ class _Batch:
             self._waiting = []
 
 
-def _write_prompts(storage: Storage, block: int, prompts: list[str], backbone, dtype: torch.dtype) -> None:
+def _write_prompts(storage: Storage, block: int, prompts: list[str], backbone: Backbone, dtype: torch.dtype) -> None:
     parts = []
     for start in range(0, len(prompts), IMAGES_AT_ONCE):
-        encoded = encode_prompts(backbone, prompts[start : start + IMAGES_AT_ONCE])
+        encoded = backbone.encode_prompts(prompts[start : start + IMAGES_AT_ONCE])
         parts.append({name: _stored(tensor, dtype) for name, tensor in encoded.items()})
     _write(storage, PROMPTS, block, concatenate(parts), prompts=prompts)
 
@@ -256,15 +256,3 @@ def _write(storage: Storage, kind: str, block: int, tensors: dict[str, torch.Ten
     content = hashlib.sha256(json.dumps(metadata[NAMES[kind]]).encode()).hexdigest()[:8]
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     storage.put(f"{kind}-{block:06}-{content}.safetensors", lambda path: save_file(plain, path, metadata=told))
-
-
-# --- until every backbone speaks of conditioning ---------------------------------------------------------------------
-
-
-def encode_prompts(backbone, prompts: list[str]) -> Conditioning:
-    found = backbone.encode_prompts(prompts)
-    return found if isinstance(found, dict) else {"embeddings": found}
-
-
-def image_conditioning(backbone, width: int, height: int, resolution: int) -> Conditioning:
-    return backbone.image_conditioning(width, height, resolution) if hasattr(backbone, "image_conditioning") else {}

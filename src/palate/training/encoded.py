@@ -123,9 +123,6 @@ class EncodedPairs:
         names = self._shard(*self._prompts.shards[self._prompts.shard[places[0]]]).keys()
         return {name: self._rows(self._prompts, name, places) for name in names}
 
-    def embeddings(self, prompts: list[str]) -> torch.Tensor:
-        return self.prompt_conditioning(prompts)["embeddings"]
-
     def image_conditioning(self, images: list[tuple[str, int]]) -> Conditioning:
         """What the network is told of these images beside their prompt (true size and crop), a row each; {} for families
         without it."""
