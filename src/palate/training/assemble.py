@@ -52,7 +52,7 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution))
+    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
     if sharded:

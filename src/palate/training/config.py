@@ -42,6 +42,9 @@ class TrainConfig:
     """The dataset folder with pairs and votes."""
     output_dir: str
     """The run folder to write."""
+    cache: str | None = None
+    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own `cache`
+    when absent."""
     revision: str | None = None
     """Revision of a hub model."""
     start_from: str | None = None
@@ -236,6 +239,7 @@ class TrainConfig:
 FREE_ON_RESUME = (
     "dataset",
     "output_dir",
+    "cache",
     "max_train_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
