@@ -1,7 +1,7 @@
 """palate: align text-to-image diffusion models with human taste from labels that nobody fully trusts.
 
 Everything is one import away and loaded when first used: `palate.open_dataset`, `palate.train`, `palate.sample`,
-`palate.score`, `palate.compare`, `palate.report`.
+`palate.score`, `palate.compare`, `palate.report`, `palate.export`, `palate.push`.
 """
 
 from importlib import import_module
@@ -18,11 +18,15 @@ _HOMES = {
     "score": "palate.evaluation.score",
     "compare": "palate.evaluation.compare",
     "report": "palate.report.runs",
+    "export": "palate.sharing.export",
+    "push": "palate.sharing.push",
 }
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        found = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = found  # importing palate.report put the package of that name in its place
+        return found
     raise AttributeError(f"module 'palate' has no attribute {name!r}")

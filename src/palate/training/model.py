@@ -103,11 +103,23 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig) -> None:
             merged.save_pretrained(temporary / "unet", safe_serialization=True)
         elif policy.is_lora:
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(policy.network))
-            StableDiffusionPipeline.save_lora_weights(temporary, unet_lora_layers=layers, safe_serialization=True)
+            StableDiffusionPipeline.save_lora_weights(
+                temporary, unet_lora_layers=layers, safe_serialization=True, unet_lora_adapter_metadata=_scaling(config)
+            )
         else:
             policy.network.save_pretrained(temporary / "unet", safe_serialization=True)
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
+
+
+def _scaling(config: TrainConfig) -> dict:
+    """What diffusers keeps in the file's header: without it, it takes alpha for the rank."""
+    options = config.lora
+    return {
+        "r": options.rank,
+        "lora_alpha": options.alpha or options.rank,
+        "target_modules": list(options.target_modules),
+    }
 
 
 def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
@@ -116,8 +128,8 @@ def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
     if full.is_dir():
         return type(unet).from_pretrained(full)
     if lora.is_file():
-        layers, alphas = StableDiffusionPipeline.lora_state_dict(folder)
-        StableDiffusionPipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=unet)
+        layers, alphas, scaling = StableDiffusionPipeline.lora_state_dict(folder, return_lora_metadata=True)
+        StableDiffusionPipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=unet, metadata=scaling)
         return unet
     raise PalateError(
         f"{folder}: neither pytorch_lora_weights.safetensors nor unet/ is there. Has the run finished? The same `palate train` command goes on."

@@ -1,0 +1,119 @@
+"""What a finished run holds that can be shared: adapters or a whole denoiser, and the pipeline that it belongs to."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import ModelMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from palate.backbones import load_backbone
+from palate.backbones.folders import component_class
+from palate.errors import PalateError
+from palate.training.config import TrainConfig, load_config
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+DENOISERS = ("unet", "transformer")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model of a finished run."""
+
+    run: Path
+    config: TrainConfig
+    adapter: Path | None  # a file of adapters; None where all weights were trained
+    component: Path | None  # a folder with the whole denoiser; None where adapters were trained
+
+    @cached_property
+    def base(self) -> Path:
+        """The pipeline folder that the run started from. Raises PalateError when it is not there any more."""
+        return load_backbone(self.config.pretrained_model_name_or_path, self.config.revision).folder
+
+    @cached_property
+    def pipeline(self) -> str:
+        """The class of the pipeline, as diffusers names it."""
+        return json.loads((self.base / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+
+    @cached_property
+    def denoiser(self) -> str:
+        """The component that was trained: "unet" or "transformer"."""
+        return next(name for name in DENOISERS if component_class(self.base, name))
+
+    @cached_property
+    def denoiser_class(self) -> type[ModelMixin]:
+        return getattr(diffusers, component_class(self.base, self.denoiser))
+
+    @cached_property
+    def denoiser_config(self) -> dict:
+        return self.denoiser_class.load_config(self.base, subfolder=self.denoiser)
+
+
+def open_trained(run: str | Path) -> Trained:
+    """The model of a run. Raises PalateError when it is no run, has not finished, or trained no denoiser."""
+    run = Path(run)
+    if not (run / "config.yaml").is_file():
+        raise PalateError(f"{run}: not a run (no config.yaml). Give the output_dir of a training.")
+    config, model = load_config(run / "config.yaml"), run / "model"
+    if config.trains == "classifier":
+        raise PalateError(
+            f"{run}: trained a preference classifier, which guides the base model while `palate sample` draws; no other tool loads one."
+        )
+    adapter = model / ADAPTER
+    component = next((model / name for name in DENOISERS if (model / name / "config.json").is_file()), None)
+    if not adapter.is_file() and component is None:
+        raise PalateError(f"{run}: has no model yet. Finish the training: its `palate train` command goes on.")
+    return Trained(run, config, None if component else adapter, component)
+
+
+def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
+    """The adapters by peft's names, "unet.(module).lora_A.weight" and "….lora_B.weight", and their alpha.
+
+    An adapter of rank r adds alpha/r · lora_B · lora_A to its module's weight. Raises PalateError for a file that cannot be read,
+    and for one that does not say its alpha where that is not the rank.
+    """
+    path = trained.adapter
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            layers = {_peft_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PalateError(
+            f"{path}: could not be read ({error}). The run's `palate train` command writes it again."
+        ) from error
+    rank = next(len(tensor) for name, tensor in layers.items() if name.endswith(".lora_A.weight"))
+    told = json.loads(header.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    alpha = float(next((value for name, value in told.items() if name.endswith(".lora_alpha")), rank))
+    trained_with = (trained.config.lora.alpha if trained.config.lora else None) or rank
+    if alpha != trained_with:
+        raise PalateError(
+            f"{path}: does not say that lora.alpha is {trained_with:g}, so its adapters would be scaled wrongly. "
+            "The run's `palate train` command writes the file again; nothing is trained anew."
+        )
+    return layers, alpha
+
+
+def merged_network(trained: Trained) -> ModelMixin:
+    """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be loaded."""
+    kind = trained.denoiser_class
+    where = trained.component or trained.base / trained.denoiser
+    try:
+        network = kind.from_pretrained(where, torch_dtype=torch.float32, use_safetensors=True)
+        if trained.adapter:
+            read_adapter(trained)  # refuses what would be scaled wrongly
+            network.load_lora_adapter(trained.adapter.parent, weight_name=ADAPTER, prefix=trained.denoiser)
+            network.fuse_lora()
+            network.unload_lora()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PalateError(f"{where}: could not be loaded ({str(error).strip().splitlines()[0]}).") from error
+    return network
+
+
+def _peft_name(name: str) -> str:
+    return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
