@@ -10,6 +10,7 @@ import torch
 from diffusers import ModelMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from palate.backbones import load_backbone
@@ -113,6 +114,13 @@ def merged_network(trained: Trained) -> ModelMixin:
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(f"{where}: could not be loaded ({str(error).strip().splitlines()[0]}).") from error
     return network
+
+
+def save_adapter(trained: Trained, layers: dict[str, Tensor], path: Path) -> None:
+    """Write adapters as the run's own file has them: its header says what scales them."""
+    with safe_open(trained.adapter, "pt") as file:
+        header = file.metadata()
+    save_file(layers, path, metadata=header)
 
 
 def _peft_name(name: str) -> str:
