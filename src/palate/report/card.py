@@ -26,7 +26,9 @@ from palate.report.words import and_, contest_words, shortened, summary
 from palate.training.config import TrainConfig, load_config
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_NOTHING_MEASURED = "This model was not compared with its base model, so there is no evidence on which of them is better."
+_NOTHING_MEASURED = (
+    "This model was not compared with its base model, so there is no evidence on which of them is better."
+)
 _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 

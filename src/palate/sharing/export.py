@@ -12,7 +12,7 @@ from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.report.card import plain_card
 from palate.sharing.adapters import comfyui, kohya
-from palate.sharing.pipelines import copy_pipeline, save_network
+from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
 from palate.sharing.trained import (
     ADAPTER,
@@ -106,6 +106,7 @@ def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> Non
             save_network(network, folder / trained.component.name, dtype)
         else:
             shutil.copytree(trained.component, folder / trained.component.name)
+        forget_places(folder)
 
 
 def _save_fused(trained: Trained, path: Path, dtype: torch.dtype | None, whole_pipeline: bool) -> None:
@@ -116,4 +117,25 @@ def _save_fused(trained: Trained, path: Path, dtype: torch.dtype | None, whole_p
         if whole_pipeline:
             copy_pipeline(trained.base, folder, leave_out=trained.denoiser)
         save_network(network, folder / trained.denoiser, dtype)
+        forget_places(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str:
+    """A sentence that says where the result belongs."""
+    if format == "fused" and whole_pipeline:
+        return f'load it with DiffusionPipeline.from_pretrained("{path}")'
+    if format in ("diffusers", "fused"):
+        return "README.md in it says how diffusers loads it"
+    places = {"kohya": "A1111's models/Lora", "comfyui": "ComfyUI's models/loras"}
+    return f"put it into {places.get(format, 'models/checkpoints of ComfyUI, or models/Stable-diffusion of A1111')}"
+
+
+def size_of(path: Path) -> str:
+    """The size of a file, or of all files in a folder, in words."""
+    size = float(sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()))
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}" if unit != "bytes" else f"{size:.0f} bytes"
+        size /= 1000
+    return f"{size:.3g} GB"

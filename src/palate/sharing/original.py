@@ -48,12 +48,17 @@ def unet_module(module: str, config: dict) -> str:
             return f"output_blocks.{first + per_block - 1}.{place}.conv"
         blocks = f"input_blocks.{1 + first + int(layer)}" if side == "down" else f"output_blocks.{first + int(layer)}"
         return f"{blocks}.0.{_RESNET[inner]}" if kind == "resnets" else f"{blocks}.1.{inner}"
-    raise PalateError(f"the UNet's module {module} has no name in the original layout. Export it as diffusers or fused.")
+    raise PalateError(
+        f"the UNet's module {module} has no name in the original layout. Export it as diffusers or fused."
+    )
 
 
 def original_unet(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
     """All weights of a UNet by their original names. Raises PalateError when diffusers would not read them back the same."""
-    out = {f"{UNET}{unet_module(module, config)}.{kind}": weights[f"{module}.{kind}"] for module, kind in map(_split, weights)}
+    out = {
+        f"{UNET}{unet_module(module, config)}.{kind}": weights[f"{module}.{kind}"]
+        for module, kind in map(_split, weights)
+    }
     _require_same(weights, convert_ldm_unet_checkpoint(dict(out), config), "UNet")
     return out
 

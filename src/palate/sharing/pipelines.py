@@ -35,6 +35,14 @@ def save_network(network: ModelMixin, folder: Path, dtype: torch.dtype | None) -
     (network.to(dtype) if dtype else network).save_pretrained(folder, safe_serialization=True)
 
 
+def forget_places(folder: Path) -> None:
+    """Take out of every configuration in a folder where on this machine its weights were loaded from."""
+    for path in folder.rglob("*.json"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(told, dict) and told.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _require_safetensors(component: Path) -> None:
     suffixes = {file.suffix for file in component.rglob("*")}
     if suffixes & set(PICKLED) and ".safetensors" not in suffixes:

@@ -18,7 +18,9 @@ def single_file(trained: Trained) -> dict[str, Tensor]:
     """
     why = _why_not(trained)
     if why:
-        raise PalateError(f"{trained.run}: no single file for this model: {why}. Export it as fused, with --whole-pipeline.")
+        raise PalateError(
+            f"{trained.run}: no single file for this model: {why}. Export it as fused, with --whole-pipeline."
+        )
     network = merged_network(trained)
     vae = _load(AutoencoderKL, trained, "vae", torch_dtype=torch.float32, use_safetensors=True)
     out = original_unet(network.state_dict(), network.config) | original_vae(vae.state_dict(), vae.config)
