@@ -37,9 +37,7 @@ def plan(run: str | Path, repository: str) -> Sending:
     sizes = {path.relative_to(folder).as_posix(): size_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     card = (folder / "README.md").read_text(encoding="utf-8")
     unknown = ModelCard(card, ignore_metadata_errors=True).data.license in (None, "unknown")
-    remark = (
-        "the base model's license is not known here; read its terms before you publish, and add `license:` to the card"
-    )
+    remark = "the base model's license is not known here. Read its terms before you publish; `license:` in its README.md is inherited"
     return Sending(folder, sizes, card, remark if unknown else "")
 
 
@@ -70,11 +68,18 @@ def push(run: str | Path, repository: str, private: bool = True) -> str:
         raise PalateError(
             f"{api.endpoint}: the hub could not be reached ({type(error).__name__}). Nothing of the run is lost; push again."
         ) from error
+    except (RuntimeError, ValueError) as error:  # from the transfer of large files
+        raise PalateError(f"{repository}: the upload failed ({_line(error)}). Push again: it goes on.") from error
 
 
 def _refused(repository: str, error: HfHubHTTPError) -> str:
     status = error.response.status_code
     why = {401: "it does not know this login: run `hf auth login` again, or set HF_TOKEN", 403: "this login may not write there",
            404: "there is no such owner, or this login may not see it"}  # fmt: skip
-    told = why.get(status) or public(" ".join((error.server_message or "no reason given").split())[:200])
+    told = why.get(status) or _line(error.server_message or "no reason given")
     return f"{repository}: the hub refused ({status}): {told}."
+
+
+def _line(told: object) -> str:
+    """The beginning of a message on one line, without secrets."""
+    return public(" ".join(str(told).split()))[:200]
