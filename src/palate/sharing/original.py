@@ -31,15 +31,16 @@ _OPEN_CLIP_ENDS = {
 
 def unet_module(module: str, config: dict) -> str:
     """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError where it has none."""
-    per_block = config["layers_per_block"] + 1
     if module in _UNET_ENDS:
         return _UNET_ENDS[module]
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", module):
         kind, index, inner = found.groups()
         return f"middle_block.{2 * int(index) + (kind == 'attentions')}.{_RESNET.get(inner, inner)}"
     found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", module)
-    if found and isinstance(per_block, int):
+    per_block = config["layers_per_block"]
+    if found and isinstance(per_block, int) and (found[3] != "resnets" or found[5] in _RESNET):
         side, block, kind, layer, inner = found.groups()
+        per_block += 1  # the place of a down- or upsampler
         first = int(block) * per_block
         if kind == "downsamplers":
             return f"input_blocks.{first + per_block}.0.op"
@@ -93,16 +94,18 @@ def original_open_clip(weights: dict[str, Tensor], prefix: str) -> dict[str, Ten
             layer, kind = found.groups()
             parts = [plain[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
             out[f"{prefix}model.transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
-        elif found := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
-            layer, inner, kind = found.groups()
-            if inner in _OPEN_CLIP:
-                out[f"{prefix}model.transformer.resblocks.{layer}.{_OPEN_CLIP[inner]}.{kind}"] = tensor
+        elif (found := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)) and found[2] in _OPEN_CLIP:
+            out[f"{prefix}model.transformer.resblocks.{found[1]}.{_OPEN_CLIP[found[2]]}.{found[3]}"] = tensor
+        elif not re.search(r"position_ids$|self_attn\.[kv]_proj\.(weight|bias)$", name):
+            raise PalateError(
+                f"the text encoder's weight {name} has no name in the original layout. Export it as diffusers or fused."
+            )
     return out
 
 
 def _vae_module(module: str, blocks: int) -> str:
     if found := re.fullmatch(r"(.+)\.mid_block\.attentions\.0\.(.+)", module):
-        return f"{found[1]}.mid.attn_1.{_ATTENTION[found[2]]}"
+        return f"{found[1]}.mid.attn_1.{_ATTENTION.get(found[2], found[2])}"
     if found := re.fullmatch(r"(.+)\.mid_block\.resnets\.(\d)\.(.+)", module):
         return f"{found[1]}.mid.block_{int(found[2]) + 1}.{found[3]}"
     found = re.fullmatch(r"(.+)\.(down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)", module)
