@@ -26,7 +26,5 @@ __all__ = ["__version__", *_HOMES]
 
 def __getattr__(name: str):
     if name in _HOMES:
-        found = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = found  # importing palate.report put the package of that name in its place
-        return found
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'palate' has no attribute {name!r}")

@@ -200,6 +200,12 @@ def test_the_command_says_where_it_is_and_how_to_load_it(adapters, tmp_path, cap
     assert "DiffusionPipeline.from_pretrained" in capsys.readouterr().out
 
 
+def test_the_report_can_be_called_after_an_export(adapters, tmp_path):
+    palate.export(adapters, to=tmp_path / "out")  # which imports the package that has the function's name
+    for _ in range(2):
+        assert "not a run" in refusal(lambda: palate.report(tmp_path))
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
