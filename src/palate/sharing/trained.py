@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import ModelMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -13,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palate.backbones import load_backbone
-from palate.backbones.folders import component_class
+from palate.backbones import Backbone, load_backbone, pipeline_class
 from palate.errors import PalateError
 from palate.training.config import TrainConfig, load_config
+from palate.training.model import load_trained
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 DENOISERS = ("unet", "transformer")
@@ -33,27 +32,27 @@ class Trained:
     component: Path | None  # a folder with the whole denoiser; None where adapters were trained
 
     @cached_property
+    def backbone(self) -> Backbone:
+        """The pipeline that the run started from. Raises PalateError when it is not there any more."""
+        return load_backbone(self.config.pretrained_model_name_or_path, self.config.revision)
+
+    @property
     def base(self) -> Path:
-        """The pipeline folder that the run started from. Raises PalateError when it is not there any more."""
-        return load_backbone(self.config.pretrained_model_name_or_path, self.config.revision).folder
+        return self.backbone.folder
 
     @cached_property
-    def pipeline(self) -> str:
-        """The class of the pipeline, as diffusers names it."""
-        return json.loads((self.base / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    def pipeline(self) -> str | None:
+        """The class of the pipeline, as its folder names it."""
+        return pipeline_class(self.base)
 
-    @cached_property
+    @property
     def denoiser(self) -> str:
         """The component that was trained: "unet" or "transformer"."""
-        return next(name for name in DENOISERS if component_class(self.base, name))
-
-    @cached_property
-    def denoiser_class(self) -> type[ModelMixin]:
-        return getattr(diffusers, component_class(self.base, self.denoiser))
+        return self.backbone.denoiser
 
     @cached_property
     def denoiser_config(self) -> dict:
-        return self.denoiser_class.load_config(self.base, subfolder=self.denoiser)
+        return json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
 
 
 def open_trained(run: str | Path) -> Trained:
@@ -102,17 +101,17 @@ def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
 
 def merged_network(trained: Trained) -> ModelMixin:
     """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be loaded."""
-    kind = trained.denoiser_class
-    where = trained.component or trained.base / trained.denoiser
+    if trained.adapter:
+        read_adapter(trained)  # refuses what would be scaled wrongly
     try:
-        network = kind.from_pretrained(where, torch_dtype=torch.float32, use_safetensors=True)
-        if trained.adapter:
-            read_adapter(trained)  # refuses what would be scaled wrongly
-            network.load_lora_adapter(trained.adapter.parent, weight_name=ADAPTER, prefix=trained.denoiser)
-            network.fuse_lora()
-            network.unload_lora()
+        network = load_trained(trained.backbone, trained.run / "model")
     except (OSError, ValueError, RuntimeError) as error:
-        raise PalateError(f"{where}: could not be loaded ({str(error).strip().splitlines()[0]}).") from error
+        raise PalateError(
+            f"{trained.run / 'model'}: could not be loaded ({str(error).strip().splitlines()[0]})."
+        ) from error
+    if trained.adapter:
+        network.fuse_lora()
+        network.unload_lora()
     return network
 
 
