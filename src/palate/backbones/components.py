@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, ModelMixin
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from palate.backbones.folders import component_class
 from palate.errors import PalateError
+
+# Of families with a schedule of alphas_cumprod
+SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
 
 def component_config(folder: Path, name: str) -> dict:
@@ -34,7 +38,7 @@ def load_component(kind: type, folder: Path, name: str, **options):
     disable_progress_bar()  # transformers draws one even for a file of a kilobyte
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise PalateError(
             f"{folder / name}: could not be loaded ({first_line}). Download that folder again."

@@ -5,20 +5,13 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PixArtAlphaPipeline,
-    PixArtSigmaPipeline,
-)
+from diffusers import AutoencoderKL, DDPMScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from palate.backbones.components import (
+    SAMPLERS,
     component_config,
     kl_factor,
     kl_latents,
@@ -36,7 +29,6 @@ from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
 
 TEXTS = {"text_encoder": T5EncoderModel, "tokenizer": T5TokenizerFast}
-SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
 
 class PixArtTransformer2DModel(diffusers.PixArtTransformer2DModel, PeftAdapterMixin):
