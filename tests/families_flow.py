@@ -3,6 +3,7 @@
 import string
 from pathlib import Path
 
+import sentencepiece
 import torch
 from diffusers import (
     AutoencoderDC,
@@ -91,7 +92,9 @@ def make_pixart(folder: Path, alpha: bool = False) -> Path:
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02), vae=_kl(4, scaling_factor=0.13025),
         text_encoder=_t5(TEXT), tokenizer=_t5_tokenizer(),
     )  # fmt: skip
-    return _saved(pipeline, folder)
+    _saved(pipeline, folder)
+    _as_sentencepiece(folder / "tokenizer")
+    return folder
 
 
 def make_sana(folder: Path) -> Path:
@@ -114,7 +117,7 @@ def make_sana(folder: Path) -> Path:
     pipeline = SanaPipeline(
         transformer=SanaTransformer2DModel(
             in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_cross_attention_heads=2,
-            cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=TEXT, sample_size=2,
+            cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=TEXT, sample_size=2, timestep_scale=0.5,
         ),
         scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
@@ -149,6 +152,16 @@ def _t5_tokenizer() -> T5TokenizerFast:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [("▁" + word, -3.0) for word in WORDS] + [(letter, -9.0) for letter in string.ascii_lowercase]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TOKENS)
+
+
+def _as_sentencepiece(folder: Path) -> None:
+    """The tokenizer in the older format: a sentencepiece model alone, which is all that PixArt's folders hold."""
+    (folder / "tokenizer.json").unlink()
+    with open(folder / "spiece.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*(" ".join(WORDS[i:] + WORDS[:i]) for i in range(7)), string.ascii_lowercase]),
+            model_writer=file, vocab_size=36, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+        )  # fmt: skip
 
 
 def _gemma_tokenizer() -> GemmaTokenizerFast:

@@ -372,6 +372,14 @@ def test_a_component_that_does_not_load_is_refused(folders, tmp_path):
     assert "config.json: missing or not readable" in refusal(lambda: StableDiffusion3(folder))
 
 
+def test_a_tokenizer_without_vocabulary_is_refused(folders, tmp_path):
+    """transformers would make one that knows no word, and every prompt would read the same."""
+    folder = tmp_path / "wordless"
+    shutil.copytree(folders["pixart"], folder)
+    (folder / "tokenizer" / "spiece.model").unlink()
+    assert "tokenizer: no vocabulary" in refusal(lambda: PixArt(folder).encode_prompts(["a"]))
+
+
 def test_a_schedule_that_pixart_does_not_have_is_refused(folders, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(folders["pixart"], folder)

@@ -17,6 +17,7 @@ from palate.errors import PalateError
 
 # Of families with a schedule of alphas_cumprod
 SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 def component_config(folder: Path, name: str) -> dict:
@@ -56,6 +57,15 @@ def load_frozen(kind: type, folder: Path, name: str, device: str | torch.device)
     return load_model(kind, folder, name, device).eval().requires_grad_(False)
 
 
+def load_tokenizer(kind: type, folder: Path, name: str):
+    """A tokenizer. Raises PalateError when its vocabulary is missing, without which transformers makes an empty one."""
+    if not any((folder / name / file).is_file() for file in VOCABULARIES):
+        raise PalateError(
+            f"{folder / name}: no vocabulary (none of {', '.join(VOCABULARIES)}). Download that folder again."
+        )
+    return load_component(kind, folder, name)
+
+
 def load_texts(kinds: dict[str, type], folder: Path, device: str | torch.device) -> dict[str, object | None]:
     """Tokenizers and text encoders by name, as a pipeline takes them; None where the folder was saved without one."""
 
@@ -63,7 +73,7 @@ def load_texts(kinds: dict[str, type], folder: Path, device: str | torch.device)
         if component_class(folder, name) is None:
             return None
         if name.startswith("tokenizer"):
-            return load_component(kind, folder, name)
+            return load_tokenizer(kind, folder, name)
         return load_frozen(kind, folder, name, device)
 
     return {name: load(name, kind) for name, kind in kinds.items()}
