@@ -1,4 +1,4 @@
-"""Pipeline folders of Stable Diffusion 3, FLUX.1, PixArt and Sana in miniature: true formats, random weights."""
+"""Pipeline folders of Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt and Sana in miniature: true formats, random weights."""
 
 import string
 from pathlib import Path
@@ -8,8 +8,11 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
@@ -20,6 +23,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -27,6 +31,9 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizerFast,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -78,6 +85,33 @@ def make_flux(folder: Path, guidance: bool = True) -> Path:
 def make_flux_schnell(folder: Path) -> Path:
     """Schnell: no guidance embedding, no dynamic shift."""
     return make_flux(folder, guidance=False)
+
+
+def make_flux2_klein(folder: Path, is_distilled: bool = False) -> Path:
+    """FLUX.2-klein scaled down: the base model with guidance, or the one distilled in steps."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16), latent_channels=4, norm_num_groups=4, layers_per_block=1, sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    tokenizer = _qwen_tokenizer()
+    text_encoder = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=27, num_attention_heads=1, num_key_value_heads=1,
+            head_dim=8, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    pipeline = Flux2KleinPipeline(
+        transformer=Flux2Transformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=24,
+            timestep_guidance_channels=16, axes_dims_rope=(2, 2, 2, 2), guidance_embeds=False,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae=vae, text_encoder=text_encoder,
+        tokenizer=tokenizer, is_distilled=is_distilled,
+    )  # fmt: skip
+    return _saved(pipeline, folder)
 
 
 def make_pixart(folder: Path, alpha: bool = False) -> Path:
@@ -167,6 +201,14 @@ def _as_sentencepiece(folder: Path) -> None:
 def _gemma_tokenizer() -> GemmaTokenizerFast:
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "\n", *string.printable[:94]]
     return GemmaTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=TOKENS)
+
+
+def _qwen_tokenizer() -> Qwen2TokenizerFast:
+    tokens = [*ByteLevel.alphabet(), "<|endoftext|>"]
+    template = "{% for message in messages %}{{ message['role'][0] + ' ' + message['content'] }}{% endfor %}"
+    return Qwen2TokenizerFast(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=TOKENS, chat_template=template
+    )
 
 
 def _saved(pipeline, folder: Path) -> Path:

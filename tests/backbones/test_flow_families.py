@@ -1,4 +1,4 @@
-"""Stable Diffusion 3, FLUX.1, PixArt and Sana: what our interface says of them against diffusers' own pipelines."""
+"""Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt and Sana: what our interface says of them against diffusers' own pipelines."""
 
 import inspect
 import shutil
@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.training_utils import compute_density_for_timestep_sampling
-from families_flow import make_flux, make_flux_schnell, make_pixart, make_sana, make_sd3, make_sd35
+from families_flow import make_flux, make_flux2_klein, make_flux_schnell, make_pixart, make_sana, make_sd3, make_sd35
 from scipy.stats import logistic, norm
 from tiny import refusal
 
 from palate.backbones import conditioning
 from palate.backbones.flow import static_shift
 from palate.backbones.flux import Flux
+from palate.backbones.flux2 import Flux2Klein
 from palate.backbones.pixart import PixArt
 from palate.backbones.sana import Sana
 from palate.backbones.stable_diffusion_3 import StableDiffusion3
@@ -26,12 +28,15 @@ FAMILIES = {
     "sd35": (StableDiffusion3, make_sd35),
     "flux": (Flux, make_flux),
     "flux-schnell": (Flux, make_flux_schnell),
+    "flux2-klein": (Flux2Klein, make_flux2_klein),
+    "flux2-klein-distilled": (Flux2Klein, lambda folder: make_flux2_klein(folder, is_distilled=True)),
     "pixart": (PixArt, make_pixart),
     "pixart-alpha": (PixArt, lambda folder: make_pixart(folder, alpha=True)),
     "sana": (Sana, make_sana),
 }
 FLOW = [name for name in FAMILIES if not name.startswith("pixart")]
 PROMPTS = ["a red circle", "a blue star and a very long story of green squares"]
+WITHOUT_GUIDANCE = ("flux", "flux-schnell", "flux2-klein-distilled")  # no unconditional half
 GUIDANCE, STEPS, SIZE = 3.5, 3, 64
 
 everywhere = pytest.mark.parametrize("family", FAMILIES)
@@ -77,9 +82,19 @@ def stock_image(backbone, pipeline, noise: torch.Tensor, steps: int = STEPS) -> 
     """The pipeline's own picture [B, 3, H, W]."""
     latents = pipeline._pack_latents(noise, *noise.shape) if isinstance(backbone, Flux) else noise
     return pipeline(
-        PROMPTS, latents=latents, num_inference_steps=steps, guidance_scale=GUIDANCE, height=SIZE, width=SIZE, output_type="pt",
+        prompt=PROMPTS, latents=latents, num_inference_steps=steps, guidance_scale=GUIDANCE, height=SIZE, width=SIZE, output_type="pt",
         **stock_options(backbone, pipeline),
     ).images  # fmt: skip
+
+
+def own_latents(backbone, latents: torch.Tensor) -> torch.Tensor:
+    """Latents of the network taken back to those of the autoencoder, written out."""
+    config = backbone.vae.config
+    if not isinstance(backbone, Flux2Klein):
+        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
+    bn = backbone.vae.bn
+    patches = latents * (bn.running_var + bn.eps).sqrt().view(1, -1, 1, 1) + bn.running_mean.view(1, -1, 1, 1)
+    return torch.nn.functional.pixel_shuffle(patches, 2)
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------
@@ -96,6 +111,9 @@ def test_steps_of_predict_make_the_pipelines_image(family, backbones, stock, mon
         tokens = (SIZE // 16) ** 2
         mu = 0.5 + (tokens - 256) * (1.15 - 0.5) / (4096 - 256)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
+    elif isinstance(backbone, Flux2Klein):
+        mu = compute_empirical_mu((SIZE // 16) ** 2, STEPS)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
     else:
         scheduler.set_timesteps(STEPS)
 
@@ -103,12 +121,11 @@ def test_steps_of_predict_make_the_pipelines_image(family, backbones, stock, mon
     given, without = told(backbone, PROMPTS), told(backbone, [""] * 2)
     for timestep in scheduler.timesteps:
         prediction = backbone.predict(backbone.network, latents, timestep.expand(2), given)
-        if not isinstance(backbone, Flux):
+        if family not in WITHOUT_GUIDANCE:
             unconditional = backbone.predict(backbone.network, latents, timestep.expand(2), without)
             prediction = unconditional + GUIDANCE * (prediction - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-    config = backbone.vae.config
-    decoded = backbone.vae.decode(latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)).sample
+    decoded = backbone.vae.decode(own_latents(backbone, latents)).sample
     own = (decoded / 2 + 0.5).clamp(0, 1)
 
     assert torch.allclose(own, stock_image(backbone, pipeline, noise), atol=1e-5)
@@ -175,7 +192,9 @@ def sigmas_of_all_draws(backbone, **settings) -> np.ndarray:
     return (backbone.timestep(torch.arange(1000)) / 1000).double().numpy()
 
 
-@pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("flux", 1.0), ("flux-schnell", 1.0), ("sana", 3.0)])
+@pytest.mark.parametrize(
+    ("family", "shift"), [("sd3", 3.0), ("flux", 1.0), ("flux-schnell", 1.0), ("flux2-klein", 1.0), ("sana", 3.0)]
+)
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.6, 0.5)])
 def test_timesteps_are_logit_normal_then_shifted(family, shift, mean, std, folders):
     backbone = FAMILIES[family][0](folders[family])
@@ -260,11 +279,8 @@ def test_latents_are_what_the_pipeline_decodes(family, backbones, stock):
     assert latents.shape == (2, *backbone.latent_shape(SIZE)) and latents.dtype == torch.float32
     encoded = pipeline.vae.encode(images)
     mean = encoded.latent if family == "sana" else encoded.latent_dist.mean
-    # The pipeline, given these latents as its result, decodes what the autoencoder itself makes of its own latents
-    config = pipeline.vae.config
-    taken_back = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
-    assert torch.allclose(taken_back, mean, atol=1e-5)
-    assert (latents - mean).abs().max() > 1e-2
+    assert torch.allclose(own_latents(backbone, latents), mean, atol=1e-5)
+    assert not torch.allclose(latents.flatten(), mean.flatten(), atol=1e-2)
 
 
 @everywhere
@@ -276,6 +292,9 @@ def test_embeddings_are_the_pipelines(family, backbones, stock):
     if family.startswith("sd3"):
         given, without, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, max_sequence_length=length)
         assert torch.equal(own["pooled"][:2], pooled)
+    elif family.startswith("flux2"):
+        given, _ = pipeline.encode_prompt(PROMPTS, max_sequence_length=length)
+        without, _ = pipeline.encode_prompt("", max_sequence_length=length)
     elif family.startswith("flux"):
         given, pooled, _ = pipeline.encode_prompt(PROMPTS, max_sequence_length=length)
         without = pipeline.encode_prompt([""], max_sequence_length=length)[0]
@@ -350,11 +369,11 @@ def test_flux_tells_its_guidance_to_a_distilled_network(backbones, monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "factor", "channels", "resolution"),
-    [("sd3", 16, 16, 64), ("flux", 16, 4, 64), ("pixart", 16, 4, 64), ("pixart-alpha", 16, 4, 1024), ("sana", 32, 8, 64)],
+    [("sd3", 16, 16, 64), ("flux", 16, 4, 64), ("flux2-klein", 16, 16, 64), ("pixart", 16, 4, 64), ("pixart-alpha", 16, 4, 1024), ("sana", 32, 8, 64)],
 )  # fmt: skip
 def test_sizes(family, factor, channels, resolution, backbones):
     backbone = backbones[family]
-    side = 128 // (factor if family == "sana" else factor // 2)
+    side = 128 // (factor if family in ("sana", "flux2-klein") else factor // 2)
     assert (backbone.vae_factor, backbone.latent_channels, backbone.resolution) == (factor, channels, resolution)
     assert backbone.latent_shape(128) == (channels, side, side)
 
@@ -389,5 +408,5 @@ def test_a_schedule_that_pixart_does_not_have_is_refused(folders, tmp_path):
 
 
 def test_a_family_costs_less_than_150_lines():
-    for kind in (StableDiffusion3, Flux, PixArt, Sana):
+    for kind in (StableDiffusion3, Flux, Flux2Klein, PixArt, Sana):
         assert len(Path(inspect.getfile(kind)).read_text().splitlines()) < 150

@@ -29,9 +29,9 @@ def component_config(folder: Path, name: str) -> dict:
         raise PalateError(f"{path}: missing or not readable. Download that folder again.") from error
 
 
-def pipeline_name(folder: Path) -> str:
-    """The class name of the pipeline that a folder was saved from."""
-    return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+def pipeline_index(folder: Path) -> dict:
+    """What a pipeline folder says of itself: `_class_name`, the components, and settings of the pipeline."""
+    return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
 
 
 def load_component(kind: type, folder: Path, name: str, **options):
@@ -121,7 +121,7 @@ def run_pipeline(pipeline, prompts: list[str], noise: Tensor, factor: int, **opt
     height, width = noise.shape[-2] * factor, noise.shape[-1] * factor
     options = {"latents": noise, **options}
     with quiet():
-        return pipeline(prompts, height=height, width=width, output_type="pt", **options).images
+        return pipeline(prompt=prompts, height=height, width=width, output_type="pt", **options).images
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from palate.backbones.components import (
     load_texts,
     longest,
     make_scheduler,
-    pipeline_name,
+    pipeline_index,
     quiet,
     run_pipeline,
 )
@@ -46,7 +46,7 @@ class PixArt:
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
-        alpha = pipeline_name(folder) == "PixArtAlphaPipeline"
+        alpha = pipeline_index(folder)["_class_name"] == "PixArtAlphaPipeline"
         self.pipeline_class, self.stock_length = (PixArtAlphaPipeline, 120) if alpha else (PixArtSigmaPipeline, 300)
         self.is_told_sizes = alpha and self.config["sample_size"] == 128  # the rule of the stock pipeline
 
