@@ -24,6 +24,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -42,7 +43,7 @@ from transformers import (
 from palate.world.pretrain import make_tokenizer
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "star")
-TOKENS = 12  # that the tiny T5 and Gemma tokenizers read of a prompt
+TOKENS = 16  # that the tiny tokenizers of T5, Gemma and Qwen read of a prompt
 TEXT = 32  # width of every text encoder
 
 
@@ -200,7 +201,9 @@ def _as_sentencepiece(folder: Path) -> None:
 
 def _gemma_tokenizer() -> GemmaTokenizerFast:
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "\n", *string.printable[:94]]
-    return GemmaTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=TOKENS)
+    tokenizer = GemmaTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=TOKENS)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return tokenizer
 
 
 def _qwen_tokenizer() -> Qwen2TokenizerFast:

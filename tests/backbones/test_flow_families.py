@@ -319,7 +319,7 @@ def test_stock_lengths_hold_where_the_tokenizer_allows_them(folders, tmp_path):
     folder = tmp_path / "long"
     shutil.copytree(folders["sd3"], folder)
     config = folder / "tokenizer_3" / "tokenizer_config.json"
-    config.write_text(config.read_text().replace('"model_max_length": 12', '"model_max_length": 512'))
+    config.write_text(config.read_text().replace('"model_max_length": 16', '"model_max_length": 512'))
     backbone = StableDiffusion3(folder)
     assert backbone.max_sequence_length == 256
     pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
