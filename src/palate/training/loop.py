@@ -20,7 +20,7 @@ from palate.files import write_text
 from palate.progress import progress_bar
 from palate.training.assemble import assemble, make_any_policy, make_batches
 from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
-from palate.training.checks import judge_name
+from palate.training.checks import check_family, judge_name
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
 from palate.training.environment import describe_environment
 from palate.training.labels import prepare_rows, save_account
@@ -66,6 +66,7 @@ def train(
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    check_family(config, backbone)
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
@@ -121,7 +122,7 @@ def train(
         policy.load_state(validation.weights)  # the best, not the last
     if parts.record:
         parts.record.save(run / "minority.parquet", parts.rows.id)
-    save_model(policy, run / "model", config)
+    save_model(policy, run / "model", config, backbone)
     return Run(run)
 
 
