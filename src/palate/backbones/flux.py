@@ -38,6 +38,7 @@ class Flux:
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
     is_flow = True
+    pipeline_class = FluxPipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device

@@ -36,6 +36,7 @@ class Flux2Klein:
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
     is_flow = True
+    pipeline_class = Flux2KleinPipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device

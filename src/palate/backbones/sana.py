@@ -39,6 +39,7 @@ class Sana:
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
     is_flow = True
+    pipeline_class = SanaPipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device

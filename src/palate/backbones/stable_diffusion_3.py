@@ -41,6 +41,7 @@ class StableDiffusion3:
     encoders = ("vae", *TEXTS)
     optional = ("text_encoder_3", "tokenizer_3")  # a folder may be saved without T5
     is_flow = True
+    pipeline_class = StableDiffusion3Pipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device
