@@ -172,6 +172,14 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Share of draws that train without a prompt; shared by the pair."""
 
+    # The timesteps of flow matching (Stable Diffusion 3, FLUX, Sana)
+    weighting_scheme: Literal["logit_normal", "none"] = "logit_normal"
+    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler says."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal distribution, as in diffusers' scripts: above 0 is less noise."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+
     # The model
     trains: Literal["denoiser", "classifier"] = "denoiser"
     """The denoiser itself, or a small preference classifier that guides it while sampling (PC-Diffusion)."""
