@@ -21,6 +21,12 @@ WORLD = "world"  # the name of the pipeline that comes with palate
 FAMILIES = {
     "StableDiffusionPipeline": ("palate.backbones.stable_diffusion", "StableDiffusion"),
     "StableDiffusionXLPipeline": ("palate.backbones.stable_diffusion_xl", "StableDiffusionXL"),
+    "StableDiffusion3Pipeline": ("palate.backbones.stable_diffusion_3", "StableDiffusion3"),
+    "FluxPipeline": ("palate.backbones.flux", "Flux"),
+    "Flux2KleinPipeline": ("palate.backbones.flux2", "Flux2Klein"),
+    "PixArtAlphaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "PixArtSigmaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "SanaPipeline": ("palate.backbones.sana", "Sana"),
 }
 
 
