@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
 from palate.training.config import TrainConfig
+from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
 from palate.training.model import Policy, make_classifier, make_policy, starting_network
 from palate.training.networks import Networks, Problem
@@ -20,6 +22,7 @@ from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
+from palate.training.sharding import shard
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
 from palate.training.step import Stepper
@@ -50,10 +53,17 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = encode_pairs(dataset, backbone, config.resolution)
+    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     rows = rows.require(encoded)
+    sharded = config.parallel == "fsdp2" and processes() > 1
+    if sharded:
+        backbone.device = "cpu"  # whole there, only in shards on the device
     policy = policy or make_any_policy(backbone, config)
-    reference = reference or make_reference(policy, needs_reference(config))
+    spread = partial(shard, device=accelerator.device) if sharded else None
+    reference = reference or make_reference(policy, needs_reference(config), spread)
+    if spread:
+        spread(policy.network)
+        backbone.device = accelerator.device
     networks = Networks(backbone, policy, reference, config.beta, accelerator)
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None

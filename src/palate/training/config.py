@@ -42,6 +42,9 @@ class TrainConfig:
     """The dataset folder with pairs and votes."""
     output_dir: str
     """The run folder to write."""
+    cache: str | None = None
+    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own `cache`
+    when absent."""
     revision: str | None = None
     """Revision of a hub model."""
     start_from: str | None = None
@@ -207,6 +210,14 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
 
+    # Several processes
+    processes: int = 1
+    """Processes on this machine that share the work, one for each GPU. They take parts of the same batches: the result is that
+    of one process, to rounding."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for models
+    that do not fit."""
+
     # Over-fitting to few votes
     held_out_votes: float = 0.0
     """Share of the pairs with human votes kept for validation (prompts stay together)."""
@@ -236,10 +247,13 @@ class TrainConfig:
 FREE_ON_RESUME = (
     "dataset",
     "output_dir",
+    "cache",
     "max_train_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "report_to",
+    "processes",
+    "parallel",
 )
 
 

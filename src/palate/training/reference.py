@@ -12,16 +12,22 @@ import torch
 
 from palate.files import atomic_path
 from palate.training.model import Policy
+from palate.training.sharding import is_sharded
 
 
-def make_reference(policy: Policy, needed: bool = True) -> Callable:
+def make_reference(policy: Policy, needed: bool = True, shard: Callable | None = None) -> Callable:
     """A context manager that gives the reference network. With adapters no second copy of the weights is held, nor where
-    nothing is compared with a reference: asking for it there is a mistake (RuntimeError)."""
+    nothing is compared with a reference: asking for it there is a mistake (RuntimeError). `shard` spreads a frozen copy over processes."""
     if policy.is_lora:
 
         @contextmanager
         def adapter_off():
             policy.network.disable_adapters()
+            if is_sharded(
+                policy.network
+            ):  # peft stops their gradient too, and a sharded network keeps what it saw first
+                for parameter in policy.parameters:
+                    parameter.requires_grad_(True)
             try:
                 yield policy.network
             finally:
@@ -30,6 +36,8 @@ def make_reference(policy: Policy, needed: bool = True) -> Callable:
         return adapter_off
 
     frozen = copy.deepcopy(policy.network).requires_grad_(False) if needed and not policy.is_classifier else None
+    if frozen is not None and shard is not None:
+        frozen = shard(frozen)
 
     @contextmanager
     def frozen_copy():
