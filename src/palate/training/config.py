@@ -42,6 +42,9 @@ class TrainConfig:
     """The dataset folder with pairs and votes."""
     output_dir: str
     """The run folder to write."""
+    cache: str | None = None
+    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own `cache`
+    when absent."""
     revision: str | None = None
     """Revision of a hub model."""
     start_from: str | None = None
@@ -169,6 +172,14 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Share of draws that train without a prompt; shared by the pair."""
 
+    # The timesteps of flow matching (Stable Diffusion 3, FLUX, Sana)
+    weighting_scheme: Literal["logit_normal", "none"] = "logit_normal"
+    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler says."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal distribution, as in diffusers' scripts: above 0 is less noise."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+
     # The model
     trains: Literal["denoiser", "classifier"] = "denoiser"
     """The denoiser itself, or a small preference classifier that guides it while sampling (PC-Diffusion)."""
@@ -236,6 +247,7 @@ class TrainConfig:
 FREE_ON_RESUME = (
     "dataset",
     "output_dir",
+    "cache",
     "max_train_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",

@@ -30,6 +30,7 @@ from palate.training.model import Policy, save_model
 from palate.training.rows import Rows
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.sharding import is_sharded, like, number, whole
+from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
 
@@ -86,6 +87,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
     check_family(config, backbone)
+    choose_timesteps(backbone, config)
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
