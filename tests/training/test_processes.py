@@ -1,7 +1,5 @@
 """Two processes end where one does: with weights shared or in shards, rows that do not divide, statistics over the batch."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from many_runs import environment, farthest, run_in_two
 from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
@@ -64,26 +63,6 @@ def settings(folder: Path, name: str, **changes) -> dict:
         "beta": 500.0, "learning_rate": 1e-3, "train_batch_size": 5, "gradient_accumulation_steps": 2, "max_train_steps": 4, "checkpointing_steps": 2,
         "report_to": "none", "adam_epsilon": 1e-6, **changes,
     }  # fmt: skip
-
-
-def environment() -> dict:
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def run_in_two(folder: Path, configs: list[tuple[dict, str | None]]) -> None:
-    """All of these runs, one after another, in the same two processes."""
-    (folder / "runs.json").write_text(json.dumps(configs))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    script = [str(Path(__file__).with_name("many_runs.py")), str(folder / "runs.json")]
-    done = subprocess.run([*torchrun, *script], env=environment(), capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def farthest(run: Path, other: Path) -> float:
-    """The largest difference between the last weights of two runs."""
-    one, two = (load_file(checkpoints(path)[-1] / "weights.safetensors") for path in (run, other))
-    assert one.keys() == two.keys()
-    return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
 def assert_same_metrics(run: Path, other: Path) -> None:
