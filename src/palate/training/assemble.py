@@ -18,6 +18,7 @@ from palate.training.model import Policy, make_classifier, make_policy, starting
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
+from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
 from palate.training.snapshots import MinorityRecord, Snapshots
@@ -52,12 +53,14 @@ def assemble(
     encoded = encode_pairs(dataset, backbone, config.resolution)
     rows = rows.require(encoded)
     policy = policy or make_any_policy(backbone, config)
-    reference = reference or make_reference(policy, needs_reference(config))
+    reference = reference or make_reference(policy, needs_reference(config), config)
+    if config.compile:
+        policy.network.compile()
     networks = Networks(backbone, policy, reference, config.beta, accelerator)
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
-    shared = _shared_errors(encoded, backbone, config) if config.share_reference else None
+    shared = _known_errors(encoded, backbone, config, rows)
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     return Parts(rows, policy, stepper, snapshots, record, make_validation(setting))
@@ -91,7 +94,14 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
     return ranked_steps(setting, run) if name == "steps" else voted(setting)
 
 
-def _shared_errors(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig) -> SharedErrors:
+def _known_errors(
+    encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig, rows: Rows
+) -> SharedErrors | PrecomputedErrors | None:
+    """The reference's errors that were computed before, where the configuration wants them."""
+    if config.reference == "precomputed":
+        return open_precomputed(encoded, backbone, config, rows)
+    if not config.share_reference:
+        return None
     depends_on = address(
         fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision
     )

@@ -102,18 +102,7 @@ def encode_pairs(
     or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the resolution.
     """
     resolution = resolution or backbone.resolution
-    if resolution % backbone.vae_factor:
-        raise PalateError(
-            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
-        )
-    settings = {
-        "encoders": fingerprint(backbone.folder, backbone.encoders),
-        "resolution": resolution,
-        "crop": "centre",
-        "dtype": str(dtype),
-    }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = dataset.path / "cache" / key
+    folder, settings = cache_folder(dataset, backbone, resolution, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "settings.json", json.dumps(settings, indent=1))
 
@@ -127,6 +116,31 @@ def encode_pairs(
             f"{dataset.path}: no pair has images that can be read. `palate info {dataset.path}` says what is there."
         )
     return encoded
+
+
+def cache_folder(
+    dataset: PreferenceDataset,
+    backbone: StableDiffusion,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> tuple[Path, dict]:
+    """Where the cache of this dataset for this model is or will be, and all that its content depends on. Makes nothing.
+
+    Raises PalateError when the VAE cannot take the resolution.
+    """
+    resolution = resolution or backbone.resolution
+    if resolution % backbone.vae_factor:
+        raise PalateError(
+            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
+        )
+    settings = {
+        "encoders": fingerprint(backbone.folder, backbone.encoders),
+        "resolution": resolution,
+        "crop": "centre",
+        "dtype": str(dtype),
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return dataset.path / "cache" / key, settings
 
 
 def _encode_missing(

@@ -143,7 +143,9 @@ def _tell_plan(policy: Policy, config: TrainConfig, rows: Rows) -> None:
 def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     """Write what the run is, or make sure that it is the same as before."""
     stored = run / "config.yaml"
-    if stored.exists():
+    if (
+        stored.exists() and (run / "metrics.jsonl").exists()
+    ):  # a run that was refused before its first step holds nothing
         before = load_config(stored)
         changed = [
             f.name

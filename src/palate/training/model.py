@@ -16,6 +16,7 @@ from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
+from palate.training.precision import hold_frozen
 
 
 @dataclass
@@ -77,6 +78,7 @@ def make_policy(unet: torch.nn.Module, config: TrainConfig) -> Policy:
             raise PalateError(
                 f"lora.target_modules: {', '.join(options.target_modules)} match no module of the UNet."
             ) from error
+        hold_frozen(unet, config.weight_dtype)
     else:
         unet.requires_grad_(True)
     names = [name for name, parameter in unet.named_parameters() if parameter.requires_grad]
