@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from palate.backbones import StableDiffusion
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
+from palate.training.averages import Average
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
@@ -37,11 +38,12 @@ class Parts:
     snapshots: Snapshots | None
     record: MinorityRecord | None
     validation: Validation | None
+    average: Average | None = None
 
     @property
     def kept(self) -> list:
         """What a step changes beside the weights, for checkpoints."""
-        return [part for part in (self.snapshots, self.record, self.validation) if part]
+        return [part for part in (self.snapshots, self.record, self.validation, self.average) if part]
 
 
 def assemble(
@@ -63,7 +65,8 @@ def assemble(
     shared = _known_errors(encoded, backbone, config, rows)
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting))
+    average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
+    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average)
 
 
 def make_any_policy(backbone: StableDiffusion, config: TrainConfig) -> Policy:

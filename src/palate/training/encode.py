@@ -11,6 +11,7 @@ from palate.errors import PalateError
 from palate.training.cache import EncodedPairs, cache_folder, encode_pairs
 from palate.training.checks import needs_reference, other_draws
 from palate.training.config import TrainConfig, load_config
+from palate.training.precision import check_precision
 from palate.training.precomputed import count_missing, precompute
 
 
@@ -54,5 +55,6 @@ def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    check_precision(config.mixed_precision, accelerator.device)
     backbone.device = accelerator.device
     return config, dataset, backbone, accelerator

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
@@ -26,6 +25,8 @@ from palate.training.environment import describe_environment
 from palate.training.labels import prepare_rows, save_account
 from palate.training.metrics import MetricsLog, join, read_metrics, summarise
 from palate.training.model import Policy, save_model
+from palate.training.optimizers import make_optimizer
+from palate.training.precision import check_precision
 from palate.training.rows import Rows
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.validation import large_logit_warning
@@ -69,6 +70,7 @@ def train(
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    check_precision(config.mixed_precision, accelerator.device)
     backbone.device = accelerator.device
     if dry_run:
         make_batches(rows, config)  # refuses what cannot be
@@ -96,6 +98,8 @@ def train(
             schedule.step()
             if parts.snapshots:
                 parts.snapshots.update(policy.parameters)
+            if parts.average:
+                parts.average.update(policy.parameters)
             done = step + 1
             metrics = {"learning_rate": rate, "gradient_norm": float(norm), "loss": stepper.take_loss()} | finished
             metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))
@@ -119,6 +123,8 @@ def train(
                 break
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
+    if parts.average:
+        policy.load_state(parts.average.weights)
     if parts.record:
         parts.record.save(run / "minority.parquet", parts.rows.id)
     save_model(policy, run / "model", config)
@@ -165,10 +171,7 @@ def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
 
 
 def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):
-    optimizer = torch.optim.AdamW(
-        policy.parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
-    )  # fmt: skip
+    optimizer = make_optimizer(policy.parameters, config)
     schedule = get_scheduler(
         config.lr_scheduler,
         optimizer,

@@ -1,9 +1,17 @@
-"""The type in which weights that never change are held."""
+"""Types of arithmetic and of the weights that never change."""
 
 import torch
 
+from palate.errors import PalateError
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
+
+
+def check_precision(mixed_precision: str, device: torch.device) -> None:
+    """Refuse what a device does not have (PalateError): accelerate would compute in fp32 without a word."""
+    if mixed_precision == "fp16" and device.type == "cpu":
+        raise PalateError("mixed_precision: fp16 needs a GPU, and there is none here. Use bf16 or no.")
 
 
 def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
