@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
 from palate.training.config import TrainConfig
+from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
 from palate.training.model import Policy, make_classifier, make_policy, starting_unet
 from palate.training.networks import Networks, Problem
@@ -22,8 +24,10 @@ from palate.training.pair_weights import PairWeights
 from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
+from palate.training.sharding import shard
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
+from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
 
@@ -38,12 +42,13 @@ class Parts:
     snapshots: Snapshots | None
     record: MinorityRecord | None
     validation: Validation | None
-    average: Average | None = None
+    average: Average | None
+    spikes: Spikes | None
 
     @property
     def kept(self) -> list:
         """What a step changes beside the weights, for checkpoints."""
-        return [part for part in (self.snapshots, self.record, self.validation, self.average) if part]
+        return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
 
 def assemble(
@@ -52,12 +57,19 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = encode_pairs(dataset, backbone, config.resolution)
+    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution))
     rows = rows.require(encoded)
+    sharded = config.parallel == "fsdp2" and processes() > 1
+    if sharded:
+        backbone.device = "cpu"  # whole there, only in shards on the device
     policy = policy or make_any_policy(backbone, config)
-    reference = reference or make_reference(policy, needs_reference(config), config)
+    spread = partial(shard, device=accelerator.device) if sharded else None
+    reference = reference or make_reference(policy, needs_reference(config), config, spread)
     if config.compile:
         policy.network.compile()
+    if spread:
+        spread(policy.network)
+        backbone.device = accelerator.device
     networks = Networks(backbone, policy, reference, config.beta, accelerator)
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
@@ -66,7 +78,8 @@ def assemble(
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average)
+    spikes = Spikes(config, run) if config.on_spike != "ignore" else None
+    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes)
 
 
 def make_any_policy(backbone: StableDiffusion, config: TrainConfig) -> Policy:

@@ -4,6 +4,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from palate.training.model import Policy
+from palate.training.sharding import like
 
 
 class Average:
@@ -29,4 +30,4 @@ class Average:
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self._average.optimization_step = int(state["average.steps"])
         for name, shadow in self.weights.items():
-            shadow.copy_(state[f"average.{name}"])
+            shadow.copy_(like(state[f"average.{name}"], shadow))

@@ -18,7 +18,7 @@ RANGES = {
     "flip_rate": (0, 0.499), "self_draws": (1, None), "self_folds": (2, None), "list_length": (2, None), "region": (0, 0.999), "inversion_steps": (1, None),
     "madpo": (1e-6, None), "uncertainty": (1e-6, None), "candidates": (2, None), "reward_gap": (0, 0.999), "reward_temperature": (1e-9, None), "sampling_steps": (1, None),
     "first_sampling_step": (1, None), "refresh_steps": (1, None), "prompts_per_round": (1, None), "ratio_clip": (1e-6, 0.999),
-    "held_out_votes": (0, 0.9), "validation_steps": (1, None), "validation_draws": (1, None), "early_stop": (1, None),
+    "processes": (1, None), "held_out_votes": (0, 0.9), "validation_steps": (1, None), "validation_draws": (1, None), "early_stop": (1, None),
     "reference_draws": (1, None), "ema_decay": (0, 0.999999), "spike_factor": (1.001, None),
 }  # fmt: skip
 PER_IMAGE = {"kto", "winner"}  # losses that a single image has
@@ -163,6 +163,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.draw_seed != 0 and c.reference_draws is None, "draw_seed addresses draws that are limited in number; add reference_draws."),
         (c.weight_dtype != "fp32" and c.weight_dtype != c.mixed_precision, f"weight_dtype: {c.weight_dtype} needs the same arithmetic: set mixed_precision: {c.weight_dtype}."),
         (c.weight_dtype != "fp32" and c.start_from is not None and c.lora is not None, "weight_dtype: with start_from adapters are merged into the base weights at the end, which have to be held in fp32 then. Remove weight_dtype."),
+        (c.parallel == "fsdp2" and (c.weight_dtype != "fp32" or c.compile or c.optimizer != "adamw" or c.reference == "offloaded"), "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
         (c.ema_decay is not None and c.early_stop is not None, "ema_decay and early_stop both choose the weights that are saved; give one."),
         (c.safeguard is None and c.safeguard_mode != "pair", f"safeguard_mode: {c.safeguard_mode} needs the safeguard's mu: add 'safeguard: 0.9' (0 for the bound itself)."),
         (c.safeguard is not None and not paired, "the safeguard protects one image of a pair from the other; this source has no pairs."),
@@ -177,5 +178,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.held_out_votes > 0 and c.source != "pairs", "held_out_votes validates on pairs with votes; this source has none."),
         (c.labelled_per_batch is not None and c.batches == "uniform", "labelled_per_batch is for stratified batches; remove it, or batches: uniform."),
         (c.labelled_per_batch is not None and not 0 < c.labelled_per_batch < c.train_batch_size, f"labelled_per_batch: {c.labelled_per_batch} must leave room in a batch of {c.train_batch_size}."),
+        (c.processes > c.train_batch_size, f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them together; give every process at least one row."),
+        (c.parallel == "fsdp2" and c.safeguard_mode == "exact", "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through one graph. Use parallel: ddp, or safeguard_mode: pair."),
+        (c.parallel == "fsdp2" and c.mixed_precision == "fp16", "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),
         (c.leave_out_fold is not None and not (len(c.leave_out_fold) == 2 and 0 <= c.leave_out_fold[0] < c.leave_out_fold[1]), "leave_out_fold is [k, K] with 0 <= k < K."),
     ]  # fmt: skip

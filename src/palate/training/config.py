@@ -227,6 +227,14 @@ class TrainConfig:
     spike_factor: float = 10.0
     """How many times the median gradient norm of the last steps counts as a spike."""
 
+    # Several processes
+    processes: int = 1
+    """Processes on this machine that share the work, one for each GPU. They take parts of the same batches: the result is that
+    of one process, to rounding."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for models
+    that do not fit."""
+
     # Over-fitting to few votes
     held_out_votes: float = 0.0
     """Share of the pairs with human votes kept for validation (prompts stay together)."""
@@ -260,6 +268,8 @@ FREE_ON_RESUME = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "report_to",
+    "processes",
+    "parallel",
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
@@ -17,18 +18,21 @@ from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.progress import progress_bar
+from palate.training import distributed
 from palate.training.assemble import assemble, make_any_policy, make_batches
 from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
 from palate.training.checks import judge_name
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
 from palate.training.environment import describe_environment
 from palate.training.labels import prepare_rows, save_account
-from palate.training.metrics import MetricsLog, join, read_metrics, summarise
+from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
 from palate.training.model import Policy, save_model
 from palate.training.optimizers import make_optimizer
 from palate.training.precision import check_precision
 from palate.training.rows import Rows
 from palate.training.self_judge import cross_fitted_votes
+from palate.training.sharding import is_sharded, like, number, whole
+from palate.training.spikes import rolled_back
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
 
@@ -61,9 +65,20 @@ def train(
     number, naming the pairs; what was reached before is kept.
     """
     config = load_config(config, **overrides)
+    if config.processes > 1 and not dry_run and not distributed.launched():
+        from palate.training.launch import launch  # which one process has no use for
+
+        launch(config, command or shlex.join(sys.argv))
+        return Run(Path(config.output_dir))
+    with distributed.together():
+        return rolled_back(config, lambda: _train(config, command, dry_run))
+
+
+def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
+    """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
     if not dry_run:
-        _claim_folder(run, config, command)
+        distributed.first_alone(lambda: _claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
@@ -77,22 +92,41 @@ def train(
         _tell_plan(make_any_policy(backbone, config), config, rows)
         return Run(run)
     parts = assemble(config, dataset, backbone, rows, accelerator, run)
-    save_account(parts.rows.account, run)
-    save_votes_used(run, parts.rows.votes_used, config.start_from)
+    if distributed.is_first():
+        save_account(parts.rows.account, run)
+        save_votes_used(run, parts.rows.votes_used, config.start_from)
     policy, stepper, validation = parts.policy, parts.stepper, parts.validation
     optimizer, schedule = _make_optimizer(policy, config, accelerator)
     first = _resume(run, policy, parts.kept, optimizer, schedule, accelerator)
 
-    log = MetricsLog(run, first, tensorboard=config.report_to == "tensorboard")
+    def keep(done: int) -> None:
+        beside = {name: tensor for part in parts.kept for name, tensor in part.state().items()}
+        state = (whole(policy.state()), whole(beside), whole(_optimizer_state(optimizer, schedule, accelerator)))
+        if distributed.is_first():
+            save_checkpoint(run, State(done, *state), config.checkpoints_total_limit)
+
+    if config.on_spike == "roll-back" and first == 0:
+        keep(0)  # something to go back to
+    rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
+    log = (
+        MetricsLog(run, first, config.report_to == "tensorboard")
+        if distributed.is_first()
+        else contextlib.nullcontext()
+    )
     stopped, warned = validation is not None and validation.over, False
-    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, contextlib.closing(log):
+    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, log:
         for step in range(first, first if stopped else config.max_train_steps):
+            if parts.spikes and step in parts.spikes.left_out:
+                advance(1)
+                continue
             optimizer.zero_grad(set_to_none=True)
             first_micro = step * config.gradient_accumulation_steps
             micro_batches = range(first_micro, first_micro + config.gradient_accumulation_steps)
-            readings = join([stepper.accumulate(index) for index in micro_batches])
+            readings = everywhere(join([stepper.accumulate(index) for index in micro_batches]), rows_of_each)
             finished = stepper.finish()
-            norm = accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)
+            norm = number(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm))
+            if parts.spikes:
+                parts.spikes.look(step, norm, stepper.worst_pairs)
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
@@ -101,20 +135,19 @@ def train(
             if parts.average:
                 parts.average.update(policy.parameters)
             done = step + 1
-            metrics = {"learning_rate": rate, "gradient_norm": float(norm), "loss": stepper.take_loss()} | finished
+            metrics = {"learning_rate": rate, "gradient_norm": norm, "loss": stepper.take_loss()} | finished
             metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))
             if validation and (done % config.validation_steps == 0 or done == config.max_train_steps):
                 metrics |= validation.measure(stepper.networks)
                 stopped = validation.over
-            log.write(step, metrics)
+            if distributed.is_first():
+                log.write(step, metrics)
             if config.target == "dedpo":
                 warned = large_logit_warning(metrics.get("largest_labelled_logit", 0.0), warned, print, step)
             if done % config.checkpointing_steps == 0 or done == config.max_train_steps or stopped:
-                beside = {name: tensor for part in parts.kept for name, tensor in part.state().items()}
-                state = State(done, policy.state(), beside, _optimizer_state(optimizer, schedule, accelerator))
-                save_checkpoint(run, state, config.checkpoints_total_limit)
+                keep(done)
                 if stepper.shared:
-                    stepper.shared.save()
+                    distributed.in_turn(stepper.shared.save)
             advance(1)
             if stopped:
                 print(
@@ -125,10 +158,23 @@ def train(
         policy.load_state(validation.weights)  # the best, not the last
     if parts.average:
         policy.load_state(parts.average.weights)
-    if parts.record:
-        parts.record.save(run / "minority.parquet", parts.rows.id)
-    save_model(policy, run / "model", config)
+    weights = whole(policy.state())
+    if distributed.is_first():
+        if parts.record:
+            parts.record.save(run / "minority.parquet", parts.rows.id)
+        save_model(_unsharded(policy, weights, config), run / "model", config)
+    distributed.wait()
     return Run(run)
+
+
+def _unsharded(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig) -> Policy:
+    """The policy, or, if it is in shards, a new one in one piece with these weights."""
+    if not is_sharded(policy.network):
+        return policy
+    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    policy = make_any_policy(backbone, config)
+    policy.load_state(weights)
+    return policy
 
 
 def _tell_plan(policy: Policy, config: TrainConfig, rows: Rows) -> None:
@@ -189,11 +235,15 @@ def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
 def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelerator: Accelerator) -> int:
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
+    distributed.wait()  # nobody writes, or deletes an old one, before all have read
     if state is None:
         return 0
     policy.load_state(state.weights)
     for part in kept:
         part.load_state(state.beside)
+    for place, parameter in enumerate(policy.parameters):
+        moments = state.optimizer["optimizer"]["state"].get(place, {})
+        moments.update({name: like(value, parameter) for name, value in moments.items() if torch.is_tensor(value)})
     optimizer.load_state_dict(state.optimizer["optimizer"])
     schedule.load_state_dict(state.optimizer["schedule"])
     if accelerator.scaler:

@@ -17,6 +17,7 @@ from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
 from palate.training.precision import hold_frozen
+from palate.training.sharding import like
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Policy:
     def load_state(self, weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.state().items():
-                parameter.copy_(weights[name])
+                parameter.copy_(like(weights[name], parameter))
 
 
 def starting_unet(backbone: StableDiffusion, config: TrainConfig) -> torch.nn.Module:

@@ -16,14 +16,18 @@ from palate.files import atomic_path
 from palate.training.config import TrainConfig
 from palate.training.model import Policy
 from palate.training.precision import hold_frozen
+from palate.training.sharding import is_sharded
 
 
-def make_reference(policy: Policy, needed: bool = True, config: TrainConfig | None = None) -> Callable:
+def make_reference(
+    policy: Policy, needed: bool = True, config: TrainConfig | None = None, shard: Callable | None = None
+) -> Callable:
     """A context manager that gives the reference network, as `reference` of the configuration says.
 
     Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held), a
-    frozen copy otherwise. Where nothing is compared with a reference, or its errors are precomputed, there is none:
-    asking for it is a mistake (RuntimeError). Make it before the first step: a copy is of the policy as it is.
+    frozen copy otherwise, which `shard` spreads over processes. Where nothing is compared with a reference, or its errors
+    are precomputed, there is none: asking for it is a mistake (RuntimeError). Make it before the first step: a copy is of
+    the policy as it is.
     """
     mode = config.reference if config else "auto"
     if mode == "precomputed" or policy.is_classifier or not needed:
@@ -33,6 +37,11 @@ def make_reference(policy: Policy, needed: bool = True, config: TrainConfig | No
         @contextmanager
         def adapter_off():
             policy.network.disable_adapters()
+            if is_sharded(
+                policy.network
+            ):  # peft stops their gradient too, and a sharded network keeps what it saw first
+                for parameter in policy.parameters:
+                    parameter.requires_grad_(True)
             try:
                 yield policy.network
             finally:
@@ -50,6 +59,8 @@ def make_reference(policy: Policy, needed: bool = True, config: TrainConfig | No
             frozen = cpu_offload(frozen.to("cpu"), execution_device=device, offload_buffers=True)
         if config.compile:
             frozen.compile()
+    if shard is not None:
+        frozen = shard(frozen)
 
     @contextmanager
     def frozen_copy():

@@ -17,6 +17,7 @@ from palate.objectives.regions import region_mask
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs
 from palate.training.config import TrainConfig
+from palate.training.distributed import largest
 from palate.training.draws import Draws, address, draws
 from palate.training.networks import Networks, Problem
 from palate.training.rows import Rows
@@ -161,7 +162,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         empty = setting.encoded.embeddings([""] * count).to(device)
         x0 = latents
         with torch.no_grad(), networks.reference() as network:
-            for k in range(int(steps.max())):
+            for k in range(largest(int(steps.max()))):  # a sharded network runs equally often in every process
                 going = (steps > k).to(device)
                 place = (start - k).clamp_min(1)
                 now, then = levels[place], levels[place - 1]

@@ -7,6 +7,7 @@ with the batches after it. What is left out is written into the run first, so th
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -17,6 +18,7 @@ from palate.errors import PalateError
 from palate.files import write_text
 from palate.training.checkpoint import checkpoints
 from palate.training.config import TrainConfig
+from palate.training.distributed import first_alone
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ FILE = "spikes.jsonl"
 
 
 class Spike(PalateError):
-    """A step that was not taken, and its pairs with the largest losses."""
+    """A step that was not taken, and the pairs that are to blame, as far as one can tell."""
 
     def __init__(self, step: int, reason: str, pairs: list[str]):
         super().__init__(
@@ -47,7 +49,7 @@ class Spikes:
 
     def look(self, step: int, norm: float, pairs: Callable[[], list[str]]) -> None:
         """Take note of a step's gradient norm before the step is taken. Raises Spike when it broke away from those before;
-        `pairs` are then asked for, largest loss first."""
+        `pairs` are then asked for, the worst first."""
         usual = median(self.norms) if len(self.norms) >= FEWEST else math.inf
         if not math.isfinite(norm):
             if self._scaled:
@@ -73,7 +75,9 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
         except Spike as spike:
             if config.on_spike != "roll-back":
                 raise
-            _write_down(Path(config.output_dir), spike)
+            line = {"step": spike.step, "reason": spike.reason, "pairs": spike.pairs}
+        # The exception is gone here, and with it all that the attempt held.
+        first_alone(partial(_write_down, Path(config.output_dir), line))
 
 
 def read_spikes(run: Path) -> list[dict]:
@@ -82,18 +86,15 @@ def read_spikes(run: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def _write_down(run: Path, spike: Spike) -> None:
-    found = checkpoints(run)
-    if not found:
-        raise spike
-    back_to, lines = int(found[-1].name.removeprefix("step-")), read_spikes(run)
-    if sum(line["back_to"] == back_to for line in lines) >= MOST:
+def _write_down(run: Path, line: dict) -> None:
+    back_to, lines = int(checkpoints(run)[-1].name.removeprefix("step-")), read_spikes(run)
+    if sum(earlier["back_to"] == back_to for earlier in lines) >= MOST:
         raise PalateError(
-            f"step {spike.step}: {spike.reason}. {MOST} roll-backs to step {back_to} did not help; lower learning_rate or beta."
+            f"step {line['step']}: {line['reason']}. {MOST} roll-backs to step {back_to} did not help; lower learning_rate or beta."
         )
-    lines.append({"step": spike.step, "back_to": back_to, "reason": spike.reason, "pairs": spike.pairs})
-    write_text(run / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    lines.append({"step": line["step"], "back_to": back_to} | line)
+    write_text(run / FILE, "".join(json.dumps(one) + "\n" for one in lines))
     print(
-        f"train: step {spike.step}: {spike.reason}, at pair {', '.join(spike.pairs[:5]) or 'unknown'}. Going back to step {back_to}; "
-        f"steps {back_to} to {spike.step} are left out ({FILE} lists them)"
+        f"train: step {line['step']}: {line['reason']}, at pair {', '.join(line['pairs'][:5]) or 'unknown'}. Going back to step {back_to}; "
+        f"steps {back_to} to {line['step']} are left out ({FILE} lists them)"
     )
