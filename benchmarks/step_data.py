@@ -89,7 +89,7 @@ def prepare(folder: Path, options: Options) -> int:
     dataset.append_votes(make_votes(pairs))
     backbone = load_backbone(str(folder / "pipeline"))
     encode_pairs(dataset, backbone)
-    return sum(parameter.numel() for parameter in backbone.unet.parameters())
+    return sum(parameter.numel() for parameter in backbone.network.parameters())
 
 
 def make_pairs(options: Options) -> list[dict]:

@@ -121,7 +121,7 @@ def usual_recipe(parts: Parts) -> Step:
     encoders = load_backbone(str(parts.folder / "pipeline"))
     vae, text_encoder, batch, beta = encoders.vae, encoders.text_encoder, parts.options.batch, parts.config.beta
     schedule = DDPMScheduler.from_pretrained(parts.folder / "pipeline", subfolder="scheduler")
-    policy, reference = parts.policy.network, encoders.unet.requires_grad_(False)
+    policy, reference = parts.policy.network, encoders.network.requires_grad_(False)
     pixels = (
         torch.rand(2 * batch, 3, parts.options.resolution, parts.options.resolution) * 2 - 1
     )  # winners, then losers

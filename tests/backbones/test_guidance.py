@@ -106,7 +106,7 @@ def sampled(backbone, unet, sampler: str = "ddim", guidance: float = GUIDANCE) -
 @torch.no_grad()
 def by_hand(backbone, unconditional, conditional, guidance=GUIDANCE, eta=0.0, slope=0.0) -> torch.Tensor:
     """DDIM written out, in noise whatever the networks predict: u + s·(c - eta·sqrt(1 - abar)·slope - u)."""
-    empty, prompts = backbone.encode_prompts([""] * 3), backbone.encode_prompts(list(PROMPTS))
+    empty, prompts = (backbone.encode_prompts(texts)["embeddings"] for texts in ([""] * 3, list(PROMPTS)))
     abars, kind = backbone.noise_schedule.alphas_cumprod, backbone.noise_schedule.config.prediction_type
     x, stride = noise_of(backbone), backbone.num_timesteps // STEPS
     for t in reversed(range(1, backbone.num_timesteps, stride)):  # the stored schedule starts at 1 (steps_offset)
@@ -135,17 +135,17 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("guidance", [1.5, 7.5])
 def test_the_negative_network_takes_the_unconditional_half_step_by_step(kind, guidance, backbones):
     backbone = backbones[kind]
-    negative = another(backbone.unet)
-    latents = sampled(backbone, NegativeGuided(backbone.unet, negative), guidance=guidance)
-    close(latents, by_hand(backbone, negative, backbone.unet, guidance))
-    exchanged = by_hand(backbone, backbone.unet, negative, guidance)
+    negative = another(backbone.network)
+    latents = sampled(backbone, NegativeGuided(backbone.network, negative), guidance=guidance)
+    close(latents, by_hand(backbone, negative, backbone.network, guidance))
+    exchanged = by_hand(backbone, backbone.network, negative, guidance)
     assert (latents - exchanged).abs().max() > 0.01 * exchanged.abs().max()  # so that the halves cannot be mixed up
 
 
 @BOTH
 def test_the_positive_network_as_its_own_negative_is_plain_guidance(kind, backbones):
     backbone = backbones[kind]
-    close(sampled(backbone, NegativeGuided(backbone.unet, backbone.unet)), sampled(backbone, backbone.unet))
+    close(sampled(backbone, NegativeGuided(backbone.network, backbone.network)), sampled(backbone, backbone.network))
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
@@ -181,7 +181,7 @@ def test_an_npo_run_that_learned_nothing_leaves_base_or_positive_bit_by_bit():
 
 def test_theta_neg_equal_to_the_base_guides_as_the_base_by_hand(backbones):
     backbone = backbones["epsilon"]
-    base, positive = backbone.unet, another(backbone.unet)
+    base, positive = backbone.network, another(backbone.network)
     negative = another(base)
     negative.load_state_dict(negative_weights(base, positive, base, mix=1.0))
     close(sampled(backbone, NegativeGuided(positive, negative)), by_hand(backbone, base, positive))
@@ -218,7 +218,7 @@ def test_weights_that_cannot_be_mixed_are_refused():
 def guided(backbone, classifier, unet=None, **options) -> ClassifierGuided:
     schedule = backbone.noise_schedule
     return ClassifierGuided(
-        unet or backbone.unet, classifier, schedule.alphas_cumprod, schedule.config.prediction_type, **options
+        unet or backbone.network, classifier, schedule.alphas_cumprod, schedule.config.prediction_type, **options
     )
 
 
@@ -229,8 +229,8 @@ def test_a_linear_classifier_shifts_every_step_as_the_formula_says(kind, guidanc
     slope = slope_of(backbone)
     network = at_guidance(guided(backbone, Linear(slope)), guidance, classifier_scale=0.5)
     latents = sampled(backbone, network, guidance=guidance)
-    close(latents, by_hand(backbone, backbone.unet, backbone.unet, guidance, eta=0.5, slope=slope))
-    plain = by_hand(backbone, backbone.unet, backbone.unet, guidance)
+    close(latents, by_hand(backbone, backbone.network, backbone.network, guidance, eta=0.5, slope=slope))
+    plain = by_hand(backbone, backbone.network, backbone.network, guidance)
     assert ((latents - plain) * slope).sum() > 0.1 * plain.norm() * slope.norm()  # toward what f prefers
 
 
@@ -239,7 +239,7 @@ def test_a_linear_classifier_shifts_every_step_as_the_formula_says(kind, guidanc
 def test_scale_zero_is_the_base_model_bit_by_bit_and_never_asks_the_classifier(kind, sampler, backbones):
     backbone, classifier = backbones[kind], Linear(slope_of(backbones[kind]))
     network = guided(backbone, classifier)
-    base = sampled(backbone, backbone.unet, sampler)
+    base = sampled(backbone, backbone.network, sampler)
     assert torch.equal(sampled(backbone, at_guidance(network, GUIDANCE, 0.0), sampler), base)
     assert classifier.calls == 0
     tilted = sampled(backbone, at_guidance(network, GUIDANCE, 0.1), sampler)
@@ -250,7 +250,7 @@ def test_scale_zero_is_the_base_model_bit_by_bit_and_never_asks_the_classifier(k
 def test_the_conditional_half_follows_its_own_prompts_and_times_and_the_other_half_stays(kind, backbones):
     backbone = backbones[kind]
     slope, abars = slope_of(backbone), backbone.noise_schedule.alphas_cumprod
-    embeddings = backbone.encode_prompts(["", "", "", *PROMPTS])
+    embeddings = backbone.encode_prompts(["", "", "", *PROMPTS])["embeddings"]
     noisy, timestep = noise_of(backbone).repeat(2, 1, 1, 1), torch.tensor([1, 500, 999]).repeat(2)
 
     class Prompted(torch.nn.Module):
@@ -258,7 +258,7 @@ def test_the_conditional_half_follows_its_own_prompts_and_times_and_the_other_ha
             return c.mean(dim=(1, 2)) * t * (x * slope).flatten(1).sum(dim=1)
 
     with torch.no_grad():
-        before = backbone.unet(noisy, timestep, embeddings).sample
+        before = backbone.network(noisy, timestep, embeddings).sample
         after = guided(backbone, Prompted())(noisy, timestep, embeddings).sample
         whole = guided(backbone, Prompted(), doubled=False)(noisy[3:], timestep[3:], embeddings[3:]).sample
     assert torch.equal(after[:3], before[:3])
@@ -339,10 +339,10 @@ def test_half_precision_predictions_stay_half():
 @BOTH
 def test_classifier_and_negative_network_work_together(kind, backbones):
     backbone = backbones[kind]
-    slope, negative = slope_of(backbone), another(backbone.unet)
+    slope, negative = slope_of(backbone), another(backbone.network)
     both = NegativeGuided(guided(backbone, Linear(slope)), negative)
     latents = sampled(backbone, at_guidance(both, GUIDANCE, classifier_scale=0.2))
-    close(latents, by_hand(backbone, negative, backbone.unet, eta=0.2, slope=slope))
+    close(latents, by_hand(backbone, negative, backbone.network, eta=0.2, slope=slope))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -350,7 +350,7 @@ def test_classifier_and_negative_network_work_together(kind, backbones):
 def test_without_an_unconditional_half_guidance_is_refused(kind, batch, backbones):
     backbone = backbones["epsilon"]
     network = (
-        NegativeGuided(backbone.unet, backbone.unet)
+        NegativeGuided(backbone.network, backbone.network)
         if kind == "negative"
         else guided(backbone, Linear(slope_of(backbone)))
     )
@@ -370,7 +370,7 @@ def test_a_doubled_batch_is_told_by_its_latents():
 
 
 def test_a_guided_network_answers_as_the_one_it_guides(backbones):
-    unet = backbones["epsilon"].unet
+    unet = backbones["epsilon"].network
     network = at_guidance(NegativeGuided(unet, unet), 3.0)
     assert (network.config, network.dtype, network.device) == (unet.config, unet.dtype, unet.device)
     assert at_guidance(unet, 3.0, 5.0) is unet

@@ -111,12 +111,13 @@ def make_run(folder: Path, pipeline: Path, lora: bool | None = None, seed: int =
         torch.nn.init.normal_(classifier.head.weight, std=30 * amount)
         classifier.save_pretrained(folder / "model" / "classifier")
         return folder
-    policy = make_policy(load_backbone(str(pipeline)).unet, config)
+    backbone = load_backbone(str(pipeline))
+    policy = make_policy(backbone.network, config)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters:
             parameter.add_(amount * torch.randn_like(parameter))
-    save_model(policy, folder / "model", config)
+    save_model(policy, folder / "model", config, backbone)
     return folder
 
 
@@ -196,7 +197,7 @@ def test_a_run_with_a_classifier_is_its_base_guided_by_it(folder, tmp_path, requ
     noise = torch.stack([initial_noise(backbone, 0, prompt, 0) for prompt in PROMPTS])
     for guidance in (1.0, 2.0):  # without the unconditional half, too
         pictures = generate(backbone, network, list(PROMPTS), noise, Sampling(steps=2, guidance=guidance))
-        plain = generate(backbone, backbone.unet, list(PROMPTS), noise, Sampling(steps=2, guidance=guidance))
+        plain = generate(backbone, backbone.network, list(PROMPTS), noise, Sampling(steps=2, guidance=guidance))
         assert not np.array_equal(pictures, plain)
 
 

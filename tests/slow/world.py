@@ -43,7 +43,7 @@ class HeldOut:
 
     @cached_property
     def reference_errors(self) -> torch.Tensor:
-        return self.errors(load_backbone("world").unet)
+        return self.errors(load_backbone("world").network)
 
     @flushed_denormals()
     @torch.no_grad()
@@ -51,14 +51,14 @@ class HeldOut:
         """Denoising errors [N, 2] averaged over draws that no run takes."""
         backbone, ids = load_backbone("world"), self.shown[2]
         encoded = encode_pairs(self.dataset, backbone)
-        latents, embeddings = encoded.latents(ids), encoded.embeddings([encoded.prompt[i] for i in ids])
+        latents, told = encoded.latents(ids), encoded.prompt_conditioning([encoded.prompt[i] for i in ids])
         total = torch.zeros(len(ids), 2)
         for k in range(DRAWS):
             drawn = draws("held out", ids, [k] * len(ids), tuple(latents.shape[2:]), backbone.num_timesteps)
             for side in (0, 1):
                 noisy = backbone.add_noise(latents[:, side], drawn.noise, drawn.timestep)
                 goal = backbone.regression_target(latents[:, side], drawn.noise, drawn.timestep)
-                total[:, side] += denoising_error(backbone.predict(network, noisy, drawn.timestep, embeddings), goal)
+                total[:, side] += denoising_error(backbone.predict(network, noisy, drawn.timestep, told), goal)
         return total / DRAWS
 
     def gains(self, run: Path) -> np.ndarray:

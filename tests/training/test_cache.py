@@ -4,6 +4,7 @@ import torch
 from safetensors import safe_open
 from tiny import PROMPTS, picture_bytes
 
+from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset, decode_image
 from palate.errors import PalateError
 from palate.training import cache
@@ -12,7 +13,7 @@ from palate.training.cache import EncodedPairs, encode_pairs
 
 @pytest.fixture
 def backbone(pipeline_folder):
-    return cache.StableDiffusion(pipeline_folder)
+    return load_backbone(str(pipeline_folder))
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_cache_of_before_single_images_is_read_and_completed(tmp_path, backbon
     after = encode_pairs(dataset, backbone)
     assert len(after) == 4 and after.single == {"p2"}
     assert torch.equal(after.latents(["p0", "p1"]), before.latents(["p0", "p1"]))
-    assert after.prompt["p2"] == PROMPTS[2] and after.embeddings([PROMPTS[2]]).shape[0] == 1
+    assert after.prompt["p2"] == PROMPTS[2] and len(after.prompt_conditioning([PROMPTS[2]])["embeddings"]) == 1
 
 
 def test_an_unreadable_image_takes_nothing_of_the_others_with_it(tmp_path, backbone, capsys, monkeypatch):

@@ -20,7 +20,7 @@ from palate.objectives.logit import denoising_error, logit
 from palate.training.draws import draws
 from palate.training.labels import folds_of
 from palate.training.loop import train
-from palate.training.model import load_trained_unet
+from palate.training.model import load_trained
 from palate.training.self_judge import mean_of_unseen, seen_by
 from palate.training.votes_used import FILE, votes_used
 from palate.world.dataset import make_dataset
@@ -51,8 +51,8 @@ def test_the_difference_of_scores_is_the_logit_averaged_over_draws(run):
     pairs = pairs_of(dataset, 3)
     scores = load_judge(f"self:{folder}", draws=2, seed=5, in_sample=True, device="cpu").vote(pairs)
     base, other = (load_backbone(config.pretrained_model_name_or_path) for _ in range(2))
-    policy = load_trained_unet(other.unet, folder / "model").eval()
-    reference = base.unet.eval()
+    policy = load_trained(other, folder / "model").eval()
+    reference = base.network.eval()
     expected = []
     for pair in pairs:
         z = []

@@ -51,7 +51,7 @@ def test_frozen_weights_in_half_precision_change_no_bit_under_the_same_autocast(
 
 def test_only_frozen_matrices_are_held_in_half_precision(pipeline_folder):
     config = load_config(settings(pipeline_folder, type("D", (), {"path": "d"}), "r", lora=LORA, mixed_precision="bf16", weight_dtype="bf16"))  # fmt: skip
-    policy = make_policy(load_backbone(str(pipeline_folder)).unet, config)
+    policy = make_policy(load_backbone(str(pipeline_folder)).network, config)
     held = {name: parameter.dtype for name, parameter in policy.network.named_parameters()}
     assert held["conv_in.weight"] == torch.bfloat16 and held["conv_norm_out.weight"] == torch.float32
     assert {parameter.dtype for parameter in policy.parameters} == {torch.float32}
@@ -70,7 +70,7 @@ def test_gradient_checkpointing_changes_no_bit_and_keeps_less(lora, pipeline_fol
 
     def kept(spare: bool) -> int:
         config = load_config(settings(pipeline_folder, dataset, "r", lora=lora, gradient_checkpointing=spare))
-        network, sizes = make_policy(load_backbone(str(pipeline_folder)).unet, config).network, []
+        network, sizes = make_policy(load_backbone(str(pipeline_folder)).network, config).network, []
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             sizes.append(tensor.numel())
@@ -155,7 +155,7 @@ def test_the_model_is_the_average_of_the_weights_and_the_last_ones_stay_in_the_c
     plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain"))
     assert same(final(run), final(plain))  # averaging does not act on training
     steps = [load_file(run.path / f"checkpoints/step-{k:06}/weights.safetensors") for k in (1, 2, 3, 4)]
-    start = dict(load_backbone(str(pipeline_folder)).unet.named_parameters())
+    start = dict(load_backbone(str(pipeline_folder)).network.named_parameters())
     model = load_file(run.model_path / "unet/diffusion_pytorch_model.safetensors")
     for name in ("conv_in.weight", "mid_block.resnets.0.conv1.weight"):
         average = start[name].detach()

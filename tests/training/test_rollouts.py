@@ -29,7 +29,7 @@ def backbone(pipeline_folder):
 
 @pytest.fixture(scope="module")
 def pairs(backbone):
-    return collect_step_pairs(backbone, backbone.unet, list(PROMPTS), (0, 0), brightness, **QUICK)
+    return collect_step_pairs(backbone, backbone.network, list(PROMPTS), (0, 0), brightness, **QUICK)
 
 
 def equal(a, b):
@@ -42,8 +42,8 @@ def equal(a, b):
 @torch.no_grad()
 def predict(backbone, pairs, noisy, timestep):
     """The guided prediction at latents that belong to the pairs' prompts, by the formula."""
-    given = backbone.predict(backbone.unet, noisy, timestep, backbone.encode_prompts(pairs.prompt))
-    without = backbone.predict(backbone.unet, noisy, timestep, backbone.encode_prompts([""] * len(pairs)))
+    given = backbone.predict(backbone.network, noisy, timestep, backbone.encode_prompts(pairs.prompt))
+    without = backbone.predict(backbone.network, noisy, timestep, backbone.encode_prompts([""] * len(pairs)))
     return without + pairs.guidance * (given - without)
 
 
@@ -100,7 +100,7 @@ def test_both_candidates_are_draws_from_the_step_at_the_shared_latents(backbone,
 
 def test_v_prediction_is_sampled_by_its_own_formulas(v_pipeline_folder):
     backbone = load_backbone(str(v_pipeline_folder))
-    pairs = collect_step_pairs(backbone, backbone.unet, list(PROMPTS), (0, 0), brightness, **QUICK | {"eta": 0.7})
+    pairs = collect_step_pairs(backbone, backbone.network, list(PROMPTS), (0, 0), brightness, **QUICK | {"eta": 0.7})
     z = z_scores(backbone, pairs, torch.stack([pairs.next_0, pairs.next_1])[0])
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-4
     scores = [rewards(backbone, pairs, following, brightness) for following in (pairs.next_0, pairs.next_1)]
@@ -110,7 +110,7 @@ def test_v_prediction_is_sampled_by_its_own_formulas(v_pipeline_folder):
 def test_a_trajectory_goes_on_from_one_of_its_candidates(backbone):
     """With two candidates both are stored, so the next shared latents must be one of them, and not always the better one."""
     settings = QUICK | {"candidates": 2, "steps": 7, "first_step": 1}
-    pairs = collect_step_pairs(backbone, backbone.unet, list(PROMPTS), (1, 0), brightness, **settings)
+    pairs = collect_step_pairs(backbone, backbone.network, list(PROMPTS), (1, 0), brightness, **settings)
     assert len(pairs) == 18
     went_to_better = []
     for k in range(17):
@@ -123,7 +123,7 @@ def test_a_trajectory_goes_on_from_one_of_its_candidates(backbone):
 
 def test_a_step_takes_one_forward_at_each_candidate(backbone):
     """Guidance doubles a forward. Before the ranked steps a trajectory has one candidate."""
-    told, unet = [], backbone.unet
+    told, unet = [], backbone.network
 
     def counted(noisy, timestep, embeddings, return_dict):
         told.append((len(noisy), *timestep.unique().tolist()))
@@ -136,7 +136,7 @@ def test_a_step_takes_one_forward_at_each_candidate(backbone):
 
 def test_the_same_arguments_give_the_same_bits_and_every_part_of_the_address_counts(backbone, pairs):
     def collect(prompts, *where, **changes):
-        return collect_step_pairs(backbone, backbone.unet, prompts, where, brightness, **QUICK | changes)
+        return collect_step_pairs(backbone, backbone.network, prompts, where, brightness, **QUICK | changes)
 
     torch.manual_seed(5)  # the global generator has no part in it
     assert equal(collect(list(PROMPTS), 0, 0), pairs)
@@ -152,7 +152,7 @@ def test_the_same_arguments_give_the_same_bits_and_every_part_of_the_address_cou
 def test_which_candidate_is_0_does_not_depend_on_the_reward(backbone, pairs):
     """The opposite reward exchanges best and worst: the same latents in other places, and balanced labels."""
     opposite = collect_step_pairs(
-        backbone, backbone.unet, list(PROMPTS), (0, 0), lambda images, prompts: -brightness(images, prompts), **QUICK
+        backbone, backbone.network, list(PROMPTS), (0, 0), lambda images, prompts: -brightness(images, prompts), **QUICK
     )
     assert torch.equal(opposite.probability, pairs.probability)
     assert torch.equal(opposite.next_0, pairs.next_1) and torch.equal(opposite.noisy, pairs.noisy)
@@ -162,7 +162,7 @@ def test_the_threshold_keeps_the_pairs_with_a_wider_gap(backbone, pairs):
     low, high = pairs.gap.sort().values[4:6].tolist()
     bound = (low + high) / 2  # between two gaps: another batch size may round
     some = collect_step_pairs(
-        backbone, backbone.unet, list(PROMPTS), (0, 0), brightness, **QUICK | {"threshold": bound, "batch_size": 2}
+        backbone, backbone.network, list(PROMPTS), (0, 0), brightness, **QUICK | {"threshold": bound, "batch_size": 2}
     )
     kept = pairs.gap > bound
     assert 0 < len(some) == kept.sum() < len(pairs) and some.ranked == 9
@@ -172,7 +172,7 @@ def test_the_threshold_keeps_the_pairs_with_a_wider_gap(backbone, pairs):
 
 def test_temperature_scales_the_reward_and_soft_targets_are_its_bradley_terry_probabilities(backbone, pairs):
     soft = collect_step_pairs(
-        backbone, backbone.unet, list(PROMPTS), (0, 0), brightness, **QUICK | {"temperature": 4.0, "soft": True}
+        backbone, backbone.network, list(PROMPTS), (0, 0), brightness, **QUICK | {"temperature": 4.0, "soft": True}
     )
     assert torch.equal(soft.next_0, pairs.next_0)
     torch.testing.assert_close(torch.atanh(soft.gap), torch.atanh(pairs.gap) / 4, rtol=1e-2, atol=1e-3)
@@ -182,14 +182,14 @@ def test_temperature_scales_the_reward_and_soft_targets_are_its_bradley_terry_pr
 
 def test_equal_rewards_make_no_pair_and_that_is_said(backbone):
     with pytest.raises(PalateError, match="none of 9 steps") as refused:
-        collect_step_pairs(backbone, backbone.unet, list(PROMPTS), (0, 0), lambda i, p: np.zeros(len(i)), **QUICK)
+        collect_step_pairs(backbone, backbone.network, list(PROMPTS), (0, 0), lambda i, p: np.zeros(len(i)), **QUICK)
     assert "\n" not in str(refused.value)
 
 
 def test_a_reward_that_is_not_a_number_is_refused(backbone):
     with pytest.raises(PalateError, match="9 of them not a number"):
         collect_step_pairs(
-            backbone, backbone.unet, list(PROMPTS), (0, 0), lambda i, p: np.full(len(i), np.nan), **QUICK
+            backbone, backbone.network, list(PROMPTS), (0, 0), lambda i, p: np.full(len(i), np.nan), **QUICK
         )
 
 
@@ -233,7 +233,7 @@ def test_a_file_that_is_not_whole_gets_one_line(damage, pairs, tmp_path):
 
 
 def test_guidance_is_the_formula_and_one_forward_at_1(backbone, pairs):
-    embeddings, unconditional = backbone.encode_prompts(pairs.prompt), backbone.encode_prompts([""])
+    conditioning, unconditional = backbone.encode_prompts(pairs.prompt), backbone.encode_prompts([""])
     calls = []
 
     def counted(noisy, timestep, embedding, return_dict):
@@ -241,7 +241,7 @@ def test_guidance_is_the_formula_and_one_forward_at_1(backbone, pairs):
         return (0.1 * noisy + embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1),)
 
     def at(guidance):
-        return guided_prediction(backbone, counted, pairs.noisy, pairs.timestep, embeddings, unconditional, guidance)
+        return guided_prediction(backbone, counted, pairs.noisy, pairs.timestep, conditioning, unconditional, guidance)
 
     given, without = at(1), at(0)
     assert calls == [9, 18]
@@ -250,14 +250,14 @@ def test_guidance_is_the_formula_and_one_forward_at_1(backbone, pairs):
 
 
 def test_guided_predictions_carry_gradients_through_both_branches(backbone):
-    embeddings, unconditional = torch.ones(1, 2, 3), torch.zeros(1, 2, 3)
+    conditioning, unconditional = {"embeddings": torch.ones(1, 2, 3)}, {"embeddings": torch.zeros(1, 2, 3)}
     scale = torch.ones((), requires_grad=True)
 
     def network(noisy, timestep, embedding, return_dict):
         return (scale * (1 + embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1)) * noisy,)
 
     prediction = guided_prediction(
-        backbone, network, torch.ones(1, 1, 2, 2), torch.tensor([5]), embeddings, unconditional, 5.0
+        backbone, network, torch.ones(1, 1, 2, 2), torch.tensor([5]), conditioning, unconditional, 5.0
     )
     assert prediction.mean().item() == pytest.approx(1 + 5 * (2 - 1))
     prediction.mean().backward()
@@ -269,7 +269,7 @@ def test_the_world_is_ranked_by_its_true_utility():
     prompts = ["a red circle", "a blue star"]
     pairs = collect_step_pairs(
         world,
-        world.unet,
+        world.network,
         prompts,
         ("world", 0),
         reward,

@@ -56,7 +56,7 @@ def test_both_images_of_a_pair_share_timestep_noise_and_prompt(parts, voted):
     images = [made.rows.images[i][k] for k in (0, 1) for i in problem.row]
     noise = noise_in(problem, encoded(made, voted, images), made)
     assert torch.equal(problem.timestep[:rows], problem.timestep[rows:])
-    assert torch.equal(problem.embeddings[:rows], problem.embeddings[rows:])
+    assert torch.equal(problem.conditioning["embeddings"][:rows], problem.conditioning["embeddings"][rows:])
     torch.testing.assert_close(noise[:rows], noise[rows:], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(problem.regression_target, noise, rtol=1e-4, atol=1e-3)
 
@@ -90,7 +90,7 @@ def test_sudo_sets_a_preferred_image_against_one_of_another_prompt_under_its_own
             found = int(distance.argmin())
             assert rows.prompt[found] != rows.prompt[row]
             others.add((row, found))
-        assert torch.equal(problem.embeddings[:count], problem.embeddings[count:])
+        assert torch.equal(problem.conditioning["embeddings"][:count], problem.conditioning["embeddings"][count:])
     assert len({found for _, found in others}) > 6  # many others, not one
     assert (rows.target == 1).all() and len(rows) == 18  # only images that were preferred
 
@@ -100,9 +100,9 @@ def test_self_npo_regresses_on_the_unconditional_view_of_the_reference(parts, mo
     networks, seen = made.stepper.networks, []
     plain = networks.raw_predict
 
-    def watched(network, noisy, timestep, embeddings):
-        prediction = plain(network, noisy, timestep, embeddings)
-        seen.append((noisy, timestep, embeddings, prediction))
+    def watched(network, noisy, timestep, conditioning):
+        prediction = plain(network, noisy, timestep, conditioning)
+        seen.append((noisy, timestep, conditioning["embeddings"], prediction))
         return prediction
 
     monkeypatch.setattr(networks, "raw_predict", watched)
@@ -110,7 +110,7 @@ def test_self_npo_regresses_on_the_unconditional_view_of_the_reference(parts, mo
     assert 1 <= len(seen) <= 5
     empty = seen[0][2]
     assert all(torch.equal(embeddings, empty) for _, _, embeddings, _ in seen) and torch.equal(empty[0], empty[1])
-    assert not torch.equal(problem.embeddings[0], empty[0])  # the policy sees the prompt
+    assert not torch.equal(problem.conditioning["embeddings"][0], empty[0])  # the policy sees the prompt
     abar = schedule(made)[problem.timestep].view(-1, 1, 1, 1)
     x0 = (problem.noisy - (1 - abar).sqrt() * problem.regression_target) / abar.sqrt()
     candidates = []

@@ -53,7 +53,7 @@ def test_base_samples_are_recognisable_and_imperfect():
     backbone = load_backbone("world")
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     noise = torch.stack([initial_noise(backbone, 7, prompt, i % 4) for i, prompt in enumerate(prompts)])
-    shown = measure(generate(backbone, backbone.unet, prompts, noise, SAMPLING), prompts)
+    shown = measure(generate(backbone, backbone.network, prompts, noise, SAMPLING), prompts)
     assert 0.70 <= shown.iou.mean() <= 0.90
     assert shown.colour_right.mean() > 0.85
     assert shown.brightness.std() > 0.15 and shown.centring.std() > 0.1  # there is taste to learn

@@ -1,38 +1,53 @@
 """Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict, sample.
 
-A backbone loads each component when it is first used, so that training on a full cache never loads the autoencoder.
+`Backbone` says what a family does. Each loads a component when it is first used, so that training on a full cache never
+loads the autoencoder.
 """
 
+import json
+from importlib import import_module
 from pathlib import Path
 
+from palate.backbones.base import Backbone
 from palate.backbones.folders import component_class, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
 
-__all__ = ["StableDiffusion", "load_backbone"]
+__all__ = ["Backbone", "StableDiffusion", "load_backbone"]
 
 WORLD = "world"  # the name of the pipeline that comes with palate
 
+# Class of the stock pipeline, as model_index.json has it -> module and class of the family
+FAMILIES = {
+    "StableDiffusionPipeline": ("palate.backbones.stable_diffusion", "StableDiffusion"),
+}
 
-def load_backbone(name_or_path: str, revision: str | None = None) -> StableDiffusion:
+
+def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
     """The backbone for a diffusers pipeline folder, a hub name, or "world" (the pipeline inside the package).
 
-    Raises PalateError when the folder is not a pipeline, lacks a UNet, or is of a family that palate does not know.
+    Raises PalateError when the folder is not a pipeline, lacks a component, or is of a family that palate does not know.
     """
     if name_or_path == WORLD:
         name_or_path = str(Path(__file__).parent.parent / "world" / "pipeline")
     folder = resolve_folder(name_or_path, revision)
-    if component_class(folder, "unet") is None:
+    pipeline = pipeline_class(folder)
+    if pipeline not in FAMILIES:
         raise PalateError(
-            f"{folder}: this pipeline has no UNet. palate trains the Stable Diffusion family (unet, vae, text_encoder)."
+            f"{folder}: palate does not know pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
         )
-    if component_class(folder, "text_encoder_2") is not None:
-        raise PalateError(
-            f"{folder}: a pipeline with two text encoders (SDXL) is not supported yet; Stable Diffusion 1.x and 2.x are."
-        )
-    for component in ("vae", "text_encoder", "tokenizer", "scheduler", "unet"):
+    module, name = FAMILIES[pipeline]
+    family = getattr(import_module(module), name)
+    optional = getattr(family, "optional", ())
+    for component in (*family.encoders, "scheduler", family.denoiser):
+        if component in optional and component_class(folder, component) is None:
+            continue
         if component_class(folder, component) is None or not (folder / component).is_dir():
-            raise PalateError(
-                f"{folder}: the component {component!r} is missing. Download the whole pipeline folder again."
-            )
-    return StableDiffusion(folder)
+            name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
+            raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+    return family(folder)
+
+
+def pipeline_class(folder: Path) -> str | None:
+    """The name of the pipeline's class as its index has it."""
+    return json.loads((folder / "model_index.json").read_text()).get("_class_name")

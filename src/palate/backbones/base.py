@@ -21,7 +21,8 @@ class Backbone(Protocol):
     family: str  # for people: "Stable Diffusion XL"
     denoiser: str  # the component that is trained: "unet" or "transformer"
     encoders: tuple[str, ...]  # the components that the cache of encoded pairs depends on
-    is_flow: bool  # flow matching: x_t = (1 - sigma)·x_0 + sigma·noise; otherwise a schedule of alphas_cumprod
+    is_flow: bool  # flow matching: x_t = (1 - sigma)·x_0 + sigma·noise; otherwise `noise_schedule` has alphas_cumprod
+    pipeline_class: type  # the stock diffusers pipeline
 
     @property
     def network(self) -> torch.nn.Module:

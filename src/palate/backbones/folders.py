@@ -38,7 +38,7 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
 def component_class(folder: Path, component: str) -> str | None:
     """The class name of a component as the pipeline's index has it, or None where there is none."""
     entry = json.loads((folder / "model_index.json").read_text()).get(component)
-    return entry[1] if entry else None
+    return entry[1] if isinstance(entry, list) else None
 
 
 def fingerprint(folder: Path, components: tuple[str, ...]) -> str:

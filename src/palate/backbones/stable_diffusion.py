@@ -4,21 +4,35 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
 
 PREDICTIONS = ("epsilon", "v_prediction")
+SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
 
 class StableDiffusion:
-    """One pipeline folder; components load on first use, in fp32. `device` and `dtype` hold for the frozen encoders."""
+    """One pipeline folder. The Protocol `Backbone` says what each method gives; the frozen encoders are held in fp32, too."""
 
-    encoders = ("vae", "text_encoder", "tokenizer")  # what the cache of encoded pairs depends on
+    family = "Stable Diffusion"
+    denoiser = "unet"
+    encoders = ("vae", "text_encoder", "tokenizer")
+    is_flow = False
+    pipeline_class = StableDiffusionPipeline
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder = folder
         self.device = device
 
@@ -35,7 +49,7 @@ class StableDiffusion:
     # --- components --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def unet(self) -> UNet2DConditionModel:
+    def network(self) -> UNet2DConditionModel:
         return self._load(UNet2DConditionModel, "unet", torch_dtype=torch.float32).to(self.device)
 
     @cached_property
@@ -69,7 +83,6 @@ class StableDiffusion:
 
     @cached_property
     def vae_factor(self) -> int:
-        """Pixels per latent, along one side."""
         return 2 ** (len(AutoencoderKL.load_config(self.folder, subfolder="vae")["block_out_channels"]) - 1)
 
     @cached_property
@@ -78,19 +91,29 @@ class StableDiffusion:
 
     @cached_property
     def resolution(self) -> int:
-        """Pixels, along one side, that the model was made for."""
         return UNet2DConditionModel.load_config(self.folder, subfolder="unet")["sample_size"] * self.vae_factor
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        side = resolution // self.vae_factor
+        return self.latent_channels, side, side
 
     # --- encoding ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w]: the posterior's mean, scaled, fp32."""
-        return self.vae.encode(images.to(self.device)).latent_dist.mode() * self.vae.config.scaling_factor
+        """The posterior's mean, scaled; always in fp32, because the VAE of SDXL overflows in fp16."""
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            posterior = self.vae.encode(images.to(self.device, torch.float32)).latent_dist
+            return posterior.mode() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Prompts to embeddings [B, L, D]; longer ones are cut at the tokenizer's length, as in the stock pipeline."""
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures [B, 3, H, W], about [-1, 1], of latents [B, C, h, w]."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """`embeddings` [B, L, D]; longer prompts are cut at the tokenizer's length, as in the stock pipeline."""
         tokens = self.tokenizer(
             prompts,
             padding="max_length",
@@ -103,27 +126,33 @@ class StableDiffusion:
             if getattr(self.text_encoder.config, "use_attention_mask", False)
             else None
         )
-        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask).last_hidden_state
+        encoded = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)
+        return {"embeddings": encoded.last_hidden_state}
+
+    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
+        return {}
 
     # --- diffusion ---------------------------------------------------------------------------------------------------
 
+    def timestep(self, drawn: torch.Tensor) -> torch.Tensor:
+        return drawn
+
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t)·x_0 + sqrt(1 - abar_t)·noise, all in fp32; latents, noise [B, C, h, w], timestep [B]."""
+        """x_t = sqrt(abar_t)·x_0 + sqrt(1 - abar_t)·noise."""
         signal, spread = self._schedule_at(timestep)
         return signal * latents.float() + spread * noise.float()
 
     def regression_target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """What the network is asked to predict [B, C, h, w], fp32: the noise, or v = sqrt(abar)·noise - sqrt(1 - abar)·x_0."""
+        """The noise, or v = sqrt(abar)·noise - sqrt(1 - abar)·x_0."""
         if self.noise_schedule.config.prediction_type == "epsilon":
             return noise.float()
         signal, spread = self._schedule_at(timestep)
         return signal * noise.float() - spread * latents.float()
 
     def predict(
-        self, unet: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor
+        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """The network's prediction [B, C, h, w] for noised latents [B, C, h, w], timestep [B], embeddings [B, L, D]."""
-        return unet(noisy, timestep, embeddings, return_dict=False)[0]
+        return network(noisy, timestep, conditioning["embeddings"], return_dict=False)[0]
 
     def _schedule_at(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         alphas_cumprod = self.noise_schedule.alphas_cumprod.to(timestep.device, torch.float32)[timestep].view(
@@ -133,12 +162,28 @@ class StableDiffusion:
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
-    def pipeline(self, unet: torch.nn.Module, scheduler_class: type) -> StableDiffusionPipeline:
-        """The stock diffusers pipeline of this folder with `unet` and a scheduler of another class in place of its own."""
-        scheduler = scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"))
+    def pipeline(self, network: torch.nn.Module, scheduler_class: type) -> StableDiffusionPipeline:
+        """The stock pipeline of this folder with `network` and a scheduler of another class in place of its own."""
         pipeline = StableDiffusionPipeline(
-            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=unet, scheduler=scheduler,
+            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=network, scheduler=self._scheduler(scheduler_class),
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _scheduler(self, scheduler_class: type):
+        return scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"))
+
+    @torch.no_grad()
+    def sample(
+        self, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, steps: int, guidance: float, sampler: str
+    ) -> torch.Tensor:  # fmt: skip
+        """Samplers: "ddim", "dpm++" (also "default"), "euler". Raises PalateError for another one."""
+        if sampler not in ("default", *SAMPLERS):
+            raise PalateError(f"{self.family} cannot be sampled with {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+        pipeline = self.pipeline(network, SAMPLERS["dpm++" if sampler == "default" else sampler])
+        height, width = (side * self.vae_factor for side in noise.shape[-2:])
+        return pipeline(
+            prompts, latents=noise.to(self.device), num_inference_steps=steps, guidance_scale=guidance, output_type="pt",
+            height=height, width=width,
+        ).images  # fmt: skip

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
 
 from palate.arithmetic import flushed_denormals
-from palate.backbones import StableDiffusion, load_backbone
+from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, negative_weights
+from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.evaluation.prompts import Suite, prompts_hash
@@ -23,9 +23,7 @@ from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.training.config import load_config
 from palate.training.draws import address
-from palate.training.model import load_trained_unet
-
-SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+from palate.training.model import load_trained
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def sample(
     missing = [i for i in range(len(per_picture)) if not _path(folder, i).exists()]
     if missing:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, unet = load_model(model, device, sampling.negative, sampling.negative_mix)
+        backbone, network = load_model(model, device, sampling.negative, sampling.negative_mix)
     if not (folder / "samples.json").exists():
         write_text(
             folder / "samples.json",
@@ -120,7 +118,7 @@ def sample(
                 [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
             )
             for i, picture in zip(
-                index, generate(backbone, unet, [per_picture[i] for i in index], noise, sampling), strict=True
+                index, generate(backbone, network, [per_picture[i] for i in index], noise, sampling), strict=True
             ):
                 with atomic_path(_path(folder, i), durable=False) as temporary:
                     Image.fromarray(picture).save(temporary, format="PNG")
@@ -152,7 +150,7 @@ def sample_verb(
 
 def load_model(
     model: str | Path, device: str = "cpu", negative: str | Path | None = None, negative_mix: float = 0.0
-) -> tuple[StableDiffusion, torch.nn.Module]:
+) -> tuple[Backbone, torch.nn.Module]:
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
     The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
@@ -160,13 +158,13 @@ def load_model(
     of its own, or started from another base model.
     """
     backbone = _backbone_of(model, device)
-    unet = _network_of(model, backbone).to(device)
+    network = _network_of(model, backbone).to(device)
     if negative is not None:
-        unet = NegativeGuided(unet, _negative_network(negative, negative_mix, backbone, unet).to(device))
-    return backbone, unet
+        network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network).to(device))
+    return backbone, network
 
 
-def _backbone_of(model: str | Path, device: str) -> StableDiffusion:
+def _backbone_of(model: str | Path, device: str) -> Backbone:
     """The backbone that a run started from, or of a pipeline folder, or "world"."""
     name, revision = str(model), None
     if (Path(model) / "config.yaml").is_file():
@@ -177,18 +175,18 @@ def _backbone_of(model: str | Path, device: str) -> StableDiffusion:
     return backbone
 
 
-def _network_of(model: str | Path, backbone: StableDiffusion) -> torch.nn.Module:
+def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
     if not (Path(model) / "config.yaml").is_file():
-        return backbone.unet
+        return backbone.network
     if _classifier_folder(Path(model)).is_dir():
         schedule = backbone.noise_schedule
         classifier = load_classifier(_classifier_folder(Path(model)))
-        return ClassifierGuided(backbone.unet, classifier, schedule.alphas_cumprod, schedule.config.prediction_type)
-    return load_trained_unet(backbone.unet, Path(model) / "model")
+        return ClassifierGuided(backbone.network, classifier, schedule.alphas_cumprod, schedule.config.prediction_type)
+    return load_trained(backbone, Path(model) / "model")
 
 
 def _negative_network(
-    negative: str | Path, mix: float, backbone: StableDiffusion, positive: torch.nn.Module
+    negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module
 ) -> torch.nn.Module:
     """The network of the negative run, moved from its base model towards the positive one, in the processor's memory."""
     if not (Path(negative) / "config.yaml").is_file():
@@ -199,16 +197,18 @@ def _negative_network(
         raise PalateError(
             f"{negative}: holds a preference classifier, not a network. Choose a run that trained the model itself."
         )
+    if backbone.denoiser != "unet":
+        raise PalateError(f"{negative}: a negative network guides Stable Diffusion and SDXL, not {backbone.family}.")
     own = _backbone_of(negative, "cpu")
     _require_one_base(negative, own, backbone)
-    base = StableDiffusion(backbone.folder).unet
+    base = type(backbone)(backbone.folder).network
     positive = positive.unet if isinstance(positive, ClassifierGuided) else positive
     base.load_state_dict(negative_weights(base, positive, _network_of(negative, own), mix))
     return base
 
 
-def _require_one_base(negative: str | Path, own: StableDiffusion, backbone: StableDiffusion) -> None:
-    parts = ("unet", "text_encoder")
+def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -> None:
+    parts = (backbone.denoiser, "text_encoder")
     same_place = own.folder.resolve() == backbone.folder.resolve()
     if not same_place and fingerprint(own.folder, parts) != fingerprint(backbone.folder, parts):
         raise PalateError(
@@ -221,25 +221,21 @@ def _classifier_folder(run: Path) -> Path:
     return run / "model" / "classifier"
 
 
-def initial_noise(backbone: StableDiffusion, seed: int, prompt: str, repetition: int) -> torch.Tensor:
+def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -> torch.Tensor:
     """The noise [C, h, w] that a picture starts from: a function of (seed, prompt, repetition), not of the model."""
-    side = backbone.resolution // backbone.vae_factor
     generator = torch.Generator().manual_seed(address("sample", seed, prompt, repetition))
-    return torch.randn((backbone.latent_channels, side, side), generator=generator)
+    return torch.randn(backbone.latent_shape(backbone.resolution), generator=generator)
 
 
 @flushed_denormals()
 @torch.no_grad()
 def generate(
-    backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
+    backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
 ) -> np.ndarray:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline."""
-    network = at_guidance(unet, sampling.guidance, sampling.classifier_scale).eval()
-    pipeline = backbone.pipeline(network, SAMPLERS[sampling.sampler])
-    pictures = pipeline(
-        prompts, latents=noise.to(backbone.device), num_inference_steps=sampling.steps, guidance_scale=sampling.guidance, output_type="np",
-        height=backbone.resolution, width=backbone.resolution,
-    ).images  # fmt: skip
+    network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
+    made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
+    pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     return (pictures * 255).round().astype(np.uint8)
 
 

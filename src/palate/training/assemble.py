@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
 from palate.training.averages import Average
@@ -17,7 +17,7 @@ from palate.training.checks import needs_reference
 from palate.training.config import TrainConfig
 from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
-from palate.training.model import Policy, make_classifier, make_policy, starting_unet
+from palate.training.model import Policy, make_classifier, make_policy, starting_network
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
@@ -52,7 +52,7 @@ class Parts:
 
 
 def assemble(
-    config: TrainConfig, dataset: PreferenceDataset, backbone: StableDiffusion, rows: Rows, accelerator: Accelerator, run: Path,
+    config: TrainConfig, dataset: PreferenceDataset, backbone: Backbone, rows: Rows, accelerator: Accelerator, run: Path,
     policy: Policy | None = None, reference: Callable | None = None,
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
@@ -82,12 +82,12 @@ def assemble(
     return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes)
 
 
-def make_any_policy(backbone: StableDiffusion, config: TrainConfig) -> Policy:
+def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
     """The denoiser, or a classifier beside it."""
     return (
         make_classifier(backbone, config)
         if config.trains == "classifier"
-        else make_policy(starting_unet(backbone, config), config)
+        else make_policy(starting_network(backbone, config), config)
     )
 
 
@@ -111,7 +111,7 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
 
 
 def _known_errors(
-    encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig, rows: Rows
+    encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows
 ) -> SharedErrors | PrecomputedErrors | None:
     """The reference's errors that were computed before, where the configuration wants them."""
     if config.reference == "precomputed":
@@ -119,6 +119,9 @@ def _known_errors(
     if not config.share_reference:
         return None
     depends_on = address(
-        fingerprint(backbone.folder, ("unet", "scheduler")), config.seed, config.prompt_dropout, config.mixed_precision
+        fingerprint(backbone.folder, (backbone.denoiser, "scheduler")),
+        config.seed,
+        config.prompt_dropout,
+        config.mixed_precision,
     )
     return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
+from palate.backbones.conditioning import Conditioning, concatenate
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
@@ -26,6 +27,7 @@ from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 
 SHARD = 512  # pairs per shard
+OF_IMAGES = "image."  # begins the names of what a network is told of an image
 IMAGES_AT_ONCE = 16
 
 
@@ -76,10 +78,26 @@ class EncodedPairs:
         places = [(*self._where[pair_id], side) for pair_id, side in images]
         return torch.stack([self._pairs[shard].get_slice("latents")[row, side] for shard, row, side in places]).float()
 
-    def embeddings(self, prompts: list[str]) -> torch.Tensor:
-        """Embeddings [B, L, D] of prompts that occur in the dataset, or of the empty one, fp32."""
+    def prompt_conditioning(self, prompts: list[str]) -> Conditioning:
+        """B rows, of prompts that occur in the dataset, or of the empty one; what is not counted in integers is fp32."""
         places = [self._prompt_where[prompt] for prompt in prompts]
-        return torch.stack([self._prompts[shard].get_slice("embeddings")[row] for shard, row in places]).float()
+        return {
+            name: _single(torch.stack([self._prompts[shard].get_slice(name)[row] for shard, row in places]))
+            for name in self._prompts[0].keys()
+        }
+
+    def image_conditioning(self, images: list[tuple[str, int]]) -> Conditioning:
+        """M rows, of images as in `image_latents`; nothing for families whose network is told nothing of its images."""
+        for pair_id, side in images:
+            self._require(pair_id, side)
+        places = [(*self._where[pair_id], side) for pair_id, side in images]
+        return {
+            name.removeprefix(OF_IMAGES): _single(
+                torch.stack([self._pairs[shard].get_slice(name)[row, side] for shard, row, side in places])
+            )
+            for name in self._pairs[0].keys()
+            if name.startswith(OF_IMAGES)
+        }
 
     def _require(self, pair_id: str, side: int) -> None:
         if side not in (0, 1):  # a slice would take -1 for the last
@@ -92,7 +110,7 @@ class EncodedPairs:
 
 def encode_pairs(
     dataset: PreferenceDataset,
-    backbone: StableDiffusion,
+    backbone: Backbone,
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> EncodedPairs:
@@ -120,7 +138,7 @@ def encode_pairs(
 
 def cache_folder(
     dataset: PreferenceDataset,
-    backbone: StableDiffusion,
+    backbone: Backbone,
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[Path, dict]:
@@ -151,18 +169,18 @@ def _encode_missing(
     unreadable, first_problem = 0, ""
     with progress_bar("encoding pairs", missing) as advance:
         for rows in _in_shards(dataset, encoded):
-            readable, images = [], []
+            readable, images, of_images = [], [], []
             for row in rows:
                 try:
-                    images.append(
-                        [prepare_image(decode_image(image, dataset.path), resolution) for image in _images(row)]
-                    )
+                    decoded = [decode_image(image, dataset.path) for image in _images(row)]
+                    images.append([prepare_image(image, resolution) for image in decoded])
+                    of_images.append([backbone.image_conditioning(*image.size, resolution) for image in decoded])
                     readable.append(row)
                 except PalateError as problem:
                     unreadable, first_problem = unreadable + 1, first_problem or f"{row['pair_id']}: {problem}"
             prompts = sorted(({row["prompt"] for row in readable} | {""}) - known_prompts)
             if prompts:  # before the pairs, so that a pair in the cache always finds its prompt
-                embeddings = torch.cat(
+                conditioning = concatenate(
                     [
                         backbone.encode_prompts(prompts[i : i + IMAGES_AT_ONCE])
                         for i in range(0, len(prompts), IMAGES_AT_ONCE)
@@ -170,14 +188,15 @@ def _encode_missing(
                 )
                 _write(
                     encoded.folder / f"prompts-{prompt_shard:05}.safetensors",
-                    {"embeddings": embeddings.to(dtype)},
+                    {name: t.to(dtype) if t.is_floating_point() else t for name, t in conditioning.items()},
                     prompts=prompts,
                 )
                 known_prompts |= set(prompts)
                 prompt_shard += 1
             if readable:
                 _write(
-                    encoded.folder / f"pairs-{pair_shard:05}.safetensors", {"latents": _encode(backbone, images).to(dtype)},
+                    encoded.folder / f"pairs-{pair_shard:05}.safetensors",
+                    {"latents": _encode(backbone, images).to(dtype)} | _of_images(of_images),
                     pair_ids=[row["pair_id"] for row in readable], prompts=[row["prompt"] for row in readable],
                     single=[row["pair_id"] for row in readable if row["image_1"] is None],
                 )  # fmt: skip
@@ -206,7 +225,7 @@ def _images(row: dict) -> list[dict]:
     return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
 
 
-def _encode(backbone: StableDiffusion, images: list[list[torch.Tensor]]) -> torch.Tensor:
+def _encode(backbone: Backbone, images: list[list[torch.Tensor]]) -> torch.Tensor:
     """Latents [n, 2, C, h, w] of n rows of one or two images [3, H, W]; zeros where there is no second one."""
     flat = [image for row in images for image in row]
     encoded = [
@@ -218,6 +237,16 @@ def _encode(backbone: StableDiffusion, images: list[list[torch.Tensor]]) -> torc
     rows, sides = zip(*places, strict=True)
     pairs[list(rows), list(sides)] = latents
     return pairs
+
+
+def _of_images(rows: list[list[Conditioning]]) -> dict[str, torch.Tensor]:
+    """What the network is told of n rows of one or two images, each [n, 2, ...]; a single image's is there twice."""
+    both = [concatenate([row[0], row[-1]]) for row in rows]
+    return {f"{OF_IMAGES}{name}": torch.stack([row[name] for row in both]) for name in both[0]}
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import get_args
 
+from palate.backbones.base import Backbone
 from palate.errors import PalateError
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT, REFERENCE_FREE
@@ -35,6 +36,24 @@ def check(config: TrainConfig) -> TrainConfig:
     if config.losses.get("preference"):
         make_link(config.link, config.link_parameter)
     return config
+
+
+def check_family(config: TrainConfig, backbone: Backbone) -> None:
+    """Raises PalateError when the method needs what this family of models does not have: a schedule of alphas_cumprod, which
+    flow matching has not, or the UNet that samples its own pictures and is guided by a classifier."""
+    needs_unet = {
+        f"source: {config.source}": config.source in ("samples", "steps"), "trains: classifier": config.trains == "classifier",
+    }  # fmt: skip
+    needs_schedule = {
+        f"source: {config.source}": config.source == "teacher", f"noise: {config.noise}": config.noise != "random",
+    }  # fmt: skip
+    for needs, missing in ((needs_unet, backbone.denoiser != "unet"), (needs_schedule, backbone.is_flow)):
+        name = next((name for name, so in needs.items() if so), None)
+        if name and missing:
+            raise PalateError(
+                f"{name} works with the noise schedule of Stable Diffusion and SDXL, and {backbone.folder} is {backbone.family}. "
+                "Choose a method that compares the pairs of the dataset at random noise (`palate methods`)."
+            )
 
 
 def uses_judge(config: TrainConfig) -> bool:

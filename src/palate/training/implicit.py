@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from palate.backbones import StableDiffusion, load_backbone
+from palate.backbones import Backbone, load_backbone
+from palate.backbones.conditioning import Conditioning, move
 from palate.objectives.logit import denoising_error
 from palate.training.config import TrainConfig
 from palate.training.draws import draws
-from palate.training.model import load_trained_unet, starting_unet
+from palate.training.model import load_trained, starting_network
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -22,7 +23,7 @@ _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class ImplicitReward:
     """F networks that were trained from one reference."""
 
-    backbone: StableDiffusion
+    backbone: Backbone
     trained: list[torch.nn.Module]
     reference: torch.nn.Module
     beta: float
@@ -30,40 +31,43 @@ class ImplicitReward:
 
     @torch.no_grad()
     def scores(
-        self, pair_ids: list[str], latents: torch.Tensor, embeddings: torch.Tensor, count: int, seed: int
+        self, pair_ids: list[str], latents: torch.Tensor, conditioning: Conditioning, count: int, seed: int
     ) -> np.ndarray:
-        """Scores [F, N, 2], in fp64, of pictures with latents [N, 2, C, h, w] and embeddings [N, L, D] of their prompts.
+        """Scores [F, N, 2], in fp64, of pictures with latents [N, 2, C, h, w]; conditioning: 2N rows, images 0 first.
 
         Both pictures of a pair share its `count` draws, addressed by (seed, pair_id).
         """
         device = torch.device(self.backbone.device)
         images = latents.to(device).transpose(0, 1).flatten(0, 1)  # [2N, C, h, w]
-        text = embeddings.to(device).repeat(2, 1, 1)
+        told = move(conditioning, device)
         total = torch.zeros(len(self.trained), len(images), dtype=torch.float64)
         for k in range(count):
             numbers = [f"judge {k}"] * len(pair_ids)
             drawn = draws(seed, pair_ids, numbers, tuple(images.shape[1:]), self.backbone.num_timesteps)
-            noise, timestep = drawn.noise.repeat(2, 1, 1, 1).to(device), drawn.timestep.repeat(2).to(device)
+            noise = drawn.noise.repeat(2, 1, 1, 1).to(device)
+            timestep = self.backbone.timestep(drawn.timestep).repeat(2).to(device)
             noisy = self.backbone.add_noise(images, noise, timestep)
             target = self.backbone.regression_target(images, noise, timestep)
             error, *errors = (
-                denoising_error(self._predict(network, noisy, timestep, text), target)
+                denoising_error(self._predict(network, noisy, timestep, told), target)
                 for network in (self.reference, *self.trained)
             )
             total += self.beta / 2 * (error - torch.stack(errors)).double().cpu()
         return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
 
-    def _predict(self, network: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    def _predict(
+        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
         dtype = _DTYPES[self.precision]
-        with torch.autocast(inputs[0].device.type, dtype, enabled=dtype != torch.float32):
-            return self.backbone.predict(network, *inputs).float()
+        with torch.autocast(noisy.device.type, dtype, enabled=dtype != torch.float32):
+            return self.backbone.predict(network, noisy, timestep, conditioning).float()
 
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:
     """The finished `runs`, all of them trained from the model that `config` starts from."""
     name, revision = config.pretrained_model_name_or_path, config.revision
 
-    def backbone() -> StableDiffusion:
+    def backbone() -> Backbone:
         loaded = load_backbone(name, revision)
         loaded.device = device
         return loaded
@@ -72,5 +76,5 @@ def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, pre
         return network.to(device).eval().requires_grad_(False)
 
     shared = backbone()
-    trained = [frozen(load_trained_unet(backbone().unet, run / "model")) for run in runs]
-    return ImplicitReward(shared, trained, frozen(starting_unet(shared, config)), config.beta, precision)
+    trained = [frozen(load_trained(backbone(), run / "model")) for run in runs]
+    return ImplicitReward(shared, trained, frozen(starting_network(shared, config)), config.beta, precision)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from palate.backbones.conditioning import concatenate, move, repeat
 from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.judges.base import SELF, Pair
@@ -74,8 +75,11 @@ class ImplicitJudge:
         size = self.config.resolution or backbone.resolution
         images = [prepare_image(image, size) for pair in pairs for image in (pair.image_0, pair.image_1)]
         latents = backbone.encode_images(torch.stack(images)).unflatten(0, (-1, 2))
-        embeddings = backbone.encode_prompts([pair.prompt for pair in pairs])
-        scores = self.reward.scores(ids, latents, embeddings, self.draws, self.seed)
+        prompts = backbone.encode_prompts([pair.prompt for pair in pairs])
+        shown = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
+        of_images = concatenate([backbone.image_conditioning(*image.size, size) for image in shown])
+        conditioning = repeat(prompts, 2) | move(of_images, backbone.device)
+        scores = self.reward.scores(ids, latents, conditioning, self.draws, self.seed)
         return scores[0] if self.in_sample else mean_of_unseen(scores, seen_by(self._used, ids))
 
 

@@ -21,7 +21,7 @@ from palate.progress import progress_bar
 from palate.training import distributed
 from palate.training.assemble import assemble, make_any_policy, make_batches
 from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
-from palate.training.checks import judge_name
+from palate.training.checks import check_family, judge_name
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
 from palate.training.environment import describe_environment
 from palate.training.labels import prepare_rows, save_account
@@ -82,6 +82,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    check_family(config, backbone)
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
@@ -162,7 +163,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     if distributed.is_first():
         if parts.record:
             parts.record.save(run / "minority.parquet", parts.rows.id)
-        save_model(_unsharded(policy, weights, config), run / "model", config)
+        save_model(_unsharded(policy, weights, config), run / "model", config, backbone)
     distributed.wait()
     return Run(run)
 

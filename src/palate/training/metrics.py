@@ -68,7 +68,7 @@ def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: st
     values = {name: column.double().cpu().numpy() for name, column in columns.items()}
     decided = (side != 0).cpu().numpy()
     labelled = readings.labelled.cpu().numpy()
-    bins = (readings.timestep * TIMESTEP_BINS // num_timesteps).cpu().numpy()
+    bins = (readings.timestep * TIMESTEP_BINS // num_timesteps).clamp(max=TIMESTEP_BINS - 1).cpu().numpy()
     groups = {"": decided, "by_source/human/": decided & labelled}
     if judge:
         groups[f"by_source/{judge}/"] = decided & ~labelled

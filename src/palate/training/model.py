@@ -1,16 +1,17 @@
 """The network in training: adapters or all weights, and the folder that diffusers loads afterwards."""
 
+import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import peft
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
@@ -43,13 +44,13 @@ class Policy:
                 parameter.copy_(like(weights[name], parameter))
 
 
-def starting_unet(backbone: StableDiffusion, config: TrainConfig) -> torch.nn.Module:
+def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
     """The denoiser that training starts from, and its reference: the base model's, or that of an earlier run. Raises
     PalateError when that run has no model, or started from another base model."""
     if config.start_from is None:
-        return backbone.unet
-    base, trained = backbone.unet, StableDiffusion(backbone.folder, backbone.device).unet
-    weights = plain_weights(load_trained_unet(trained, Path(config.start_from) / "model"))
+        return backbone.network
+    base, again = backbone.network, type(backbone)(backbone.folder, backbone.device)
+    weights = plain_weights(load_trained(again, Path(config.start_from) / "model"))
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in base.state_dict().items()}:
         raise PalateError(
             f"start_from: {config.start_from} has a network of another shape than {backbone.folder}; it started from another model."
@@ -58,70 +59,101 @@ def starting_unet(backbone: StableDiffusion, config: TrainConfig) -> torch.nn.Mo
     return base
 
 
-def make_policy(unet: torch.nn.Module, config: TrainConfig) -> Policy:
-    """Add adapters (all else frozen), or open every weight. Raises PalateError when no module matches the adapter's targets."""
-    unet.train()  # Stable Diffusion's UNets have no drop-out: this only allows gradient checkpointing
+def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
+    """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets matches no
+    module."""
+    network.train()  # none of the families has drop-out: this only allows gradient checkpointing
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     if config.lora:
-        unet.requires_grad_(False)
+        network.requires_grad_(False)
         options = config.lora
+        _check_targets(network, options.target_modules)
         torch.manual_seed(config.seed)  # the adapters' first factor is random
         try:
-            unet.add_adapter(
+            network.add_adapter(
                 peft.LoraConfig(
                     r=options.rank,
                     lora_alpha=options.alpha or options.rank,
                     target_modules=list(options.target_modules),
                 )
             )
-        except ValueError as error:
-            raise PalateError(
-                f"lora.target_modules: {', '.join(options.target_modules)} match no module of the UNet."
-            ) from error
-        hold_frozen(unet, config.weight_dtype)
+        except ValueError as error:  # a module of a kind that takes no adapter
+            raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+        hold_frozen(network, config.weight_dtype)
     else:
-        unet.requires_grad_(True)
-    names = [name for name, parameter in unet.named_parameters() if parameter.requires_grad]
-    return Policy(unet, names, is_lora=bool(config.lora))
+        network.requires_grad_(True)
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return Policy(network, names, is_lora=bool(config.lora))
 
 
-def make_classifier(backbone: StableDiffusion, config: TrainConfig) -> Policy:
+def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
+    """Every target is the name of a module, or the end of one."""
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    wrong = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name, _ in network.named_modules())]
+    if wrong:
+        ends = Counter(re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names)
+        raise PalateError(
+            f"lora.target_modules: {', '.join(wrong)} match no module of the {type(network).__name__}. "
+            f"It has, for example, {', '.join(name for name, _ in ends.most_common(6))}."
+        )
+
+
+def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
     """A new preference classifier for this backbone's latents and prompts (PC-Diffusion); the denoiser is not needed."""
     torch.manual_seed(config.seed)
-    classifier = PreferenceClassifier(backbone.latent_channels, backbone.unet.config.cross_attention_dim)
+    classifier = PreferenceClassifier(backbone.latent_channels, backbone.network.config.cross_attention_dim)
     classifier.to(backbone.device).train()
     return Policy(classifier, [name for name, _ in classifier.named_parameters()], is_classifier=True)
 
 
-def save_model(policy: Policy, folder: Path, config: TrainConfig) -> None:
-    """Write what was trained for diffusers. An adapter on top of an earlier run (start_from) is merged into the weights,
-    because the base model alone would not fit it. A diffusers LoRA (`pipeline.load_lora_weights(folder)`) or a component folder (`from_pretrained(folder, subfolder="unet")`)."""
+def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
+    """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
+    (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
+    merged into the weights, because the base model alone would not fit it."""
+    denoiser = backbone.denoiser
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
             policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
         elif policy.is_lora and config.start_from is not None:
             merged = type(policy.network).from_config(policy.network.config)
             merged.load_state_dict(plain_weights(policy.network))
-            merged.save_pretrained(temporary / "unet", safe_serialization=True)
+            merged.save_pretrained(temporary / denoiser, safe_serialization=True)
         elif policy.is_lora:
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(policy.network))
-            StableDiffusionPipeline.save_lora_weights(temporary, unet_lora_layers=layers, safe_serialization=True)
+            options = {
+                f"{denoiser}_lora_layers": layers,
+                f"{denoiser}_lora_adapter_metadata": _scaling(policy.network.peft_config["default"]),
+            }
+            backbone.pipeline_class.save_lora_weights(temporary, safe_serialization=True, **options)
         else:
-            policy.network.save_pretrained(temporary / "unet", safe_serialization=True)
+            policy.network.save_pretrained(temporary / denoiser, safe_serialization=True)
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
 
-def load_trained_unet(unet: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    """The UNet that a run's model folder describes, starting from the base model's `unet`."""
-    lora, full = folder / "pytorch_lora_weights.safetensors", folder / "unet"
+def _scaling(adapter: peft.LoraConfig) -> dict | None:
+    """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing is
+    kept, because safetensors writes two entries of a header in any order, and the same model would be other bytes."""
+    if adapter.lora_alpha == adapter.r:
+        return None
+    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules)}
+
+
+def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
+    """The network that a run's model folder describes; an adapter is added to the backbone's own network.
+
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.
+    """
+    denoiser, network, pipeline = backbone.denoiser, backbone.network, backbone.pipeline_class
+    lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
     if full.is_dir():
-        return type(unet).from_pretrained(full)
-    if lora.is_file():
-        layers, alphas = StableDiffusionPipeline.lora_state_dict(folder)
-        StableDiffusionPipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=unet)
-        return unet
-    raise PalateError(
-        f"{folder}: neither pytorch_lora_weights.safetensors nor unet/ is there. Has the run finished? The same `palate train` command goes on."
-    )
+        return type(network).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
+    if not lora.is_file():
+        raise PalateError(
+            f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
+        )
+    layers, *alphas, scaling = pipeline.lora_state_dict(folder, return_lora_metadata=True)
+    options = {denoiser: network, "metadata": scaling} | ({"network_alphas": alphas[0]} if alphas else {})
+    getattr(pipeline, f"load_lora_into_{denoiser}")(layers, **options)
+    return network

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
+from palate.backbones.conditioning import Conditioning, concatenate, expand, take
 from palate.objectives.logit import denoising_error, logit
 from palate.objectives.regions import region_error
 from palate.training.model import Policy
@@ -24,14 +25,14 @@ class Problem:
     number: list[int]  # of the draw
     noisy: torch.Tensor  # [M, C, h, w]
     timestep: torch.Tensor  # [M]
-    embeddings: torch.Tensor  # [M, L, D]
+    conditioning: Conditioning  # M rows
     regression_target: torch.Tensor  # [M, C, h, w]
     target: torch.Tensor  # [B]
     weight: torch.Tensor  # [B]
     labelled: torch.Tensor  # [B] bool
     images: int = 2  # K
     one_input: bool = False  # all images of a row have the same noisy latents: one prediction serves them
-    unconditional: torch.Tensor | None = None  # [1, L, D] the empty prompt, where predictions are guided
+    unconditional: Conditioning | None = None  # 1 row: the empty prompt, where predictions are guided
     guidance: float = 1.0
     error_weight: torch.Tensor | None = None  # [M] factor on the error: the precision of a sampling step
     region: torch.Tensor | None = None  # [M, 1, h, w] bool: where errors count
@@ -43,9 +44,7 @@ class Problem:
 class Networks:
     """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of outputs."""
 
-    def __init__(
-        self, backbone: StableDiffusion, policy: Policy, reference: Callable, beta: float, accelerator: Accelerator
-    ):
+    def __init__(self, backbone: Backbone, policy: Policy, reference: Callable, beta: float, accelerator: Accelerator):
         self.backbone, self.policy, self.reference, self.beta, self.accelerator = (
             backbone,
             policy,
@@ -57,21 +56,22 @@ class Networks:
     def predict(self, network: torch.nn.Module, problem: Problem) -> torch.Tensor:
         """Predictions [M, C, h, w], fp32."""
         rows = len(problem.row) if problem.one_input else len(problem.noisy)
-        noisy, timestep, embeddings = problem.noisy[:rows], problem.timestep[:rows], problem.embeddings[:rows]
+        noisy, timestep = problem.noisy[:rows], problem.timestep[:rows]
+        conditioning = take(problem.conditioning, slice(rows))
         if problem.guidance == 1:
-            prediction = self.raw_predict(network, noisy, timestep, embeddings)
+            prediction = self.raw_predict(network, noisy, timestep, conditioning)
         else:
-            both = torch.cat([problem.unconditional.expand_as(embeddings), embeddings])
+            both = concatenate([expand(problem.unconditional, rows), conditioning])
             without, given = self.raw_predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both).chunk(2)
             prediction = without + problem.guidance * (given - without)
         return prediction.repeat(len(problem.noisy) // rows, 1, 1, 1) if problem.one_input else prediction
 
     def raw_predict(
-        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor
+        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """One forward pass on [M] images, its output in fp32 before any difference is taken."""
         with self.accelerator.autocast():
-            return self.backbone.predict(network, noisy, timestep, embeddings).float()
+            return self.backbone.predict(network, noisy, timestep, conditioning).float()
 
     def errors(self, problem: Problem, prediction: torch.Tensor) -> torch.Tensor:
         """Denoising errors [K, B] of predictions [M, C, h, w]."""
@@ -90,7 +90,7 @@ class Networks:
         network = network or self.policy.network
         if self.policy.is_classifier:
             with self.accelerator.autocast():
-                score = network(problem.noisy, problem.timestep, problem.embeddings).float()  # [M]
+                score = network(problem.noisy, problem.timestep, problem.conditioning["embeddings"]).float()  # [M]
             return (score * (-2 / self.beta)).unflatten(0, (problem.images, -1)), None
         prediction = self.predict(network, problem)
         return self.errors(problem, prediction), prediction

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
+from palate.backbones.conditioning import expand, move, repeat
 from palate.backbones.trajectories import step_regression
 from palate.errors import PalateError
 from palate.files import atomic_path
@@ -18,7 +19,7 @@ from palate.training.distributed import first_alone, first_says, is_first, proce
 from palate.training.draws import address
 from palate.training.networks import Problem
 from palate.training.rollouts import StepPairs, collect_step_pairs
-from palate.training.sources import Setting, against_samples
+from palate.training.sources import Setting, against_samples, as_sampled
 
 SAMPLED_AT_ONCE = 32
 
@@ -92,13 +93,14 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
         for n in (pool.next_0, pool.next_1)
     ]
     prompts = [pool.prompt[i] for i in row.tolist()]
-    rows = len(row)
+    rows, of_image = len(row), as_sampled(setting.backbone)
+    conditioning = setting.encoded.prompt_conditioning(prompts) | expand(of_image, rows)
     return Problem(
         row=torch.zeros(rows, dtype=torch.int64), row_id=[f"{prefix}{i}" for i in row.tolist()], number=[0] * rows, noisy=noisy.repeat(2, 1, 1, 1),
-        timestep=here.repeat(2), embeddings=setting.encoded.embeddings(prompts).to(device).repeat(2, 1, 1),
+        timestep=here.repeat(2), conditioning=repeat(move(conditioning, device), 2),
         regression_target=torch.cat([target for target, _ in parts]), error_weight=torch.cat([weight for _, weight in parts]),
         target=pool.probability[row].to(device), weight=torch.ones(rows, device=device), labelled=torch.ones(rows, dtype=torch.bool, device=device),
-        one_input=True, guidance=pool.guidance, unconditional=setting.encoded.embeddings([""]).to(device),
+        one_input=True, guidance=pool.guidance, unconditional=move(setting.encoded.prompt_conditioning([""]) | of_image, device),
     )  # fmt: skip
 
 
@@ -106,14 +108,13 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
 def _sample_reference(setting: Setting) -> torch.Tensor:
     """One sample of the reference for the prompt of every row, latents [N, C, h, w], from addressed noise."""
     config, backbone, rows = setting.config, setting.backbone, setting.rows
-    side = backbone.resolution // backbone.vae_factor
+    shape = backbone.latent_shape(backbone.resolution)
     parts = []
     with progress_bar("sampling the reference", len(rows)) as advance, setting.networks.reference() as network:
         pipeline = backbone.pipeline(network, DDIMScheduler)
         for start in range(0, len(rows), SAMPLED_AT_ONCE):
             index = range(start, min(start + SAMPLED_AT_ONCE, len(rows)))
             seeds = [address("reference sample", config.seed, rows.id[i]) for i in index]
-            shape = (backbone.latent_channels, side, side)
             noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
             parts.append(pipeline(
                 [rows.prompt[i] for i in index], latents=noise.to(setting.device), num_inference_steps=config.sampling_steps,

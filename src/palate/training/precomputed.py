@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.errors import PalateError
 from palate.files import atomic_path, write_text
@@ -23,7 +23,7 @@ from palate.progress import progress_bar
 from palate.training.cache import EncodedPairs
 from palate.training.config import TrainConfig
 from palate.training.draws import address
-from palate.training.model import Policy, starting_unet
+from palate.training.model import Policy, starting_network
 from palate.training.networks import Networks
 from palate.training.precision import hold_frozen
 from palate.training.rows import Rows
@@ -67,9 +67,7 @@ class PrecomputedErrors:
         return np.where(self._pair[found] == wanted, found, -1) if len(self._pair) else np.full(len(wanted), -1)
 
 
-def open_precomputed(
-    encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig, rows: Rows
-) -> PrecomputedErrors:
+def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows) -> PrecomputedErrors:
     """The errors that a run needs. Raises PalateError when they are missing or are those of something else, saying of what."""
     wanted = describe(backbone, config)
     folder = encoded.folder / _name(wanted)
@@ -94,16 +92,16 @@ def open_precomputed(
     return errors
 
 
-def describe(backbone: StableDiffusion, config: TrainConfig) -> dict:
+def describe(backbone: Backbone, config: TrainConfig) -> dict:
     """Everything that errors at addressed draws depend on, beside the encoded pairs."""
     return {
-        "model": fingerprint(backbone.folder, ("unet",)), "scheduler": fingerprint(backbone.folder, ("scheduler",)),
+        "model": fingerprint(backbone.folder, (backbone.denoiser,)), "scheduler": fingerprint(backbone.folder, ("scheduler",)),
         "draw_seed": config.draw_seed, "prompt_dropout": config.prompt_dropout, "mixed_precision": config.mixed_precision,
         "compile": config.compile, "device": torch.device(backbone.device).type,
     }  # fmt: skip
 
 
-def precompute(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig, accelerator: Accelerator) -> int:
+def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator) -> int:
     """Compute the errors of all pairs at `reference_draws` draws that are not there yet; returns how many were.
 
     Every forward pass takes `train_batch_size` pairs, as a step does, the last one filled up: so errors equal those of a
@@ -136,17 +134,17 @@ def precompute(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainCo
     return missing
 
 
-def count_missing(encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig) -> int:
+def count_missing(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> int:
     """How many errors of pairs at draws `precompute` would compute."""
     folder = encoded.folder / _name(describe(backbone, config))
     return int(np.isnan(_known(folder, _pairs(encoded), config.reference_draws)[..., 0]).sum())
 
 
 def _setting(
-    encoded: EncodedPairs, backbone: StableDiffusion, config: TrainConfig, accelerator: Accelerator, pair_ids: list[str]
+    encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator, pair_ids: list[str]
 ) -> Setting:
     """A run's setting without votes: the network that it starts from is the reference itself."""
-    network = starting_unet(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
+    network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
     hold_frozen(network, config.weight_dtype)
     if config.compile:
         network.compile()

@@ -17,7 +17,8 @@ from scipy.special import expit
 from torch import Tensor
 
 from palate.arithmetic import flushed_denormals
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
+from palate.backbones.conditioning import Conditioning, concatenate, expand, move, take
 from palate.backbones.trajectories import ddim_grid, step_distribution, x0_and_noise
 from palate.errors import PalateError
 from palate.files import atomic_path
@@ -67,17 +68,17 @@ class StepPairs:
 
 
 def guided_prediction(
-    backbone: StableDiffusion, unet: torch.nn.Module, noisy: Tensor, timestep: Tensor, embeddings: Tensor,
-    unconditional: Tensor, guidance: float,
+    backbone: Backbone, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning,
+    unconditional: Conditioning, guidance: float,
 ) -> Tensor:  # fmt: skip
     """unconditional + guidance·(conditional - unconditional), [B, C, h, w] in fp32. One forward, over B at guidance 1.
 
-    noisy [B, C, h, w], timestep [B], embeddings [B, L, D] of the prompts, unconditional [1, L, D] of the empty one.
+    noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows, and of the empty one, one row.
     """
     if guidance == 1:
-        return full_precision(backbone.predict(unet, noisy, timestep, embeddings))
-    both = torch.cat([unconditional.expand_as(embeddings), embeddings])
-    prediction = full_precision(backbone.predict(unet, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both))
+        return full_precision(backbone.predict(network, noisy, timestep, conditioning))
+    both = concatenate([expand(unconditional, len(noisy)), conditioning])
+    prediction = full_precision(backbone.predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both))
     without, given = prediction.chunk(2)
     return without + guidance * (given - without)
 
@@ -85,7 +86,7 @@ def guided_prediction(
 @flushed_denormals()
 @torch.no_grad()
 def collect_step_pairs(
-    backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], seed_address: tuple, reward: Reward, *,
+    backbone: Backbone, network: torch.nn.Module, prompts: list[str], seed_address: tuple, reward: Reward, *,
     steps: int = 20, guidance: float = 5.0, eta: float = 1.0, first_step: int = 5, candidates: int = 4,
     threshold: float = 0.3, temperature: float = 1.0, soft: bool = False, batch_size: int = 8,
 ) -> StepPairs:  # fmt: skip
@@ -120,7 +121,7 @@ def collect_step_pairs(
         for start in range(0, len(prompts), batch_size):
             index = range(start, min(start + batch_size, len(prompts)))
             texts, keys = [prompts[i] for i in index], [(*seed_address, i) for i in index]
-            for branch in _branches(backbone, unet, texts, keys, steps, guidance, eta, first_step, candidates):
+            for branch in _branches(backbone, network, texts, keys, steps, guidance, eta, first_step, candidates):
                 if branch.step >= first_step:
                     repeated = [text for text in texts for _ in range(candidates)]
                     scores = reward(_decode(backbone, branch.x0.flatten(0, 1)), repeated).reshape(-1, candidates)
@@ -156,21 +157,25 @@ class _Branch:
 
 
 def _branches(
-    backbone: StableDiffusion, unet: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
+    backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
     eta: float, first_step: int, candidates: int,
 ) -> Iterator[_Branch]:  # fmt: skip
     """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
     alphas_cumprod = backbone.noise_schedule.alphas_cumprod.to(device)
-    embeddings, unconditional = backbone.encode_prompts(prompts), backbone.encode_prompts([""])
+    of_image = backbone.image_conditioning(backbone.resolution, backbone.resolution, backbone.resolution)
+    of_image = move(of_image, device)
+    conditioning = backbone.encode_prompts(prompts) | expand(of_image, len(prompts))
+    unconditional = backbone.encode_prompts([""]) | of_image
 
     def predict(noisy: Tensor, timestep: int) -> Tensor:  # [B, K, C, h, w] to the same
-        repeated = embeddings.repeat_interleave(noisy.shape[1], dim=0)
-        flat, told = noisy.flatten(0, 1), torch.full((len(repeated),), timestep, device=device)
-        return guided_prediction(backbone, unet, flat, told, repeated, unconditional, guidance).view_as(noisy)
+        index = torch.arange(len(noisy), device=device).repeat_interleave(noisy.shape[1])
+        flat, told = noisy.flatten(0, 1), torch.full((len(index),), timestep, device=device)
+        return guided_prediction(
+            backbone, network, flat, told, take(conditioning, index), unconditional, guidance
+        ).view_as(noisy)
 
-    side = backbone.resolution // backbone.vae_factor
-    shape = (backbone.latent_channels, side, side)
+    shape = backbone.latent_shape(backbone.resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
     noisy = torch.stack([_normal(shape, *key, "start") for key in keys]).to(device)
     prediction = predict(noisy[:, None], grid[0])[:, 0]
@@ -201,10 +206,10 @@ def _rank(
     return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
 
 
-def _decode(backbone: StableDiffusion, latents: Tensor) -> np.ndarray:
+def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] of latents [N, C, h, w]."""
     parts = latents.split(DECODED_AT_ONCE)
-    decoded = torch.cat([backbone.vae.decode(part / backbone.vae.config.scaling_factor).sample for part in parts])
+    decoded = torch.cat([backbone.decode_latents(part) for part in parts])
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
+from palate.backbones.conditioning import repeat
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.files import atomic_path
@@ -132,8 +133,9 @@ def _logits(dataset: PreferenceDataset, config: TrainConfig, folds: list[Path]) 
         for start in range(0, len(readable), config.train_batch_size):
             row = readable[start : start + config.train_batch_size]
             ids = pair_ids[row].tolist()
-            latents, embeddings = encoded.latents(ids), encoded.embeddings(prompts[row].tolist())
-            scores = reward.scores(ids, latents, embeddings, config.self_draws, config.seed)
+            told = repeat(encoded.prompt_conditioning(prompts[row].tolist()), 2)
+            told |= encoded.image_conditioning([(i, side) for side in (0, 1) for i in ids])
+            scores = reward.scores(ids, encoded.latents(ids), told, config.self_draws, config.seed)
             logits[:, row] = scores[..., 0] - scores[..., 1]
             advance(len(row))
     return logits

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
+from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
 from palate.errors import PalateError
 from palate.objectives.regions import region_mask
@@ -31,7 +32,7 @@ class Setting:
     """What every source needs of a run."""
 
     config: TrainConfig
-    backbone: StableDiffusion
+    backbone: Backbone
     encoded: EncodedPairs
     rows: Rows
     batches: Batches | None
@@ -78,7 +79,8 @@ def against_others(setting: Setting) -> Callable[[int], Problem]:
         batch = setting.batches.at(index)
         numbers = batch.draw.tolist()
         others = [rows.images[other(row, number)][0] for row, number in zip(batch.row, numbers, strict=True)]
-        return rows_problem(setting, batch.row, numbers, batch.scale, setting.encoded.image_latents(others))
+        second = setting.encoded.image_latents(others), setting.encoded.image_conditioning(others)
+        return rows_problem(setting, batch.row, numbers, batch.scale, second)
 
     return problem
 
@@ -88,34 +90,43 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 
     def problem(index: int) -> Problem:
         batch = setting.batches.at(index)
-        return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, sampled[torch.from_numpy(batch.row)])
+        second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone), len(batch.row))
+        return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, second)
 
     return problem
 
 
 def rows_problem(
-    setting: Setting, row: np.ndarray, numbers: list, scale: np.ndarray, second: torch.Tensor | None = None
+    setting: Setting,
+    row: np.ndarray,
+    numbers: list,
+    scale: np.ndarray,
+    second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
-    """The Problem of these rows at these draws; `second` [B, C, h, w] are latents to set beside the rows' own."""
+    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of their
+    images, to set beside the rows' own."""  # fmt: skip
     config, rows, device = setting.config, setting.rows, setting.device
     images = max(len(rows.images[i]) for i in row)
-    latents = setting.encoded.image_latents([rows.images[i][k] for k in range(images) for i in row])  # [M, C, h, w]
+    shown = [rows.images[i][k] for k in range(images) for i in row]
+    latents, of_images = setting.encoded.image_latents(shown), setting.encoded.image_conditioning(shown)
     if second is not None:
-        latents, images = torch.cat([latents, second]), images + 1
-    latents = latents.to(device)
+        latents, of_images, images = torch.cat([latents, second[0]]), concatenate([of_images, second[1]]), images + 1
+    latents = latents.to(device)  # [M, C, h, w]
     drawn, prompts = _draw(setting, row, numbers, tuple(latents.shape[1:]))
-    embeddings = setting.encoded.embeddings(prompts).to(device).repeat(images, 1, 1)  # [M, L, D]
-    timestep = drawn.timestep.to(device).repeat(images)
+    conditioning = move(repeat(setting.encoded.prompt_conditioning(prompts), images) | of_images, device)
+    timestep = setting.backbone.timestep(drawn.timestep).to(device).repeat(images)
     noise = drawn.noise.to(device).repeat(images, 1, 1, 1)
     if config.noise == "random":
         noisy = setting.backbone.add_noise(latents, noise, timestep)
     else:
-        noisy, noise = _inverted(setting, latents, timestep, embeddings, list(zip(rows.id[row], numbers, strict=True)))
+        noisy, noise = _inverted(
+            setting, latents, timestep, conditioning, list(zip(rows.id[row], numbers, strict=True))
+        )
     region = None
     if config.region is not None:
         region = region_mask(*latents.chunk(2), config.region).repeat(2, 1, 1, 1)
     return Problem(
-        row=torch.from_numpy(np.asarray(row)), row_id=rows.id[row].tolist(), number=numbers, noisy=noisy, timestep=timestep, embeddings=embeddings,
+        row=torch.from_numpy(np.asarray(row)), row_id=rows.id[row].tolist(), number=numbers, noisy=noisy, timestep=timestep, conditioning=conditioning,
         regression_target=setting.backbone.regression_target(latents, noise, timestep), images=images, region=region,
         target=_column(rows.target[row], device), weight=_column(rows.weight[row] * scale, device),
         labelled=torch.tensor(rows.labelled[row], device=device),
@@ -147,7 +158,8 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         config, rows, device = setting.config, setting.rows, setting.device
         batch = setting.batches.at(index)
         numbers, count = batch.draw.tolist(), len(batch.row)
-        latents = setting.encoded.image_latents([rows.images[i][0] for i in batch.row]).to(device)
+        shown = [rows.images[i][0] for i in batch.row]
+        latents, of_images = setting.encoded.image_latents(shown).to(device), setting.encoded.image_conditioning(shown)
         drawn, prompts = _draw(setting, batch.row, numbers, tuple(latents.shape[1:]))
         keys = [("teacher", config.seed, rows.id[row], number) for row, number in zip(batch.row, numbers, strict=True)]
         start = torch.tensor([1 + address(*key, "start") % (len(grid) - 1) for key in keys])  # place in the grid
@@ -159,7 +171,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         )
         levels = torch.tensor(grid, device=device)
         state = setting.backbone.add_noise(latents, drawn.noise.to(device), levels[start])
-        empty = setting.encoded.embeddings([""] * count).to(device)
+        empty = move(setting.encoded.prompt_conditioning([""] * count) | of_images, device)
         x0 = latents
         with torch.no_grad(), networks.reference() as network:
             for k in range(largest(int(steps.max()))):  # a sharded network runs equally often in every process
@@ -185,13 +197,19 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         spread = (1 - schedule[high]).sqrt()
         return Problem(
             row=torch.from_numpy(batch.row), row_id=rows.id[batch.row].tolist(), number=numbers, noisy=noisy, timestep=high,
-            embeddings=setting.encoded.embeddings(prompts).to(device), regression_target=setting.backbone.regression_target(x0, implied, high),
+            conditioning=move(setting.encoded.prompt_conditioning(prompts) | of_images, device),
+            regression_target=setting.backbone.regression_target(x0, implied, high),
             target=_column(rows.target[batch.row], device), weight=_column(rows.weight[batch.row] * batch.scale, device),
             labelled=torch.tensor(rows.labelled[batch.row], device=device), images=1,
             x0_scale=spread / schedule[high].sqrt() if kind == "epsilon" else spread,
         )  # fmt: skip
 
     return problem
+
+
+def as_sampled(backbone: Backbone) -> Conditioning:
+    """What the network is told of a picture that it makes itself: one row."""
+    return backbone.image_conditioning(backbone.resolution, backbone.resolution, backbone.resolution)
 
 
 def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
@@ -207,13 +225,13 @@ def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ..
 
 
 def _inverted(
-    setting: Setting, latents: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor, keys: list[tuple]
+    setting: Setting, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, keys: list[tuple]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the noise in them, from inversion with the policy as it is (SmPO, arXiv 2506.02698; InPO)."""
     config, networks = setting.config, setting.networks
 
     def predict(noisy: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        return networks.raw_predict(networks.policy.network, noisy, at, embeddings)
+        return networks.raw_predict(networks.policy.network, noisy, at, conditioning)
 
     jitter = None
     if config.noise == "inversion":  # addressed, and shared by the images of a row

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.backbones import StableDiffusion
+from palate.backbones import Backbone
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image
 from palate.data.importers.common import ImportReport
@@ -71,13 +71,13 @@ def import_world(
 
 
 def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
-    backbone, unet = load_model(model)
+    backbone, network = load_model(model)
     with progress_bar("sampling pairs", len(missing)) as advance:
         for start in range(0, len(missing), PAIRS_AT_ONCE):
             index = missing[start : start + PAIRS_AT_ONCE]
             prompts = [PROMPTS[address("prompt", seed, i) % len(PROMPTS)] for i in index]
             noise = torch.stack([_noise(backbone, seed, i, side) for i in index for side in (0, 1)])
-            pictures = generate(backbone, unet, [prompt for prompt in prompts for _ in (0, 1)], noise, SAMPLING)
+            pictures = generate(backbone, network, [prompt for prompt in prompts for _ in (0, 1)], noise, SAMPLING)
             for k, i in enumerate(index):
                 made_by = {
                     "model": str(model),
@@ -93,10 +93,9 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
             advance(len(index))
 
 
-def _noise(backbone: StableDiffusion, seed: int, pair: int, side: int) -> torch.Tensor:
-    size = backbone.resolution // backbone.vae_factor
+def _noise(backbone: Backbone, seed: int, pair: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(address("pair", seed, pair, side))
-    return torch.randn((backbone.latent_channels, size, size), generator=generator)
+    return torch.randn(backbone.latent_shape(backbone.resolution), generator=generator)
 
 
 def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict]:
