@@ -80,7 +80,8 @@ def _told(failure) -> str:
             f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of memory. The same "
             "command goes on from the newest checkpoint."
         )
-    message = str(failure.message).strip()
+    recorded = failure.error_file_data.get("message", failure.message)
+    message = str(recorded.get("message") if isinstance(recorded, dict) else recorded)
     if message.startswith(REFUSED):
         return message.removeprefix(REFUSED)
     return f"training: process {failure.local_rank} failed ({' '.join(message.split())[:300]})."
