@@ -20,6 +20,12 @@ WORLD = "world"  # the name of the pipeline that comes with palate
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
     "StableDiffusionPipeline": ("palate.backbones.stable_diffusion", "StableDiffusion"),
+    "StableDiffusion3Pipeline": ("palate.backbones.stable_diffusion_3", "StableDiffusion3"),
+    "FluxPipeline": ("palate.backbones.flux", "Flux"),
+    "Flux2KleinPipeline": ("palate.backbones.flux2", "Flux2Klein"),
+    "PixArtAlphaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "PixArtSigmaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "SanaPipeline": ("palate.backbones.sana", "Sana"),
 }
 
 

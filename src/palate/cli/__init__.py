@@ -25,6 +25,8 @@ VERBS = {
     "score": ("score", "a number per picture: reward models, the world's truth, drift and diversity"),
     "compare": ("compare", "paired win rates with 95 % intervals"),
     "report": ("report", "one html page with pictures, numbers and curves; the model card"),
+    "export": ("export", "the trained model for diffusers, ComfyUI and A1111: adapters, fused, one file"),
+    "push": ("push", "the trained model and its card to the hub, private unless told otherwise"),
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 

@@ -112,17 +112,21 @@ def sample(
     if not missing:
         return samples
     with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
-        for start in range(0, len(missing), batch_size):
-            index = missing[start : start + batch_size]
+        for start in range(0, len(per_picture), batch_size):
+            # A batch is made whole even where some of its pictures are there: the last bits of a picture can depend on
+            # what it is made together with, and an interrupted folder must end as one never interrupted.
+            index = range(start, min(start + batch_size, len(per_picture)))
+            wanted = [i for i in index if not _path(folder, i).exists()]
+            if not wanted:
+                continue
             noise = torch.stack(
                 [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
             )
-            for i, picture in zip(
-                index, generate(backbone, network, [per_picture[i] for i in index], noise, sampling), strict=True
-            ):
+            pictures = generate(backbone, network, [per_picture[i] for i in index], noise, sampling)
+            for i in wanted:
                 with atomic_path(_path(folder, i), durable=False) as temporary:
-                    Image.fromarray(picture).save(temporary, format="PNG")
-            advance(len(index))
+                    Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
+            advance(len(wanted))
     return samples
 
 

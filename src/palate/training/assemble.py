@@ -29,6 +29,7 @@ from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
 from palate.training.spikes import Spikes
 from palate.training.step import Stepper
+from palate.training.timesteps import timestep_settings
 from palate.training.validation import Validation, make_validation
 
 
@@ -57,7 +58,7 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution))
+    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
     if sharded:
@@ -123,5 +124,6 @@ def _known_errors(
         config.seed,
         config.prompt_dropout,
         config.mixed_precision,
+        *timestep_settings(backbone),
     )
     return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")

@@ -42,6 +42,9 @@ class TrainConfig:
     """The dataset folder with pairs and votes."""
     output_dir: str
     """The run folder to write."""
+    cache: str | None = None
+    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own `cache`
+    when absent."""
     revision: str | None = None
     """Revision of a hub model."""
     start_from: str | None = None
@@ -169,6 +172,14 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Share of draws that train without a prompt; shared by the pair."""
 
+    # The timesteps of flow matching (Stable Diffusion 3, FLUX, Sana)
+    weighting_scheme: Literal["logit_normal", "none"] = "logit_normal"
+    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler says."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal distribution, as in diffusers' scripts: above 0 is less noise."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+
     # The model
     trains: Literal["denoiser", "classifier"] = "denoiser"
     """The denoiser itself, or a small preference classifier that guides it while sampling (PC-Diffusion)."""
@@ -264,6 +275,7 @@ class TrainConfig:
 FREE_ON_RESUME = (
     "dataset",
     "output_dir",
+    "cache",
     "max_train_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
@@ -300,6 +312,27 @@ def read_config(source: "str | Path | dict", **overrides: Any) -> TrainConfig:
         return TrainConfig(**values)
     except (TypeError, ValueError) as error:
         raise PalateError(f"{name}: {error}") from error
+
+
+def refuse_another(run: Path, config: TrainConfig) -> None:
+    """Raises PalateError when a folder holds a run with another configuration. One that was refused before its first step
+    holds nothing."""
+    stored = run / "config.yaml"
+    if not stored.exists() or not (run / "metrics.jsonl").exists():
+        return
+    before = load_config(stored)
+    changed = [
+        f.name
+        for f in fields(config)
+        if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
+    ]
+    if changed:
+        told = ", ".join(
+            f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3]
+        )
+        raise PalateError(
+            f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
+        )
 
 
 def help_of_keys() -> dict[str, str]:

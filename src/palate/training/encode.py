@@ -8,11 +8,12 @@ from accelerate.state import AcceleratorState
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
-from palate.training.cache import EncodedPairs, cache_folder, encode_pairs
-from palate.training.checks import needs_reference, other_draws
+from palate.training.cache import EncodedPairs, encode_pairs, planned_cache
+from palate.training.checks import check_family, needs_reference, other_draws
 from palate.training.config import TrainConfig, load_config
 from palate.training.precision import check_precision
 from palate.training.precomputed import count_missing, precompute
+from palate.training.timesteps import choose_timesteps
 
 
 def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
@@ -23,7 +24,7 @@ def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None 
     interrupted encoding goes on. Raises PalateError when the configuration has no use for errors at the pairs' own draws.
     """
     config, dataset, backbone, accelerator = _opened(config, reference_draws)
-    encoded = encode_pairs(dataset, backbone, config.resolution)
+    encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
     draws = config.reference_draws
     computed = precompute(encoded, backbone, config, accelerator) if draws is not None else 0
     return {"pairs": len(encoded), "draws": draws or 0, "computed": computed}
@@ -32,8 +33,8 @@ def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None 
 def plan(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
     """What `encode` would find to do: pairs of the dataset, those to encode, draws, and errors to compute. Writes nothing."""
     config, dataset, backbone, _ = _opened(config, reference_draws)
-    folder, _ = cache_folder(dataset, backbone, config.resolution)
-    encoded, draws = EncodedPairs(folder), config.reference_draws
+    storage, _, _ = planned_cache(dataset, backbone, config.resolution, place=config.cache)
+    encoded, draws = EncodedPairs(storage), config.reference_draws
     new = len(dataset) - len(encoded)
     missing = 0
     if draws is not None:
@@ -53,6 +54,8 @@ def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None
         )
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    check_family(config, backbone)
+    choose_timesteps(backbone, config)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device)

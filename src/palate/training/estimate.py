@@ -1,6 +1,5 @@
 """What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
 
-import os
 import time
 import weakref
 from contextlib import ExitStack
@@ -69,10 +68,10 @@ class Memory:
         return f"{self.total / GIB:.2f} GiB ({parts})"
 
 
-def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> Memory:
+def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None) -> Memory:
     """The peak of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
 
-    `conditioning` is one row. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
+    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
     an adapter's target matches no module.
     """
     network_class = getattr(diffusers, component_class(backbone.folder, backbone.denoiser))
@@ -88,7 +87,7 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     trained = sum(parameter.numel() for parameter in policy.parameters)
     gradients, weights = 4 * trained, _bytes(list(policy.network.parameters()))
     copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None)
-    live = _live_bytes(backbone, config, policy, conditioning)
+    live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
     update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's passing copy there
     return Memory(
         trained=trained, parameters=sum(parameter.numel() for parameter in policy.network.parameters()), weights=weights // share,
@@ -97,7 +96,17 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     )  # fmt: skip
 
 
-def refuse_too_little(memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> None:
+def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
+    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that is small
+    beside the memory costs no time here."""
+    files = (backbone.folder / backbone.denoiser).glob("*.safetensors")
+    if config.trains == "denoiser" and 20 * sum(file.stat().st_size for file in files) > free_memory(backbone.device):
+        refuse_too_little(estimate_memory(backbone, config, None), backbone, config, None)
+
+
+def refuse_too_little(
+    memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None
+) -> None:
     """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would need."""
     free = free_memory(backbone.device)
     if memory.total <= free:
@@ -121,7 +130,8 @@ def refuse_too_little(memory: Memory, backbone: Backbone, config: TrainConfig, c
 def free_memory(device: str | torch.device) -> int:
     """Bytes that are free on a device; on the CPU, within the limit of a container."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for tensors to come
+        return torch.cuda.mem_get_info(device)[0] + kept
     free, limit, used = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # fmt: skip
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))

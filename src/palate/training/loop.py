@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ from diffusers.optimization import get_scheduler
 from palate.arithmetic import flushed_denormals
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
-from palate.errors import PalateError
 from palate.files import write_text
 from palate.progress import progress_bar
 from palate.training import distributed
-from palate.training.assemble import assemble, make_any_policy, make_batches
-from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
+from palate.training.assemble import assemble, make_any_policy
+from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.training.checks import check_family, judge_name
-from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
+from palate.training.config import TrainConfig, load_config, refuse_another, save_config
 from palate.training.environment import describe_environment
+from palate.training.estimate import refuse_hopeless
 from palate.training.labels import prepare_rows, save_account
 from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
 from palate.training.model import Policy, save_model
 from palate.training.optimizers import make_optimizer
+from palate.training.plan import tell_plan
 from palate.training.precision import check_precision
-from palate.training.rows import Rows
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.sharding import is_sharded, like, number, whole
 from palate.training.spikes import rolled_back
+from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
 
@@ -83,15 +84,17 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
     check_family(config, backbone)
+    choose_timesteps(backbone, config)
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device)
     backbone.device = accelerator.device
     if dry_run:
-        make_batches(rows, config)  # refuses what cannot be
-        _tell_plan(make_any_policy(backbone, config), config, rows)
+        refuse_another(run, config)
+        tell_plan(config, dataset, backbone, rows, accelerator)
         return Run(run)
+    refuse_hopeless(backbone, config)
     parts = assemble(config, dataset, backbone, rows, accelerator, run)
     if distributed.is_first():
         save_account(parts.rows.account, run)
@@ -178,41 +181,10 @@ def _unsharded(policy: Policy, weights: dict[str, torch.Tensor], config: TrainCo
     return policy
 
 
-def _tell_plan(policy: Policy, config: TrainConfig, rows: Rows) -> None:
-    trained = sum(parameter.numel() for parameter in policy.parameters)
-    whole = sum(parameter.numel() for parameter in policy.network.parameters())
-    copies = (
-        whole + 3 * trained + (0 if policy.is_lora else whole)
-    )  # weights; gradient and two moments; frozen reference
-    pairs = config.train_batch_size * config.gradient_accumulation_steps
-    print(
-        f"dry run: {trained:,} of {whole:,} parameters would be trained; weights, optimiser and reference need {copies * 4 / 2**30:.2f} GiB, activations come on top"
-    )
-    print(
-        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f} passes over {len(rows):,} pairs"
-    )
-
-
 def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     """Write what the run is, or make sure that it is the same as before."""
-    stored = run / "config.yaml"
-    if (
-        stored.exists() and (run / "metrics.jsonl").exists()
-    ):  # a run that was refused before its first step holds nothing
-        before = load_config(stored)
-        changed = [
-            f.name
-            for f in fields(config)
-            if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
-        ]
-        if changed:
-            told = ", ".join(
-                f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3]
-            )
-            raise PalateError(
-                f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
-            )
-    save_config(config, stored)
+    refuse_another(run, config)
+    save_config(config, run / "config.yaml")
     write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())
 
@@ -239,6 +211,7 @@ def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelera
     distributed.wait()  # nobody writes, or deletes an old one, before all have read
     if state is None:
         return 0
+    check_fits(run, state, policy.state())
     policy.load_state(state.weights)
     for part in kept:
         part.load_state(state.beside)

@@ -110,12 +110,13 @@ def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
 def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
     """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
-    merged into the weights, because the base model alone would not fit it."""
+    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads none."""
     denoiser = backbone.denoiser
+    as_adapter = config.start_from is None and hasattr(backbone.pipeline_class, "save_lora_weights")
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
             policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
-        elif policy.is_lora and config.start_from is not None:
+        elif policy.is_lora and not as_adapter:
             merged = type(policy.network).from_config(policy.network.config)
             merged.load_state_dict(plain_weights(policy.network))
             merged.save_pretrained(temporary / denoiser, safe_serialization=True)

@@ -28,6 +28,7 @@ from palate.training.networks import Networks
 from palate.training.precision import hold_frozen
 from palate.training.rows import Rows
 from palate.training.sources import Setting, rows_problem
+from palate.training.timesteps import timestep_settings
 
 PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"
@@ -97,7 +98,7 @@ def describe(backbone: Backbone, config: TrainConfig) -> dict:
     return {
         "model": fingerprint(backbone.folder, (backbone.denoiser,)), "scheduler": fingerprint(backbone.folder, ("scheduler",)),
         "draw_seed": config.draw_seed, "prompt_dropout": config.prompt_dropout, "mixed_precision": config.mixed_precision,
-        "compile": config.compile, "device": torch.device(backbone.device).type,
+        "timesteps": list(timestep_settings(backbone)), "compile": config.compile, "device": torch.device(backbone.device).type,
     }  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
     if not (folder / "settings.json").exists():
         write_text(folder / "settings.json", json.dumps(settings | {"batch_size": config.train_batch_size}, indent=1))
     size = _settings(folder)["batch_size"]  # one size for the whole table
-    pair_ids = _pairs(encoded)
+    pair_ids = sorted(encoded.pairs_of_two())
     known = _known(folder, pair_ids, config.reference_draws)
     missing = int(np.isnan(known[..., 0]).sum())
     if missing:
@@ -137,7 +138,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
 def count_missing(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> int:
     """How many errors of pairs at draws `precompute` would compute."""
     folder = encoded.folder / _name(describe(backbone, config))
-    return int(np.isnan(_known(folder, _pairs(encoded), config.reference_draws)[..., 0]).sum())
+    return int(np.isnan(_known(folder, sorted(encoded.pairs_of_two()), config.reference_draws)[..., 0]).sum())
 
 
 def _setting(
@@ -151,7 +152,7 @@ def _setting(
     n = len(pair_ids)
     rows = Rows(
         id=np.array(pair_ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in pair_ids],
-        prompt=[encoded.prompt[pair_id] for pair_id in pair_ids], target=np.full(n, 0.5), weight=np.ones(n),
+        prompt=encoded.prompts_of(pair_ids), target=np.full(n, 0.5), weight=np.ones(n),
         labelled=np.zeros(n, bool), account={},
     )  # fmt: skip
     networks = Networks(backbone, Policy(network, []), lambda: nullcontext(network), config.beta, accelerator)
@@ -201,11 +202,6 @@ def _write(path: Path, pair_ids: list[str], errors: np.ndarray) -> None:
     tensors = {"pair": torch.from_numpy(addresses[order]), "errors": torch.from_numpy(errors[order])}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
-
-
-def _pairs(encoded: EncodedPairs) -> list[str]:
-    """The encoded pairs of two images."""
-    return sorted(encoded.prompt.keys() - encoded.single)
 
 
 def _addresses(pair_ids: list[str]) -> np.ndarray:

@@ -124,7 +124,7 @@ def _finished(config: TrainConfig) -> bool:
 def _logits(dataset: PreferenceDataset, config: TrainConfig, folds: list[Path]) -> np.ndarray:
     """Logits [F, N] of the fold runs, averaged over draws of their own; 0 where an image cannot be read."""
     reward = load_implicit_reward(folds, config, choose_device(None), config.mixed_precision)
-    encoded = encode_pairs(dataset, reward.backbone, config.resolution)
+    encoded = encode_pairs(dataset, reward.backbone, config.resolution, place=config.cache)
     pairs = pairs_of_two(dataset)
     pair_ids, prompts = (np.array(pairs[name].to_pylist(), object) for name in ("pair_id", "prompt"))
     readable = np.flatnonzero([pair_id in encoded for pair_id in pair_ids])
