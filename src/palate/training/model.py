@@ -17,6 +17,7 @@ from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
+from palate.training.precision import hold_frozen
 from palate.training.sharding import like
 
 
@@ -79,6 +80,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
             )
         except ValueError as error:  # a module of a kind that takes no adapter
             raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+        hold_frozen(network, config.weight_dtype)
     else:
         network.requires_grad_(True)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
