@@ -26,6 +26,7 @@ FAMILIES = {
     "Flux2KleinPipeline": ("palate.backbones.flux2", "Flux2Klein"),
     "PixArtAlphaPipeline": ("palate.backbones.pixart", "PixArt"),
     "PixArtSigmaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "QwenImagePipeline": ("palate.backbones.qwen_image", "QwenImage"),
     "SanaPipeline": ("palate.backbones.sana", "Sana"),
 }
 
