@@ -1,6 +1,8 @@
 """Writes that a kill, a crash or a full disk cannot leave half done: temporary file, fsync, rename."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -9,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from palate.errors import PalateError
+
+CHECKSUMS = "sha256.json"
 
 
 @contextmanager
@@ -51,6 +55,35 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` atomically (utf-8)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_checksums(folder: Path) -> None:
+    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from content."""
+    sums = {name: _sha256(folder / name) for name in _files(folder)}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The first file of `folder` that is missing or is not what `write_checksums` saw, None when all are.
+
+    A folder without sha256.json has nothing to be compared with, and passes.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        return None
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        return next((n for n, s in sums.items() if not (folder / n).is_file() or _sha256(folder / n) != s), None)
+    except (ValueError, AttributeError):
+        return CHECKSUMS
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_cache_of_before_single_images_is_read_and_completed(tmp_path, backbon
     dataset = PreferenceDataset.create(tmp_path / "old", "old")
     dataset.add_pairs(rows(range(2)))
     write = cache._write
-    monkeypatch.setattr(cache, "_write", lambda path, tensors, single=None, **about: write(path, tensors, **about))
+    monkeypatch.setattr(cache, "_write", lambda *given, single=None, **about: write(*given, **about))
     before = encode_pairs(dataset, backbone)
     monkeypatch.undo()
     assert "single" not in shards(before)[0].metadata()

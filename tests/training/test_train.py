@@ -18,7 +18,7 @@ from tiny import make_labelled_dataset
 import palate
 from palate.backbones import load_backbone
 from palate.errors import PalateError
-from palate.training.checkpoint import checkpoints
+from palate.training.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
 
 
 def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
@@ -197,7 +197,7 @@ def test_tensorboard_has_the_same_numbers(pipeline_folder, dataset, tmp_path):
 def test_nan_stops_the_run_names_the_pair_and_keeps_the_checkpoint(pipeline_folder, dataset, tmp_path):
     config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2)
     palate.train(config)
-    cache = next(Path(dataset.path).glob("cache/*/pairs-00000.safetensors"))
+    cache = next(Path(dataset.path).glob("cache/*/pairs-*.safetensors"))
     from safetensors import safe_open
 
     with safe_open(cache, "pt") as handle:
@@ -226,6 +226,34 @@ def test_a_damaged_newest_checkpoint_is_passed_over(pipeline_folder, dataset, tm
     assert "step-000004 is damaged" in capsys.readouterr().out
     again = (run.path / "checkpoints/step-000004/weights.safetensors").read_bytes()
     assert again == saved
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit])
+@pytest.mark.parametrize("file", ["weights.safetensors", "beside.safetensors", "optimizer.pt", "sha256.json"])
+def test_no_file_of_a_checkpoint_can_be_cut_or_changed_unnoticed(damage, file, tmp_path, capsys):
+    for step in (2, 4):
+        weights = {"w": torch.full((64,), float(step))}
+        save_checkpoint(tmp_path, State(step, weights, {"mean": torch.ones(8)}, {"rate": 0.5}), keep=2)
+    damaged = tmp_path / "checkpoints/step-000004" / file
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    state = load_newest_checkpoint(tmp_path)
+    assert state.step == 2 and torch.equal(state.weights["w"], torch.full((64,), 2.0))
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1 and "step-000004 is damaged" in told[0] and "the one before" in told[0]
+
+
+def test_a_checkpoint_of_before_checksums_is_read(tmp_path):
+    save_checkpoint(tmp_path, State(2, {"w": torch.ones(4)}, {}, {}), keep=2)
+    (tmp_path / "checkpoints/step-000002/sha256.json").unlink()
+    assert load_newest_checkpoint(tmp_path).step == 2
 
 
 @pytest.mark.parametrize(
@@ -314,11 +342,11 @@ def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkey
     backbone, written = load_backbone(str(pipeline_folder)), []
     write = cache._write
 
-    def dying(path, *arguments, **metadata):
+    def dying(*arguments, **metadata):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(path.name)
-        write(path, *arguments, **metadata)
+        written.append(arguments)
+        write(*arguments, **metadata)
 
     monkeypatch.setattr(cache, "_write", dying)
     with pytest.raises(KeyboardInterrupt):

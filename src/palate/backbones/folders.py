@@ -43,7 +43,12 @@ def component_class(folder: Path, component: str) -> str | None:
 
 def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
     """A hash of everything that the named components are made of (configuration and weights)."""
-    digest = hashlib.sha256()
+    return cumulative_fingerprints(folder, components)[-1]
+
+
+def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
+    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed."""
+    digest, found = hashlib.sha256(), []
     for component in components:
         for file in sorted((folder / component).rglob("*")):
             if file.suffix in (".json", ".safetensors", ".txt"):
@@ -51,4 +56,5 @@ def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
                 with open(file, "rb") as handle:
                     while chunk := handle.read(CHUNK):
                         digest.update(chunk)
-    return digest.hexdigest()
+        found.append(digest.hexdigest())
+    return found

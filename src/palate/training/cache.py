@@ -1,111 +1,41 @@
-"""Pairs encoded once: latents and prompt embeddings on disk, so that training never loads an autoencoder or a text encoder.
+"""Pairs encoded once: latents and conditioning on disk, so that training never loads an autoencoder or a text encoder.
 
 A single image is encoded once too; its pair of latents has zeros in place of the second image, and is never handed out.
 
-A cache is a folder of shards under the dataset, named by a hash of everything its content depends on. Each shard is
-complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added here.
+A cache is a folder of shards under the dataset, or at a URL, named by a hash of everything its content depends on. Each shard
+is complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added here. Pairs
+are encoded in the same company whether it was interrupted or not, so the tensors are the same to the last bit; and a shard is
+named by what it holds, so processes that encode at once write the same files, not each over the other's.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate
-from palate.backbones.folders import fingerprint
+from palate.backbones.folders import cumulative_fingerprints
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
+from palate.data.schema import PAIRS as PAIRS_SCHEMA
+from palate.data.shards import open_shard, shard_paths
 from palate.errors import PalateError
-from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
+from palate.training.encoded import IMAGE, NAMES, PAIRS, PROMPTS, EncodedPairs
+from palate.training.storage import Storage
+
+__all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
-OF_IMAGES = "image."  # begins the names of what a network is told of an image
 IMAGES_AT_ONCE = 16
-
-
-class EncodedPairs:
-    """A cache, opened for reading. Shards are memory-mapped; nothing stays in memory but the index."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._where: dict[str, tuple[int, int]] = {}  # pair_id -> shard, row
-        self._prompt_where: dict[str, tuple[int, int]] = {}
-        self.prompt: dict[str, str] = {}  # pair_id -> prompt
-        self.single: set[str] = set()  # pair_ids of single images
-        self._pairs, self._prompts = [], []
-        for handle in _shards(folder, "prompts"):
-            for row, prompt in enumerate(json.loads(handle.metadata()["prompts"])):
-                self._prompt_where[prompt] = (len(self._prompts), row)
-            self._prompts.append(handle)
-        for handle in _shards(folder, "pairs"):
-            metadata = handle.metadata()
-            for row, (pair_id, prompt) in enumerate(
-                zip(json.loads(metadata["pair_ids"]), json.loads(metadata["prompts"]), strict=True)
-            ):
-                self._where[pair_id] = (len(self._pairs), row)
-                self.prompt[pair_id] = prompt
-            self.single.update(json.loads(metadata.get("single", "[]")))  # caches of older versions hold pairs only
-            self._pairs.append(handle)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __contains__(self, pair_id: str) -> bool:
-        return pair_id in self._where
-
-    def latents(self, pair_ids: list[str]) -> torch.Tensor:
-        """Latents [B, 2, C, h, w] of both images of these pairs, fp32. Raises PalateError for a single image."""
-        for pair_id in pair_ids:
-            self._require(pair_id, 1)
-        places = [self._where[pair_id] for pair_id in pair_ids]
-        return torch.stack([self._pairs[shard].get_slice("latents")[row] for shard, row in places]).float()
-
-    def image_latents(self, images: list[tuple[str, int]]) -> torch.Tensor:
-        """Latents [M, C, h, w] of these images, each a pair_id and a side (0 or 1), fp32.
-
-        Raises PalateError for side 1 of a single image.
-        """
-        for pair_id, side in images:
-            self._require(pair_id, side)
-        places = [(*self._where[pair_id], side) for pair_id, side in images]
-        return torch.stack([self._pairs[shard].get_slice("latents")[row, side] for shard, row, side in places]).float()
-
-    def prompt_conditioning(self, prompts: list[str]) -> Conditioning:
-        """B rows, of prompts that occur in the dataset, or of the empty one; what is not counted in integers is fp32."""
-        places = [self._prompt_where[prompt] for prompt in prompts]
-        return {
-            name: _single(torch.stack([self._prompts[shard].get_slice(name)[row] for shard, row in places]))
-            for name in self._prompts[0].keys()
-        }
-
-    def image_conditioning(self, images: list[tuple[str, int]]) -> Conditioning:
-        """M rows, of images as in `image_latents`; nothing for families whose network is told nothing of its images."""
-        for pair_id, side in images:
-            self._require(pair_id, side)
-        places = [(*self._where[pair_id], side) for pair_id, side in images]
-        return {
-            name.removeprefix(OF_IMAGES): _single(
-                torch.stack([self._pairs[shard].get_slice(name)[row, side] for shard, row, side in places])
-            )
-            for name in self._pairs[0].keys()
-            if name.startswith(OF_IMAGES)
-        }
-
-    def _require(self, pair_id: str, side: int) -> None:
-        if side not in (0, 1):  # a slice would take -1 for the last
-            raise PalateError(f"pair '{pair_id}': no image {side}. The images of a pair are 0 and 1.")
-        if side == 1 and pair_id in self.single:
-            raise PalateError(
-                f"pair '{pair_id}' is a single image and has no image 1. Leave it out of training on pairs."
-            )
+COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
 
 def encode_pairs(
@@ -113,126 +43,216 @@ def encode_pairs(
     backbone: Backbone,
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
+    place: str | Path | None = None,
 ) -> EncodedPairs:
     """The cache of this dataset for this model, made or completed first where needed.
 
     Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are missing
     or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the resolution.
+    `place` is a folder or URL that holds caches, the dataset's folder `cache` where it is None, or is one cache itself:
+    then PalateError when that was made by another model or with other settings.
+    """
+    resolution = resolution or backbone.resolution
+    storage, settings, other = planned_cache(dataset, backbone, resolution, dtype, place)
+    if other:
+        print(f"encode: {other}")
+    if not _settings(storage):
+        storage.put("settings.json", lambda path: path.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
+    encoded = EncodedPairs(storage)
+    for name in encoded.damaged:
+        storage.remove(name)
+    if _encode_missing(dataset, backbone, encoded, resolution, dtype):
+        encoded = EncodedPairs(storage)
+    if not len(encoded):
+        raise PalateError(
+            f"{dataset.path}: no pair has images that can be read. `palate info {dataset.path}` says what is there."
+        )
+    encoded.write_index()
+    return encoded
+
+
+def planned_cache(
+    dataset: PreferenceDataset,
+    backbone: Backbone,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float16,
+    place: str | Path | None = None,
+) -> tuple[Storage, dict, str]:
+    """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
+    does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it encodes.
     """
     resolution = resolution or backbone.resolution
     if resolution % backbone.vae_factor:
         raise PalateError(
             f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
         )
-    settings = {
-        "encoders": fingerprint(backbone.folder, backbone.encoders),
-        "resolution": resolution,
-        "crop": "centre",
-        "dtype": str(dtype),
-    }
+    prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
+    settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = dataset.path / "cache" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "settings.json", json.dumps(settings, indent=1))
+    settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
+    caches = Storage(place or dataset.path / "cache")
+    if found := _settings(caches):
+        if reason := _difference(found, settings):
+            raise PalateError(f"cache: {caches.place} {reason}. Choose another place, and pairs are encoded there.")
+        return caches, settings, ""
+    storage = caches.within(key)
+    if not _settings(storage):
+        for other in sorted(caches.folder.glob("*/settings.json"))[:1]:
+            reason = _difference(json.loads(other.read_text(encoding="utf-8")), settings)
+            return storage, settings, f"{other.parent} {reason}; pairs are encoded anew into {key} beside it"
+    return storage, settings, ""
 
-    encoded = EncodedPairs(folder)
-    missing = len(dataset) - len(encoded)
-    if missing:
-        _encode_missing(dataset, backbone, encoded, resolution, dtype, missing)
-        encoded = EncodedPairs(folder)
-    if not len(encoded):
-        raise PalateError(
-            f"{dataset.path}: no pair has images that can be read. `palate info {dataset.path}` says what is there."
-        )
-    return encoded
+
+def _settings(storage: Storage) -> dict | None:
+    """What a cache was made with; None where there is none."""
+    size = storage.sizes().get("settings.json")
+    return None if size is None else json.loads(storage.get("settings.json", size).read_text(encoding="utf-8"))
+
+
+def _difference(found: dict, wanted: dict) -> str:
+    """Why a cache of other settings does not fit; empty where it does."""
+    if found.get("encoders") != wanted["encoders"]:
+        before, now = found.get("components", {}), wanted["components"]
+        changed = next((name for name, own in now.items() if before.get(name) != own), "model")
+        return f"was made with another {changed if before else 'autoencoder or text encoder'}"
+    changed = [name for name in ("resolution", "crop", "dtype") if found.get(name) != wanted[name]]
+    return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted[name]}" for name in changed)
 
 
 def _encode_missing(
-    dataset, backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype, missing: int
-) -> None:
-    known_prompts = set(encoded._prompt_where)
-    pair_shard, prompt_shard = len(encoded._pairs), len(encoded._prompts)
+    dataset: PreferenceDataset, backbone: Backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype
+) -> bool:
+    """Write the shards that are missing; whether there were any."""
+    storage, wrote = encoded.storage, False
+    if lost := encoded.lost_prompts():
+        _write_prompts(storage, 0, lost, backbone, dtype)
+        wrote = True
+    missing = _missing(dataset, encoded)
+    if not missing.any():
+        return wrote
+    seen: set[str] = set(lost)  # prompts that were encoded by this call
     unreadable, first_problem = 0, ""
-    with progress_bar("encoding pairs", missing) as advance:
-        for rows in _in_shards(dataset, encoded):
-            readable, images, of_images = [], [], []
+    with progress_bar("encoding pairs", int(missing.sum())) as advance:
+        for block, rows in _blocks(dataset, missing):
+            batch, readable = _Batch(backbone, resolution, dtype), []
             for row in rows:
                 try:
-                    decoded = [decode_image(image, dataset.path) for image in _images(row)]
-                    images.append([prepare_image(image, resolution) for image in decoded])
-                    of_images.append([backbone.image_conditioning(*image.size, resolution) for image in decoded])
-                    readable.append(row)
+                    pictures = [decode_image(image, dataset.path) for image in _images(row)]
                 except PalateError as problem:
                     unreadable, first_problem = unreadable + 1, first_problem or f"{row['pair_id']}: {problem}"
-            prompts = sorted(({row["prompt"] for row in readable} | {""}) - known_prompts)
-            if prompts:  # before the pairs, so that a pair in the cache always finds its prompt
-                conditioning = concatenate(
-                    [
-                        backbone.encode_prompts(prompts[i : i + IMAGES_AT_ONCE])
-                        for i in range(0, len(prompts), IMAGES_AT_ONCE)
-                    ]
-                )
-                _write(
-                    encoded.folder / f"prompts-{prompt_shard:05}.safetensors",
-                    {name: t.to(dtype) if t.is_floating_point() else t for name, t in conditioning.items()},
-                    prompts=prompts,
-                )
-                known_prompts |= set(prompts)
-                prompt_shard += 1
+                else:
+                    batch.add(pictures)
+                    readable.append({name: row[name] for name in ("pair_id", "prompt")})
+                advance(1)
+            prompts = sorted({row["prompt"] for row in readable} | {""})
+            there = encoded.holds_prompts(prompts)
+            new = [text for text, known in zip(prompts, there, strict=True) if not known and text not in seen]
+            if new:  # before the pairs, so that a pair in the cache always finds its prompt
+                _write_prompts(storage, block, new, backbone, dtype)
+                seen |= set(new)
             if readable:
                 _write(
-                    encoded.folder / f"pairs-{pair_shard:05}.safetensors",
-                    {"latents": _encode(backbone, images).to(dtype)} | _of_images(of_images),
-                    pair_ids=[row["pair_id"] for row in readable], prompts=[row["prompt"] for row in readable],
-                    single=[row["pair_id"] for row in readable if row["image_1"] is None],
+                    storage, PAIRS, block, batch.tensors(), pair_ids=[row["pair_id"] for row in readable],
+                    prompts=[row["prompt"] for row in readable],
+                    single=[row["pair_id"] for row, sides in zip(readable, batch.sides, strict=True) if sides == 1],
                 )  # fmt: skip
-                pair_shard += 1
-            advance(len(rows))
     if unreadable:
         print(
             f"encode: {unreadable} pairs left out because an image could not be read, the first being {first_problem}"
         )
+    return True
 
 
-def _in_shards(dataset: PreferenceDataset, encoded: EncodedPairs) -> Iterator[list[dict]]:
-    """The pairs that are not encoded yet, at most SHARD at a time."""
-    waiting: list[dict] = []
-    for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"]):
-        waiting += [row for row in batch.to_pylist() if row["pair_id"] not in encoded]
-        while len(waiting) >= SHARD:
-            yield waiting[:SHARD]
-            waiting = waiting[SHARD:]
-    if waiting:
-        yield waiting
+def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
+    """Which rows of the dataset are not encoded yet, [N] bool in stored order. Reads no image."""
+    found = [np.zeros(0, bool)]
+    for path in shard_paths(dataset.path / "pairs"):
+        with open_shard(path, PAIRS_SCHEMA) as file:
+            found.append(~encoded.holds(file.read(columns=["pair_id"])["pair_id"].to_pylist()))
+    return np.concatenate(found)
+
+
+def _blocks(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, Iterator[dict]]]:
+    """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together does
+    not depend on what was encoded before. A block must be read to its end before the next."""
+    for block, rows in groupby(_missing_rows(dataset, missing), key=lambda found: found[0]):
+        yield block, (row for _, row in rows)
+
+
+def _missing_rows(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, dict]]:
+    """(block, row) of every row that is missing; groups of rows where none is are not read."""
+    start = 0
+    for path in shard_paths(dataset.path / "pairs"):
+        with open_shard(path, PAIRS_SCHEMA) as file:
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                if missing[start : start + size].any():
+                    batches = file.iter_batches(batch_size=IMAGES_AT_ONCE, row_groups=[group], columns=COLUMNS)
+                    place = start
+                    for batch in batches:
+                        wanted = np.flatnonzero(missing[place : place + len(batch)])
+                        for row in wanted.tolist():
+                            yield (place + row) // SHARD, batch.slice(row, 1).to_pylist()[0]
+                        place += len(batch)
+                start += size
+
+
+class _Batch:
+    """The rows of a shard in the making: pictures go in, and are encoded as soon as there are enough of them."""
+
+    def __init__(self, backbone: Backbone, resolution: int, dtype: torch.dtype):
+        self.backbone, self.resolution, self.dtype = backbone, resolution, dtype
+        self.sides: list[int] = []  # images of each row
+        self._waiting: list[torch.Tensor] = []  # [3, H, W] each
+        self._latents: list[torch.Tensor] = []
+        self._conditioning: list[Conditioning] = []  # of each image
+
+    def add(self, pictures: list[Image.Image]) -> None:
+        """One row, of one or two pictures."""
+        self.sides.append(len(pictures))
+        for picture in pictures:
+            self._conditioning.append(self.backbone.image_conditioning(*picture.size, self.resolution))
+            self._waiting.append(prepare_image(picture, self.resolution))
+            if len(self._waiting) == IMAGES_AT_ONCE:
+                self._encode()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """`latents` [n, 2, C, h, w] of the n rows, zeros where there is no second one; conditioning alike, in its own dtype."""
+        self._encode()
+        flat = {"latents": torch.cat(self._latents)}
+        flat |= {IMAGE + name: tensor for name, tensor in concatenate(self._conditioning).items()}
+        row = torch.repeat_interleave(torch.arange(len(self.sides)), torch.tensor(self.sides))
+        side = torch.cat([torch.arange(sides) for sides in self.sides])
+        paired = {name: tensor.new_zeros(len(self.sides), 2, *tensor.shape[1:]) for name, tensor in flat.items()}
+        for name, tensor in flat.items():
+            paired[name][row, side] = tensor
+        return paired
+
+    def _encode(self) -> None:
+        if self._waiting:
+            self._latents.append(_stored(self.backbone.encode_images(torch.stack(self._waiting)), self.dtype))
+            self._waiting = []
+
+
+def _write_prompts(storage: Storage, block: int, prompts: list[str], backbone: Backbone, dtype: torch.dtype) -> None:
+    parts = []
+    for start in range(0, len(prompts), IMAGES_AT_ONCE):
+        encoded = backbone.encode_prompts(prompts[start : start + IMAGES_AT_ONCE])
+        parts.append({name: _stored(tensor, dtype) for name, tensor in encoded.items()})
+    _write(storage, PROMPTS, block, concatenate(parts), prompts=prompts)
+
+
+def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As it is kept: floats in `dtype` unless that cannot hold them, masks and integers as they are."""
+    if not tensor.is_floating_point():
+        return tensor.cpu()
+    small = tensor.to(dtype)
+    return (tensor if (small.isinf() & ~tensor.isinf()).any() else small).cpu()
 
 
 def _images(row: dict) -> list[dict]:
     """The images of a row of the pairs: two, or one of a single image."""
     return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
-
-
-def _encode(backbone: Backbone, images: list[list[torch.Tensor]]) -> torch.Tensor:
-    """Latents [n, 2, C, h, w] of n rows of one or two images [3, H, W]; zeros where there is no second one."""
-    flat = [image for row in images for image in row]
-    encoded = [
-        backbone.encode_images(torch.stack(flat[i : i + IMAGES_AT_ONCE])) for i in range(0, len(flat), IMAGES_AT_ONCE)
-    ]
-    latents = torch.cat(encoded)
-    pairs = latents.new_zeros(len(images), 2, *latents.shape[1:])
-    places = [(row, side) for row, these in enumerate(images) for side in range(len(these))]
-    rows, sides = zip(*places, strict=True)
-    pairs[list(rows), list(sides)] = latents
-    return pairs
-
-
-def _of_images(rows: list[list[Conditioning]]) -> dict[str, torch.Tensor]:
-    """What the network is told of n rows of one or two images, each [n, 2, ...]; a single image's is there twice."""
-    both = [concatenate([row[0], row[-1]]) for row in rows]
-    return {f"{OF_IMAGES}{name}": torch.stack([row[name] for row in both]) for name in both[0]}
-
-
-def _single(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:
@@ -241,11 +261,8 @@ def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:
     return torch.from_numpy(np.asarray(fitted, np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], **metadata: list[str]) -> None:
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={name: json.dumps(value) for name, value in metadata.items()})  # fmt: skip
-
-
-def _shards(folder: Path, kind: str) -> list:
-    return [safe_open(path, "pt") for path in sorted(folder.glob(f"{kind}-*.safetensors"))]
+def _write(storage: Storage, kind: str, block: int, tensors: dict[str, torch.Tensor], **metadata: list[str]) -> None:
+    told = {name: json.dumps(value) for name, value in metadata.items()}
+    content = hashlib.sha256(json.dumps(metadata[NAMES[kind]]).encode()).hexdigest()[:8]
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    storage.put(f"{kind}-{block:06}-{content}.safetensors", lambda path: save_file(plain, path, metadata=told))

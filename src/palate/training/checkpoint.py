@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.files import atomic_path, damaged_file, write_checksums
 
 
 @dataclass
@@ -33,6 +33,7 @@ def save_checkpoint(run: Path, state: State, keep: int) -> Path:
         save_file(_plain(state.weights), folder / "weights.safetensors")
         save_file(_plain(state.beside), folder / "beside.safetensors")
         torch.save(state.optimizer, folder / "optimizer.pt")
+        write_checksums(folder)  # neither safetensors nor torch notices a flipped bit
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -43,6 +44,8 @@ def load_newest_checkpoint(run: Path) -> State | None:
     found = checkpoints(run)
     for path in reversed(found):
         try:
+            if wrong := damaged_file(path):
+                raise ValueError(f"{wrong} is not what was written")
             return State(
                 step=int(path.name.removeprefix("step-")),
                 weights=load_file(path / "weights.safetensors"),
@@ -50,7 +53,7 @@ def load_newest_checkpoint(run: Path) -> State | None:
                 optimizer=torch.load(path / "optimizer.pt", weights_only=True),
             )
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-            print(f"train: {path} is damaged ({type(error).__name__}); going back to the one before it")
+            print(f"train: {path} is damaged ({_reason(error)}); going back to the one before it")
     if found:
         raise PalateError(
             f"{run / 'checkpoints'}: none of {len(found)} checkpoints can be read. Delete the folder to start again."
@@ -58,10 +61,27 @@ def load_newest_checkpoint(run: Path) -> State | None:
     return None
 
 
+def check_fits(run: Path, state: State, weights: dict[str, torch.Tensor]) -> None:
+    """Raises PalateError when a state's weights are not those of the network in training: another adapter, another model."""
+    differing = state.weights.keys() ^ weights.keys()
+    differing |= {
+        name for name in state.weights.keys() & weights.keys() if state.weights[name].shape != weights[name].shape
+    }
+    if differing:
+        raise PalateError(
+            f"{run / 'checkpoints'}: step {state.step} is of another configuration: {len(differing)} tensors differ, the first being "
+            f"{min(differing)}. Choose another output_dir, or delete that folder."
+        )
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     folder = run / "checkpoints"
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)) if folder.is_dir() else []
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import logit
 
 from palate.data.dataset import PreferenceDataset
@@ -106,8 +107,7 @@ def judge_margin(judge: np.ndarray) -> np.ndarray:
 
 def disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
     """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two judges."""
-    names = zip(votes["source"].to_pylist(), votes["annotator_id"].to_pylist(), strict=True)
-    judges = sorted({name for source, name in names if source == "judge"})
+    judges = sorted(pc.unique(votes["annotator_id"].filter(pc.equal(votes["source"], "judge"))).to_pylist())
     if len(judges) < 2:
         raise PalateError(
             f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another judge's."

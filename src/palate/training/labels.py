@@ -38,6 +38,7 @@ from palate.training.judges import (
     tell_judges,
 )
 from palate.training.rows import (
+    BothImages,
     Rows,
     pairs_of_two,
     rows_of_every_image,
@@ -45,6 +46,7 @@ from palate.training.rows import (
     rows_of_lists,
     rows_of_preferred,
     rows_of_prompts,
+    texts,
 )
 
 
@@ -59,7 +61,9 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
         if config.source == "pairs"
         else dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     )
-    votes = dataset.votes()
+    pairs = pairs.set_column(1, "prompt", pairs["prompt"].dictionary_encode())
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
+    pa.default_memory_pool().release_unused()  # of a million pairs reading keeps 100 MB
     if config.human_annotators is not None:
         votes = _only_people(votes, config.human_annotators)
     if config.source == "pairs":
@@ -85,6 +89,8 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
         if config.source not in ("steps", "teacher"):
             rows.votes_used = _ids_where(pairs, ~np.isnan(human))
+    del pairs, votes
+    pa.default_memory_pool().release_unused()
     return _swapped(rows) if config.swap else rows
 
 
@@ -109,7 +115,7 @@ def _rows_of_pairs(
         "pairs in the dataset": len(pairs),
         "pairs with human votes": int(labels.labelled.sum()),
     }
-    prompts = pairs["prompt"].to_pylist()
+    prompts = texts(pairs["prompt"])
     chosen = _held_out(labels, prompts, config)  # first, so that all parts of the votes hold out the same
     validation, labels = labels, _without(labels, chosen)
     if config.leave_out_fold is not None:
@@ -150,9 +156,9 @@ def _rows_of_pairs(
     account["used"] = (
         f"{account['pairs used']:,} pairs, {account['of these with a human vote']:,} of them with a human vote"
     )
-    ids = pairs["pair_id"].to_pylist()
+    ids = np.array(pairs["pair_id"].to_pylist(), dtype=object)
     rows = Rows(
-        id=np.array(ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in ids], prompt=prompts,
+        id=ids, images=BothImages(ids), prompt=prompts,
         target=_smoothed(targets.target, config), weight=weight, labelled=labelled, account=account, human=labels.human,
         propensity=labels.propensity, pseudo=_smoothed(np.where(np.isnan(labels.judge), 0.5, labels.judge), config),
         judge_margin=None if config.madpo is None else judge_margin(labels.judge),
@@ -162,7 +168,7 @@ def _rows_of_pairs(
     if held_out is not None:
         account["pairs held out for validation"] = len(held_out)
     _tell(account)
-    rows = rows.take(used)
+    rows = rows if used.all() else rows.take(used)
     return replace(
         rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config),
         votes_used=_ids_where(pairs, _votes_used(labels, chosen, config)),
@@ -193,10 +199,15 @@ def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> np.nda
     if config.held_out_votes == 0:
         return chosen
     wanted = max(1, round(config.held_out_votes * labels.labelled.sum()))
-    for prompt in sorted(set(prompts), key=lambda prompt: address("held out", config.seed, prompt)):
-        if chosen.sum() >= wanted:
+    of_prompt: dict[str, list[int]] = {}
+    for row in np.flatnonzero(labels.labelled).tolist():
+        of_prompt.setdefault(prompts[row], []).append(row)
+    taken = 0
+    for prompt in sorted(of_prompt, key=lambda prompt: address("held out", config.seed, prompt)):
+        if taken >= wanted:
             break
-        chosen |= labels.labelled & np.array([other == prompt for other in prompts])
+        chosen[of_prompt[prompt]] = True
+        taken += len(of_prompt[prompt])
     if not (labels.labelled & ~chosen).any():
         raise PalateError(
             "held_out_votes: all votes belong to one prompt, so none would be left to train on. Set it to 0."

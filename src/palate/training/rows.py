@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.views import liked_images, ranked_lists, single_images
@@ -16,12 +17,26 @@ from palate.errors import PalateError
 Image = tuple[str, int]  # pair_id and side
 
 
+class BothImages(Sequence):
+    """The two images of each of N pairs, made when they are asked for: as tuples, a million pairs take a quarter of a GB."""
+
+    def __init__(self, pair_ids: np.ndarray):
+        self.pair_ids = pair_ids  # [N]
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    def __getitem__(self, row: int) -> tuple[Image, Image]:
+        pair_id = self.pair_ids[row]
+        return (pair_id, 0), (pair_id, 1)
+
+
 @dataclass
 class Rows:
     """Arrays over the N rows of a run."""
 
     id: np.ndarray  # the address of the row's draws; a pair's is its pair_id
-    images: list[tuple[Image, ...]]
+    images: Sequence[tuple[Image, ...]]
     prompt: list[str]
     target: np.ndarray
     weight: np.ndarray  # mean 1 over the rows
@@ -45,7 +60,7 @@ class Rows:
         """The rows of a mask or an index, their weights as they are."""
         index = np.arange(len(self))[rows]
         changed = {
-            f.name: [getattr(self, f.name)[i] for i in index] if f.name in ("images", "prompt") else getattr(self, f.name)[index]
+            f.name: _taken(getattr(self, f.name), index)
             for f in fields(self)
             if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used") and getattr(self, f.name) is not None
         }  # fmt: skip
@@ -53,7 +68,7 @@ class Rows:
 
     def require(self, encoded) -> "Rows":
         """The rows whose images could all be encoded. Raises PalateError when none is left."""
-        there = np.array([all(pair_id in encoded for pair_id, _ in images) for images in self.images], dtype=bool)
+        there = self._encoded_in(encoded)
         if not there.any():
             raise PalateError(
                 "none of the pairs with votes has images that can be read; `palate info` says what is there."
@@ -65,11 +80,35 @@ class Rows:
         kept = self.take(there)
         return replace(kept, weight=kept.weight / kept.weight.mean(), held_out=held_out)
 
+    def _encoded_in(self, encoded) -> np.ndarray:
+        """Whether all images of a row are encoded, [N] bool."""
+        if isinstance(self.images, BothImages):
+            return encoded.holds(self.images.pair_ids)
+        counts = np.array([len(images) for images in self.images], dtype=int)
+        held = encoded.holds([pair_id for images in self.images for pair_id, _ in images])
+        lacking = np.bincount(np.repeat(np.arange(len(counts)), counts), weights=~held, minlength=len(counts))
+        return lacking == 0
+
+
+def _taken(values: Sequence, index: np.ndarray) -> Sequence:
+    if isinstance(values, BothImages):
+        return BothImages(values.pair_ids[index])
+    return [values[i] for i in index] if isinstance(values, list) else values[index]
+
 
 def pairs_of_two(dataset: PreferenceDataset) -> pa.Table:
     """The pairs table without single images: pair_id, prompt and propensity."""
     pairs, singles = dataset.pairs(columns=["pair_id", "prompt", "propensity"]), single_images(dataset)
-    return pairs.filter(pa.array([pair_id not in singles for pair_id in pairs["pair_id"].to_pylist()], pa.bool_()))
+    if not singles:
+        return pairs
+    return pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], pa.array(sorted(singles), pa.string()))))
+
+
+def texts(column: pa.ChunkedArray) -> list[str]:
+    """A column of strings [N] as a list, equal ones as one object: prompts come back many times."""
+    coded = column.dictionary_encode().combine_chunks()
+    values = coded.dictionary.to_pylist()
+    return [values[code] for code in coded.indices.to_pylist()]
 
 
 def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray) -> Rows:
