@@ -14,7 +14,8 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.claims.conditions import COMMON, questions, quick
+from benchmarks.claims.advice import advise, read_advice, remember
+from benchmarks.claims.conditions import COMMON, PAIRS, questions, quick
 from benchmarks.claims.evidence import write_evidence
 from benchmarks.claims.measure import Job, dataset_folder, one_thread, run_base, run_quietly
 from benchmarks.claims.results import collect, known
@@ -83,9 +84,27 @@ def jobs_of(chosen: dict[str, list], seeds: range, steps: int, folder: Path) -> 
     return list({job.key: job for job in jobs}.values())
 
 
+def advice_for(seeds: range, folder: Path, out: Path) -> dict[int, dict[str, str]]:
+    """What the audit advises each seed; kept with the results."""
+    known_already = read_advice(out)
+    fresh = {}
+    for seed in set(seeds) - known_already.keys():
+        dataset = dataset_folder(folder, seed)
+        prepare(dataset, seed, PAIRS)
+        fresh[seed] = advise(dataset, seed)
+    return remember(out, fresh)
+
+
 def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Path) -> None:
     """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions."""
     jobs = {job.key: job for job in jobs_of(chosen, seeds, steps, options.folder)}
+    if any(job.condition.when_advised for job in jobs.values()):
+        advice = advice_for(seeds, options.folder, out)
+        jobs = {
+            key: job
+            for key, job in jobs.items()
+            if not job.condition.when_advised or job.condition.name in advice[job.seed].values()
+        }
     there = set() if options.again else known(out)
     todo = [job for key, job in jobs.items() if key not in there and not job.result.exists()][: options.most]
     print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")

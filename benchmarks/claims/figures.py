@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.claims.conditions import POOLS
+from benchmarks.claims.conditions import POOLS, RATES
 from benchmarks.claims.estimates import Estimate, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.world import FLIPS, PAIRS
@@ -44,7 +44,7 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
 def sweep(results: Results, path: Path) -> Path:
     """Gain, and the winner's error, over the learning rate, plain and with the safeguard."""
     figure, axes = plt.subplots(1, 2, figsize=SIZE)
-    rates = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4)
+    rates = RATES
     for label, colour, name in (
         ("DPO", COLOURS[1], _plain),
         ("with the safeguard", COLOURS[0], lambda rate: f"sdpo-lr-{rate:.0e}"),
