@@ -13,6 +13,7 @@ from benchmarks.claims.estimates import Estimate, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.world import FLIPS, PAIRS
 
+WALL = "evidence-pictures.png"
 SIZE = (8.0, 4.2)
 COLOURS = ("#3b6ea5", "#c8553d", "#5a9367", "#8d6a9f", "#b08d57", "#444444")
 
@@ -38,6 +39,18 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("gain in true utility over the base model, 95 % interval over seeds")
+    return _save(figure, path)
+
+
+def wall(pictures: dict[str, list[Path]], path: Path) -> Path:
+    """A row of pictures per model, the same prompts and noise in every column."""
+    columns = max(len(paths) for paths in pictures.values())
+    figure, axes = plt.subplots(len(pictures), columns, figsize=(columns * 0.9 + 1.8, len(pictures) * 0.95), squeeze=False)  # fmt: skip
+    for row, (name, paths) in zip(axes, pictures.items(), strict=True):
+        for axis, picture in zip(row, paths, strict=True):
+            axis.imshow(plt.imread(picture))
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     return _save(figure, path)
 
 
