@@ -84,7 +84,9 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     ]
 
     prompts = base.samples.prompts
-    table = strengths(["base", *rows], [row.scores for row in (base, *compared)], prompts) if len(compared) > 1 else None
+    table = (
+        strengths(["base", *rows], [row.scores for row in (base, *compared)], prompts) if len(compared) > 1 else None
+    )
     page = page_of(
         Comparison(base, compared, "world", table=table), title="palate demo · small world", command=_command(), pictures=30,
         names={name: title for name, (title, _) in rows.items()},
