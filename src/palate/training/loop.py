@@ -15,6 +15,7 @@ from diffusers.optimization import get_scheduler
 from palate.arithmetic import flushed_denormals
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
+from palate.errors import PalateError
 from palate.files import write_text
 from palate.progress import progress_bar
 from palate.training import distributed
