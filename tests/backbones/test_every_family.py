@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
-from families_flow import make_flux, make_flux2_klein, make_pixart, make_sana, make_sd3, make_sd35
+from families_flow import make_flux, make_flux2_klein, make_pixart, make_qwen_image, make_sana, make_sd3, make_sd35
 from families_unet import make_sd, make_sd_v, make_sdxl
 from tiny import PROMPTS, make_labelled_dataset
 
@@ -32,6 +32,7 @@ FAMILIES = {
     "flux": make_flux,
     "flux2-klein": make_flux2_klein,
     "pixart": make_pixart,
+    "qwen-image": make_qwen_image,
     "sana": make_sana,
 }
 SIZE = 64
