@@ -18,6 +18,7 @@ VERBS = {
     "votes": ("votes", "votes from the page into the dataset; Label Studio in and out"),
     "annotate": ("annotate", "programs that vote: reward models, vision-language models, a trained run, plug-ins"),
     "audit": ("audit", "how far each source of votes can be trusted, and what more votes would buy"),
+    "encode": ("encode", "latents, embeddings and the reference's errors, computed once for all runs"),
     "train": ("train", "train a model as a configuration says; the same command again resumes"),
     "methods": ("methods", "the methods of the literature, and what each one sets"),
     "sample": ("sample", "make pictures from prompts, the same noise for every model"),

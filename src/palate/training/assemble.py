@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
+from palate.training.averages import Average
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
@@ -20,11 +21,13 @@ from palate.training.model import Policy, make_classifier, make_policy, starting
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
+from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
 from palate.training.sharding import shard
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
+from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.timesteps import timestep_settings
 from palate.training.validation import Validation, make_validation
@@ -40,11 +43,13 @@ class Parts:
     snapshots: Snapshots | None
     record: MinorityRecord | None
     validation: Validation | None
+    average: Average | None
+    spikes: Spikes | None
 
     @property
     def kept(self) -> list:
         """What a step changes beside the weights, for checkpoints."""
-        return [part for part in (self.snapshots, self.record, self.validation) if part]
+        return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
 
 def assemble(
@@ -60,7 +65,9 @@ def assemble(
         backbone.device = "cpu"  # whole there, only in shards on the device
     policy = policy or make_any_policy(backbone, config)
     spread = partial(shard, device=accelerator.device) if sharded else None
-    reference = reference or make_reference(policy, needs_reference(config), spread)
+    reference = reference or make_reference(policy, needs_reference(config), config, spread)
+    if config.compile:
+        policy.network.compile()
     if spread:
         spread(policy.network)
         backbone.device = accelerator.device
@@ -68,10 +75,12 @@ def assemble(
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
-    shared = _shared_errors(encoded, backbone, config) if config.share_reference else None
+    shared = _known_errors(encoded, backbone, config, rows)
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting))
+    average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
+    spikes = Spikes(config, run) if config.on_spike != "ignore" else None
+    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes)
 
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
@@ -102,7 +111,14 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
     return ranked_steps(setting, run) if name == "steps" else voted(setting)
 
 
-def _shared_errors(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> SharedErrors:
+def _known_errors(
+    encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows
+) -> SharedErrors | PrecomputedErrors | None:
+    """The reference's errors that were computed before, where the configuration wants them."""
+    if config.reference == "precomputed":
+        return open_precomputed(encoded, backbone, config, rows)
+    if not config.share_reference:
+        return None
     depends_on = address(
         fingerprint(backbone.folder, (backbone.denoiser, "scheduler")),
         config.seed,

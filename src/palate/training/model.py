@@ -17,6 +17,7 @@ from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
+from palate.training.precision import hold_frozen
 from palate.training.sharding import like
 
 
@@ -79,6 +80,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
             )
         except ValueError as error:  # a module of a kind that takes no adapter
             raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+        hold_frozen(network, config.weight_dtype)
     else:
         network.requires_grad_(True)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -153,6 +155,5 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
         )
     layers, *alphas, scaling = pipeline.lora_state_dict(folder, return_lora_metadata=True)
-    options = {denoiser: network, "metadata": scaling} | ({"network_alphas": alphas[0]} if alphas else {})
-    getattr(pipeline, f"load_lora_into_{denoiser}")(layers, **options)
+    network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
     return network

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from palate.errors import PalateError
 from palate.objectives.links import alpha_dpo, make_link, moving_alpha
 from palate.objectives.logit import full_precision, logit
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured
@@ -25,6 +24,7 @@ from palate.training.networks import Networks, Problem
 from palate.training.pair_weights import PairWeights
 from palate.training.reference import SharedErrors
 from palate.training.sharding import is_sharded
+from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]
 
@@ -47,11 +47,14 @@ class Stepper:
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
         self._loss = 0.0
+        self._rows: list[tuple[list[str], torch.Tensor]] = []  # of this step, and how hard each pulls
         self._refused: list[str] = []  # pairs without a finite loss, where several processes have to hear of them
 
     def accumulate(self, index: int) -> PairReadings:
         """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no number."""
         problem, self._step = self.source(index), index // self.config.gradient_accumulation_steps
+        if index % self.config.gradient_accumulation_steps == 0:
+            self._rows = []
         views = self.pair_weights.look(problem, self.networks)
         measured = self._measure(problem)
         target, margin, pair_weight = self.pair_weights(index, problem, measured, views)
@@ -62,6 +65,8 @@ class Stepper:
         weight = problem.weight * pair_weight
         loss_per_row = self._loss_per_row(measured)
         loss = self._mean(weight * loss_per_row)
+        size = measured.error.detach().abs().sum(dim=0).sqrt()  # a gradient grows with the root of the error
+        self._rows.append((problem.row_id, (weight * loss_per_row).detach().abs() * size))
         if not torch.isfinite(loss):
             self._doubt(problem, loss_per_row)
         if self._exact:
@@ -88,6 +93,12 @@ class Stepper:
             parameter.grad = gradient
         self._pull = []
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
+
+    def worst_pairs(self, count: int = 5) -> list[str]:
+        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss and
+        the size of their errors."""
+        pulls = [pair for ids, pull in self._rows for pair in zip(pull.tolist(), ids, strict=True)]
+        return distributed.everybody_says([row_id for _, row_id in sorted(pulls, reverse=True)[:count]])
 
     def take_loss(self) -> float:
         """The loss accumulated since this was last asked."""
@@ -187,10 +198,7 @@ class Stepper:
             self._refuse(self._refused)
 
     def _refuse(self, bad: list[str]) -> None:
-        raise PalateError(
-            f"step {self._step}: the loss is not a number, at pair {', '.join(bad[:5]) or 'unknown'}. Stopped; the last checkpoint in "
-            f"{self.config.output_dir} is good. Lower learning_rate or beta, or look at these pairs."
-        )
+        raise Spike(self._step, "the loss is not a number", bad)
 
 
 def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
