@@ -1,7 +1,7 @@
 """palate: align text-to-image diffusion models with human taste from labels that nobody fully trusts.
 
 Everything is one import away and loaded when first used: `palate.open_dataset`, `palate.train`, `palate.sample`,
-`palate.score`, `palate.compare`, `palate.report`.
+`palate.score`, `palate.compare`, `palate.report`, `palate.export`, `palate.push`.
 """
 
 from importlib import import_module
@@ -18,6 +18,8 @@ _HOMES = {
     "score": "palate.evaluation.score",
     "compare": "palate.evaluation.compare",
     "report": "palate.report.runs",
+    "export": "palate.sharing.export",
+    "push": "palate.sharing.push",
 }
 __all__ = ["__version__", *_HOMES]
 

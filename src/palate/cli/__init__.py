@@ -18,12 +18,15 @@ VERBS = {
     "votes": ("votes", "votes from the page into the dataset; Label Studio in and out"),
     "annotate": ("annotate", "programs that vote: reward models, vision-language models, a trained run, plug-ins"),
     "audit": ("audit", "how far each source of votes can be trusted, and what more votes would buy"),
+    "encode": ("encode", "latents, embeddings and the reference's errors, computed once for all runs"),
     "train": ("train", "train a model as a configuration says; the same command again resumes"),
     "methods": ("methods", "the methods of the literature, and what each one sets"),
     "sample": ("sample", "make pictures from prompts, the same noise for every model"),
     "score": ("score", "a number per picture: reward models, the world's truth, drift and diversity"),
     "compare": ("compare", "paired win rates with 95 % intervals"),
     "report": ("report", "one html page with pictures, numbers and curves; the model card"),
+    "export": ("export", "the trained model for diffusers, ComfyUI and A1111: adapters, fused, one file"),
+    "push": ("push", "the trained model and its card to the hub, private unless told otherwise"),
 }
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 

@@ -36,6 +36,9 @@ class Measured:
     rank: Tensor | None = None  # [B, K] of a list, 0 the best, ties share one
     present: Tensor | None = None  # [B, K] bool: lists shorter than K are padded
     link: Callable[[Tensor, Tensor], Tensor] = links.sigmoid
+    gather: Callable[[Tensor], Tensor] = lambda own: (
+        own
+    )  # [B, ...] to that of a batch spread over processes, no gradient
     options: dict[str, float | str] = field(default_factory=dict)
 
     @property
@@ -69,13 +72,13 @@ def score_sd15(m: Measured) -> Tensor:
 
 def score_sdxl(m: Measured) -> Tensor:
     """DSPO as trained on SDXL."""
-    return dspo_sdxl((m.shift[0], m.shift[1]), m.logit, m.target)
+    return dspo_sdxl((m.shift[0], m.shift[1]), m.logit, m.target, gather=m.gather)
 
 
 def utility(m: Measured) -> Tensor:
     """Diffusion-KTO, its offset taken over the batch."""
     gain = (m.ref_error - m.error)[0]
-    return kto(gain, m.target, m.beta, mean_offset(gain), m.options.get("kto_utility", "sigmoid"))
+    return kto(gain, m.target, m.beta, mean_offset(m.gather(gain)), m.options.get("kto_utility", "sigmoid"))
 
 
 def ranking(m: Measured) -> Tensor:

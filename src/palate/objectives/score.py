@@ -8,6 +8,8 @@ detached. Here both are p*f(image 0, z) + (1 - p)*f(image 1, -z): the published 
 label, and unchanged by swapping the images. Formulas as the released code computes them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,18 +35,21 @@ def dspo_sd15(
     return target * error_0 + (1 - target) * error_1
 
 
-def dspo_sdxl(shifts: tuple[Tensor, Tensor], z: Tensor, target: Tensor, switch: float = SWITCH) -> Tensor:
+def dspo_sdxl(
+    shifts: tuple[Tensor, Tensor], z: Tensor, target: Tensor, switch: float = SWITCH, gather: Callable[[Tensor], Tensor] = lambda own: own
+) -> Tensor:  # fmt: skip
     """(1 - sigmoid(z_w))^2, times the mean of shift_w^2 where the batch mean of that reaches `switch`; [B].
 
     shifts: of image 0 and image 1, [B, C, H, W] each; z, target: [B]. The switch is the published one, a jump of the
     loss that depends on the batch: one decision for all its pairs. A soft target counts both images in that mean in
     its proportion, a debiased one as if clipped to [0, 1]; so the loss is linear in the label on either side of the
-    switch, but not across it. Below the switch it is the squared-sigmoid link.
+    switch, but not across it. Below the switch it is the squared-sigmoid link. Of a batch that is spread over
+    processes, `gather` gives the rows of all, [B].
     """
     target = full_precision(target)
     square_0, square_1 = (_mean_square(full_precision(shift)) for shift in shifts)  # [B]
     share = target.clamp(0, 1)
-    if (share * square_0 + (1 - share) * square_1).mean() < switch:
+    if gather((share * square_0 + (1 - share) * square_1).detach()).mean() < switch:
         return squared_sigmoid(z, target)
     one = torch.ones_like(target)
     return target * square_0 * squared_sigmoid(z, one) + (1 - target) * square_1 * squared_sigmoid(z, 1 - one)

@@ -1,10 +1,13 @@
 """The model card: what the page says, for the hub, as RUN/model/README.md."""
 
 import hashlib
+import json
 import math
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,14 +16,19 @@ from palate.backbones import WORLD
 from palate.errors import PalateError
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
+from palate.report.labels import labels_of, sources_of
 from palate.report.numbers import with_interval
 from palate.report.page import contest_rates, rate_places, rate_text
 from palate.report.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.report.public import public, public_command
+from palate.report.training import command_of, training_of, versions_of
 from palate.report.words import and_, contest_words, shortened, summary
 from palate.training.config import TrainConfig, load_config
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NOTHING_MEASURED = (
+    "This model was not compared with its base model, so there is no evidence on which of them is better."
+)
 _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 
@@ -55,31 +63,72 @@ def card_of(page: Page, name: str, run: Path) -> str:
     config = load_config(run / "config.yaml")
     sections = sorted((_of(name, one) for one in [page.headline, *page.others]), key=lambda one: bool(one.trained_on))
     contests = [found for found in page.contests if name in (found.a, found.b)]
+    first = sections[0]
+    told = [summary(first.base, first.rows, None, first.trained_on, first.scorer), *map(contest_words, contests)]
+    row = next(row for row in page.rows if row.name == name)
+    results = _results(page, sections, contests)
+    return _text(config, run, page, row, " ".join(told), sections, contests, results, _kind(config, run))
+
+
+def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) -> str:
+    """The card of a run that was not compared with its base model: all but the evidence, and a sentence that there is none.
+
+    `kind` is given where the card is for the denoiser with the adapters in its weights, alone or in a whole pipeline.
+    """
+    config = load_config(run / "config.yaml")
+    name = run.resolve().name
+    row = Row(name, training=training_of(run), command=command_of(run))
+    labels, lost = labels_of([run])
+    page = Page(
+        title=name, sentence="", base=Row("base"), rows=[row], sources=sources_of([run]), labels=labels, limits=lost,
+        facts=versions_of(run), command=f"palate export {name}", created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )  # fmt: skip
+    text = _text(config, run, page, row, _NOTHING_MEASURED, [], [], [], kind or _kind(config, run))
+    return f"{text}\n<!-- written by palate report {_hash(text)} -->\n"
+
+
+def _text(
+    config: TrainConfig, run: Path, page: Page, row: Row, answer: str, sections: list[Section], contests: list, results: list[EvalResult],
+    kind: str,
+) -> str:  # fmt: skip
     license_, remark = license_of(config)
+    adapters = kind == "lora"
     data = ModelCardData(
-        model_name=public(name),
+        model_name=public(row.name),
         base_model=config.pretrained_model_name_or_path if on_hub(config) else None,
-        base_model_relation=("adapter" if config.lora and not config.start_from else "finetune") if on_hub(config) else None,
+        base_model_relation=("adapter" if adapters else "finetune") if on_hub(config) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image" if config.trains == "denoiser" else None,
-        tags=list(dict.fromkeys(["text-to-image", "diffusers", "palate", "preference-alignment", config.method, *(["lora"] if config.lora else [])])),
+        tags=list(dict.fromkeys(["text-to-image", "diffusers", "palate", "preference-alignment", config.method, *(["lora"] if adapters else [])])),
         datasets=[re.sub(r"[^\w./-]+", "-", public(labels.dataset)) for labels in page.labels] or None,
-        eval_results=_results(page, sections, contests) or None,
+        eval_results=results or None,
         **license_,
     )  # fmt: skip
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    row = next(row for row in page.rows if row.name == name)
-    first = sections[0]
-    told = [summary(first.base, first.rows, None, first.trained_on, first.scorer), *map(contest_words, contests)]
+    component, component_class = _component(run)
     body = environment.get_template("card.md.j2").render(
-        page=page, row=row, answer=" ".join(told), sections=sections, contests=contests, remark=remark, base=_base_words(config),
-        kind="classifier" if config.trains == "classifier" else "lora" if (run / "model" / "pytorch_lora_weights.safetensors").is_file() else "unet",
+        page=page, row=row, answer=answer, sections=sections, contests=contests, remark=remark, base=_base_words(config),
+        kind=kind, component=component, component_class=component_class,
         annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
         places=_places, contest_rates=contest_rates, command=public_command(row.command), page_command=public_command(page.command), and_=and_,
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n\n{public(body).strip()}\n"
+
+
+def _kind(config: TrainConfig, run: Path) -> str:
+    """What the run's model folder holds."""
+    if config.trains == "classifier":
+        return "classifier"
+    return "lora" if (run / "model" / "pytorch_lora_weights.safetensors").is_file() else "component"
+
+
+def _component(run: Path) -> tuple[str, str]:
+    """Folder and class of the denoiser in the model folder; the UNet's where there are adapters alone."""
+    for config in sorted((run / "model").glob("*/config.json")):
+        return config.parent.name, json.loads(config.read_text(encoding="utf-8")).get("_class_name", "ModelMixin")
+    return "unet", "UNet2DConditionModel"
 
 
 def on_hub(config: TrainConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -9,20 +10,26 @@ from accelerate import Accelerator
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
+from palate.training.averages import Average
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
 from palate.training.config import TrainConfig
+from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
 from palate.training.model import Policy, make_classifier, make_policy, starting_network
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
+from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
+from palate.training.sharding import shard
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
+from palate.training.spikes import Spikes
 from palate.training.step import Stepper
+from palate.training.timesteps import timestep_settings
 from palate.training.validation import Validation, make_validation
 
 
@@ -36,11 +43,13 @@ class Parts:
     snapshots: Snapshots | None
     record: MinorityRecord | None
     validation: Validation | None
+    average: Average | None
+    spikes: Spikes | None
 
     @property
     def kept(self) -> list:
         """What a step changes beside the weights, for checkpoints."""
-        return [part for part in (self.snapshots, self.record, self.validation) if part]
+        return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
 
 def assemble(
@@ -49,18 +58,29 @@ def assemble(
 ) -> Parts:  # fmt: skip
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
-    encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
+    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     rows = rows.require(encoded)
+    sharded = config.parallel == "fsdp2" and processes() > 1
+    if sharded:
+        backbone.device = "cpu"  # whole there, only in shards on the device
     policy = policy or make_any_policy(backbone, config)
-    reference = reference or make_reference(policy, needs_reference(config))
+    spread = partial(shard, device=accelerator.device) if sharded else None
+    reference = reference or make_reference(policy, needs_reference(config), config, spread)
+    if config.compile:
+        policy.network.compile()
+    if spread:
+        spread(policy.network)
+        backbone.device = accelerator.device
     networks = Networks(backbone, policy, reference, config.beta, accelerator)
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
-    shared = _shared_errors(encoded, backbone, config) if config.share_reference else None
+    shared = _known_errors(encoded, backbone, config, rows)
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting))
+    average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
+    spikes = Spikes(config, run) if config.on_spike != "ignore" else None
+    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes)
 
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
@@ -91,11 +111,19 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
     return ranked_steps(setting, run) if name == "steps" else voted(setting)
 
 
-def _shared_errors(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> SharedErrors:
+def _known_errors(
+    encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows
+) -> SharedErrors | PrecomputedErrors | None:
+    """The reference's errors that were computed before, where the configuration wants them."""
+    if config.reference == "precomputed":
+        return open_precomputed(encoded, backbone, config, rows)
+    if not config.share_reference:
+        return None
     depends_on = address(
         fingerprint(backbone.folder, (backbone.denoiser, "scheduler")),
         config.seed,
         config.prompt_dropout,
         config.mixed_precision,
+        *timestep_settings(backbone),
     )
     return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from palate.errors import PalateError
+from palate.training.distributed import part
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Batches:
         self.population, self.size = len(labelled), size
 
     def at(self, index: int) -> Batch:
-        """The batch with this index (micro-batches counted from the start of the run)."""
+        """The batch with this index (micro-batches counted from the start of the run); of several processes, this one's part."""
         row, draw, scale = [], [], []
         for rows, count, seed in self.strata:
             position = np.arange(index * count, (index + 1) * count)
@@ -55,7 +56,8 @@ class Batches:
             row.append(np.array([rows[order[e][p]] for e, p in zip(epoch, place, strict=True)]))
             draw.append(epoch)
             scale.append(np.full(count, (len(rows) / self.population) / (count / self.size)))
-        return Batch(np.concatenate(row), np.concatenate(draw), np.concatenate(scale))
+        own = part(self.size)
+        return Batch(np.concatenate(row)[own], np.concatenate(draw)[own], np.concatenate(scale)[own])
 
 
 @lru_cache(maxsize=8)  # a batch lies in one epoch of each stratum, or across two

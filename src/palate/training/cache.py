@@ -31,7 +31,7 @@ from palate.progress import progress_bar
 from palate.training.encoded import IMAGE, NAMES, PAIRS, PROMPTS, EncodedPairs
 from palate.training.storage import Storage
 
-__all__ = ["EncodedPairs", "encode_pairs", "prepare_image"]
+__all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
 IMAGES_AT_ONCE = 16
@@ -53,11 +53,11 @@ def encode_pairs(
     then PalateError when that was made by another model or with other settings.
     """
     resolution = resolution or backbone.resolution
-    if resolution % backbone.vae_factor:
-        raise PalateError(
-            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
-        )
-    storage = _storage(dataset, backbone, place, resolution, dtype)
+    storage, settings, other = planned_cache(dataset, backbone, resolution, dtype, place)
+    if other:
+        print(f"encode: {other}")
+    if not _settings(storage):
+        storage.put("settings.json", lambda path: path.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
     encoded = EncodedPairs(storage)
     for name in encoded.damaged:
         storage.remove(name)
@@ -71,10 +71,21 @@ def encode_pairs(
     return encoded
 
 
-def _storage(
-    dataset: PreferenceDataset, backbone: Backbone, place: str | Path | None, resolution: int, dtype: torch.dtype
-) -> Storage:
-    """The folder of the cache that these settings name, or the one at `place` where it fits."""
+def planned_cache(
+    dataset: PreferenceDataset,
+    backbone: Backbone,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float16,
+    place: str | Path | None = None,
+) -> tuple[Storage, dict, str]:
+    """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
+    does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it encodes.
+    """
+    resolution = resolution or backbone.resolution
+    if resolution % backbone.vae_factor:
+        raise PalateError(
+            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
+        )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -83,14 +94,13 @@ def _storage(
     if found := _settings(caches):
         if reason := _difference(found, settings):
             raise PalateError(f"cache: {caches.place} {reason}. Choose another place, and pairs are encoded there.")
-        return caches
+        return caches, settings, ""
     storage = caches.within(key)
     if not _settings(storage):
         for other in sorted(caches.folder.glob("*/settings.json"))[:1]:
             reason = _difference(json.loads(other.read_text(encoding="utf-8")), settings)
-            print(f"encode: {other.parent} {reason}; pairs are encoded anew into {key} beside it")
-        storage.put("settings.json", lambda path: path.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
-    return storage
+            return storage, settings, f"{other.parent} {reason}; pairs are encoded anew into {key} beside it"
+    return storage, settings, ""
 
 
 def _settings(storage: Storage) -> dict | None:

@@ -61,6 +61,19 @@ def load_newest_checkpoint(run: Path) -> State | None:
     return None
 
 
+def check_fits(run: Path, state: State, weights: dict[str, torch.Tensor]) -> None:
+    """Raises PalateError when a state's weights are not those of the network in training: another adapter, another model."""
+    differing = state.weights.keys() ^ weights.keys()
+    differing |= {
+        name for name in state.weights.keys() & weights.keys() if state.weights[name].shape != weights[name].shape
+    }
+    if differing:
+        raise PalateError(
+            f"{run / 'checkpoints'}: step {state.step} is of another configuration: {len(differing)} tensors differ, the first being "
+            f"{min(differing)}. Choose another output_dir, or delete that folder."
+        )
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     folder = run / "checkpoints"

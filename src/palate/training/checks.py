@@ -6,7 +6,7 @@ from typing import get_args
 from palate.backbones.base import Backbone
 from palate.errors import PalateError
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
-from palate.objectives.losses import LOSSES, REFERENCE_FREE
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT, REFERENCE_FREE
 from palate.training.config import TrainConfig
 
 SELF = "self"  # the judge that is the model in training
@@ -19,7 +19,8 @@ RANGES = {
     "flip_rate": (0, 0.499), "self_draws": (1, None), "self_folds": (2, None), "list_length": (2, None), "region": (0, 0.999), "inversion_steps": (1, None),
     "madpo": (1e-6, None), "uncertainty": (1e-6, None), "candidates": (2, None), "reward_gap": (0, 0.999), "reward_temperature": (1e-9, None), "sampling_steps": (1, None),
     "first_sampling_step": (1, None), "refresh_steps": (1, None), "prompts_per_round": (1, None), "ratio_clip": (1e-6, 0.999),
-    "held_out_votes": (0, 0.9), "validation_steps": (1, None), "validation_draws": (1, None), "early_stop": (1, None),
+    "processes": (1, None), "held_out_votes": (0, 0.9), "validation_steps": (1, None), "validation_draws": (1, None), "early_stop": (1, None),
+    "reference_draws": (1, None), "ema_decay": (0, 0.999999), "spike_factor": (1.001, None),
 }  # fmt: skip
 PER_IMAGE = {"kto", "winner"}  # losses that a single image has
 PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
@@ -79,6 +80,19 @@ def needs_reference(config: TrainConfig) -> bool:
     """Whether a run needs the reference network at all: its losses, its source, its own votes or its validation do."""
     own = config.source in ("samples", "teacher") or config.judge == SELF or config.held_out_votes > 0
     return config.trains == "denoiser" and (own or uses_reference(config))
+
+
+def other_draws(config: TrainConfig) -> str | None:
+    """What compares with the reference at other draws than those of the loss on voted pairs, or needs more of it than its
+    errors; None where errors at the pairs' own draws are enough. In the words of the configuration."""
+    c, losses = config, set(config.losses)
+    found = {
+        f"source: {c.source}": c.source != "pairs", f"noise: {c.noise}": c.noise != "random", "region": c.region is not None,
+        f"losses: {', '.join(sorted(losses & NEEDS_SHIFT))} (it needs the reference's predictions)": bool(losses & NEEDS_SHIFT),
+        "judge: self": c.judge == SELF, "held_out_votes (validation has draws of its own)": c.held_out_votes > 0,
+        "start_from (its reference is another one)": c.start_from is not None,
+    }  # fmt: skip
+    return next((name for name, so in found.items() if so), None)
 
 
 def _check_values(config: TrainConfig) -> None:
@@ -158,6 +172,18 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None), "share_reference: reference errors can be shared where they depend on the pair and its draw alone; not with another source, inversion or region."),
         (c.share_reference and bool(losses & {"dspo-sd15", "dspo-sdxl"}), "share_reference: DSPO needs the reference's predictions, and only errors are shared. Remove it."),
         (c.start_from is not None and (c.share_reference or c.trains == "classifier"), "start_from changes the denoiser and its reference; it goes neither with share_reference nor with trains: classifier."),
+        (c.reference == "adapter-off" and c.lora is None, "reference: adapter-off needs adapters: add lora, or use reference: copy."),
+        (c.reference != "auto" and not needs_reference(c), f"reference: {c.reference}, but nothing in this objective compares with a reference. Remove it."),
+        (c.reference == "precomputed" and c.reference_draws is None, "reference: precomputed needs reference_draws: the number that was given to `palate encode CONFIG --reference-draws`."),
+        (c.reference == "precomputed" and other_draws(c) is not None, f"reference: precomputed has errors at the draws of voted pairs alone, and this configuration has {other_draws(c)}. Use another reference."),
+        (c.reference == "precomputed" and c.share_reference, "share_reference and reference: precomputed both say where the reference's errors are kept; give one."),
+        (c.reference_draws is not None and c.source != "pairs", f"reference_draws limits the draws of voted pairs, and source is {c.source!r}. Remove it."),
+        (c.reference_draws is not None and c.share_reference, "share_reference keeps errors at the run's own draws; with reference_draws use reference: precomputed."),
+        (c.draw_seed != 0 and c.reference_draws is None, "draw_seed addresses draws that are limited in number; add reference_draws."),
+        (c.weight_dtype != "fp32" and c.weight_dtype != c.mixed_precision, f"weight_dtype: {c.weight_dtype} needs the same arithmetic: set mixed_precision: {c.weight_dtype}."),
+        (c.weight_dtype != "fp32" and c.start_from is not None and c.lora is not None, "weight_dtype: with start_from adapters are merged into the base weights at the end, which have to be held in fp32 then. Remove weight_dtype."),
+        (c.parallel == "fsdp2" and (c.weight_dtype != "fp32" or c.compile or c.optimizer != "adamw" or c.reference == "offloaded"), "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
+        (c.ema_decay is not None and c.early_stop is not None, "ema_decay and early_stop both choose the weights that are saved; give one."),
         (c.safeguard is None and c.safeguard_mode != "pair", f"safeguard_mode: {c.safeguard_mode} needs the safeguard's mu: add 'safeguard: 0.9' (0 for the bound itself)."),
         (c.safeguard is not None and not paired, "the safeguard protects one image of a pair from the other; this source has no pairs."),
         (c.safeguard is not None and not losses & {"preference", "dspo-sd15", "dspo-sdxl", "mapo"}, "the safeguard acts on a pair's preference; none of the losses has one."),
@@ -171,5 +197,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.held_out_votes > 0 and c.source != "pairs", "held_out_votes validates on pairs with votes; this source has none."),
         (c.labelled_per_batch is not None and c.batches == "uniform", "labelled_per_batch is for stratified batches; remove it, or batches: uniform."),
         (c.labelled_per_batch is not None and not 0 < c.labelled_per_batch < c.train_batch_size, f"labelled_per_batch: {c.labelled_per_batch} must leave room in a batch of {c.train_batch_size}."),
+        (c.processes > c.train_batch_size, f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them together; give every process at least one row."),
+        (c.parallel == "fsdp2" and c.safeguard_mode == "exact", "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through one graph. Use parallel: ddp, or safeguard_mode: pair."),
+        (c.parallel == "fsdp2" and c.mixed_precision == "fp16", "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),
         (c.leave_out_fold is not None and not (len(c.leave_out_fold) == 2 and 0 <= c.leave_out_fold[0] < c.leave_out_fold[1]), "leave_out_fold is [k, K] with 0 <= k < K."),
     ]  # fmt: skip

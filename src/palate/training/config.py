@@ -172,6 +172,14 @@ class TrainConfig:
     prompt_dropout: float = 0.0
     """Share of draws that train without a prompt; shared by the pair."""
 
+    # The timesteps of flow matching (Stable Diffusion 3, FLUX, Sana)
+    weighting_scheme: Literal["logit_normal", "none"] = "logit_normal"
+    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler says."""
+    logit_mean: float = 0.0
+    """Mean of the logit-normal distribution, as in diffusers' scripts: above 0 is less noise."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+
     # The model
     trains: Literal["denoiser", "classifier"] = "denoiser"
     """The denoiser itself, or a small preference classifier that guides it while sampling (PC-Diffusion)."""
@@ -180,7 +188,24 @@ class TrainConfig:
     resolution: int | None = None
     """Pixels along one side; what the model was made for when absent."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same gradients."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Type of the networks' arithmetic (autocast); errors and logits stay fp32."""
+    weight_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Type in which frozen weights are held: the base model under LoRA, the reference's copy otherwise. The type of
+    mixed_precision halves their memory and changes no result."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes at the start, faster steps."""
+
+    # The reference
+    reference: Literal["auto", "adapter-off", "copy", "offloaded", "precomputed"] = "auto"
+    """Where the reference comes from. adapter-off: the policy without its adapters. copy: a frozen copy. offloaded: a
+    frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
+    copy otherwise."""
+    reference_draws: int | None = None
+    """Each pair has only so many draws, visited in turn and addressed by draw_seed; a new draw at every visit when absent."""
+    draw_seed: int = 0
+    """With reference_draws: seed of the draws, in place of the run's, so that runs of all seeds share them."""
 
     # Optimisation
     seed: int = 0
@@ -193,6 +218,10 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     max_train_steps: int = 1000
     """Optimiser steps."""
+    optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
+    """adamw-8bit (needs palate[8bit]) holds AdamW's moments in 8 bits; adafactor holds rows and columns of the second one."""
+    ema_decay: float | None = None
+    """Average the weights over the steps with this decay, and save the average as the model; off when absent."""
     learning_rate: float = 1e-5
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     lr_warmup_steps: int = 0
@@ -201,6 +230,21 @@ class TrainConfig:
     adam_weight_decay: float = 0.01
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+
+    # When training breaks
+    on_spike: Literal["ignore", "stop", "roll-back"] = "ignore"
+    """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint and
+    leave out the steps since. A loss that is not a number always stops, or rolls back."""
+    spike_factor: float = 10.0
+    """How many times the median gradient norm of the last steps counts as a spike."""
+
+    # Several processes
+    processes: int = 1
+    """Processes on this machine that share the work, one for each GPU. They take parts of the same batches: the result is that
+    of one process, to rounding."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for models
+    that do not fit."""
 
     # Over-fitting to few votes
     held_out_votes: float = 0.0
@@ -236,6 +280,8 @@ FREE_ON_RESUME = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "report_to",
+    "processes",
+    "parallel",
 )
 
 
@@ -266,6 +312,27 @@ def read_config(source: "str | Path | dict", **overrides: Any) -> TrainConfig:
         return TrainConfig(**values)
     except (TypeError, ValueError) as error:
         raise PalateError(f"{name}: {error}") from error
+
+
+def refuse_another(run: Path, config: TrainConfig) -> None:
+    """Raises PalateError when a folder holds a run with another configuration. One that was refused before its first step
+    holds nothing."""
+    stored = run / "config.yaml"
+    if not stored.exists() or not (run / "metrics.jsonl").exists():
+        return
+    before = load_config(stored)
+    changed = [
+        f.name
+        for f in fields(config)
+        if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
+    ]
+    if changed:
+        told = ", ".join(
+            f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3]
+        )
+        raise PalateError(
+            f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
+        )
 
 
 def help_of_keys() -> dict[str, str]:

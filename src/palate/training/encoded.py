@@ -78,6 +78,15 @@ class EncodedPairs:
         """Which of these prompts are encoded, [len(prompts)] bool."""
         return self._prompts.find(prompts) >= 0
 
+    def pairs_of_two(self) -> list[str]:
+        """The pair_ids of all pairs that are no single images."""
+        return self._pairs.name.filter(pa.array(~self._pairs.single)).to_pylist()
+
+    def prompts_of(self, pair_ids: list[str]) -> list[str]:
+        """The prompts of these pairs, which are encoded."""
+        places = self._prompts.find_hashes(self._pairs.prompt[self._pairs.find(pair_ids)])
+        return self._prompts.name.take(pa.array(places)).to_pylist()
+
     @property
     def prompt(self) -> "PromptOf":
         """pair_id -> prompt."""

@@ -15,6 +15,7 @@ from palate.objectives.logit import denoising_error
 from palate.training.config import TrainConfig
 from palate.training.draws import draws
 from palate.training.model import load_trained, starting_network
+from palate.training.timesteps import choose_timesteps
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -70,6 +71,7 @@ def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, pre
     def backbone() -> Backbone:
         loaded = load_backbone(name, revision)
         loaded.device = device
+        choose_timesteps(loaded, config)
         return loaded
 
     def frozen(network: torch.nn.Module) -> torch.nn.Module:

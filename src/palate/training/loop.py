@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.progress import progress_bar
-from palate.training.assemble import assemble, make_any_policy, make_batches
-from palate.training.checkpoint import State, load_newest_checkpoint, save_checkpoint
+from palate.training import distributed
+from palate.training.assemble import assemble, make_any_policy
+from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.training.checks import check_family, judge_name
-from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config, save_config
+from palate.training.config import TrainConfig, load_config, refuse_another, save_config
 from palate.training.environment import describe_environment
+from palate.training.estimate import refuse_hopeless
 from palate.training.labels import prepare_rows, save_account
-from palate.training.metrics import MetricsLog, join, read_metrics, summarise
+from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
 from palate.training.model import Policy, save_model
-from palate.training.rows import Rows
+from palate.training.optimizers import make_optimizer
+from palate.training.plan import tell_plan
+from palate.training.precision import check_precision
 from palate.training.self_judge import cross_fitted_votes
+from palate.training.sharding import is_sharded, like, number, whole
+from palate.training.spikes import rolled_back
+from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
 
@@ -60,58 +67,98 @@ def train(
     number, naming the pairs; what was reached before is kept.
     """
     config = load_config(config, **overrides)
+    if config.processes > 1 and not dry_run and not distributed.launched():
+        from palate.training.launch import launch  # which one process has no use for
+
+        launch(config, command or shlex.join(sys.argv))
+        return Run(Path(config.output_dir))
+    with distributed.together():
+        return rolled_back(config, lambda: _train(config, command, dry_run))
+
+
+def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
+    """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
+    if (
+        distributed.processes() > config.train_batch_size
+    ):  # another launcher's, which the configuration knows nothing of
+        raise PalateError(
+            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
+        )
     if not dry_run:
-        _claim_folder(run, config, command)
+        distributed.first_alone(lambda: _claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
     check_family(config, backbone)
+    choose_timesteps(backbone, config)
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    check_precision(config.mixed_precision, accelerator.device)
     backbone.device = accelerator.device
     if dry_run:
-        make_batches(rows, config)  # refuses what cannot be
-        _tell_plan(make_any_policy(backbone, config), config, rows)
+        refuse_another(run, config)
+        tell_plan(config, dataset, backbone, rows, accelerator)
         return Run(run)
+    refuse_hopeless(backbone, config)
     parts = assemble(config, dataset, backbone, rows, accelerator, run)
-    save_account(parts.rows.account, run)
-    save_votes_used(run, parts.rows.votes_used, config.start_from)
+    if distributed.is_first():
+        save_account(parts.rows.account, run)
+        save_votes_used(run, parts.rows.votes_used, config.start_from)
     policy, stepper, validation = parts.policy, parts.stepper, parts.validation
     optimizer, schedule = _make_optimizer(policy, config, accelerator)
     first = _resume(run, policy, parts.kept, optimizer, schedule, accelerator)
 
-    log = MetricsLog(run, first, tensorboard=config.report_to == "tensorboard")
+    def keep(done: int) -> None:
+        beside = {name: tensor for part in parts.kept for name, tensor in part.state().items()}
+        state = (whole(policy.state()), whole(beside), whole(_optimizer_state(optimizer, schedule, accelerator)))
+        if distributed.is_first():
+            save_checkpoint(run, State(done, *state), config.checkpoints_total_limit)
+
+    if config.on_spike == "roll-back" and first == 0:
+        keep(0)  # something to go back to
+    rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
+    log = (
+        MetricsLog(run, first, config.report_to == "tensorboard")
+        if distributed.is_first()
+        else contextlib.nullcontext()
+    )
     stopped, warned = validation is not None and validation.over, False
-    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, contextlib.closing(log):
+    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, log:
         for step in range(first, first if stopped else config.max_train_steps):
+            if parts.spikes and step in parts.spikes.left_out:
+                advance(1)
+                continue
             optimizer.zero_grad(set_to_none=True)
             first_micro = step * config.gradient_accumulation_steps
             micro_batches = range(first_micro, first_micro + config.gradient_accumulation_steps)
-            readings = join([stepper.accumulate(index) for index in micro_batches])
+            readings = everywhere(join([stepper.accumulate(index) for index in micro_batches]), rows_of_each)
             finished = stepper.finish()
-            norm = accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm)
+            norm = number(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm))
+            if parts.spikes:
+                parts.spikes.look(step, norm, stepper.worst_pairs)
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             if parts.snapshots:
                 parts.snapshots.update(policy.parameters)
+            if parts.average:
+                parts.average.update(policy.parameters)
             done = step + 1
-            metrics = {"learning_rate": rate, "gradient_norm": float(norm), "loss": stepper.take_loss()} | finished
+            metrics = {"learning_rate": rate, "gradient_norm": norm, "loss": stepper.take_loss()} | finished
             metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))
             if validation and (done % config.validation_steps == 0 or done == config.max_train_steps):
                 metrics |= validation.measure(stepper.networks)
                 stopped = validation.over
-            log.write(step, metrics)
+            if distributed.is_first():
+                log.write(step, metrics)
             if config.target == "dedpo":
                 warned = large_logit_warning(metrics.get("largest_labelled_logit", 0.0), warned, print, step)
             if done % config.checkpointing_steps == 0 or done == config.max_train_steps or stopped:
-                beside = {name: tensor for part in parts.kept for name, tensor in part.state().items()}
-                state = State(done, policy.state(), beside, _optimizer_state(optimizer, schedule, accelerator))
-                save_checkpoint(run, state, config.checkpoints_total_limit)
+                keep(done)
                 if stepper.shared:
-                    stepper.shared.save()
+                    distributed.in_turn(stepper.shared.save)
             advance(1)
             if stopped:
                 print(
@@ -120,54 +167,37 @@ def train(
                 break
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
-    if parts.record:
-        parts.record.save(run / "minority.parquet", parts.rows.id)
-    save_model(policy, run / "model", config, backbone)
+    if parts.average:
+        policy.load_state(parts.average.weights)
+    weights = whole(policy.state())
+    if distributed.is_first():
+        if parts.record:
+            parts.record.save(run / "minority.parquet", parts.rows.id)
+        save_model(_unsharded(policy, weights, config), run / "model", config, backbone)
+    distributed.wait()
     return Run(run)
 
 
-def _tell_plan(policy: Policy, config: TrainConfig, rows: Rows) -> None:
-    trained = sum(parameter.numel() for parameter in policy.parameters)
-    whole = sum(parameter.numel() for parameter in policy.network.parameters())
-    copies = (
-        whole + 3 * trained + (0 if policy.is_lora else whole)
-    )  # weights; gradient and two moments; frozen reference
-    pairs = config.train_batch_size * config.gradient_accumulation_steps
-    print(
-        f"dry run: {trained:,} of {whole:,} parameters would be trained; weights, optimiser and reference need {copies * 4 / 2**30:.2f} GiB, activations come on top"
-    )
-    print(
-        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f} passes over {len(rows):,} pairs"
-    )
+def _unsharded(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig) -> Policy:
+    """The policy, or, if it is in shards, a new one in one piece with these weights."""
+    if not is_sharded(policy.network):
+        return policy
+    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    policy = make_any_policy(backbone, config)
+    policy.load_state(weights)
+    return policy
 
 
 def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     """Write what the run is, or make sure that it is the same as before."""
-    stored = run / "config.yaml"
-    if stored.exists():
-        before = load_config(stored)
-        changed = [
-            f.name
-            for f in fields(config)
-            if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
-        ]
-        if changed:
-            told = ", ".join(
-                f"{name}: {getattr(before, name)!r} there, {getattr(config, name)!r} here" for name in changed[:3]
-            )
-            raise PalateError(
-                f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
-            )
-    save_config(config, stored)
+    refuse_another(run, config)
+    save_config(config, run / "config.yaml")
     write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())
 
 
 def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):
-    optimizer = torch.optim.AdamW(
-        policy.parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
-    )  # fmt: skip
+    optimizer = make_optimizer(policy.parameters, config)
     schedule = get_scheduler(
         config.lr_scheduler,
         optimizer,
@@ -185,11 +215,16 @@ def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
 def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelerator: Accelerator) -> int:
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
+    distributed.wait()  # nobody writes, or deletes an old one, before all have read
     if state is None:
         return 0
+    check_fits(run, state, policy.state())
     policy.load_state(state.weights)
     for part in kept:
         part.load_state(state.beside)
+    for place, parameter in enumerate(policy.parameters):
+        moments = state.optimizer["optimizer"]["state"].get(place, {})
+        moments.update({name: like(value, parameter) for name, value in moments.items() if torch.is_tensor(value)})
     optimizer.load_state_dict(state.optimizer["optimizer"])
     schedule.load_state_dict(state.optimizer["schedule"])
     if accelerator.scaler:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from palate.files import write_text
+from palate.training.distributed import gather
 
 TIMESTEP_BINS = 4
 
@@ -32,6 +33,16 @@ def join(readings: list[PairReadings]) -> PairReadings:
     """The micro-batches of one optimiser step as one."""
     names = PairReadings.__dataclass_fields__
     return PairReadings(**{name: torch.cat([getattr(reading, name) for reading in readings]) for name in names})
+
+
+def everywhere(readings: PairReadings, numbers: list[int]) -> PairReadings:
+    """The readings of all processes, of which each has as many rows as `numbers` says, in one communication."""
+    if len(numbers) == 1:
+        return readings
+    columns = [getattr(readings, name) for name in PairReadings.__dataclass_fields__]
+    table = gather(torch.stack([column.double().cpu() for column in columns], dim=1), numbers)  # [B, columns]
+    names = zip(PairReadings.__dataclass_fields__, columns, table.unbind(dim=1), strict=True)
+    return PairReadings(**{name: own.to(column.dtype) for name, column, own in names})
 
 
 def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: str | None) -> dict[str, float]:
@@ -96,6 +107,12 @@ class MetricsLog:
         if self._board:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def close(self) -> None:
         os.fsync(self._file.fileno())

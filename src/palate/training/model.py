@@ -17,6 +17,8 @@ from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
+from palate.training.precision import hold_frozen
+from palate.training.sharding import like
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Policy:
     def load_state(self, weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.state().items():
-                parameter.copy_(weights[name])
+                parameter.copy_(like(weights[name], parameter))
 
 
 def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
@@ -78,6 +80,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
             )
         except ValueError as error:  # a module of a kind that takes no adapter
             raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+        hold_frozen(network, config.weight_dtype)
     else:
         network.requires_grad_(True)
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -107,12 +110,13 @@ def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
 def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
     """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
-    merged into the weights, because the base model alone would not fit it."""
+    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads none."""
     denoiser = backbone.denoiser
+    as_adapter = config.start_from is None and hasattr(backbone.pipeline_class, "save_lora_weights")
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
             policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
-        elif policy.is_lora and config.start_from is not None:
+        elif policy.is_lora and not as_adapter:
             merged = type(policy.network).from_config(policy.network.config)
             merged.load_state_dict(plain_weights(policy.network))
             merged.save_pretrained(temporary / denoiser, safe_serialization=True)
@@ -151,6 +155,5 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
         )
     layers, *alphas, scaling = pipeline.lora_state_dict(folder, return_lora_metadata=True)
-    options = {denoiser: network, "metadata": scaling} | ({"network_alphas": alphas[0]} if alphas else {})
-    getattr(pipeline, f"load_lora_into_{denoiser}")(layers, **options)
+    network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
     return network

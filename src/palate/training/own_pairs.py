@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from palate.backbones.conditioning import expand, move, repeat
 from palate.backbones.trajectories import step_regression
+from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.rewards import load_reward
 from palate.progress import progress_bar
 from palate.training.batches import Batches
+from palate.training.distributed import first_alone, first_says, is_first, processes, wait
 from palate.training.draws import address
 from palate.training.networks import Problem
 from palate.training.rollouts import StepPairs, collect_step_pairs
@@ -25,10 +27,15 @@ SAMPLED_AT_ONCE = 32
 def against_own_samples(setting: Setting, run: Path) -> Callable[[int], Problem]:
     """Preferred images against samples of the reference for the same prompts, made once and kept in the run."""
     path = run / "reference-samples.safetensors"
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            save_file({"latents": _sample_reference(setting)}, temporary)
+    if not first_says(path.exists()):
+        sampled = _sample_reference(setting)  # by every process: a sharded network has to run in all of them
+        first_alone(lambda: _save(path, sampled))
     return against_samples(setting, load_file(path)["latents"])
+
+
+def _save(path: Path, latents: torch.Tensor) -> None:
+    with atomic_path(path) as temporary:
+        save_file({"latents": latents}, temporary)
 
 
 def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
@@ -48,6 +55,9 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
             held[number] = _round(setting, run / "steps" / f"round-{number:05}.safetensors", number, reward)
         pool = held[number]
         size = min(config.train_batch_size, len(pool))
+        if size < config.train_batch_size and processes() > 1:
+            raise PalateError(f"round {number} of sampling left {size} pairs, and {processes()} processes share a batch of {config.train_batch_size}. "
+                              "Lower train_batch_size or reward_gap, or raise prompts_per_round.")  # fmt: skip
         batch = Batches(np.ones(len(pool), bool), size, None, f"{config.seed}/{number}").at(index - number * per_round)
         return _step_problem(setting, pool, torch.from_numpy(batch.row), f"{number}/")
 
@@ -55,7 +65,7 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
 
 
 def _round(setting: Setting, path: Path, number: int, reward: Callable) -> StepPairs:
-    if path.exists():
+    if first_says(path.exists()):
         return StepPairs.load(path)
     config, prompts = setting.config, setting.rows.prompt
     order = sorted(range(len(prompts)), key=lambda i: address("round", config.seed, number, prompts[i]))
@@ -65,11 +75,13 @@ def _round(setting: Setting, path: Path, number: int, reward: Callable) -> StepP
         guidance=config.sampling_guidance, first_step=config.first_sampling_step, candidates=config.candidates, threshold=config.reward_gap,
         temperature=config.reward_temperature,
     )  # fmt: skip
-    pairs.save(path)
-    for older in path.parent.glob("round-*.safetensors"):
-        if older.name < path.name:
-            older.unlink()
-    return pairs
+    if is_first():  # every process has sampled, as a sharded network has to run in all of them
+        pairs.save(path)
+        for older in path.parent.glob("round-*.safetensors"):
+            if older.name < path.name:
+                older.unlink()
+    wait()
+    return StepPairs.load(path) if processes() > 1 else pairs
 
 
 def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: str) -> Problem:

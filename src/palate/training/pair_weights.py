@@ -13,6 +13,7 @@ from palate.objectives.weights import amapo_margin, madpo_weight, uncertainty_ma
 from palate.targets import debias, ramp, ramped
 from palate.training.checks import SELF
 from palate.training.config import TrainConfig
+from palate.training.distributed import counts, gather, part
 from palate.training.networks import Networks, Problem
 from palate.training.rows import Rows
 from palate.training.snapshots import MinorityRecord, Snapshots
@@ -74,7 +75,8 @@ class PairWeights:
         if config.madpo is not None:
             weight = weight * madpo_weight(side * self._column(self.rows.judge_margin, problem), config.madpo)
         if config.amapo:
-            margin = margin + side * amapo_margin(side * measured.logit.detach())
+            lag = amapo_margin(self._gather(side * measured.logit.detach()))
+            margin = margin + side * lag[part(config.train_batch_size)]
         if config.uncertainty is not None:
             uncertainty = self._column(self.rows.uncertainty, problem)
             if config.uncertainty_form == "weight":
@@ -101,13 +103,17 @@ class PairWeights:
         reference = measured.ref_error
         logits = [measured.logit.detach()] + [logit(e[0], e[1], reference[0], reference[1], beta) for e in errors]
         side = label_side(target)
-        margins = torch.stack([winner_margin(one, target, beta) for one in logits])  # [3, B]
+        margins = torch.stack([winner_margin(one, target, beta) for one in logits], dim=1)  # [B, 3]
         chosen = problem.labelled & (side != 0)
-        margin, weight = torch.zeros_like(target), torch.ones_like(target)
+        margins, chosen, side, row = (
+            self._gather(one) for one in (margins, chosen, side, problem.row)
+        )  # of all processes
+        margins, own = margins.T, part(config.train_batch_size)
+        margin, weight = torch.zeros_like(side), torch.ones_like(side)
         if not chosen.any():
-            return weight, margin
+            return weight[own], margin[own]
         doubt, spread = minority_parts(margins[:, chosen])
-        rows = problem.row[chosen.cpu()]
+        rows = row[chosen.cpu()]
         self.record.add(rows, doubt.cpu(), spread.cpu())
         metric = self.record.metric(rows).to(doubt.device) if config.adaptive_memory else doubt * spread
         weight[chosen] = adaptive_weight(metric)
@@ -115,7 +121,11 @@ class PairWeights:
         # The released IPO form adds what the sigmoid form subtracts (objectives/adaptive.py).
         sign = -1.0 if config.link == "ipo" and config.adaptive_sign == "published" else 1.0
         margin[chosen] = sign * side[chosen] * extra
-        return weight, margin
+        return weight[own], margin[own]
+
+    def _gather(self, own: torch.Tensor) -> torch.Tensor:
+        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of them."""
+        return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod
     def _column(values: np.ndarray, problem: Problem) -> torch.Tensor:

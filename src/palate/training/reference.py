@@ -1,4 +1,5 @@
-"""The frozen starting model, three ways: the adapter switched off, a frozen copy, or errors that another run computed."""
+"""The frozen starting model: the adapter switched off, a frozen copy (here or in the CPU's memory), or errors that
+another run computed. Errors that `palate encode` computes are in precomputed.py."""
 
 import copy
 from collections.abc import Callable
@@ -9,19 +10,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import cpu_offload
 
 from palate.files import atomic_path
+from palate.training.config import TrainConfig
 from palate.training.model import Policy
+from palate.training.precision import hold_frozen
+from palate.training.sharding import is_sharded
 
 
-def make_reference(policy: Policy, needed: bool = True) -> Callable:
-    """A context manager that gives the reference network. With adapters no second copy of the weights is held, nor where
-    nothing is compared with a reference: asking for it there is a mistake (RuntimeError)."""
-    if policy.is_lora:
+def make_reference(
+    policy: Policy, needed: bool = True, config: TrainConfig | None = None, shard: Callable | None = None
+) -> Callable:
+    """A context manager that gives the reference network, as `reference` of the configuration says.
+
+    Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held), a
+    frozen copy otherwise, which `shard` spreads over processes. Where nothing is compared with a reference, or its errors
+    are precomputed, there is none: asking for it is a mistake (RuntimeError). Make it before the first step: a copy is of
+    the policy as it is.
+    """
+    mode = config.reference if config else "auto"
+    if mode == "precomputed" or policy.is_classifier or not needed:
+        return _none
+    if policy.is_lora and mode in ("auto", "adapter-off"):
 
         @contextmanager
         def adapter_off():
             policy.network.disable_adapters()
+            if is_sharded(
+                policy.network
+            ):  # peft stops their gradient too, and a sharded network keeps what it saw first
+                for parameter in policy.parameters:
+                    parameter.requires_grad_(True)
             try:
                 yield policy.network
             finally:
@@ -29,15 +49,30 @@ def make_reference(policy: Policy, needed: bool = True) -> Callable:
 
         return adapter_off
 
-    frozen = copy.deepcopy(policy.network).requires_grad_(False) if needed and not policy.is_classifier else None
+    frozen = copy.deepcopy(policy.network).requires_grad_(False)
+    if policy.is_lora:
+        frozen.disable_adapters()
+    if config:
+        hold_frozen(frozen, config.weight_dtype)
+        if mode == "offloaded":
+            device = policy.parameters[0].device
+            frozen = cpu_offload(frozen.to("cpu"), execution_device=device, offload_buffers=True)
+        if config.compile:
+            frozen.compile()
+    if shard is not None:
+        frozen = shard(frozen)
 
     @contextmanager
     def frozen_copy():
-        if frozen is None:
-            raise RuntimeError("this objective has no reference")
         yield frozen
 
     return frozen_copy
+
+
+@contextmanager
+def _none():
+    raise RuntimeError("this run has no reference network")
+    yield
 
 
 class SharedErrors:

@@ -22,6 +22,7 @@ from palate.progress import progress_bar
 from palate.training.cache import encode_pairs
 from palate.training.checks import SELF
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config
+from palate.training.distributed import first_alone
 from palate.training.implicit import load_implicit_reward
 from palate.training.labels import folds_of
 from palate.training.rows import pairs_of_two
@@ -41,11 +42,16 @@ def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: C
     pairs = pairs_of_two(dataset)
     pair_ids = pairs["pair_id"].to_pylist()
     path = Path(config.output_dir) / FOLDER / "votes.parquet"
-    if not path.exists() or pq.read_table(path, columns=["pair_id"])["pair_id"].to_pylist() != pair_ids:
+
+    def vote() -> None:
+        if path.exists() and pq.read_table(path, columns=["pair_id"])["pair_id"].to_pylist() == pair_ids:
+            return
         logits = _logits(dataset, config, folds)
         with atomic_path(path) as temporary:
             columns = {f"fold_{k}": logits[k] for k in range(len(folds))}
             pq.write_table(pa.table({"pair_id": pair_ids} | columns), temporary)
+
+    first_alone(vote)
     table = pq.read_table(path)
     logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(len(folds))])
     own = folds_of(pairs["prompt"].to_pylist(), len(folds), config.seed)

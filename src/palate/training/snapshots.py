@@ -12,6 +12,7 @@ from diffusers.training_utils import EMAModel
 
 from palate.files import atomic_path
 from palate.training.model import Policy
+from palate.training.sharding import is_sharded, like
 
 
 class Snapshots:
@@ -30,9 +31,9 @@ class Snapshots:
 
     def networks(self, network: torch.nn.Module) -> list[Callable]:
         """The network with each average in place of its trained parameters, which stay where they are."""
-        return [
-            partial(_with_weights, network, dict(zip(self.names, a.shadow_params, strict=True))) for a in self.averages
-        ]
+        averages = [dict(zip(self.names, average.shadow_params, strict=True)) for average in self.averages]
+        run = _with_shards if is_sharded(network) else _with_weights
+        return [partial(run, network, weights) for weights in averages]
 
     def state(self) -> dict[str, torch.Tensor]:
         shadows = {
@@ -46,11 +47,25 @@ class Snapshots:
         for k, average in enumerate(self.averages):
             average.optimization_step = int(state["snapshots.steps"][k])
             for i, shadow in enumerate(average.shadow_params):
-                shadow.copy_(state[f"snapshots.{k}.{i}"])
+                shadow.copy_(like(state[f"snapshots.{k}.{i}"], shadow))
 
 
 def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
     return torch.func.functional_call(network, weights, args, kwargs)
+
+
+@torch.no_grad()
+def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
+    """A sharded network gathers what its own parameters hold, so they hold the average meanwhile."""
+    parameters = dict(network.named_parameters())
+    kept = {name: parameters[name].detach().clone() for name in weights}
+    try:
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+        return network(*args, **kwargs)
+    finally:
+        for name, weight in kept.items():
+            parameters[name].copy_(weight)
 
 
 class MinorityRecord:

@@ -18,6 +18,7 @@ from palate.objectives.regions import region_mask
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs
 from palate.training.config import TrainConfig
+from palate.training.distributed import largest
 from palate.training.draws import Draws, address, draws
 from palate.training.networks import Networks, Problem
 from palate.training.rows import Rows
@@ -52,7 +53,9 @@ def voted(setting: Setting) -> Callable[[int], Problem]:
 
     def problem(index: int) -> Problem:
         batch = setting.batches.at(index)
-        return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale)
+        draws_each = setting.config.reference_draws
+        numbers = batch.draw if draws_each is None else batch.draw % draws_each
+        return rows_problem(setting, batch.row, numbers.tolist(), batch.scale)
 
     return problem
 
@@ -171,7 +174,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         empty = move(setting.encoded.prompt_conditioning([""] * count) | of_images, device)
         x0 = latents
         with torch.no_grad(), networks.reference() as network:
-            for k in range(int(steps.max())):
+            for k in range(largest(int(steps.max()))):  # a sharded network runs equally often in every process
                 going = (steps > k).to(device)
                 place = (start - k).clamp_min(1)
                 now, then = levels[place], levels[place - 1]
@@ -213,7 +216,8 @@ def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ..
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
-    drawn = draws(config.seed, ids, numbers, shape, setting.backbone.num_timesteps)
+    seed = config.seed if config.reference_draws is None else config.draw_seed
+    drawn = draws(seed, ids, numbers, shape, setting.backbone.num_timesteps)
     prompts = [
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]

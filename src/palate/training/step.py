@@ -1,12 +1,12 @@
 """One micro-batch: what the networks did on a Problem, the losses of a configuration, their gradient."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from palate.errors import PalateError
-from palate.objectives.links import make_link
+from palate.objectives.links import alpha_dpo, make_link, moving_alpha
 from palate.objectives.logit import full_precision, logit
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured
 from palate.objectives.safeguard import (
@@ -16,12 +16,15 @@ from palate.objectives.safeguard import (
     protected_errors,
     pulls_image_0,
 )
+from palate.training import distributed
 from palate.training.checks import uses_reference
 from palate.training.config import TrainConfig
 from palate.training.metrics import PairReadings
 from palate.training.networks import Networks, Problem
 from palate.training.pair_weights import PairWeights
 from palate.training.reference import SharedErrors
+from palate.training.sharding import is_sharded
+from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]
 
@@ -34,16 +37,24 @@ class Stepper:
     ):  # fmt: skip
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
-        self.link = make_link(config.link, config.link_parameter)
+        self.link = (
+            self._moving_link
+            if config.link == "alpha-dpo" and config.link_parameter is None
+            else make_link(config.link, config.link_parameter)
+        )
         self.options = {"mapo_beta": config.mapo_beta, "dspo_beta": config.dspo_beta, "kto_utility": config.kto_utility}
         self._exact = config.safeguard is not None and config.safeguard_mode == "exact"
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
         self._loss = 0.0
+        self._rows: list[tuple[list[str], torch.Tensor]] = []  # of this step, and how hard each pulls
+        self._refused: list[str] = []  # pairs without a finite loss, where several processes have to hear of them
 
     def accumulate(self, index: int) -> PairReadings:
         """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no number."""
-        problem = self.source(index)
+        problem, self._step = self.source(index), index // self.config.gradient_accumulation_steps
+        if index % self.config.gradient_accumulation_steps == 0:
+            self._rows = []
         views = self.pair_weights.look(problem, self.networks)
         measured = self._measure(problem)
         target, margin, pair_weight = self.pair_weights(index, problem, measured, views)
@@ -53,27 +64,41 @@ class Stepper:
             measured, scale = self._damp(measured)
         weight = problem.weight * pair_weight
         loss_per_row = self._loss_per_row(measured)
-        loss = (weight * loss_per_row).mean()
+        loss = self._mean(weight * loss_per_row)
+        size = measured.error.detach().abs().sum(dim=0).sqrt()  # a gradient grows with the root of the error
+        self._rows.append((problem.row_id, (weight * loss_per_row).detach().abs() * size))
         if not torch.isfinite(loss):
-            self._refuse(index, problem, loss_per_row)
+            self._doubt(problem, loss_per_row)
         if self._exact:
             pulling = self._protect(measured, self._pulled(measured), torch.zeros_like(scale))
-            self._accumulate_pull((weight * self._loss_per_row(pulling)).mean())
+            self._accumulate_pull(self._mean(weight * self._loss_per_row(pulling)))
         self._backward(loss)
         self._loss += loss.item() / self.config.gradient_accumulation_steps
         return _readings(problem, measured, loss_per_row, scale, pair_weight)
 
     def finish(self) -> dict[str, float]:
-        """The last touch on a step's gradient, after its micro-batches; with the exact safeguard returns its figures."""
+        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact safeguard
+        returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no number."""
+        self._loss = distributed.total(self._loss)
+        if not math.isfinite(self._loss):
+            self._refuse(distributed.everybody_says(self._refused))
+        parameters = self.networks.policy.parameters
+        if not is_sharded(self.networks.policy.network):  # which sums shards by itself
+            distributed.sum_gradients(self._pull + [p.grad for p in parameters if p.grad is not None])
         if not self._exact:
             return {}
-        parameters = self.networks.policy.parameters
         whole = [parameter.grad for parameter in parameters]
         lam, would_rise = exact_scale(self._pull, whole, self.config.safeguard)
         for parameter, gradient in zip(parameters, combined_gradient(self._pull, whole, lam), strict=True):
             parameter.grad = gradient
         self._pull = []
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
+
+    def worst_pairs(self, count: int = 5) -> list[str]:
+        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss and
+        the size of their errors."""
+        pulls = [pair for ids, pull in self._rows for pair in zip(pull.tolist(), ids, strict=True)]
+        return distributed.everybody_says([row_id for _, row_id in sorted(pulls, reverse=True)[:count]])
 
     def take_loss(self) -> float:
         """The loss accumulated since this was last asked."""
@@ -102,7 +127,7 @@ class Stepper:
         return Measured(
             error=error, ref_error=reference, plain_error=error, logit=_logit(error, reference, config.beta), margin=torch.zeros_like(problem.target),
             target=problem.target, beta=config.beta, residual=residual, shift=shift, x0_scale=x0_scale, rank=problem.rank, present=problem.present,
-            link=self.link, options=self.options,
+            link=self.link, gather=self._gather, options=self.options,
         )  # fmt: skip
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -123,14 +148,29 @@ class Stepper:
     def _damp(self, measured: Measured) -> tuple[Measured, torch.Tensor]:
         """The safeguard from the predictions: the same values with damped gradients, and lambda [B]."""
         pulled_0 = self._pulled(measured)
-        residual_0, residual_1 = measured.residual.detach().unbind(0)
-        lam = loser_scale(residual_0, residual_1, pulled_0, self.config.safeguard, self.config.safeguard_mode)
+        rows = (*measured.residual.detach().unbind(0), pulled_0)
+        mu, mode = self.config.safeguard, self.config.safeguard_mode
+        if mode == "pair":
+            lam = loser_scale(*rows, mu)
+        else:  # one factor for the whole batch, also where it is spread over processes
+            lam = loser_scale(*(self._gather(one) for one in rows), mu, mode)[: len(pulled_0)]
         return self._protect(measured, pulled_0, lam), lam
 
     def _protect(self, measured: Measured, pulled_0: torch.Tensor, lam: torch.Tensor) -> Measured:
         """The same values, the gradient of the image that is not pulled multiplied by lam [B]."""
         error = torch.stack(protected_errors(measured.error[0], measured.error[1], pulled_0, lam))
         return replace(measured, error=error, logit=_logit(error, measured.ref_error, measured.beta))
+
+    def _gather(self, own: torch.Tensor) -> torch.Tensor:
+        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's."""
+        return distributed.gather(own, distributed.counts(self.config.train_batch_size))
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        return distributed.mean_part(values, self.config.train_batch_size)
+
+    def _moving_link(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """alpha-DPO with the alpha of the whole batch."""
+        return alpha_dpo(z, target, float(moving_alpha(self._gather(z.detach()), self._gather(target))))
 
     def _loss_per_row(self, measured: Measured) -> torch.Tensor:
         return sum(weight * LOSSES[name](measured) for name, weight in self.config.losses.items())
@@ -150,14 +190,15 @@ class Stepper:
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
 
-    def _refuse(self, index: int, problem: Problem, loss_per_row: torch.Tensor) -> None:
+    def _doubt(self, problem: Problem, loss_per_row: torch.Tensor) -> None:
+        """Refuse at once; of several processes, all together at the end of the step."""
         finite = torch.isfinite(loss_per_row).tolist()
-        bad = [row_id for row_id, fine in zip(problem.row_id, finite, strict=True) if not fine]
-        step = index // self.config.gradient_accumulation_steps
-        raise PalateError(
-            f"step {step}: the loss is not a number, at pair {', '.join(bad[:5]) or 'unknown'}. Stopped; the last checkpoint in "
-            f"{self.config.output_dir} is good. Lower learning_rate or beta, or look at these pairs."
-        )
+        self._refused += [row_id for row_id, fine in zip(problem.row_id, finite, strict=True) if not fine]
+        if distributed.processes() == 1:
+            self._refuse(self._refused)
+
+    def _refuse(self, bad: list[str]) -> None:
+        raise Spike(self._step, "the loss is not a number", bad)
 
 
 def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from palate.objectives.links import sigmoid
+from palate.training.distributed import counts, gather, part, processes
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 
@@ -34,11 +35,14 @@ class Validation:
         parts = []
         for start in range(0, len(rows), size):
             row = rows[start : start + size]
+            several = len(row) >= processes()  # of fewer rows every process does all
+            own = row[part(len(row))] if several else row
             problems = [
-                rows_problem(self.setting, row, [f"validation {k}"] * len(row), np.ones(len(row)))
+                rows_problem(self.setting, own, [f"validation {k}"] * len(own), np.ones(len(own)))
                 for k in range(self.draws)
             ]
-            parts.append(torch.stack([networks.logits(problem) for problem in problems]).mean(dim=0).cpu())
+            logits = torch.stack([networks.logits(problem) for problem in problems]).mean(dim=0).cpu()
+            parts.append(gather(logits, counts(len(row))) if several else logits)
         return torch.cat(parts)
 
     @property

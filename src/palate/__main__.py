@@ -1,0 +1,5 @@
+"""`python -m palate`, as launchers of several processes call it."""
+
+from palate.cli import main
+
+main()

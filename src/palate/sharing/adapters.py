@@ -1,0 +1,69 @@
+"""Adapters (LoRA) by the names that other tools read."""
+
+import torch
+from diffusers.utils import convert_state_dict_to_kohya
+from torch import Tensor
+
+from palate.errors import PalateError
+from palate.sharing.original import unet_module
+from palate.sharing.trained import Trained, read_adapter
+
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+# Pipelines whose adapters ComfyUI reads by diffusers' names (comfy/lora.py, model_lora_keys_unet: "transformer.…")
+COMFY_TRANSFORMERS = ("StableDiffusion3Pipeline", "FluxPipeline")
+
+
+def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The adapters as kohya's trainer writes them, and what it writes into the file's header.
+
+    Keys: lora_unet_(module).lora_down.weight, .lora_up.weight and .alpha. A module is named as in diffusers for Stable Diffusion
+    1.x and 2.x, and by its original name for Stable Diffusion XL; A1111 reads no other names for it. Raises PalateError for
+    pipelines of other families.
+    """
+    if trained.pipeline not in (SD, SDXL):
+        raise PalateError(
+            f"{trained.run}: kohya's keys are for Stable Diffusion 1.x, 2.x and XL, and this is a {trained.pipeline}. "
+            "Export it as comfyui, diffusers or fused."
+        )
+    layers, alpha = read_adapter(trained)
+    if trained.pipeline == SDXL:
+        layers = {_with_original_name(name, trained.denoiser_config): tensor for name, tensor in layers.items()}
+    named = convert_state_dict_to_kohya(layers)
+    named = {name: torch.tensor(alpha) if name.endswith(".alpha") else tensor for name, tensor in named.items()}
+    rank = next(len(tensor) for name, tensor in named.items() if name.endswith(".lora_down.weight"))
+    version = "sdxl_base_v1-0" if trained.pipeline == SDXL else "sd_v2" if _is_second(trained) else "sd_v1"
+    header = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
+    return named, header | {"ss_base_model_version": version}
+
+
+def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The adapters for ComfyUI's `models/loras`: kohya's keys for UNets, diffusers' own names for transformers.
+
+    The scale alpha/rank is multiplied into the second factor of transformers' adapters, because not every reader of those names
+    knows where to find it. Raises PalateError for families that ComfyUI reads no adapters of.
+    """
+    if trained.pipeline in (SD, SDXL):
+        return kohya(trained)
+    if trained.pipeline not in COMFY_TRANSFORMERS:
+        raise PalateError(
+            f"{trained.run}: ComfyUI's loader knows no adapters of a {trained.pipeline}. Export it as diffusers or fused."
+        )
+    layers, alpha = read_adapter(trained)
+    return {name: _scaled(tensor, alpha) if ".lora_B." in name else tensor for name, tensor in layers.items()}, {}
+
+
+def _scaled(factor: Tensor, alpha: float) -> Tensor:
+    """lora_B [out, r, ...] times alpha/r."""
+    return factor * (alpha / factor.shape[1])
+
+
+def _with_original_name(name: str, config: dict) -> str:
+    """ "unet.(module).lora_A.weight" with the original name of the module."""
+    prefix, rest = name.split(".", 1)
+    module, _, ending = rest.partition(".lora_")
+    return f"{prefix}.{unet_module(module, config)}.lora_{ending}"
+
+
+def _is_second(trained: Trained) -> bool:
+    """Whether the UNet is one of Stable Diffusion 2.x, the first with linear projections around its attention."""
+    return bool(trained.denoiser_config.get("use_linear_projection"))

@@ -1,0 +1,239 @@
+"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
+
+import time
+import weakref
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import diffusers
+import psutil
+import torch
+from accelerate import Accelerator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from palate.backbones import Backbone
+from palate.backbones.conditioning import Conditioning
+from palate.backbones.folders import component_class
+from palate.errors import PalateError
+from palate.training.checks import needs_reference
+from palate.training.config import LoraOptions, TrainConfig
+from palate.training.model import Policy, make_policy
+from palate.training.optimizers import STATE_BYTES, make_optimizer
+from palate.training.precision import DTYPES, hold_frozen
+from palate.training.reference import make_reference
+
+GIB = 2**30
+AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+LONG = 30.0  # seconds: one step that takes longer is measured once
+# What reduces memory, each with the keys that it sets
+REMEDIES = {
+    "lora": {"lora": LoraOptions()}, "gradient_checkpointing": {"gradient_checkpointing": True},
+    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"}, "optimizer: adafactor": {"optimizer": "adafactor"},
+    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1}, "mixed_precision: bf16": {"mixed_precision": "bf16"},
+    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"}, "train_batch_size: 1": {"train_batch_size": 1},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device of one process, by what they hold."""
+
+    trained: int  # numbers of parameters
+    parameters: int
+    weights: int
+    reference: int
+    gradients: int
+    optimizer: int
+    averages: int
+    activations: int  # and whatever else a step needs for a moment
+
+    @property
+    def total(self) -> int:
+        return self.lasting + self.activations
+
+    @property
+    def lasting(self) -> int:
+        """Without activations."""
+        return self.weights + self.reference + self.gradients + self.optimizer + self.averages
+
+    def line(self) -> str:
+        """In GiB, for people."""
+        names = ("weights", "reference", "gradients", "optimizer", "averages", "activations")
+        parts = ", ".join(f"{name} {getattr(self, name) / GIB:.2f}" for name in names if getattr(self, name))
+        return f"{self.total / GIB:.2f} GiB ({parts})"
+
+
+def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None) -> Memory:
+    """The peak of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
+
+    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
+    an adapter's target matches no module.
+    """
+    network_class = getattr(diffusers, component_class(backbone.folder, backbone.denoiser))
+    settings = network_class.load_config(backbone.folder, subfolder=backbone.denoiser)
+    with torch.device("meta"):
+        policy = make_policy(network_class.from_config(settings), config)
+        reference = 0
+        if needs_reference(config) and _is_copied(config):
+            frozen = network_class.from_config(settings).requires_grad_(False)
+            hold_frozen(frozen, config.weight_dtype)
+            reference = _bytes(list(frozen.parameters()))
+    share = config.processes if config.parallel == "fsdp2" else 1
+    trained = sum(parameter.numel() for parameter in policy.parameters)
+    gradients, weights = 4 * trained, _bytes(list(policy.network.parameters()))
+    copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None)
+    live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
+    update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's passing copy there
+    return Memory(
+        trained=trained, parameters=sum(parameter.numel() for parameter in policy.network.parameters()), weights=weights // share,
+        reference=reference // share, gradients=gradients // share, optimizer=int(STATE_BYTES[config.optimizer] * trained) // share,
+        averages=copies * gradients // share, activations=max(live, update) - gradients,
+    )  # fmt: skip
+
+
+def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
+    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that is small
+    beside the memory costs no time here."""
+    files = (backbone.folder / backbone.denoiser).glob("*.safetensors")
+    if config.trains == "denoiser" and 20 * sum(file.stat().st_size for file in files) > free_memory(backbone.device):
+        refuse_too_little(estimate_memory(backbone, config, None), backbone, config, None)
+
+
+def refuse_too_little(
+    memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None
+) -> None:
+    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would need."""
+    free = free_memory(backbone.device)
+    if memory.total <= free:
+        return
+    smaller = []
+    for name, change in REMEDIES.items():
+        if all(getattr(config, key) == value for key, value in change.items()):
+            continue
+        if "precomputed" in name and not needs_reference(config) or "8bit" in name and config.optimizer != "adamw":
+            continue
+        needed = estimate_memory(backbone, replace(config, **change), conditioning).total
+        if needed < 0.98 * memory.total:
+            smaller.append((needed, f"{name} ({needed / GIB:.2f})"))
+    told = ", ".join(text for _, text in sorted(smaller)[:5]) or "a smaller model or resolution"
+    raise PalateError(
+        f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on {backbone.device}. "
+        f"It would need less with {told}."
+    )
+
+
+def free_memory(device: str | torch.device) -> int:
+    """Bytes that are free on a device; on the CPU, within the limit of a container."""
+    if torch.device(device).type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for tensors to come
+        return torch.cuda.mem_get_info(device)[0] + kept
+    free, limit, used = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # fmt: skip
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def measure_step(
+    backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning, accelerator: Accelerator
+) -> float:
+    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by it."""
+    optimizer = make_optimizer(policy.parameters, replace(config, learning_rate=1e-9))
+    reference = make_reference(policy, needs_reference(config), config)
+    noisy, timestep, told = _inputs(backbone, config, conditioning)
+    seconds: list[float] = []
+    while len(seconds) < 3 and (not seconds or seconds[0] < LONG):
+        start = time.perf_counter()
+        if needs_reference(config) and config.reference != "precomputed":
+            with torch.no_grad(), reference() as network, accelerator.autocast():
+                backbone.predict(network, noisy, timestep, told)
+        with accelerator.autocast():
+            prediction = backbone.predict(policy.network, noisy, timestep, told).float()
+        (prediction - noisy).square().mean().backward()
+        between = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize(accelerator.device)
+        micro, update = between - start, time.perf_counter() - between
+        seconds.append(config.gradient_accumulation_steps * micro + update)
+    return median(seconds[1:] or seconds)  # the first one warms up
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, as long as they live."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
+                storage = tensor.untyped_storage()
+                self._seen[storage] = size = storage.nbytes()
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._let_go, size)
+        return made
+
+    def _let_go(self, size: int) -> None:
+        self.now -= size
+
+
+def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning) -> int:
+    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients included."""
+    device = torch.device(backbone.device)
+    dtype = DTYPES[AUTOCAST[config.mixed_precision]]
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        _without_contents(policy.network, device)
+        noisy, timestep, told = _inputs(backbone, config, conditioning)
+        live = stack.enter_context(_Live())
+        for _ in range(min(2, config.gradient_accumulation_steps)):  # gradients of the first live through the second
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                prediction = backbone.predict(policy.network, noisy, timestep, told).float()
+            (prediction - noisy).square().mean().backward()
+            del prediction
+        return live.peak
+
+
+def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
+    """Replace parameters and buffers by tensors of the same form that hold nothing."""
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                module._parameters[name] = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+
+
+def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
+    """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
+    images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
+    count = images * -(-config.train_batch_size // config.processes)
+    shape = backbone.latent_shape(config.resolution or backbone.resolution)
+    noisy = torch.randn(count, *shape, device=backbone.device)
+    timestep = torch.full((count,), backbone.num_timesteps // 2, device=backbone.device)
+    told = {
+        name: torch.zeros(count, *one.shape[1:], dtype=torch.float32 if one.is_floating_point() else one.dtype, device=backbone.device)
+        for name, one in conditioning.items()
+    }  # fmt: skip
+    return noisy, timestep, told
+
+
+def _is_copied(config: TrainConfig) -> bool:
+    """Whether a second network lies on the device."""
+    return config.reference == "copy" or (config.reference == "auto" and config.lora is None)
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
