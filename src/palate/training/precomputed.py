@@ -25,7 +25,7 @@ from palate.training.config import TrainConfig
 from palate.training.draws import address
 from palate.training.model import Policy, starting_network
 from palate.training.networks import Networks
-from palate.training.precision import hold_frozen
+from palate.training.precision import compile_network, hold_frozen
 from palate.training.rows import Rows
 from palate.training.sources import Setting, rows_problem
 from palate.training.timesteps import timestep_settings
@@ -148,7 +148,7 @@ def _setting(
     network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
     hold_frozen(network, config.weight_dtype)
     if config.compile:
-        network.compile()
+        compile_network(network)
     n = len(pair_ids)
     rows = Rows(
         id=np.array(pair_ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in pair_ids],
