@@ -1,4 +1,4 @@
-"""Pipeline folders of Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt and Sana in miniature: true formats, random weights."""
+"""Pipeline folders of Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt, Qwen-Image and Sana in miniature: true formats, random weights."""
 
 import string
 from pathlib import Path
@@ -9,6 +9,7 @@ from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -18,6 +19,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -32,6 +35,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -132,6 +137,36 @@ def make_pixart(folder: Path, alpha: bool = False) -> Path:
     return folder
 
 
+def make_qwen_image(folder: Path) -> Path:
+    """Qwen-Image scaled down."""
+    torch.manual_seed(0)
+    tokenizer = _qwen_tokenizer(320)  # letters, and the pipeline says a long sentence before every prompt
+    text_encoder = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={
+                "hidden_size": TEXT, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+                "vocab_size": len(tokenizer), "rope_parameters": {"mrope_section": [2, 2, 4], "rope_type": "default", "rope_theta": 1e6},
+                "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1,
+            },
+            vision_config={
+                "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": TEXT, "fullatt_block_indexes": [0],
+            },
+        )
+    )  # fmt: skip
+    pipeline = QwenImagePipeline(
+        transformer=QwenImageTransformer2DModel(
+            patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=TEXT,
+            axes_dims_rope=(2, 2, 4),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[2.0, 1.5, 1.0, 0.5],
+        ),
+        text_encoder=text_encoder, tokenizer=tokenizer,
+    )  # fmt: skip
+    return _saved(pipeline, folder)
+
+
 def make_sana(folder: Path) -> Path:
     """Sana scaled down."""
     torch.manual_seed(0)
@@ -206,11 +241,14 @@ def _gemma_tokenizer() -> GemmaTokenizerFast:
     return tokenizer
 
 
-def _qwen_tokenizer() -> Qwen2TokenizerFast:
+def _qwen_tokenizer(tokens_read: int = TOKENS) -> Qwen2TokenizerFast:
     tokens = [*ByteLevel.alphabet(), "<|endoftext|>"]
     template = "{% for message in messages %}{{ message['role'][0] + ' ' + message['content'] }}{% endfor %}"
     return Qwen2TokenizerFast(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=TOKENS, chat_template=template
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[],
+        model_max_length=tokens_read,
+        chat_template=template,
     )
 
 

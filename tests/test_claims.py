@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from palate.audit.planning import Recommendation
 from palate.training.config import load_config
 from palate.world.pictures import PROMPTS
 
 sys.path.append(str(Path(__file__).parents[1]))
+from benchmarks.claims import advice, estimates, evidence, measure, results  # noqa: E402
 from benchmarks.claims import conditions as plan  # noqa: E402
-from benchmarks.claims import estimates, evidence, measure, results  # noqa: E402
 
 
 def test_every_condition_is_a_configuration_that_training_takes_and_a_name_means_one_thing():
@@ -85,3 +86,27 @@ def test_the_share_of_the_residual_is_chosen_by_held_out_votes_and_not_by_the_tr
         {"base": {"utility": np.zeros(2)}, "0.0": {"utility": np.ones(2)}, "0.5": {"utility": np.full(2, 0.3)}},
     )  # fmt: skip
     assert evidence.shrunk(found, "calibrated") == {0: pytest.approx(0.3)}
+
+
+def test_what_the_audit_advises_is_the_condition_with_that_configuration(tmp_path):
+    by_name = {c.name: c.settings for conditions in plan.questions().values() for c in conditions}
+    told = {"method": "dedpo", "judge": "chance", "power": "auto"}
+    for correction in ("covariates", "calibrate", "none"):
+        name = advice.condition(Recommendation("", "", told | {"correction": correction}), "chance")
+        assert by_name[name] == told | {"correction": correction, "human_votes": plan.FRACTIONS["12"]}
+    assert advice.condition(Recommendation("", "", {"method": "dpo"}), "chance") == "human-12"
+    advice.remember(tmp_path, {1: {"chance": "human-12"}})
+    assert advice.remember(tmp_path, {0: {"chance": "b"}}) == {0: {"chance": "b"}, 1: {"chance": "human-12"}}
+    assert advice.read_advice(tmp_path)[1] == {"chance": "human-12"}
+
+
+def test_the_gain_of_the_advice_is_that_of_each_seeds_own_condition():
+    def run(condition: str, seed: int) -> dict:
+        return {"key": f"{condition}{seed}", "condition": condition, "seed": seed}
+
+    found = results.Results(
+        [run(name, seed) for name in ("a", "b") for seed in (0, 1)],
+        {"base": {"utility": np.zeros(2)}} | {f"{name}{seed}": {"utility": np.full(2, value + seed)} for name, value in (("a", 10.0), ("b", 20.0)) for seed in (0, 1)},
+        {0: {"chance": "a"}, 1: {"chance": "b"}, 2: {"chance": "a"}},
+    )  # fmt: skip
+    assert evidence.advised(found) == {"chance": {0: 10.0, 1: 21.0}}

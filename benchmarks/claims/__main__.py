@@ -14,15 +14,18 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.claims.conditions import COMMON, questions, quick
+from benchmarks.claims.advice import advise, read_advice, remember
+from benchmarks.claims.conditions import COMMON, PAIRS, questions, quick
 from benchmarks.claims.evidence import write_evidence
-from benchmarks.claims.measure import Job, dataset_folder, one_thread, run_base, run_quietly
+from benchmarks.claims.figures import WALL, wall
+from benchmarks.claims.measure import BASE, Job, dataset_folder, one_thread, run_base, run_quietly
 from benchmarks.claims.results import collect, known
 from benchmarks.claims.world import prepare
 from palate.progress import progress_bar
 
 HERE = Path(__file__).parent
 COMMITTED = HERE / "results"
+SHOWN = ("human-100", "human-12", "mix-12/biased-judge", "mix-12/adversarial", "corrected-dedpo-12/biased-judge", "corrected-dedpo-12/adversarial")  # fmt: skip
 MOST_SEEDS = 50  # results of more seeds than that are left out of the tables
 
 
@@ -67,9 +70,23 @@ def main(options: Options) -> None:
     collect(
         options.folder / "results", out, {job.key for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
     )
-    write_evidence(
-        asked, out, options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md"
-    )
+    page = options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md"
+    draw_wall(asked, steps, options.folder, page.parent)
+    write_evidence(asked, out, page)
+
+
+def draw_wall(asked: dict[str, list], steps: int, folder: Path, to: Path) -> None:
+    """Pictures of some models of seed 0, where their samples are still there; what was drawn before stays otherwise."""
+    by_name = {condition.name: condition for conditions in asked.values() for condition in conditions}
+    shown = {"base": folder / "runs" / BASE / "samples"} | {
+        name: folder / "runs" / Job(by_name[name], 0, folder, steps).key / "samples"
+        for name in SHOWN
+        if name in by_name
+    }
+    paths = {name: [samples / f"{i:06}.png" for i in range(0, 120, 12)] for name, samples in shown.items()}
+    there = {name: pictures for name, pictures in paths.items() if all(picture.exists() for picture in pictures)}
+    if len(there) > 3:
+        wall(there, to / WALL)
 
 
 def jobs_of(chosen: dict[str, list], seeds: range, steps: int, folder: Path) -> list[Job]:
@@ -83,9 +100,27 @@ def jobs_of(chosen: dict[str, list], seeds: range, steps: int, folder: Path) -> 
     return list({job.key: job for job in jobs}.values())
 
 
+def advice_for(seeds: range, folder: Path, out: Path) -> dict[int, dict[str, str]]:
+    """What the audit advises each seed; kept with the results."""
+    known_already = read_advice(out)
+    fresh = {}
+    for seed in set(seeds) - known_already.keys():
+        dataset = dataset_folder(folder, seed)
+        prepare(dataset, seed, PAIRS)
+        fresh[seed] = advise(dataset, seed)
+    return remember(out, fresh)
+
+
 def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Path) -> None:
     """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions."""
     jobs = {job.key: job for job in jobs_of(chosen, seeds, steps, options.folder)}
+    if any(job.condition.when_advised for job in jobs.values()):
+        advice = advice_for(seeds, options.folder, out)
+        jobs = {
+            key: job
+            for key, job in jobs.items()
+            if not job.condition.when_advised or job.condition.name in advice[job.seed].values()
+        }
     there = set() if options.again else known(out)
     todo = [job for key, job in jobs.items() if key not in there and not job.result.exists()][: options.most]
     print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")

@@ -12,12 +12,16 @@ PEOPLE, CROWD = ["majority"], ["crowd"]
 FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
 POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
-RESIDUALS = (0.0, 0.25, 0.5, 1.0)
+RESIDUALS = (0.0, 0.5, 1.0)
+ADVISED = (
+    "none",
+    "calibrate",
+)  # corrections that the audit may advise beside the covariates; run for the seeds where it does
 AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
 
 COMMON = {
     "pretrained_model_name_or_path": "world", "human_annotators": PEOPLE, "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
-    "train_batch_size": 12, "max_train_steps": 240, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
+    "train_batch_size": 12, "max_train_steps": 120, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
 }  # fmt: skip
 
 
@@ -28,6 +32,7 @@ class Condition:
     name: str
     settings: dict[str, Any] = field(hash=False)
     pairs: int = PAIRS
+    when_advised: bool = False  # only for the seeds in which the audit advises it
 
 
 def questions() -> dict[str, list[Condition]]:
@@ -50,7 +55,7 @@ def with_judge(count: int, judge: str) -> dict[str, dict]:
         "dedpo": few(count, "dedpo", judge, **AS_IS),
         "dedpo-tuned": few(count, "dedpo-tuned", judge, **AS_IS),
         "corrected": few(count, "mix", judge, correction="covariates"),
-        "corrected-dedpo": few(count, "dedpo-tuned", judge),
+        "corrected-dedpo": few(count, "dedpo", judge, correction="covariates", power="auto"),
     }
 
 
@@ -66,6 +71,15 @@ def dedpo() -> list[Condition]:
     for judge in JUDGES:
         out += [
             Condition(f"{way}-12/{judge}", settings) for way, settings in with_judge(FRACTIONS["12"], judge).items()
+        ]
+    for judge in JUDGES:
+        out += [
+            Condition(
+                f"advised-{correction}-12/{judge}",
+                few(FRACTIONS["12"], "dedpo", judge, correction=correction, power="auto"),
+                when_advised=True,
+            )
+            for correction in ADVISED
         ]
     for judge in ("calibrated", "biased-judge"):
         out += [Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share)) for share in RESIDUALS]
@@ -111,10 +125,13 @@ def allocation() -> list[Condition]:
     ]
 
 
+RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+
+
 def sdpo() -> list[Condition]:
     """From the rate at which DPO is at its best to where it breaks, with and without the safeguard."""
     out = []
-    for rate in (1e-5, 2e-5, 5e-5, 1e-4, 2e-4):
+    for rate in RATES:
         name = "human-100" if rate == COMMON["learning_rate"] else f"dpo-lr-{rate:.0e}"
         out.append(
             Condition(name, {"method": "dpo"} if name == "human-100" else {"method": "dpo", "learning_rate": rate})
@@ -144,10 +161,11 @@ def adaptive() -> list[Condition]:
         votes = {"human_annotators": [f"flipped-{percent}" if percent else "majority"]}
         if percent:
             out.append(Condition(f"dpo-flipped-{percent}", {"method": "dpo", **votes}))
-            out.append(Condition(f"rdpo-flipped-{percent}", {"method": "rdpo", "flip_rate": percent / 100, **votes}))
         out.append(Condition(f"adaptive-flipped-{percent}", {"method": "adaptive-dpo", **votes}))
-        out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
+        if percent in (0, 30, 40):
+            out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
     flipped = {"method": "adaptive-dpo", "human_annotators": ["flipped-30"]}
+    out += [Condition("rdpo-flipped-30", {"method": "rdpo", "flip_rate": 0.3, "human_annotators": ["flipped-30"]})]
     out += [Condition("adaptive-inside-flipped-30", flipped | {"adaptive_margin": "inside"})]
     out += [Condition("adaptive-memory-flipped-30", flipped | {"adaptive_memory": True})]
     crowd = {"human_annotators": CROWD}

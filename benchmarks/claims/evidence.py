@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.claims import figures
+from benchmarks.claims.conditions import COMMON, JUDGES, PAIRS
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.results import Results, load
 from palate.files import write_text
@@ -21,6 +22,7 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
     results = load(out)
     parts = [introduction(results)]
     for name, conditions in asked.items():
+        conditions = [c for c in conditions if results.of(c.name) or not c.when_advised]
         there = [c.name for c in conditions if results.of(c.name)]
         title, tell = QUESTIONS[name]
         missing = len(conditions) - len(there)
@@ -59,7 +61,7 @@ A **seed** is a repetition of everything: other pairs, other votes, another labe
 samples better than the base's. Brackets are 95 % intervals over seeds (Student); "against" columns are paired by seed. The true utility of every
 picture is in [`results/pictures.parquet`](../benchmarks/claims/results/pictures.parquet), each run's settings and readings in
 [`results/runs.jsonl`](../benchmarks/claims/results/runs.jsonl). Made by commit{"s" if len(commits) > 1 else ""} {", ".join(commits)}.
-Unless said otherwise: 768 pairs, 240 steps of 12 pairs, beta 2000, learning rate 2e-5, full fine-tuning."""
+Unless said otherwise: {PAIRS} pairs, {COMMON["max_train_steps"]} steps of {COMMON["train_batch_size"]} pairs, beta {COMMON["beta"]:.0f}, learning rate {COMMON["learning_rate"]:.0e}, full fine-tuning."""
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -123,36 +125,21 @@ def shrunk(results: Results, judge: str) -> dict[int, float]:
 
 def tell_dedpo(results: Results, there: list[str], folder: Path) -> str:
     few = [name for name in there if "-12" in name and not name.startswith("residual")]
-    top, text = best(results, few), []
-    if top and results.of("human-100"):
-        gap = difference(results.gain(top), results.gain("human-100"))
-        said = words(gap, "more than", "less than", "as much as, within the interval,")
-        text.append(
-            f"**With human votes on an eighth of the pairs the best condition, `{top}`, gains {said} all human votes: {estimate(results.gain(top)).text()} against {estimate(results.gain('human-100')).text()}, difference {gap.text()}.**"
-        )
-    tuned = [name for name in few if name.startswith(("dedpo-tuned", "corrected-dedpo"))]
-    worse = [name for name in tuned if difference(results.gain(name), results.gain("human-12")).high < 0]
-    if tuned and results.of("human-12"):
-        text.append(
-            f"With a tuned power, {len(tuned) - len(worse)} of {len(tuned)} judges leave it no worse than the human votes alone"
-            + (f" (worse: {', '.join(worse)})." if worse else ".")
-        )
-    if results.of("human-05") and results.of("human-100"):
-        gap = difference(results.gain("human-05"), results.gain("human-100"))
-        text.append(
-            f"Human votes on 5 % of the pairs alone gain {gap.text()} against all of them: "
-            + words(
-                gap,
-                "more, because few pairs are learned by heart (their margin is far larger) and carry the model further in equal steps; what fewer votes cost in precision does not show at this length.",
-                "less.",
-                "no clear difference at this length of training.",
-            )
-        )
-    chosen = {judge: shrunk(results, judge) for judge in ("calibrated", "biased-judge")}
-    for judge, gains in chosen.items():
-        if gains:
-            text.append(
-                f"A share of the residual chosen by held-out votes, {judge}: gain {estimate(gains).text()}, n = {len(gains)} seeds."
+    top, all_votes, alone = best(results, few), results.gain("human-100"), results.gain("human-12")
+    gap = difference(results.gain(top), all_votes)
+    said = words(gap, "more than", "less than", "as much as, within the interval,")
+    headline = f"**With human votes on an eighth of the pairs the best condition, `{top}`, gains {said} all human votes: {estimate(results.gain(top)).text()} against {estimate(all_votes).text()}, difference {gap.text()}.**"
+    found = [
+        f"**The judge's votes as they are** (`mix`), against the human votes alone: {'; '.join(_against(results, 'mix-12', alone))}.",
+        f"**DeDPO with tuned power**, whatever the judge, against the human votes alone: {'; '.join(_against(results, 'dedpo-tuned-12', alone))}. {_never_worse([f'dedpo-tuned-12/{judge}' for judge in JUDGES], results, alone)}",
+        f"**What `palate audit` advises** (of {_advised_counts(results)}), against the human votes alone: {'; '.join(f'{judge} {difference(gain, alone).text()}' for judge, gain in advised(results).items())}.",
+        f"**A corrected judge with DeDPO at a quarter**, against all human votes: {'; '.join(f'{judge} {difference(results.gain(name), all_votes).text()}' for judge in JUDGES if results.of(name := f'corrected-dedpo-25/{judge}'))}.",
+        f"**Few human votes alone**, against all of them: {'; '.join(f'{share} % {difference(results.gain(name), all_votes).text()}' for share in ('05', '12', '25', '50') if results.of(name := f'human-{share}'))}. Few pairs are visited more often in as many steps; their margins grow larger, and carry the model as far.",
+    ]
+    for judge in ("calibrated", "biased-judge"):
+        if gains := shrunk(results, judge):
+            found.append(
+                f"**A share of the residual chosen by held-out votes**, {judge}: gain {estimate(gains).text()}, against the human votes alone {difference(gains, alone).text()}."
             )
     figure = figures.bars(results, there, folder / "evidence-dedpo.png", "human-12", "human-100")
     dark = {
@@ -160,7 +147,47 @@ def tell_dedpo(results: Results, there: list[str], folder: Path) -> str:
         "fidelity": lambda name: estimate(results.gain(name, "fidelity")).text(),
         "margin": reading(results, "rewards/margins", 1),
     }
-    return f"{' '.join(text)}\n\n![gain of every condition]({figure.name})\n\n{table(results, there, 'human-12', dark)}"
+    listed = "\n".join(f"- {line}" for line in found if not line.endswith(": ."))
+    wall = folder / figures.WALL
+    shown = (
+        f"\n\n![samples of the models of seed 0]({wall.name})\n\nThe same prompts and noise, seed 0. People prefer centred shapes on darker ground, the biased judge brighter ground."
+        if wall.exists()
+        else ""
+    )
+    return f"{headline}\n\n{listed}{shown}\n\n![gain of every condition]({figure.name})\n\n{table(results, there, 'human-12', dark)}"
+
+
+def _against(results: Results, way: str, alone: dict[int, float]) -> list[str]:
+    """The difference to the human votes alone, per judge."""
+    return [
+        f"{judge} {difference(results.gain(name), alone).text()}"
+        for judge in JUDGES
+        if results.of(name := f"{way}/{judge}")
+    ]
+
+
+def _never_worse(names: list[str], results: Results, alone: dict[int, float]) -> str:
+    there = [name for name in names if results.of(name)]
+    worse = [name for name in there if difference(results.gain(name), alone).high < 0]
+    if not worse:
+        return f"Worse beyond the interval: none of {len(there)}."
+    return f"Worse beyond the interval: {', '.join(f'`{name}`' for name in worse)}."
+
+
+def advised(results: Results) -> dict[str, dict[int, float]]:
+    """judge -> seed -> gain of what the audit advised on the votes of this seed."""
+    out: dict[str, dict[int, float]] = {judge: {} for judge in JUDGES}
+    for seed, told in results.advice.items():
+        for judge, name in told.items():
+            if seed in (gain := results.gain(name)):
+                out[judge][seed] = gain[seed]
+    return {judge: gain for judge, gain in out.items() if gain}
+
+
+def _advised_counts(results: Results) -> str:
+    """How often each kind of configuration was advised."""
+    kinds = [name.split("/")[0] for told in results.advice.values() for name in told.values()]
+    return ", ".join(f"{kinds.count(kind)} × `{kind}`" for kind in dict.fromkeys(kinds)) or "nothing yet"
 
 
 def tell_hesitant(results: Results, there: list[str], folder: Path) -> str:
@@ -169,14 +196,16 @@ def tell_hesitant(results: Results, there: list[str], folder: Path) -> str:
     if top and results.of("hesitant-100"):
         gap = difference(results.gain(top), results.gain("hesitant-100"))
         text = f"**Of an eighth of the votes of people who hesitate and a poor judge, `{top}` makes the most, {words(gap, 'more than', 'less than', 'as much as, within the interval,')} all of these people's votes (difference {gap.text()}).**\n\n"
-    return text + table(results, there, "hesitant-12")
+    figure = figures.bars(results, there, folder / "evidence-hesitant.png", "hesitant-12", "hesitant-100")
+    return f"{text}![gain of every condition]({figure.name})\n\n{table(results, there, 'hesitant-12')}"
 
 
 def tell_allocation(results: Results, there: list[str], folder: Path) -> str:
     top = best(results, there)
     gap = difference(results.gain(top), results.gain("uniform-batches"))
     text = f"**The best share of labelled pairs in a batch is that of `{top}`; against batches drawn from all pairs alike it gains {gap.text()}: {words(gap, 'more', 'less', 'no clear difference')}.**"
-    return f"{text}\n\n{table(results, there, 'corrected-dedpo-12/biased-judge')}"
+    figure = figures.bars(results, there, folder / "evidence-allocation.png", "human-12", "human-100")
+    return f"{text}\n\n![gain of every allocation]({figure.name})\n\n{table(results, there, 'corrected-dedpo-12/biased-judge')}"
 
 
 def tell_sdpo(results: Results, there: list[str], folder: Path) -> str:
@@ -238,7 +267,9 @@ def tell_together(results: Results, there: list[str], folder: Path) -> str:
             + (f" ({', '.join(f'`{name}`' for name in clear)})" if clear else "")
             + f"; the best is `{best(results, there)}`.**\n\n"
         )
-    return text + table(results, there, "together-all", {"winner's error": reading(results, "winner_error", 4)})
+    figure = figures.bars(results, there, folder / "evidence-together.png", "together-human", "human-100")
+    columns = {"winner's error": reading(results, "winner_error", 4)}
+    return f"{text}![gain of every combination]({figure.name})\n\n{table(results, there, 'together-all', columns)}"
 
 
 def tell_scaling(results: Results, there: list[str], folder: Path) -> str:
@@ -266,7 +297,8 @@ def tell_methods(results: Results, there: list[str], folder: Path) -> str:
         + (f": {', '.join(f'`{name}`' for name in clear)}" if clear else "")
         + ".** Settings were not tuned per method, so this ranks the settings as much as the methods."
     )
-    return f"{text}\n\n{table(results, ranked, 'human-100', {'winner' + chr(39) + 's error': reading(results, 'winner_error', 4)})}"
+    figure = figures.bars(results, ranked, folder / "evidence-methods.png", "human-100", "human-100")
+    return f"{text}\n\n![gain of every method]({figure.name})\n\n{table(results, ranked, 'human-100', {'winner' + chr(39) + 's error': reading(results, 'winner_error', 4)})}"
 
 
 QUESTIONS: dict[str, tuple[str, Callable[[Results, list[str], Path], str]]] = {

@@ -8,11 +8,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.claims.conditions import POOLS
+from benchmarks.claims.conditions import POOLS, RATES
 from benchmarks.claims.estimates import Estimate, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.world import FLIPS, PAIRS
 
+WALL = "evidence-pictures.png"
 SIZE = (8.0, 4.2)
 COLOURS = ("#3b6ea5", "#c8553d", "#5a9367", "#8d6a9f", "#b08d57", "#444444")
 
@@ -41,10 +42,22 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
     return _save(figure, path)
 
 
+def wall(pictures: dict[str, list[Path]], path: Path) -> Path:
+    """A row of pictures per model, the same prompts and noise in every column."""
+    columns = max(len(paths) for paths in pictures.values())
+    figure, axes = plt.subplots(len(pictures), columns, figsize=(columns * 0.9 + 1.8, len(pictures) * 0.95), squeeze=False)  # fmt: skip
+    for row, (name, paths) in zip(axes, pictures.items(), strict=True):
+        for axis, picture in zip(row, paths, strict=True):
+            axis.imshow(plt.imread(picture))
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    return _save(figure, path)
+
+
 def sweep(results: Results, path: Path) -> Path:
     """Gain, and the winner's error, over the learning rate, plain and with the safeguard."""
     figure, axes = plt.subplots(1, 2, figsize=SIZE)
-    rates = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4)
+    rates = RATES
     for label, colour, name in (
         ("DPO", COLOURS[1], _plain),
         ("with the safeguard", COLOURS[0], lambda rate: f"sdpo-lr-{rate:.0e}"),

@@ -1,7 +1,7 @@
 """Results of runs, as one table of pictures and one of runs: small enough to be committed, and all that evidence is made of."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.claims.advice import read_advice
 from palate.files import atomic_path, write_text
 
 PICTURES, RUNS = "pictures.parquet", "runs.jsonl"
@@ -21,6 +22,7 @@ class Results:
 
     runs: list[dict]
     pictures: dict[str, dict[str, np.ndarray]]  # key of the run -> column -> [pictures]
+    advice: dict[int, dict[str, str]] = field(default_factory=dict)  # seed -> judge -> condition that the audit advises
 
     @cached_property
     def base(self) -> dict[str, np.ndarray]:
@@ -63,7 +65,11 @@ def load(folder: Path) -> Results:
     key = np.array(table["run"].to_pylist())
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "run"}
     order = {run: np.flatnonzero(key == run) for run in dict.fromkeys(key.tolist())}
-    return Results(runs, {run: {name: column[rows] for name, column in columns.items()} for run, rows in order.items()})
+    return Results(
+        runs,
+        {run: {name: column[rows] for name, column in columns.items()} for run, rows in order.items()},
+        read_advice(folder),
+    )
 
 
 def collect(folder: Path, out: Path, valid: set[str]) -> None:

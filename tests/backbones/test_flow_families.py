@@ -1,4 +1,4 @@
-"""Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt and Sana: what our interface says of them against diffusers' own pipelines."""
+"""Stable Diffusion 3, FLUX.1, FLUX.2-klein, PixArt, Qwen-Image and Sana: what our interface says of them against diffusers' own pipelines."""
 
 import inspect
 import shutil
@@ -10,7 +10,16 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.training_utils import compute_density_for_timestep_sampling
-from families_flow import make_flux, make_flux2_klein, make_flux_schnell, make_pixart, make_sana, make_sd3, make_sd35
+from families_flow import (
+    make_flux,
+    make_flux2_klein,
+    make_flux_schnell,
+    make_pixart,
+    make_qwen_image,
+    make_sana,
+    make_sd3,
+    make_sd35,
+)
 from scipy.stats import logistic, norm
 from tiny import refusal
 
@@ -19,6 +28,7 @@ from palate.backbones.flow import static_shift
 from palate.backbones.flux import Flux
 from palate.backbones.flux2 import Flux2Klein
 from palate.backbones.pixart import PixArt
+from palate.backbones.qwen_image import QwenImage
 from palate.backbones.sana import Sana
 from palate.backbones.stable_diffusion_3 import StableDiffusion3
 
@@ -32,6 +42,7 @@ FAMILIES = {
     "flux2-klein-distilled": (Flux2Klein, lambda folder: make_flux2_klein(folder, is_distilled=True)),
     "pixart": (PixArt, make_pixart),
     "pixart-alpha": (PixArt, lambda folder: make_pixart(folder, alpha=True)),
+    "qwen-image": (QwenImage, make_qwen_image),
     "sana": (Sana, make_sana),
 }
 FLOW = [name for name in FAMILIES if not name.startswith("pixart")]
@@ -80,16 +91,31 @@ def stock_options(backbone, pipeline) -> dict:
 
 def stock_image(backbone, pipeline, noise: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
     """The pipeline's own picture [B, 3, H, W]."""
-    latents = pipeline._pack_latents(noise, *noise.shape) if isinstance(backbone, Flux) else noise
+    packed = isinstance(backbone, Flux | QwenImage)
+    latents = pipeline._pack_latents(noise, *noise.shape) if packed else noise
+    guidance = {"guidance_scale": GUIDANCE}
+    if isinstance(backbone, QwenImage):
+        guidance = {"true_cfg_scale": GUIDANCE, "negative_prompt": ["", ""]}
     return pipeline(
-        prompt=PROMPTS, latents=latents, num_inference_steps=steps, guidance_scale=GUIDANCE, height=SIZE, width=SIZE, output_type="pt",
+        prompt=PROMPTS, latents=latents, num_inference_steps=steps, **guidance, height=SIZE, width=SIZE, output_type="pt",
         **stock_options(backbone, pipeline),
     ).images  # fmt: skip
+
+
+def rescaled(given: torch.Tensor, guided: torch.Tensor) -> torch.Tensor:
+    """Qwen-Image: in every 2x2 patch, guidance leaves the prediction as long as it was without. The factor [B, 1, h, w]."""
+    length, guided_length = (
+        torch.nn.functional.avg_pool2d((4 * tensor**2).sum(1, keepdim=True), 2).sqrt() for tensor in (given, guided)
+    )
+    return (length / guided_length).repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
 def own_latents(backbone, latents: torch.Tensor) -> torch.Tensor:
     """Latents of the network taken back to those of the autoencoder, written out."""
     config = backbone.vae.config
+    if isinstance(backbone, QwenImage):
+        mean, std = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return (latents * std + mean).unsqueeze(2)  # a film of one frame
     if not isinstance(backbone, Flux2Klein):
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
     bn = backbone.vae.bn
@@ -111,6 +137,9 @@ def test_steps_of_predict_make_the_pipelines_image(family, backbones, stock, mon
         tokens = (SIZE // 16) ** 2
         mu = 0.5 + (tokens - 256) * (1.15 - 0.5) / (4096 - 256)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
+    elif isinstance(backbone, QwenImage):  # the same with what its scheduler says
+        mu = 0.5 + ((SIZE // 16) ** 2 - 256) * (0.9 - 0.5) / (8192 - 256)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
     elif isinstance(backbone, Flux2Klein):
         mu = compute_empirical_mu((SIZE // 16) ** 2, STEPS)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=mu)
@@ -123,10 +152,11 @@ def test_steps_of_predict_make_the_pipelines_image(family, backbones, stock, mon
         prediction = backbone.predict(backbone.network, latents, timestep.expand(2), given)
         if family not in WITHOUT_GUIDANCE:
             unconditional = backbone.predict(backbone.network, latents, timestep.expand(2), without)
-            prediction = unconditional + GUIDANCE * (prediction - unconditional)
+            guided = unconditional + GUIDANCE * (prediction - unconditional)
+            prediction = guided * rescaled(prediction, guided) if isinstance(backbone, QwenImage) else guided
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     decoded = backbone.vae.decode(own_latents(backbone, latents)).sample
-    own = (decoded / 2 + 0.5).clamp(0, 1)
+    own = (decoded.reshape(2, 3, SIZE, SIZE) / 2 + 0.5).clamp(0, 1)
 
     assert torch.allclose(own, stock_image(backbone, pipeline, noise), atol=1e-5)
     assert own.std() > 0.05  # not a clamped picture that equals any other
@@ -193,7 +223,8 @@ def sigmas_of_all_draws(backbone, **settings) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("family", "shift"), [("sd3", 3.0), ("flux", 1.0), ("flux-schnell", 1.0), ("flux2-klein", 1.0), ("sana", 3.0)]
+    ("family", "shift"),
+    [("sd3", 3.0), ("flux", 1.0), ("flux-schnell", 1.0), ("flux2-klein", 1.0), ("qwen-image", 1.0), ("sana", 3.0)],
 )
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.6, 0.5)])
 def test_timesteps_are_logit_normal_then_shifted(family, shift, mean, std, folders):
@@ -277,8 +308,8 @@ def test_latents_are_what_the_pipeline_decodes(family, backbones, stock):
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3)) * 2 - 1
     latents = backbone.encode_images(images)
     assert latents.shape == (2, *backbone.latent_shape(SIZE)) and latents.dtype == torch.float32
-    encoded = pipeline.vae.encode(images)
-    mean = encoded.latent if family == "sana" else encoded.latent_dist.mean
+    encoded = pipeline.vae.encode(images.unsqueeze(2) if family == "qwen-image" else images)
+    mean = encoded.latent if family == "sana" else encoded.latent_dist.mode()
     assert torch.allclose(own_latents(backbone, latents), mean, atol=1e-5)
     assert not torch.allclose(latents.flatten(), mean.flatten(), atol=1e-2)
 
@@ -292,6 +323,14 @@ def test_embeddings_are_the_pipelines(family, backbones, stock):
     if family.startswith("sd3"):
         given, without, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, max_sequence_length=length)
         assert torch.equal(own["pooled"][:2], pooled)
+    elif family == "qwen-image":  # padded to one length for all
+        given, mask = pipeline.encode_prompt(PROMPTS, max_sequence_length=length)
+        without, _ = pipeline.encode_prompt("", max_sequence_length=length)
+        given, without = (torch.nn.functional.pad(t, (0, 0, 0, length - t.shape[1])) for t in (given, without))
+        masks = torch.zeros(3, length, dtype=torch.int64)
+        masks[:2, : mask.shape[1]] = mask
+        masks[2, : int(own["mask"][2].sum())] = 1
+        assert 0 < masks[2].sum() < masks[0].sum() < length
     elif family.startswith("flux2"):
         given, _ = pipeline.encode_prompt(PROMPTS, max_sequence_length=length)
         without, _ = pipeline.encode_prompt("", max_sequence_length=length)
@@ -369,7 +408,7 @@ def test_flux_tells_its_guidance_to_a_distilled_network(backbones, monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "factor", "channels", "resolution"),
-    [("sd3", 16, 16, 64), ("flux", 16, 4, 64), ("flux2-klein", 16, 16, 64), ("pixart", 16, 4, 64), ("pixart-alpha", 16, 4, 1024), ("sana", 32, 8, 64)],
+    [("sd3", 16, 16, 64), ("flux", 16, 4, 64), ("flux2-klein", 16, 16, 64), ("pixart", 16, 4, 64), ("pixart-alpha", 16, 4, 1024), ("qwen-image", 16, 4, 1024), ("sana", 32, 8, 64)],
 )  # fmt: skip
 def test_sizes(family, factor, channels, resolution, backbones):
     backbone = backbones[family]
@@ -408,5 +447,5 @@ def test_a_schedule_that_pixart_does_not_have_is_refused(folders, tmp_path):
 
 
 def test_a_family_costs_less_than_150_lines():
-    for kind in (StableDiffusion3, Flux, Flux2Klein, PixArt, Sana):
+    for kind in (StableDiffusion3, Flux, Flux2Klein, PixArt, QwenImage, Sana):
         assert len(Path(inspect.getfile(kind)).read_text().splitlines()) < 150

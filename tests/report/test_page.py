@@ -13,7 +13,8 @@ from PIL import Image
 
 from palate.errors import PalateError
 from palate.evaluation.winrate import win_rate
-from palate.report.page import featured, picture_uri, rate_text, render, verdict, write_report
+from palate.pages import picture_uri
+from palate.report.page import featured, rate_text, render, verdict, write_report
 
 
 class Reader(HTMLParser):

@@ -1,5 +1,6 @@
 """What is exported draws the pictures of the run, pixel by pixel, when diffusers loads it; and names are those of other tools."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -244,6 +245,17 @@ def test_what_stands_in_the_place_is_left_alone(adapters, tmp_path):
     (tmp_path / "one.safetensors").write_text("x")
     assert "left alone" in refusal(lambda: palate.export(adapters, "kohya", tmp_path / "one.safetensors"))
     assert (tmp_path / "one.safetensors").read_text() == "x"
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers", "whole pipeline"])
+def test_a_full_disk_leaves_nothing_half_written(adapters, format, tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("palate.sharing.export.save_file", full_disk)
+    monkeypatch.setattr("shutil.copyfile", full_disk)
+    assert "the disk is full" in refusal(lambda: exported(adapters, format, tmp_path / "out"))
+    assert not [path for path in tmp_path.rglob("*") if path.name != "out" or path.is_file()]
 
 
 def test_a_file_of_adapters_that_does_not_say_its_alpha(adapters, tmp_path):

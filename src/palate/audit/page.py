@@ -3,8 +3,6 @@
 import math
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from palate.audit.findings import Findings
 from palate.audit.judges import Judge
 from palate.audit.planning import Step
@@ -13,9 +11,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.report import page as report_page
-from palate.report.page import picture_uri
-from palate.report.plots import COLOURS
+from palate.pages import colour, picture_uri, templates
 
 _WIDTH, _HEIGHT = 300, 190  # of the plot of votes, in its own units
 
@@ -30,19 +26,11 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
 
     pictures: pair_id -> data addresses of its two images; pairs without are shown in words.
     """
-    folders = [Path(__file__).parent, Path(report_page.__file__).parent]  # the report's style is the audit's
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("audit.html.j2").render(
+    return templates(Path(__file__).parent).get_template("audit.html.j2").render(
         found=findings, pictures=pictures or {}, command=command, configuration=configuration(findings), percent=percent,
         points=points, number=number, source_name=source_name, bias=bias, favoured=favoured, corrected=_corrected(findings), curve=calibration_points,
         chart=plan_chart(findings.plan), places={f"{j.name}/{j.correction}": k for k, j in enumerate(findings.judges)}, widest=_widest(findings.judges), step_name=step_name,
-        colour=lambda position: f"var(--run-{position % len(COLOURS)})",
+        colour=colour,
     )  # fmt: skip
 
 

@@ -20,11 +20,13 @@ WORLD = "world"  # the name of the pipeline that comes with palate
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
     "StableDiffusionPipeline": ("palate.backbones.stable_diffusion", "StableDiffusion"),
+    "StableDiffusionXLPipeline": ("palate.backbones.stable_diffusion_xl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": ("palate.backbones.stable_diffusion_3", "StableDiffusion3"),
     "FluxPipeline": ("palate.backbones.flux", "Flux"),
     "Flux2KleinPipeline": ("palate.backbones.flux2", "Flux2Klein"),
     "PixArtAlphaPipeline": ("palate.backbones.pixart", "PixArt"),
     "PixArtSigmaPipeline": ("palate.backbones.pixart", "PixArt"),
+    "QwenImagePipeline": ("palate.backbones.qwen_image", "QwenImage"),
     "SanaPipeline": ("palate.backbones.sana", "Sana"),
 }
 
@@ -40,7 +42,7 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
     pipeline = pipeline_class(folder)
     if pipeline not in FAMILIES:
         raise PalateError(
-            f"{folder}: palate does not know pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
+            f"{folder}: palate cannot train pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
         )
     module, name = FAMILIES[pipeline]
     family = getattr(import_module(module), name)

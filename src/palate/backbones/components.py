@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, ModelMixin
+from diffusers import ModelMixin
 from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch import Tensor
@@ -15,8 +15,6 @@ from transformers.utils.logging import disable_progress_bar
 from palate.backbones.folders import component_class
 from palate.errors import PalateError
 
-# Of families with a schedule of alphas_cumprod
-SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 

@@ -32,6 +32,10 @@ class Guided(nn.Module):
     def device(self) -> torch.device:
         return self.unet.device
 
+    @property
+    def add_embedding(self) -> nn.Module:  # SDXL's pipeline looks up its width
+        return self.unet.add_embedding
+
     def forward(
         self,
         noisy: Tensor,
@@ -64,8 +68,9 @@ class NegativeGuided(Guided):
 
     def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options) -> Tensor:
         (noisy_u, time_u, empty), (noisy_c, time_c, prompts) = halves(noisy, timestep, embeddings)
-        unconditional = self.negative(noisy_u, time_u, empty, return_dict=False, **options)[0]
-        conditional = self.unet(noisy_c, time_c, prompts, return_dict=False, **options)[0]
+        told_u, told_c = (options | told for told in _halves_told(options))
+        unconditional = self.negative(noisy_u, time_u, empty, return_dict=False, **told_u)[0]
+        conditional = self.unet(noisy_c, time_c, prompts, return_dict=False, **told_c)[0]
         return torch.cat([unconditional, conditional])
 
 
@@ -201,6 +206,14 @@ def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple
     one_for_all = not torch.is_tensor(timestep) or timestep.numel() == 1
     times = (timestep, timestep) if one_for_all else timestep.chunk(2)
     return tuple(zip(noisy.chunk(2), times, embeddings.chunk(2), strict=True))
+
+
+def _halves_told(options: dict) -> tuple[dict, dict]:
+    """What SDXL's pipeline tells its UNet besides, for the unconditional and for the conditional half; nothing elsewhere."""
+    if options.get("added_cond_kwargs") is None:
+        return {}, {}
+    pairs = {name: tensor.chunk(2) for name, tensor in options["added_cond_kwargs"].items()}
+    return tuple({"added_cond_kwargs": {name: pair[k] for name, pair in pairs.items()}} for k in (0, 1))
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from palate.backbones.components import (
-    SAMPLERS,
     component_config,
     kl_factor,
     kl_latents,
@@ -26,6 +25,7 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
+from palate.backbones.stable_diffusion import SAMPLERS
 from palate.errors import PalateError
 
 TEXTS = {"text_encoder": T5EncoderModel, "tokenizer": T5TokenizerFast}

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from palate.backbones.conditioning import Conditioning
+from palate.backbones.folders import component_class
 from palate.errors import PalateError
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -68,6 +69,11 @@ class StableDiffusion:
 
     @cached_property
     def noise_schedule(self) -> DDPMScheduler:
+        kind = component_class(self.folder, "scheduler")
+        if kind.startswith("EDM"):  # scales what the network sees and says, which no `prediction_type` tells
+            raise PalateError(
+                f"{self.folder / 'scheduler'}: palate cannot train with {kind}, whose noise has no timesteps."
+            )
         schedule = self._load(DDPMScheduler, "scheduler")
         if schedule.config.prediction_type not in PREDICTIONS:
             raise PalateError(
@@ -172,7 +178,8 @@ class StableDiffusion:
         return pipeline
 
     def _scheduler(self, scheduler_class: type):
-        return scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"))
+        options = {"clip_sample": False} if scheduler_class is DDIMScheduler else {}  # latents leave [-1, 1]
+        return scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"), **options)
 
     @torch.no_grad()
     def sample(

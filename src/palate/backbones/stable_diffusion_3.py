@@ -62,6 +62,13 @@ class StableDiffusion3:
         return load_texts(TEXTS, self.folder, self.device)
 
     @cached_property
+    def text_pipeline(self) -> StableDiffusion3Pipeline:
+        """The stock pipeline with its text parts alone; it asks its transformer how wide the zeros in place of T5 are."""
+        with init_empty_weights():
+            transformer = SD3Transformer2DModel.from_config(self.config)
+        return StableDiffusion3Pipeline(transformer=transformer, vae=None, scheduler=None, **self.texts)
+
+    @cached_property
     def max_sequence_length(self) -> int:
         """Tokens that T5 reads."""
         return longest(self.texts["tokenizer_3"], 256)
@@ -99,11 +106,8 @@ class StableDiffusion3:
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """`embeddings` [B, L, D] of all encoders, and CLIP's `pooled` [B, D']."""
-        with init_empty_weights():  # the stock pipeline asks its transformer how wide the zeros in place of T5 are
-            transformer = SD3Transformer2DModel.from_config(self.config)
-        pipeline = StableDiffusion3Pipeline(transformer=transformer, vae=None, scheduler=None, **self.texts)
         with quiet():
-            embeddings, _, pooled, _ = pipeline.encode_prompt(
+            embeddings, _, pooled, _ = self.text_pipeline.encode_prompt(
                 prompts, None, None, device=self.device, do_classifier_free_guidance=False,
                 max_sequence_length=self.max_sequence_length,
             )  # fmt: skip

@@ -46,7 +46,7 @@ class Options:
     """Print the result as JSON."""
     steps: int = 25
     guidance: float = 7.5
-    sampler: str = "dpm++"
+    sampler: str = "default"
     seed: int = 0
     repetitions: int = 1
 

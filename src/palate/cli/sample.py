@@ -35,8 +35,8 @@ class Options:
     steps: int = 25
     guidance: float = 7.5
     """In diffusers' convention: 1 is no guidance."""
-    sampler: str = "dpm++"
-    """dpm++, ddim or euler."""
+    sampler: str = "default"
+    """dpm++, ddim or euler; by default euler for models of flow matching, and dpm++ for all others."""
     seed: int = 0
     repetitions: int = 1
     """Pictures per prompt."""

@@ -31,11 +31,13 @@ def main(argv: list[str]) -> None:
             "train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys."
         )
 
+    from palate.training.distributed import together
     from palate.training.loop import train
 
-    run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)
-    if not dry_run:
-        print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")
+    with together():  # of several processes the first one prints
+        run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)
+        if not dry_run:
+            print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")
 
 
 def _preset(options: list[str]) -> dict[str, str]:

@@ -25,6 +25,8 @@ from palate.training.config import load_config
 from palate.training.draws import address
 from palate.training.model import load_trained
 
+DEFAULT_SAMPLERS = ("dpm++", "euler")  # of families with a noise schedule, and of flow matching
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -32,7 +34,8 @@ class Sampling:
 
     steps: int = 25
     guidance: float = 7.5
-    sampler: str = "dpm++"
+    sampler: str = "default"
+    """default is euler for models of flow matching, and dpm++ for all others."""
     seed: int = 0
     repetitions: int = 1
     """Pictures per prompt, each from its own noise."""
@@ -95,6 +98,8 @@ def sample(
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
+    if sampling.sampler == "default":
+        sampling = replace(sampling, sampler=_default_sampler(model, folder))
     prompts, suite = (list(prompts.prompts), prompts.source) if isinstance(prompts, Suite) else (prompts, "")
     settings = {"model": str(model), "prompts": prompts_hash(prompts), **asdict(sampling)}
     per_picture = [prompt for prompt in prompts for _ in range(sampling.repetitions)]
@@ -104,12 +109,8 @@ def sample(
     if missing:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         backbone, network = load_model(model, device, sampling.negative, sampling.negative_mix)
-    if not (folder / "samples.json").exists():
-        write_text(
-            folder / "samples.json",
-            json.dumps({"settings": settings, "suite": suite, "prompts": per_picture}, indent=1),
-        )
-    if not missing:
+    else:
+        _say_what_is_here(samples)
         return samples
     with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
         for start in range(0, len(per_picture), batch_size):
@@ -123,11 +124,19 @@ def sample(
                 [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
             )
             pictures = generate(backbone, network, [per_picture[i] for i in index], noise, sampling)
+            _say_what_is_here(samples)  # not before the family has taken the settings
             for i in wanted:
                 with atomic_path(_path(folder, i), durable=False) as temporary:
                     Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
             advance(len(wanted))
     return samples
+
+
+def _say_what_is_here(samples: Samples) -> None:
+    path = samples.folder / "samples.json"
+    if not path.exists():
+        said = {"settings": samples.settings, "suite": samples.suite, "prompts": samples.prompts}
+        write_text(path, json.dumps(said, indent=1))
 
 
 def sample_verb(
@@ -221,6 +230,13 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
         )
 
 
+def _default_sampler(model: str | Path, folder: Path) -> str:
+    """That of the model's family, or of the samples that are there, for which the model is no longer needed."""
+    if (folder / "samples.json").is_file() and (made := open_samples(folder).settings["sampler"]) in DEFAULT_SAMPLERS:
+        return made
+    return DEFAULT_SAMPLERS[_backbone_of(model, "cpu").is_flow]
+
+
 def _classifier_folder(run: Path) -> Path:
     return run / "model" / "classifier"
 
@@ -254,8 +270,8 @@ def open_samples(folder: str | Path) -> Samples:
 
 
 def _checked(sampling: Sampling) -> Sampling:
-    if sampling.sampler not in SAMPLERS:
-        raise PalateError(f"sampler {sampling.sampler!r} is not one of {', '.join(SAMPLERS)}.")
+    if sampling.sampler not in ("default", *SAMPLERS):
+        raise PalateError(f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}.")
     if not 0 <= sampling.negative_mix <= 1:
         raise PalateError(f"negative_mix: {sampling.negative_mix} is not between 0 and 1.")
     if not math.isfinite(sampling.classifier_scale):

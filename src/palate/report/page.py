@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from palate.errors import PalateError
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
+from palate.pages import colour, picture_uri, templates
 from palate.report.numbers import Interval, decimals, with_interval
 from palate.report.parts import Page, Picture, Row, Section, Source, verdict
-from palate.report.plots import COLOURS, curve_panels
+from palate.report.plots import curve_panels
 from palate.report.words import and_, contest_words, shortened
 
 if TYPE_CHECKING:
     from palate.evaluation.contest import Contest, VoteRate
 
-__all__ = ["Page", "Row", "Source", "featured", "picture_uri", "rate_text", "render", "verdict", "write_report"]
+__all__ = ["Page", "Row", "Source", "featured", "rate_text", "render", "verdict", "write_report"]
 
-_LARGEST = 320  # pixels of the longer side in the page; larger pictures are scaled down, smaller ones kept exactly
 _WIDEST_TILE = 300  # pixels: three in a row on a wide screen
 _METRICS = {  # metric -> heading; these are shown in this order, all others are folded away below them
     "rewards/accuracies": "Share of pairs on which model and target agree",
@@ -58,34 +55,31 @@ def render(page: Page) -> str:
             )
     panels = _panels(page.rows)
     known = sum(metric in _METRICS for _, metric, _ in panels)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
-        page=page,
-        wall=_wall(page),
-        tile=_tile(page.base.pictures),
-        featured=featured(page.rows),
-        headline=_results(page.headline, page.utility_name),
-        others=[_results(section, f"mean {section.scorer}") for section in page.others],
-        strengths=_strengths(page),
-        panels=panels[:known],
-        more_panels=panels[known:],
-        measures=list(dict.fromkeys(name for row in [page.base, *page.rows] for name in row.drift)),
-        training=_training(page.rows),
-        rate_text=rate_text,
-        contest_rates=contest_rates,
-        contest_words=contest_words,
-        agreement_text=_column([source.agreement for source in page.sources], most=2),
-        with_interval=with_interval,
-        shortened=shortened,
-        verdict=verdict,
-        and_=and_,
-        colour=lambda position: f"var(--run-{position % len(COLOURS)})",
+    return (
+        templates(Path(__file__).parent)
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            wall=_wall(page),
+            tile=_tile(page.base.pictures),
+            featured=featured(page.rows),
+            headline=_results(page.headline, page.utility_name),
+            others=[_results(section, f"mean {section.scorer}") for section in page.others],
+            strengths=_strengths(page),
+            panels=panels[:known],
+            more_panels=panels[known:],
+            measures=list(dict.fromkeys(name for row in [page.base, *page.rows] for name in row.drift)),
+            training=_training(page.rows),
+            rate_text=rate_text,
+            contest_rates=contest_rates,
+            contest_words=contest_words,
+            agreement_text=_column([source.agreement for source in page.sources], most=2),
+            with_interval=with_interval,
+            shortened=shortened,
+            verdict=verdict,
+            and_=and_,
+            colour=colour,
+        )
     )
 
 
@@ -114,23 +108,6 @@ def featured(rows: list[Row]) -> int:
     """Position of the row whose pictures are shown first: the highest win rate among rows that have pictures."""
     shown = [position for position, row in enumerate(rows) if row.pictures]
     return max(shown, key=lambda position: rows[position].win.rate if rows[position].win else -1.0, default=0)
-
-
-def picture_uri(picture: Picture) -> str:
-    """The picture as a data address: small ones without loss, large ones scaled to _LARGEST pixels.
-
-    Raises PalateError for a file that is not a readable picture.
-    """
-    try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        image = image.convert("RGB")
-    except OSError as error:
-        raise PalateError(f"{picture}: not a readable picture ({error}). Sample it again or leave it out.") from error
-    small = max(image.size) <= _LARGEST // 2
-    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", **({"lossless": True, "quality": 80} if small else {"quality": 82}))
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _results(section: Section, heading: str) -> dict[str, Any]:

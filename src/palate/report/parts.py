@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
-
 from palate.evaluation.winrate import WinRate
+from palate.pages import Picture
 from palate.report.numbers import Interval
 
 if TYPE_CHECKING:  # the audit's page is drawn with these, too, and has no use for models and samplers
     from palate.evaluation.contest import Contest
     from palate.evaluation.strengths import Table
 
-Picture = Image.Image | str | Path
 _LEVEL = 0.05  # of Holm's corrected p-value
 
 

@@ -10,9 +10,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from palate.pages import COLOURS
+
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
-COLOURS = ("#0072b2", "#d55e00", "#008a64", "#a6418a", "#946800", "#5b5fc7")  # colour-blind readers tell them apart
 _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # beyond six runs the colours come again, dashed
 _LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # where nothing was learned
 _POINTS = 160  # per line; longer runs are averaged in bins

@@ -10,12 +10,7 @@ from palate.sharing.trained import Trained, read_adapter
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 # Pipelines whose adapters ComfyUI reads by diffusers' names (comfy/lora.py, model_lora_keys_unet: "transformer.…")
-COMFY_TRANSFORMERS = (
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-    "PixArtAlphaPipeline",
-    "PixArtSigmaPipeline",
-)
+COMFY_TRANSFORMERS = ("StableDiffusion3Pipeline", "FluxPipeline")
 
 
 def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:

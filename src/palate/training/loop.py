@@ -15,6 +15,7 @@ from diffusers.optimization import get_scheduler
 from palate.arithmetic import flushed_denormals
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
+from palate.errors import PalateError
 from palate.files import write_text
 from palate.progress import progress_bar
 from palate.training import distributed
@@ -78,6 +79,12 @@ def train(
 def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
+    if (
+        distributed.processes() > config.train_batch_size
+    ):  # another launcher's, which the configuration knows nothing of
+        raise PalateError(
+            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
+        )
     if not dry_run:
         distributed.first_alone(lambda: _claim_folder(run, config, command))
 

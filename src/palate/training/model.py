@@ -155,6 +155,5 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
         )
     layers, *alphas, scaling = pipeline.lora_state_dict(folder, return_lora_metadata=True)
-    options = {denoiser: network, "metadata": scaling} | ({"network_alphas": alphas[0]} if alphas else {})
-    getattr(pipeline, f"load_lora_into_{denoiser}")(layers, **options)
+    network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
     return network

@@ -11,6 +11,7 @@ from rich.console import Console
 from palate.backbones import WORLD
 from palate.evaluation.compare import Comparison, evaluate
 from palate.evaluation.samples import sample
+from palate.evaluation.strengths import strengths
 from palate.report.page import Page, write_report
 from palate.report.runs import page_of
 from palate.report.terminal import results_table
@@ -82,8 +83,12 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
         for name in rows
     ]
 
+    prompts = base.samples.prompts
+    table = (
+        strengths(["base", *rows], [row.scores for row in (base, *compared)], prompts) if len(compared) > 1 else None
+    )
     page = page_of(
-        Comparison(base, compared, "world"), title="palate demo · small world", command=_command(), pictures=30,
+        Comparison(base, compared, "world", table=table), title="palate demo · small world", command=_command(), pictures=30,
         names={name: title for name, (title, _) in rows.items()},
         facts={"dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so", "runs": "one training seed per row; seeds differ more than rows that look alike"},
     )  # fmt: skip

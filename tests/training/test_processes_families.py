@@ -1,0 +1,53 @@
+"""Every family of models trains in two processes as in one: adapters and all weights, weights shared and in shards."""
+
+from pathlib import Path
+
+import families_flow
+import pytest
+from many_runs import farthest, run_in_two
+from tiny import make_labelled_dataset, make_pipeline
+
+import palate
+from palate.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+FAMILIES = {
+    "stable-diffusion": make_pipeline, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
+    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "sana": families_flow.make_sana,
+}  # fmt: skip
+TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
+WAYS = ("ddp", "fsdp2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Each family's run in one process, and in two both ways."""
+    folder = tmp_path_factory.mktemp("families")
+    make_labelled_dataset(folder / "data")
+    two = []
+    for family, make in FAMILIES.items():
+        make(folder / family)
+        for trained, options in TRAINED.items():
+            # 3 rows: 2 for one process, 1 for the other
+            config = options | {
+                "pretrained_model_name_or_path": str(folder / family), "dataset": str(folder / "data"), "resolution": 64, "beta": 500.0,
+                "learning_rate": 1e-4, "train_batch_size": 3, "max_train_steps": 2, "report_to": "none", "adam_epsilon": 1e-6,
+            }  # fmt: skip
+            palate.train(config | {"output_dir": str(folder / f"{family}-{trained}-one")})
+            two += [
+                (config | {"output_dir": str(folder / f"{family}-{trained}-{way}"), "parallel": way}, None)
+                for way in WAYS
+            ]
+    run_in_two(folder, two)
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_end_where_one_does_in_every_family(family, trained, way, folder):
+    one, two = folder / f"{family}-{trained}-one", folder / f"{family}-{trained}-{way}"
+    assert farthest(one, two) <= 1e-5
+    assert read_metrics(two)[0]["rewards/margins"] == 0.0
+    files = [sorted(path.relative_to(run) for path in (run / "model").rglob("*.safetensors")) for run in (one, two)]
+    assert files[0] == files[1] != []
