@@ -1,7 +1,7 @@
 """What every family of models must hold, adapters and all weights: exact zeros at the start, a step that helps, bit-exact
 resume, weights that diffusers' own pipeline loads and samples alike.
 
-A new family adds a builder to FAMILIES; `docs/add-a-backbone.md` says what else it takes.
+A new family adds a builder to tests/families.py; `docs/add-a-backbone.md` says what else it takes.
 """
 
 import math
@@ -12,8 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
-from families_flow import make_flux, make_flux2_klein, make_pixart, make_qwen_image, make_sana, make_sd3, make_sd35
-from families_unet import make_sd, make_sd_v, make_sdxl
+from families import FAMILIES
 from tiny import PROMPTS, make_labelled_dataset
 
 import palate
@@ -23,18 +22,6 @@ from palate.training.assemble import assemble
 from palate.training.config import load_config
 from palate.training.labels import prepare_rows
 
-FAMILIES = {
-    "sd": make_sd,
-    "sd-v": make_sd_v,
-    "sdxl": make_sdxl,
-    "sd3": make_sd3,
-    "sd35": make_sd35,
-    "flux": make_flux,
-    "flux2-klein": make_flux2_klein,
-    "pixart": make_pixart,
-    "qwen-image": make_qwen_image,
-    "sana": make_sana,
-}
 SIZE = 64
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import families_flow
-import families_unet
 import pytest
+from families import FAMILIES
 from many_runs import farthest, run_in_two
 from tiny import make_labelled_dataset
 
@@ -12,12 +11,6 @@ import palate
 from palate.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
-FAMILIES = {
-    "stable-diffusion": families_unet.make_sd, "stable-diffusion-xl": families_unet.make_sdxl, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
-    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "qwen-image": families_flow.make_qwen_image,
-    "sana": families_flow.make_sana,
-    "qwen-image": families_flow.make_qwen_image,
-}  # fmt: skip
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
 WAYS = ("ddp", "fsdp2")
 
