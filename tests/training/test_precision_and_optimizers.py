@@ -83,6 +83,32 @@ def test_gradient_checkpointing_changes_no_bit_and_keeps_less(lora, pipeline_fol
     assert kept(True) < 0.6 * kept(False)
 
 
+# --- torch.compile ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],  # traced as by the other, no C++ compiled
+)
+def test_a_compiled_run_is_that_of_the_networks_as_they_are(backend, pipeline_folder, dataset, tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr("palate.training.precision.BACKEND", backend)
+    torch._dynamo.reset()
+    counters.clear()
+    plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain", lora=LORA))
+    assert not counters["stats"]["unique_graphs"]
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "compiled", lora=LORA, compile=True))
+    assert counters["stats"]["unique_graphs"] >= 2  # with adapters and without
+    assert sorted(counters["graph_break"]) == []
+    for before, after in zip(plain.metrics, run.metrics, strict=True):
+        assert after["loss"] == pytest.approx(before["loss"], rel=1e-3)
+        assert after["gradient_norm"] == pytest.approx(before["gradient_norm"], rel=2e-2)
+    first = run.metrics[0]["rewards/margins"]
+    assert first == 0.0 if backend == "aot_eager" else abs(first) < 1e-3  # two graphs, rounded differently when fused
+    assert final(run).keys() == final(plain).keys()  # no names of a wrapper
+
+
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 WIDE = {"rank": 256}  # 8-bit states begin at 4,096 parameters
@@ -182,6 +208,9 @@ def test_a_resumed_average_equals_one_never_stopped(pipeline_folder, dataset, tm
         ({"weight_dtype": "bf16", "lora": LORA}, "set mixed_precision: bf16"),
         ({"weight_dtype": "fp16", "mixed_precision": "bf16", "lora": LORA}, "set mixed_precision: fp16"),
         ({"weight_dtype": "bf16", "mixed_precision": "bf16", "lora": LORA, "start_from": "runs/1"}, "held in fp32"),
+        ({"compile": True, "adaptive": True}, "Remove compile"),
+        ({"compile": True, "reference": "offloaded"}, "Remove compile"),
+        ({"parallel": "fsdp2", "optimizer": "adamw-8bit"}, "fp32 weights in shards"),
         ({"ema_decay": 1.5}, "between 0 and"),
         ({"ema_decay": 0.9, "early_stop": 2, "held_out_votes": 0.2}, "give one"),
         ({"optimizer": "sgd"}, "not one of adamw, adamw-8bit, adafactor"),

@@ -21,6 +21,7 @@ from palate.training.model import Policy, make_classifier, make_policy, starting
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
+from palate.training.precision import compile_network
 from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows
@@ -67,7 +68,7 @@ def assemble(
     spread = partial(shard, device=accelerator.device) if sharded else None
     reference = reference or make_reference(policy, needs_reference(config), config, spread)
     if config.compile:
-        policy.network.compile()
+        compile_network(policy.network)
     if spread:
         spread(policy.network)
         backbone.device = accelerator.device
