@@ -14,7 +14,8 @@ from palate.training.metrics import read_metrics
 pytestmark = pytest.mark.slow
 FAMILIES = {
     "stable-diffusion": families_unet.make_sd, "stable-diffusion-xl": families_unet.make_sdxl, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
-    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "sana": families_flow.make_sana,
+    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "qwen-image": families_flow.make_qwen_image,
+    "sana": families_flow.make_sana,
     "qwen-image": families_flow.make_qwen_image,
 }  # fmt: skip
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
