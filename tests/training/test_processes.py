@@ -172,7 +172,12 @@ def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder, mon
     palate.train(settings(folder / "few", "three pairs", **few))
     two.append((settings(folder / "few", "shared in shards 2", **MORE["shared in shards"]), None))
     # Steps that cannot be taken are left out by both.
-    back = {"on_spike": "roll-back", "learning_rate": 1e-4}
+    back = DEDPO | {
+        "on_spike": "roll-back",
+        "batches": "uniform",
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": 6,
+    }
     with monkeypatch.context() as patched:
         patched.setattr(EncodedPairs, "image_latents", spoilt(EncodedPairs.image_latents, "p005"))
         palate.train(settings(folder, "rolled back 1", **back))
@@ -185,6 +190,7 @@ def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder, mon
     assert {name: distance for name, distance in far.items() if not distance <= 2e-5} == {}
     lines = [read_spikes(folder / f"rolled-back-{n}") for n in (1, 2)]
     assert lines[0] == lines[1] and lines[0][0]["pairs"] == ["p005"]
+    assert 0 < len(read_metrics(folder / "rolled-back-2")) < 6
 
 
 # --- starting several ------------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class Stepper:
             self._refuse(self._refused)
 
     def _refuse(self, bad: list[str]) -> None:
-        raise Spike(self._step, "the loss is not a number", bad)
+        raise Spike(self._step, "the loss is not a number", list(dict.fromkeys(bad)))
 
 
 def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
