@@ -3,17 +3,20 @@
 from pathlib import Path
 
 import families_flow
+import families_unet
 import pytest
 from many_runs import farthest, run_in_two
-from tiny import make_labelled_dataset, make_pipeline
+from tiny import make_labelled_dataset
 
 import palate
 from palate.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 FAMILIES = {
-    "stable-diffusion": make_pipeline, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
-    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "sana": families_flow.make_sana,
+    "stable-diffusion": families_unet.make_sd, "stable-diffusion-xl": families_unet.make_sdxl, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
+    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "qwen-image": families_flow.make_qwen_image,
+    "sana": families_flow.make_sana,
+    "qwen-image": families_flow.make_qwen_image,
 }  # fmt: skip
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
 WAYS = ("ddp", "fsdp2")

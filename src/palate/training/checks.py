@@ -47,11 +47,14 @@ def check_family(config: TrainConfig, backbone: Backbone) -> None:
     needs_schedule = {
         f"source: {config.source}": config.source == "teacher", f"noise: {config.noise}": config.noise != "random",
     }  # fmt: skip
-    for needs, missing in ((needs_unet, backbone.denoiser != "unet"), (needs_schedule, backbone.is_flow)):
+    for needs, missing, what in (
+        (needs_unet, backbone.denoiser != "unet", "the UNet and the noise schedule of Stable Diffusion or SDXL"),
+        (needs_schedule, backbone.is_flow, "a noise schedule, which models of flow matching do not have"),
+    ):
         name = next((name for name, so in needs.items() if so), None)
         if name and missing:
             raise PalateError(
-                f"{name} works with the noise schedule of Stable Diffusion and SDXL, and {backbone.folder} is {backbone.family}. "
+                f"{name} needs {what}, and {backbone.folder} is {backbone.family}. "
                 "Choose a method that compares the pairs of the dataset at random noise (`palate methods`)."
             )
 

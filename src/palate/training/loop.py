@@ -80,9 +80,7 @@ def train(
 def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
-    if (
-        distributed.processes() > config.train_batch_size
-    ):  # another launcher's, which the configuration knows nothing of
+    if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
         raise PalateError(
             f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
         )

@@ -38,9 +38,7 @@ def make_reference(
         @contextmanager
         def adapter_off():
             policy.network.disable_adapters()
-            if is_sharded(
-                policy.network
-            ):  # peft stops their gradient too, and a sharded network keeps what it saw first
+            if is_sharded(policy.network):  # peft stops gradients too, and a sharded network keeps what it saw first
                 for parameter in policy.parameters:
                     parameter.requires_grad_(True)
             try:
