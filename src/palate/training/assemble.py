@@ -14,6 +14,7 @@ from palate.training.averages import Average
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
@@ -21,7 +22,6 @@ from palate.training.model import Policy, make_classifier, make_policy, starting
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
-from palate.training.precision import compile_network
 from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
 from palate.training.rows import Rows

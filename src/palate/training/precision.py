@@ -1,4 +1,4 @@
-"""How networks compute: types of arithmetic and of the weights that never change, compiled code."""
+"""Types of arithmetic and of the weights that never change."""
 
 import torch
 
@@ -6,13 +6,6 @@ from palate.errors import PalateError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
-
-BACKEND = "inductor"  # of torch.compile
-
-
-def compile_network(network: torch.nn.Module) -> None:
-    """Have torch.compile translate the network on its first call, in place: names of parameters stay as they are."""
-    network.compile(backend=BACKEND)
 
 
 def check_precision(mixed_precision: str, device: torch.device) -> None:

@@ -21,12 +21,13 @@ from palate.errors import PalateError
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.training.cache import EncodedPairs
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.distributed import counts
 from palate.training.draws import address
 from palate.training.model import Policy, starting_network
 from palate.training.networks import Networks
-from palate.training.precision import compile_network, hold_frozen
+from palate.training.precision import hold_frozen
 from palate.training.rows import Rows
 from palate.training.sources import Setting, rows_problem
 from palate.training.timesteps import timestep_settings

@@ -13,9 +13,10 @@ import torch
 from accelerate import cpu_offload
 
 from palate.files import atomic_path
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.model import Policy
-from palate.training.precision import compile_network, hold_frozen
+from palate.training.precision import hold_frozen
 from palate.training.sharding import is_sharded
 
 
