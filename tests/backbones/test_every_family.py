@@ -99,7 +99,7 @@ def test_logits_start_at_exactly_zero_and_a_step_lowers_the_loss_as_its_gradient
     assert math.log(2) - parts.stepper.take_loss() == pytest.approx(1e-3, rel=0.1)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("sd-v", "sd35")])  # as sd and sd3
+@every_family
 @both_ways
 def test_a_resumed_run_ends_bit_identical_and_diffusers_samples_what_it_saved(
     family, lora, folder_of, dataset, tmp_path
