@@ -3,7 +3,8 @@
     python benchmarks/processes.py            about 3 minutes on 2 cores
 
 The small Stable Diffusion of step_cost.py, the same batch in both. One and two processes take turns, each time anew; the
-efficiency is the median step of one process over twice that of two. 1 is what two processes can gain at most.
+efficiency is the median step of one process over twice that of two: at best 1. Beside it the same from processor time, which
+other programs on the machine hardly change; it counts what is done twice or only for the sake of sharing, but not waiting.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
 from palate.training.assemble import assemble
 from palate.training.config import load_config
-from palate.training.distributed import counts, is_first, together
+from palate.training.distributed import counts, is_first, together, total, wait
 from palate.training.labels import prepare_rows
 from palate.training.metrics import everywhere, join, summarise
 from palate.training.sharding import number
@@ -57,22 +58,22 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, Sizes(batch=options.batch, resolution=options.resolution, width=options.width))
-        seconds: dict[tuple[str, int], list[float]] = {(way, n): [] for way in WAYS for n in (1, 2)}
+        seconds: dict[tuple[str, int], list[list[float]]] = {(way, n): [] for way in WAYS for n in (1, 2)}
         for _ in range(options.turns):
             for n in (1, 2):
                 for way, measured in measure(folder, options, n).items():
                     seconds[way, n] += measured
     for way in WAYS:
-        one, two = seconds[way, 1], seconds[way, 2]
+        (one, one_busy), (two, two_busy) = (zip(*seconds[way, n], strict=True) for n in (1, 2))
         ranges = ", ".join(
             f"{n} process{'es' * (n > 1)} {min(s):.2f} to {max(s):.2f} s" for n, s in ((1, one), (2, two))
         )
         print(
-            f"{way}: {median(one) / median(two):.2f} x as fast in two, efficiency {median(one) / median(two) / 2:.2f} ({ranges}; n = {len(one)})"
+            f"{way}: {median(one) / median(two):.2f} x as fast in two, efficiency {median(one) / median(two) / 2:.2f}, of processor time {median(one_busy) / median(two_busy):.2f} ({ranges}; n = {len(one)})"
         )
 
 
-def measure(folder: Path, options: Options, n: int) -> dict[str, list[float]]:
+def measure(folder: Path, options: Options, n: int) -> dict[str, list[list[float]]]:
     """Seconds per step of every way, in n new processes."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n)]
     work = [__file__, "--work", str(folder), str(options.batch), str(options.steps)]
@@ -89,8 +90,8 @@ def work(folder: Path, batch: int, steps: int) -> None:
             (folder / "seconds.json").write_text(json.dumps(seconds))
 
 
-def time_steps(folder: Path, batch: int, steps: int, changes: dict) -> list[float]:
-    """Seconds of each step but the first, as `palate train` takes it."""
+def time_steps(folder: Path, batch: int, steps: int, changes: dict) -> list[list[float]]:
+    """Seconds, and seconds of processor time of all processes, of each step but the first, as `palate train` takes it."""
     keys = {"pretrained_model_name_or_path": str(folder / "pipeline"), "dataset": str(folder / "data")}
     config = load_config(keys | {"output_dir": str(folder / "run"), "train_batch_size": batch} | changes)
     dataset, accelerator = open_dataset(config.dataset), Accelerator(cpu=True)
@@ -99,14 +100,15 @@ def time_steps(folder: Path, batch: int, steps: int, changes: dict) -> list[floa
     optimizer = torch.optim.AdamW(parts.policy.parameters, lr=1e-6)
     seconds = []
     for step in range(steps + 1):
-        start = time.perf_counter()
+        wait()
+        start, busy = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         readings = everywhere(join([parts.stepper.accumulate(step)]), counts(batch))
         parts.stepper.finish()
         number(torch.nn.utils.clip_grad_norm_(parts.policy.parameters, 1.0))
         optimizer.step()
         summarise(readings, config.beta, backbone.num_timesteps, None)
-        seconds.append(time.perf_counter() - start)
+        seconds.append([time.perf_counter() - start, total(time.process_time() - busy)])
     return np.round(seconds[1:], 4).tolist()
 
 

@@ -122,14 +122,16 @@ def make_flux2_klein(folder: Path, is_distilled: bool = False) -> Path:
 
 def make_pixart(folder: Path, alpha: bool = False) -> Path:
     """PixArt-Sigma scaled down, or PixArt-Alpha at 1024 pixels, which is told sizes."""
-    torch.manual_seed(0)
+    torch.manual_seed(
+        0
+    )  # scaling_factor: latents of a random autoencoder are small, and two images must differ in bf16
     kind = PixArtAlphaPipeline if alpha else PixArtSigmaPipeline
     pipeline = kind(
         transformer=PixArtTransformer2DModel(
             num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=1, cross_attention_dim=24,
             sample_size=128 if alpha else 8, patch_size=2, caption_channels=TEXT,
         ),
-        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02), vae=_kl(4, scaling_factor=0.13025),
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02), vae=_kl(4, scaling_factor=2.5),
         text_encoder=_t5(TEXT), tokenizer=_t5_tokenizer(),
     )  # fmt: skip
     _saved(pipeline, folder)

@@ -43,8 +43,7 @@ def encode(pipeline: Path, dataset: Path, folder: Path) -> None:
 
 def sample_pictures(pipeline: Path, dataset: Path, folder: Path) -> None:
     """Pictures in batches of three."""
-    prompts = [f"a circle of kind {i}" for i in range(20)]
-    sample(pipeline, prompts, folder, Sampling(steps=3), batch_size=3)
+    sample(pipeline, ["a red circle", "a blue square"], folder, Sampling(steps=3, repetitions=10), batch_size=3)
 
 
 # --- what is compared: name -> bytes ---------------------------------------------------------------------------------
@@ -110,16 +109,22 @@ def survives(
     return killed, finished
 
 
-def _run(
-    work: Callable, pipeline: Path, dataset: Path, folder: Path, kill_after: float | None = None
-) -> tuple[int, float]:
-    """The exit code of the work in a new process, -9 where it was killed in time, and its seconds."""
+def start(work: Callable, *arguments: Path) -> tuple:
+    """A new process that does the work, and an event that says when it begins."""
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # where the fork server finds this module
     context.set_forkserver_preload(["kills"])
     begun = context.Event()
-    child = context.Process(target=_work, args=(begun, work, pipeline, dataset, folder))
+    child = context.Process(target=_work, args=(begun, work, *arguments))
     child.start()
+    return begun, child
+
+
+def _run(
+    work: Callable, pipeline: Path, dataset: Path, folder: Path, kill_after: float | None = None
+) -> tuple[int, float]:
+    """The exit code of the work in a new process, -9 where it was killed in time, and its seconds."""
+    begun, child = start(work, pipeline, dataset, folder)
     assert begun.wait(120)
     started = time.monotonic()
     child.join(kill_after)

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 import yaml
+from families import FAMILIES
 
 import palate
 from palate.cli import VERBS
@@ -130,6 +131,28 @@ def test_every_test_named_exists_where_it_is_said_to_be(page):
 
 def test_the_tables_of_evidence_are_not_empty():
     assert all(len(re.findall(r"\[`test_\w+`\]\(", PAGES[page])) >= 8 for page in ("README.md", "docs/methods.md"))
+
+
+def test_every_cell_of_the_table_of_models_is_a_test_and_every_family_is_there():
+    """The column's test takes this family, with adapters and with all weights; those of two processes take both ways."""
+    section = PAGES["README.md"].split("## Models")[1].split("\n## ")[0]
+    named = dict(re.findall(r"`(\w+)`(?: and `\w+`)?\s+\[`(test_\w+)`\]", section))
+    named["FSDP2"] = named["DDP"]
+    modules = [importlib.import_module(name) for name in ("backbones.test_every_family", "training.test_processes_families", "sharing.test_export_families")]  # fmt: skip
+    taken = {}
+    for column, name in named.items():
+        marks = next(getattr(module, name) for module in modules if hasattr(module, name)).pytestmark
+        taken[column] = {value for mark in marks for values in (*mark.args[1:2], mark.kwargs.get("ids", ())) for value in values if isinstance(value, str)}  # fmt: skip
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    (_, *columns), _, *rows = table
+    families = {re.search(r"`(.+)`", name)[1]: cells for name, *cells in rows}
+    assert families.keys() == FAMILIES.keys() and columns == ["train", "resume", "DDP", "FSDP2", "export"]
+    for family, cells in families.items():
+        for column, cell in zip(columns, cells, strict=True):
+            assert cell == ("LoRA, full" if family in taken[column] else "–"), (family, column)
+            assert {"lora", "full"} <= taken[column] and (
+                column not in ("DDP", "FSDP2") or column.lower() in taken[column]
+            )
 
 
 def names_in(module: str) -> set[str]:

@@ -106,6 +106,8 @@ def collect_labels(
     unknown = np.isnan(given)
     if unknown.any():
         given[unknown] = np.mean(~np.isnan(human[unknown])) or np.nan
+    del table, choice, source, position
+    pa.default_memory_pool().release_unused()
     return Labels(human=human, judge=judged, propensity=given)
 
 

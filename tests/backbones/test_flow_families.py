@@ -27,6 +27,7 @@ from palate.backbones import conditioning
 from palate.backbones.flow import static_shift
 from palate.backbones.flux import Flux
 from palate.backbones.flux2 import Flux2Klein
+from palate.backbones.folders import fingerprint
 from palate.backbones.pixart import PixArt
 from palate.backbones.qwen_image import QwenImage
 from palate.backbones.sana import Sana
@@ -436,6 +437,18 @@ def test_a_tokenizer_without_vocabulary_is_refused(folders, tmp_path):
     shutil.copytree(folders["pixart"], folder)
     (folder / "tokenizer" / "spiece.model").unlink()
     assert "tokenizer: no vocabulary" in refusal(lambda: PixArt(folder).encode_prompts(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("family", "file"), [("pixart", "tokenizer/spiece.model"), ("flux2-klein", "tokenizer/chat_template.jinja")]
+)
+def test_what_a_tokenizer_is_made_of_is_part_of_its_fingerprint(family, file, folders, tmp_path):
+    """Otherwise a cache of encoded prompts would be taken for that of another tokenizer."""
+    folder, encoders = tmp_path / "other", FAMILIES[family][0].encoders
+    shutil.copytree(folders[family], folder)
+    before = fingerprint(folder, encoders)
+    (folder / file).write_bytes((folder / file).read_bytes() + b" ")
+    assert fingerprint(folders[family], encoders) == before != fingerprint(folder, encoders)
 
 
 def test_a_schedule_that_pixart_does_not_have_is_refused(folders, tmp_path):

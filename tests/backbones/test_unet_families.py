@@ -9,11 +9,13 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from families_unet import make_sd, make_sd_v, make_sdxl, make_sdxl_v
 from PIL import Image
-from tiny import PROMPTS, refusal
+from tiny import PROMPTS, make_labelled_dataset, refusal
 
+import palate
 from palate.backbones import load_backbone
 from palate.backbones.conditioning import concatenate, expand, take
 from palate.data.dataset import PreferenceDataset
+from palate.judges.base import Pair, load_judge
 from palate.training.cache import encode_pairs, prepare_image
 
 FAMILIES = {"sd": make_sd, "sd-v": make_sd_v, "sdxl": make_sdxl, "sdxl-v": make_sdxl_v}
@@ -28,6 +30,11 @@ def folders(tmp_path_factory):
 @pytest.fixture(params=FAMILIES)
 def folder(request, folders):
     return folders[request.param]
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory):
+    return make_labelled_dataset(tmp_path_factory.mktemp("prefs") / "data", pairs=4, labelled=4)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +201,40 @@ def test_a_negative_network_is_told_its_own_half(sdxl, folders):
     given = sdxl.predict(sdxl.network, noise, told, sdxl.encode_prompts(list(PROMPTS)) | of_image)
     x = scheduler.step(without + GUIDANCE * (given - without), t, noise).prev_sample
     torch.testing.assert_close(made, (sdxl.decode_latents(x) / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method, keys",
+    [
+        ("spin", {"sampling_steps": 1}),
+        ("spo", {"reward": "brightness", "reward_gap": 0.0, "sampling_steps": 3, "first_sampling_step": 1, "prompts_per_round": 2}),
+        ("self-npo", {}),
+        ("inpo", {}),
+        ("sudo", {}),
+        ("pc-diffusion", {}),
+        ("self-training-crossfit", {"self_folds": 2, "self_draws": 1}),
+    ],
+)  # fmt: skip
+def test_sources_and_judges_tell_sdxl_what_it_must_know(method, keys, folders, prefs, tmp_path):
+    """The network takes no step without its sizes, so that whatever forgets them ends in an error."""
+    run = palate.train(
+        {"pretrained_model_name_or_path": str(folders["sdxl"]), "dataset": str(prefs.path), "output_dir": str(tmp_path / "run"), "method": method,
+         "max_train_steps": 1, "train_batch_size": 2, "resolution": 64, "report_to": "none", **keys},
+    )  # fmt: skip
+    assert np.isfinite(run.metrics[0]["loss"]) and any(run.model_path.rglob("*.safetensors"))
+
+
+def test_a_run_of_sdxl_is_a_judge(folders, prefs, tmp_path):
+    run = palate.train(
+        {"pretrained_model_name_or_path": str(folders["sdxl"]), "dataset": str(prefs.path), "output_dir": str(tmp_path / "run"), "lora": {"rank": 2},
+         "max_train_steps": 1, "train_batch_size": 2, "learning_rate": 0.1, "resolution": 64, "report_to": "none"},
+    )  # fmt: skip
+    judge = load_judge(f"self:{run.path}", draws=1, in_sample=True, device="cpu")
+    wide, square = (Image.open(io.BytesIO(png(size))) for size in ((200, 100), (64, 64)))
+    scores = judge.vote([Pair("a", PROMPTS[0], wide, square), Pair("b", PROMPTS[1], square, wide)])
+    alone = judge.vote([Pair("b", PROMPTS[1], square, wide)])
+    assert scores.shape == (2, 2) and scores.std() > 0
+    np.testing.assert_allclose(scores[1:], alone, rtol=1e-3, atol=1e-3)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

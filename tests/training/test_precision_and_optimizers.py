@@ -10,6 +10,7 @@ from tiny import refusal
 
 import palate
 from palate.backbones import load_backbone
+from palate.errors import PalateError
 from palate.training.config import load_config
 from palate.training.model import make_policy
 from palate.training.optimizers import STATE_BYTES, make_optimizer
@@ -81,6 +82,48 @@ def test_gradient_checkpointing_changes_no_bit_and_keeps_less(lora, pipeline_fol
         return sum(sizes)
 
     assert kept(True) < 0.6 * kept(False)
+
+
+# --- torch.compile ----------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_run_is_that_of_the_networks_as_they_are(pipeline_folder, dataset, tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr("palate.training.compiled.BACKEND", "eager")  # traced as for any other, no C++ compiled
+    torch._dynamo.reset()
+    counters.clear()
+    plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain", lora=LORA))
+    assert not counters["stats"]["unique_graphs"]
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "compiled", lora=LORA, compile=True))
+    assert counters["stats"]["unique_graphs"] >= 2  # with adapters and without
+    assert not counters["graph_break"]
+    assert run.metrics[0]["rewards/margins"] == 0.0
+    assert run.metrics == plain.metrics and same(final(run), final(plain))
+
+
+def test_a_translation_with_wrong_gradients_is_refused(pipeline_folder, dataset, tmp_path, monkeypatch):
+    def half(graph, inputs):
+        return lambda *arguments: [0.5 * output + 0.5 * output.detach() for output in graph(*arguments)]
+
+    monkeypatch.setattr("palate.training.compiled.BACKEND", half)
+    torch._dynamo.reset()
+    line = refusal(lambda: palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=LORA, compile=True)))
+    assert "wrong by 50 %" in line and torch.__version__ in line
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_the_compiler_of_this_machine_is_right_or_refused(pipeline_folder, dataset, tmp_path):
+    torch._dynamo.reset()
+    plain = palate.train(settings(pipeline_folder, dataset, tmp_path / "plain", lora=LORA, max_train_steps=2))
+    try:
+        run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", lora=LORA, max_train_steps=2, compile=True))  # fmt: skip
+    except PalateError as error:
+        assert "the gradient of the compiled network is wrong by" in str(error)
+        return
+    assert abs(run.metrics[0]["rewards/margins"]) < 1e-3  # two programs, rounded differently
+    assert run.metrics[0]["gradient_norm"] == pytest.approx(plain.metrics[0]["gradient_norm"], rel=1e-2)
 
 
 # --- optimisers -------------------------------------------------------------------------------------------------------
@@ -182,6 +225,9 @@ def test_a_resumed_average_equals_one_never_stopped(pipeline_folder, dataset, tm
         ({"weight_dtype": "bf16", "lora": LORA}, "set mixed_precision: bf16"),
         ({"weight_dtype": "fp16", "mixed_precision": "bf16", "lora": LORA}, "set mixed_precision: fp16"),
         ({"weight_dtype": "bf16", "mixed_precision": "bf16", "lora": LORA, "start_from": "runs/1"}, "held in fp32"),
+        ({"compile": True, "adaptive": True}, "Remove compile"),
+        ({"compile": True, "reference": "offloaded"}, "Remove compile"),
+        ({"parallel": "fsdp2", "optimizer": "adamw-8bit"}, "fp32 weights in shards"),
         ({"ema_decay": 1.5}, "between 0 and"),
         ({"ema_decay": 0.9, "early_stop": 2, "held_out_votes": 0.2}, "give one"),
         ({"optimizer": "sgd"}, "not one of adamw, adamw-8bit, adafactor"),

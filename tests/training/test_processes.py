@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from many_runs import environment, farthest, run_in_two
+from many_runs import environment, farthest, run_in_two, spoilt
 from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
 import palate
+from palate.training.cache import EncodedPairs
 from palate.training.checkpoint import checkpoints
 from palate.training.config import load_config
 from palate.training.distributed import counts
 from palate.training.metrics import read_metrics
+from palate.training.spikes import read_spikes
 
 LORA = {"lora": {"rank": 4}}
 FSDP2 = {"parallel": "fsdp2"}
@@ -48,6 +50,10 @@ MORE = {
     "teacher in shards": FSDP2 | {"method": "self-npo"},
     "samples in shards": FSDP2 | {"method": "spin", "sampling_steps": 2},
     "lists": LORA | {"method": "diffusion-lpo"},
+    "average in shards": FSDP2 | {"ema_decay": 0.9},
+    "copied reference in shards": LORA | FSDP2 | {"reference": "copy"},
+    "adafactor": {"optimizer": "adafactor"},
+    "shared in shards": LORA | FSDP2 | {"share_reference": True, "seed": 7},
     "checkpointing in shards": LORA | FSDP2 | {"gradient_checkpointing": True},
     "steps in shards": FSDP2 | {
         "method": "spo", "sampling_steps": 4, "first_sampling_step": 2, "reward": "brightness", "refresh_steps": 2, "prompts_per_round": 3,
@@ -148,12 +154,43 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all_with_one_line(runs):
 
 
 @pytest.mark.slow
-def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder):
+def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder, monkeypatch):
     for name, changes in MORE.items():
         palate.train(settings(folder, f"{name} 1", **changes))
-    run_in_two(folder, [(settings(folder, f"{name} 2", **changes), None) for name, changes in MORE.items()])
-    far = {name: farthest(*(folder / f"{name} {n}".replace(" ", "-") for n in (1, 2))) for name in MORE}
+    two = [(settings(folder, f"{name} 2", **changes), None) for name, changes in MORE.items()]
+    # Errors known of one process's pairs and not of the other's: the reference runs in both, or in neither.
+    (folder / "few").mkdir()
+    (folder / "few/pipeline").symlink_to(folder / "pipeline")
+    make_labelled_dataset(folder / "few/data")
+    few = LORA | {
+        "share_reference": True,
+        "train_batch_size": 3,
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": 1,
+        "seed": 7,
+    }
+    palate.train(settings(folder / "few", "three pairs", **few))
+    two.append((settings(folder / "few", "shared in shards 2", **MORE["shared in shards"]), None))
+    # Steps that cannot be taken are left out by both.
+    back = DEDPO | {
+        "on_spike": "roll-back",
+        "batches": "uniform",
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": 6,
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(EncodedPairs, "image_latents", spoilt(EncodedPairs.image_latents, "p005"))
+        palate.train(settings(folder, "rolled back 1", **back))
+    two.append((settings(folder, "rolled back 2", **back), "p005"))
+    run_in_two(folder, two)
+    far = {
+        name: farthest(*(folder / f"{name} {n}".replace(" ", "-") for n in (1, 2))) for name in (*MORE, "rolled back")
+    }
+    far["few"] = farthest(folder / "shared-in-shards-1", folder / "few/shared-in-shards-2")
     assert {name: distance for name, distance in far.items() if not distance <= 2e-5} == {}
+    lines = [read_spikes(folder / f"rolled-back-{n}") for n in (1, 2)]
+    assert lines[0] == lines[1] and lines[0][0]["pairs"] == ["p005"]
+    assert 0 < len(read_metrics(folder / "rolled-back-2")) < 6
 
 
 # --- starting several ------------------------------------------------------------------------------------------------

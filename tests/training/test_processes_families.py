@@ -2,19 +2,15 @@
 
 from pathlib import Path
 
-import families_flow
 import pytest
+from families import FAMILIES
 from many_runs import farthest, run_in_two
-from tiny import make_labelled_dataset, make_pipeline
+from tiny import make_labelled_dataset
 
 import palate
 from palate.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
-FAMILIES = {
-    "stable-diffusion": make_pipeline, "stable-diffusion-3.5": families_flow.make_sd35, "flux": families_flow.make_flux,
-    "flux2-klein": families_flow.make_flux2_klein, "pixart": families_flow.make_pixart, "sana": families_flow.make_sana,
-}  # fmt: skip
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
 WAYS = ("ddp", "fsdp2")
 

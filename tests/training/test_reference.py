@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny import make_pipeline, refusal
 
 import palate
+from palate.cli.encode import main
 from palate.training.draws import address
 from palate.training.encode import encode, plan
 from palate.training.precomputed import PrecomputedErrors
@@ -128,7 +130,35 @@ def test_encoding_that_was_interrupted_goes_on_and_grows(pipeline_folder, datase
         assert torch.equal(two.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24))
     shutil.rmtree(folder)
     encode(config, reference_draws=3)
-    assert torch.equal(PrecomputedErrors(folder).lookup(ids, [2] * 24), three.lookup(ids, [2] * 24))
+    whole = PrecomputedErrors(folder)
+    assert all(torch.equal(whole.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24)) for draw in (0, 1, 2))
+
+
+def test_the_verb_counts_computes_and_says_how_to_go_on(pipeline_folder, dataset, tmp_path, capsys):
+    path = tmp_path / "dpo.yaml"
+    path.write_text(yaml.safe_dump(settings(pipeline_folder, dataset, tmp_path / "run", reference="precomputed")))
+    main([str(path), "--reference-draws", "2", "--dry-run"])
+    told = capsys.readouterr().out
+    assert "24 of 24 pairs would be encoded" in told and "48 errors of the reference would be computed" in told
+    main([str(path), "--reference-draws", "2"])
+    assert f"palate train {path} --reference precomputed --reference-draws 2" in capsys.readouterr().out
+    palate.train(path, reference_draws=2)
+    main([str(path), "--reference-draws", "2", "--dry-run"])
+    assert "0 errors of the reference would be computed" in capsys.readouterr().out
+
+
+def test_another_batch_size_is_told(pipeline_folder, dataset, tmp_path, capsys):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", reference="precomputed", reference_draws=2)
+    encode(config)
+    run = palate.train(config, train_batch_size=8, max_train_steps=1)
+    assert "computed 4 pairs at a time, and a step takes 8" in capsys.readouterr().out
+    assert abs(run.metrics[0]["rewards/margins"]) < 1e-3
+
+
+def test_nothing_to_compute_is_refused(pipeline_folder, dataset):
+    for changes, message in (({"method": "mapo"}, "nothing in this objective"), ({"method": "rn-dpo"}, "region")):
+        line = refusal(lambda changes=changes: encode(settings(pipeline_folder, dataset, "run", **changes), 2))
+        assert message in line
 
 
 def test_the_table_is_memory_mapped_and_finds_pairs_by_their_address(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
+HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
 
 
 def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
@@ -26,9 +27,7 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                name_or_path, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
-            )
+            snapshot_download(name_or_path, revision=revision, allow_patterns=[f"*{suffix}" for suffix in HASHED])
         )
     except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
         raise PalateError(f"{name_or_path}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
@@ -51,7 +50,7 @@ def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[s
     digest, found = hashlib.sha256(), []
     for component in components:
         for file in sorted((folder / component).rglob("*")):
-            if file.suffix in (".json", ".safetensors", ".txt"):
+            if file.suffix in HASHED:
                 digest.update(f"{component}/{file.name}".encode())
                 with open(file, "rb") as handle:
                     while chunk := handle.read(CHUNK):

@@ -14,6 +14,7 @@ from palate.training.averages import Average
 from palate.training.batches import Batches
 from palate.training.cache import EncodedPairs, encode_pairs
 from palate.training.checks import needs_reference
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
@@ -67,7 +68,7 @@ def assemble(
     spread = partial(shard, device=accelerator.device) if sharded else None
     reference = reference or make_reference(policy, needs_reference(config), config, spread)
     if config.compile:
-        policy.network.compile()
+        compile_network(policy.network)
     if spread:
         spread(policy.network)
         backbone.device = accelerator.device

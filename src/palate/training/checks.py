@@ -47,11 +47,14 @@ def check_family(config: TrainConfig, backbone: Backbone) -> None:
     needs_schedule = {
         f"source: {config.source}": config.source == "teacher", f"noise: {config.noise}": config.noise != "random",
     }  # fmt: skip
-    for needs, missing in ((needs_unet, backbone.denoiser != "unet"), (needs_schedule, backbone.is_flow)):
+    for needs, missing, what in (
+        (needs_unet, backbone.denoiser != "unet", "the UNet and the noise schedule of Stable Diffusion or SDXL"),
+        (needs_schedule, backbone.is_flow, "a noise schedule, which models of flow matching do not have"),
+    ):
         name = next((name for name, so in needs.items() if so), None)
         if name and missing:
             raise PalateError(
-                f"{name} works with the noise schedule of Stable Diffusion and SDXL, and {backbone.folder} is {backbone.family}. "
+                f"{name} needs {what}, and {backbone.folder} is {backbone.family}. "
                 "Choose a method that compares the pairs of the dataset at random noise (`palate methods`)."
             )
 
@@ -183,6 +186,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.weight_dtype != "fp32" and c.weight_dtype != c.mixed_precision, f"weight_dtype: {c.weight_dtype} needs the same arithmetic: set mixed_precision: {c.weight_dtype}."),
         (c.weight_dtype != "fp32" and c.start_from is not None and c.lora is not None, "weight_dtype: with start_from adapters are merged into the base weights at the end, which have to be held in fp32 then. Remove weight_dtype."),
         (c.parallel == "fsdp2" and (c.weight_dtype != "fp32" or c.compile or c.optimizer != "adamw" or c.reference == "offloaded"), "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
+        (c.compile and (c.adaptive or c.reference == "offloaded"), "compile translates a network with its weights where they are; adaptive and reference: offloaded put others in their place at each step. Remove compile."),
         (c.ema_decay is not None and c.early_stop is not None, "ema_decay and early_stop both choose the weights that are saved; give one."),
         (c.safeguard is None and c.safeguard_mode != "pair", f"safeguard_mode: {c.safeguard_mode} needs the safeguard's mu: add 'safeguard: 0.9' (0 for the bound itself)."),
         (c.safeguard is not None and not paired, "the safeguard protects one image of a pair from the other; this source has no pairs."),

@@ -98,11 +98,9 @@ class EncodedPairs:
         return set(self._pairs.name.filter(pa.array(self._pairs.single)).to_pylist())
 
     def lost_prompts(self) -> list[str]:
-        """Prompts of encoded pairs that are themselves not encoded: their shard was damaged, or deleted."""
+        """Prompts of encoded pairs, and the empty one, that are themselves not encoded: their shard was damaged or deleted."""
         lost = np.unique(self._pairs.prompt[self._prompts.find_hashes(self._pairs.prompt) < 0])
-        if not len(lost):
-            return []
-        texts: set[str] = set()
+        texts = {""} if len(self) else set()
         for shard in np.unique(self._pairs.shard[np.isin(self._pairs.prompt, lost)]):
             texts.update(json.loads(self._shard(*self._pairs.shards[shard]).metadata()["prompts"]))
         return sorted(text for text, there in zip(texts, self.holds_prompts(list(texts)), strict=True) if not there)

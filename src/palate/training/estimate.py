@@ -1,5 +1,6 @@
 """What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
 
+import sys
 import time
 import weakref
 from contextlib import ExitStack
@@ -74,7 +75,7 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
     an adapter's target matches no module.
     """
-    network_class = getattr(diffusers, component_class(backbone.folder, backbone.denoiser))
+    network_class = _network_class(backbone)
     settings = network_class.load_config(backbone.folder, subfolder=backbone.denoiser)
     with torch.device("meta"):
         policy = make_policy(network_class.from_config(settings), config)
@@ -228,6 +229,12 @@ def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning)
         for name, one in conditioning.items()
     }  # fmt: skip
     return noisy, timestep, told
+
+
+def _network_class(backbone: Backbone) -> type[torch.nn.Module]:
+    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
+    name = component_class(backbone.folder, backbone.denoiser)
+    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
 
 
 def _is_copied(config: TrainConfig) -> bool:

@@ -22,6 +22,7 @@ from palate.training import distributed
 from palate.training.assemble import assemble, make_any_policy
 from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.training.checks import check_family, judge_name
+from palate.training.compiled import check_compiled
 from palate.training.config import TrainConfig, load_config, refuse_another, save_config
 from palate.training.environment import describe_environment
 from palate.training.estimate import refuse_hopeless
@@ -79,9 +80,7 @@ def train(
 def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
-    if (
-        distributed.processes() > config.train_batch_size
-    ):  # another launcher's, which the configuration knows nothing of
+    if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
         raise PalateError(
             f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
         )
@@ -109,6 +108,9 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     policy, stepper, validation = parts.policy, parts.stepper, parts.validation
     optimizer, schedule = _make_optimizer(policy, config, accelerator)
     first = _resume(run, policy, parts.kept, optimizer, schedule, accelerator)
+
+    if config.compile and first < config.max_train_steps:
+        check_compiled(stepper.networks, stepper.source(first * config.gradient_accumulation_steps))
 
     def keep(done: int) -> None:
         beside = {name: tensor for part in parts.kept for name, tensor in part.state().items()}

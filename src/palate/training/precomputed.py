@@ -21,7 +21,9 @@ from palate.errors import PalateError
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.training.cache import EncodedPairs
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
+from palate.training.distributed import counts
 from palate.training.draws import address
 from palate.training.model import Policy, starting_network
 from palate.training.networks import Networks
@@ -85,9 +87,10 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
         raise PalateError(
             f"{len(missing)} of {len(rows)} pairs have no precomputed errors of the reference, the first being {missing[0]}. {todo}"
         )
-    if errors.batch_size != config.train_batch_size:
+    at_once = counts(config.train_batch_size)[0]
+    if errors.batch_size != at_once:
         print(
-            f"train: the reference's errors were computed {errors.batch_size} pairs at a time, and a step takes {config.train_batch_size}: "
+            f"train: the reference's errors were computed {errors.batch_size} pairs at a time, and a step takes {at_once}: "
             "logits of the first step are 0 up to rounding"
         )
     return errors
@@ -148,7 +151,7 @@ def _setting(
     network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
     hold_frozen(network, config.weight_dtype)
     if config.compile:
-        network.compile()
+        compile_network(network)
     n = len(pair_ids)
     rows = Rows(
         id=np.array(pair_ids, dtype=object), images=[((pair_id, 0), (pair_id, 1)) for pair_id in pair_ids],

@@ -13,6 +13,7 @@ import torch
 from accelerate import cpu_offload
 
 from palate.files import atomic_path
+from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.model import Policy
 from palate.training.precision import hold_frozen
@@ -37,9 +38,7 @@ def make_reference(
         @contextmanager
         def adapter_off():
             policy.network.disable_adapters()
-            if is_sharded(
-                policy.network
-            ):  # peft stops their gradient too, and a sharded network keeps what it saw first
+            if is_sharded(policy.network):  # peft stops gradients too, and a sharded network keeps what it saw first
                 for parameter in policy.parameters:
                     parameter.requires_grad_(True)
             try:
@@ -58,7 +57,7 @@ def make_reference(
             device = policy.parameters[0].device
             frozen = cpu_offload(frozen.to("cpu"), execution_device=device, offload_buffers=True)
         if config.compile:
-            frozen.compile()
+            compile_network(frozen)
     if shard is not None:
         frozen = shard(frozen)
 

@@ -132,7 +132,10 @@ class Stepper:
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
         known = self.shared.lookup(problem.row_id, problem.number) if self.shared else None
-        if known is not None:
+        unknown = known is None
+        if self.shared and is_sharded(self.networks.policy.network):  # which runs in all processes, or in none
+            unknown = bool(distributed.largest(unknown))
+        if not unknown:
             return known.to(problem.noisy.device).T, None
         errors, prediction = self.networks.reference_errors(problem)
         if self.shared:
@@ -198,7 +201,7 @@ class Stepper:
             self._refuse(self._refused)
 
     def _refuse(self, bad: list[str]) -> None:
-        raise Spike(self._step, "the loss is not a number", bad)
+        raise Spike(self._step, "the loss is not a number", list(dict.fromkeys(bad)))
 
 
 def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
