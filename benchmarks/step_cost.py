@@ -61,10 +61,12 @@ class Cost:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure_time(folder: Path, options: Options, is_lora: bool, tick: Callable[[], None]) -> dict[str, Cost]:
+def measure_time(
+    folder: Path, options: Options, variants: list[str], is_lora: bool, tick: Callable[[], None]
+) -> dict[str, Cost]:
     """Seconds of every variant, taking turns within rounds; `tick` is called after every step."""
     parts = Parts(folder, options, is_lora)
-    steps = {name: make(parts) for name, make in VARIANTS.items()}
+    steps = {name: VARIANTS[name](parts) for name in variants}
     costs = {name: Cost([], []) for name in steps}
     for number in range(options.warmup + options.steps):
         names = list(steps)
@@ -100,6 +102,7 @@ def _peak_mb() -> float:
 def measure(options: Options) -> tuple[dict[str, dict[str, Cost]], int]:
     """The cost of every variant, by kind of training and name, and the number of the UNet's parameters."""
     rounds = options.warmup + options.steps
+    variants = [name for name in VARIANTS if options.batch > 1 or name != "palate + adaptive"]  # which compares pairs
     chosen = {kind: short for kind, short in KINDS.items() if short in options.kinds}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     context = multiprocessing.get_context("forkserver")  # libraries are imported once; every process starts from there
@@ -110,15 +113,15 @@ def measure(options: Options) -> tuple[dict[str, dict[str, Cost]], int]:
         Progress(*columns, transient=True, console=Console(stderr=True)) as progress,
     ):
         folder = Path(temporary)
-        task = progress.add_task("preparing a model and a cache", total=1 + len(chosen) * len(VARIANTS) * (rounds + 1))
+        task = progress.add_task("preparing a model and a cache", total=1 + len(chosen) * len(variants) * (rounds + 1))
         parameters = processes.submit(prepare, folder, options).result()
         progress.advance(task)
         costs = {}
         for kind, short in chosen.items():
             is_lora = short == "lora"
             progress.update(task, description=f"timing, {kind}")
-            costs[kind] = measure_time(folder, options, is_lora, lambda: progress.advance(task))
-            for name in VARIANTS:
+            costs[kind] = measure_time(folder, options, variants, is_lora, lambda: progress.advance(task))
+            for name in variants:
                 progress.update(task, description=f"memory, {kind}, {name}")
                 cost = costs[kind][name]
                 cost.built_mb, cost.peak_mb = processes.submit(measure_peak, folder, options, is_lora, name).result()
