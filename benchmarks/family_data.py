@@ -22,7 +22,8 @@ TINY = {
 # Where the published ones are: SDXL 320 channels, SD3 24 layers of 24 heads, FLUX 19 + 38 layers of 24 heads, PixArt 28 layers
 # of 16 heads, Sana 20 layers of 36 heads; a quarter of the width, and half of FLUX's layers.
 NETWORKS = {
-    "sdxl": {"block_out_channels": (80, 160, 320), "attention_head_dim": (2, 4, 8), "layers_per_block": 2, "norm_num_groups": 8},
+    "sdxl": {"block_out_channels": (80, 160, 320), "attention_head_dim": (2, 4, 8), "layers_per_block": 2, "norm_num_groups": 8,
+             "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 2), "up_block_types": (*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10)},
     "sd3": {"num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 6, "caption_projection_dim": 384, "pos_embed_max_size": 96},
     "flux": {"num_layers": 5, "num_single_layers": 10, "attention_head_dim": 128, "num_attention_heads": 4, "axes_dims_rope": (16, 56, 56)},
     "pixart": {"num_layers": 28, "attention_head_dim": 72, "num_attention_heads": 4, "cross_attention_dim": 288},

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from palate.training.encode import encode
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
@@ -19,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import encode_image
+from palate.training.encode import encode
 from palate.world.pretrain import make_tokenizer
 
 PROMPTS = ("a red circle", "a blue square", "a green star")

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from palate.training.precision import hold_frozen
 from step_data import PROMPTS, Options
 from torch.nn.functional import logsigmoid, mse_loss
 
@@ -29,6 +28,7 @@ from palate.training.cache import encode_pairs
 from palate.training.config import LoraOptions, TrainConfig, load_config
 from palate.training.labels import prepare_rows
 from palate.training.metrics import MetricsLog, join, summarise
+from palate.training.precision import hold_frozen
 from palate.training.reference import make_reference
 
 Step = Callable[[int], Callable[[], object]]
