@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from families import FAMILIES
 from many_runs import farthest, run_in_two
 from tiny import make_labelled_dataset
@@ -13,6 +14,15 @@ from palate.training.metrics import read_metrics
 pytestmark = pytest.mark.slow
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}
 WAYS = ("ddp", "fsdp2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the two processes have: sums over other pieces round otherwise, and Adam enlarges that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
