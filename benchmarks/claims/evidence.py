@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.claims import figures
-from benchmarks.claims.conditions import COMMON, JUDGES, PAIRS
+from benchmarks.claims.conditions import COMMON, JUDGES, PAIRS, RATES
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.results import Results, load
 from palate.files import write_text
@@ -12,6 +12,13 @@ from palate.files import write_text
 NOISE = (
     0.002  # rise of the winner's error that counts as none: about the spread of its mean over 20 steps between seeds
 )
+
+# What a question's answer is made of; other conditions add to it.
+CORE = {
+    "dedpo": ("human-100", "human-12", *(f"{way}-12/{judge}" for way in ("mix", "dedpo-tuned", "corrected-dedpo") for judge in JUDGES)),
+    "sdpo": ("human-100", *(f"{way}-lr-{rate:.0e}" for way in ("dpo", "sdpo") for rate in RATES[1:]), f"sdpo-lr-{RATES[0]:.0e}"),
+    "adaptive": ("human-100", "dpo-flipped-30", "adaptive-flipped-30", "rdpo-flipped-30", "three-votes-30", "dpo-crowd", "adaptive-crowd"),
+}  # fmt: skip
 
 
 def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
@@ -29,9 +36,10 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
         note = (
             f"\n\n{missing} of {len(conditions)} conditions of this question have not been run yet." if missing else ""
         )
-        if missing > 0.9 * len(conditions) or len(there) < 4:
+        core_is_there = name in CORE and set(CORE[name]) <= set(there)
+        if not core_is_there and (missing > 0.9 * len(conditions) or len(there) < 4):
             body = "Not enough runs yet."
-        elif missing > len(conditions) / 2:  # what there is, and no conclusion from a part
+        elif not core_is_there and missing > len(conditions) / 2:  # what there is, and no conclusion from a part
             body = "So far, and no conclusion yet:\n\n" + table(results, there, "human-12")
         else:
             body = tell(results, there, page.parent)
@@ -43,7 +51,10 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
 def introduction(results: Results) -> str:
     """What was measured, how, and how to do it again."""
     runs = [run for run in results.runs if run["key"] != "base"]
-    commits = sorted({run["commit"] for run in runs})
+    commits = sorted({run["commit"].removesuffix("-dirty") for run in runs})
+    changed = (
+        ", some with changes that were not committed yet" if any("-dirty" in run["commit"] for run in runs) else ""
+    )
     seeds, hours = len({run["seed"] for run in runs}), sum(run["seconds"] for run in runs) / 3600
     base = results.base
     return f"""# Evidence
@@ -60,7 +71,7 @@ A **seed** is a repetition of everything: other pairs, other votes, another labe
 {len(base["utility"])} samples ({len(set(base["prompt"].tolist()))} prompts, equal noise for every model) less that of the base model, {base["utility"].mean():.2f}; **wins** is the share of
 samples better than the base's. Brackets are 95 % intervals over seeds (Student); "against" columns are paired by seed. The true utility of every
 picture is in [`results/pictures.parquet`](../benchmarks/claims/results/pictures.parquet), each run's settings and readings in
-[`results/runs.jsonl`](../benchmarks/claims/results/runs.jsonl). Made by commit{"s" if len(commits) > 1 else ""} {", ".join(commits)}.
+[`results/runs.jsonl`](../benchmarks/claims/results/runs.jsonl). Made by commit{"s" if len(commits) > 1 else ""} {", ".join(commits)}{changed}.
 Unless said otherwise: {PAIRS} pairs, {COMMON["max_train_steps"]} steps of {COMMON["train_batch_size"]} pairs, beta {COMMON["beta"]:.0f}, learning rate {COMMON["learning_rate"]:.0e}, full fine-tuning."""
 
 
@@ -126,9 +137,13 @@ def shrunk(results: Results, judge: str) -> dict[int, float]:
 def tell_dedpo(results: Results, there: list[str], folder: Path) -> str:
     few = [name for name in there if "-12" in name and not name.startswith("residual")]
     top, all_votes, alone = best(results, few), results.gain("human-100"), results.gain("human-12")
-    gap = difference(results.gain(top), all_votes)
-    said = words(gap, "more than", "less than", "as much as, within the interval,")
-    headline = f"**With human votes on an eighth of the pairs the best condition, `{top}`, gains {said} all human votes: {estimate(results.gain(top)).text()} against {estimate(all_votes).text()}, difference {gap.text()}.**"
+    gaps = {name: difference(results.gain(name), all_votes) for name in few}
+    less = [name for name, gap in gaps.items() if gap.high < 0]
+    headline = (
+        f"**With human votes on an eighth of the pairs {len(few) - len(less)} of {len(few)} conditions gain as much as all human votes within the interval"
+        f" (all: {estimate(all_votes).text()}; the highest, `{top}`: {estimate(results.gain(top)).text()}, difference {gaps[top].text()}).**"
+        + (f" Clearly less: {', '.join(f'`{name}`' for name in less)}." if less else "")
+    )
     found = [
         f"**The judge's votes as they are** (`mix`), against the human votes alone: {'; '.join(_against(results, 'mix-12', alone))}.",
         f"**DeDPO with tuned power**, whatever the judge, against the human votes alone: {'; '.join(_against(results, 'dedpo-tuned-12', alone))}. {_never_worse([f'dedpo-tuned-12/{judge}' for judge in JUDGES], results, alone)}",
