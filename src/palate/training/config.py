@@ -282,6 +282,8 @@ FREE_ON_RESUME = (
     "report_to",
     "processes",
     "parallel",
+    "on_spike",
+    "spike_factor",
 )
 
 
