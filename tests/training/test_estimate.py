@@ -163,3 +163,29 @@ def test_a_checkpoint_of_another_configuration_is_refused(pipeline_folder, datas
         (tmp_path / "run/config.yaml").unlink()
         line = refusal(lambda changes=changes: palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes)))  # fmt: skip
         assert "step 4 is of another configuration" in line
+
+
+def test_a_model_in_shards_is_estimated_but_not_built_whole(pipeline_folder, dataset, tmp_path, capsys, monkeypatch):
+    changes = {"parallel": "fsdp2", "processes": 2}
+    monkeypatch.setattr("palate.training.plan.make_any_policy", None)
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes), dry_run=True)
+    told = capsys.readouterr().out
+    assert "time is not measured" in told and "passes over" in told and "s for a step" not in told
+
+
+def test_processes_of_a_launcher_count_in_the_estimate(pipeline_folder, dataset, monkeypatch):
+    one = memory(pipeline_folder, dataset, parallel="fsdp2")
+    monkeypatch.setattr("palate.training.estimate.processes", lambda: 2)
+    two = memory(pipeline_folder, dataset, parallel="fsdp2")
+    assert two.weights == one.weights // 2 and two.activations < 0.7 * one.activations
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_encoded(pipeline_folder, dataset, tmp_path, monkeypatch):
+    def refused(**changes) -> str:
+        line = refusal(lambda: palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes)))
+        assert not (Path(dataset.path) / "cache").exists()
+        return line
+
+    assert "match no module" in refused(lora={"target_modules": ["to_nothing"]})
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    assert "palate[8bit]" in refused(optimizer="adamw-8bit")

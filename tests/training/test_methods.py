@@ -75,7 +75,7 @@ def test_every_method_trains(name, lora, pipeline_folder, voted, tmp_path):
 
 def run_twice(pipeline_folder, dataset, tmp_path, monkeypatch, **changes):
     """A run that was never stopped, and one that was after its fifth step, one step beyond a checkpoint, and went on."""
-    common = dict(max_train_steps=6, checkpointing_steps=2, **changes)
+    common = {"max_train_steps": 6, "checkpointing_steps": 2, **changes}
     whole = palate.train(settings(pipeline_folder, dataset, tmp_path / "whole", **common))
     write = MetricsLog.write
 
@@ -104,6 +104,7 @@ def run_twice(pipeline_folder, dataset, tmp_path, monkeypatch, **changes):
         {"method": "inpo", "inversion_steps": 2},
         {"method": "diffusion-lpo"},
         configuration("spo", refresh_steps=3),
+        configuration("spo", refresh_steps=2, checkpointing_steps=3),  # stopped in another round than the checkpoint's
         {"method": "pc-diffusion", "lora": None},
     ],
     ids=lambda changes: "-".join(str(value) for value in list(changes.values())[:2]),
@@ -192,6 +193,8 @@ def test_every_preset_and_recipe_is_a_configuration(name):
         ({"method": "mapo", "adaptive": True}, "preference logit"),
         ({"method": "pc-diffusion", "target": "dedpo", "judge": "self", "correction": "none"}, "its own judge"),
         ({"method": "dpo", "label_smoothing": 0.7}, "between 0 and"),
+        ({"method": "spin", "weight_dtype": "bf16", "mixed_precision": "bf16"}, "samples with the model in fp32"),
+        ({"method": "spo", "reward": "brightness", "weight_dtype": "bf16", "mixed_precision": "bf16"}, "Remove weight_dtype"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_the_reason(changes, reason):

@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
 import palate
+from palate.errors import PalateError
+from palate.training import distributed
 from palate.training.cache import EncodedPairs
 from palate.training.checkpoint import checkpoints
-from palate.training.config import load_config
+from palate.training.config import load_config, save_config
 from palate.training.distributed import counts
+from palate.training.launch import _work
 from palate.training.metrics import read_metrics
-from palate.training.spikes import read_spikes
+from palate.training.spikes import Spike, read_spikes
 
 LORA = {"lora": {"rank": 4}}
 FSDP2 = {"parallel": "fsdp2"}
@@ -291,3 +294,27 @@ def test_what_cannot_be_spread_is_refused_with_the_reason(changes, reason, folde
 def test_the_rows_of_a_batch_are_dealt_out_evenly(monkeypatch):
     monkeypatch.setattr("palate.training.distributed.processes", lambda: 4)
     assert [counts(rows) for rows in (4, 5, 7, 8)] == [[1, 1, 1, 1], [2, 1, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]]
+
+
+def test_every_kind_of_refusal_in_a_process_is_told_as_one(folder, monkeypatch):
+    def spiked(*_, **__):
+        raise Spike(3, "the loss is not a number", ["p1"])
+
+    save_config(load_config(settings(folder, "never")), folder / "spiked.yaml")
+    monkeypatch.setattr("palate.training.loop.train", spiked)
+    with pytest.raises(PalateError, match="step 3") as told:
+        _work(str(folder / "spiked.yaml"), "palate train")
+    assert type(told.value) is PalateError  # whose name the process that started this one looks for
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def meet():
+        with distributed.together():
+            raise AssertionError("not refused")
+
+    assert "process 3 of this machine, which has 2 GPU(s)" in refusal(meet)

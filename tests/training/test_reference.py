@@ -13,6 +13,7 @@ from tiny import make_pipeline, refusal
 
 import palate
 from palate.cli.encode import main
+from palate.data.dataset import PreferenceDataset
 from palate.training.draws import address
 from palate.training.encode import encode, plan
 from palate.training.precomputed import PrecomputedErrors
@@ -235,3 +236,16 @@ def test_errors_of_another_model_or_without_some_pairs_are_refused(pipeline_fold
 def test_references_that_cannot_work_are_refused(changes, message, pipeline_folder, dataset, tmp_path):
     assert message in refusal(lambda: palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_knows_errors_of_another_resolution_and_pairs_that_cannot_be_read(pipeline_folder, dataset, tmp_path):
+    rows = [row for batch in dataset.iter_pairs() for row in batch.to_pylist()]
+    rows[1] = rows[1] | {"image_0": {"bytes": b"<html>", "path": None}}
+    broken = PreferenceDataset.create(tmp_path / "broken", "broken")
+    broken.add_pairs(rows)
+    broken.append_votes(dataset.votes().to_pylist())
+    config = settings(pipeline_folder, broken, tmp_path / "run", reference="precomputed", reference_draws=1)
+    encode(config)
+    palate.train(config, dry_run=True)
+    line = refusal(lambda: palate.train(config, dry_run=True, resolution=32))
+    assert "another resolution, autoencoder or text encoder" in line

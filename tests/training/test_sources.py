@@ -187,3 +187,9 @@ def test_a_list_is_padded_and_the_padding_has_no_gradient(parts):
     LOSSES["ranking"](replace(measured, error=leaf)).sum().backward()
     assert (leaf.grad.T[~problem.present] == 0).all()
     assert (leaf.grad.T[problem.present] != 0).any()
+
+
+def test_spin_samples_at_the_resolution_of_the_run(parts, tmp_path):
+    made = parts("spin", lora={"rank": 4}, resolution=32)  # the model was made for 64 pixels
+    assert made.stepper.source(0).noisy.shape[2:] == (4, 4)
+    assert load_file(tmp_path / "spin/reference-samples.safetensors")["latents"].shape[2:] == (4, 4)

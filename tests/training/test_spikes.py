@@ -1,6 +1,7 @@
 """Training that breaks: the pairs are named, and a run that went back leaves out the same steps however often it is stopped."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tiny import make_labelled_dataset, refusal
 import palate
 from palate.training.cache import EncodedPairs
 from palate.training.config import TrainConfig
-from palate.training.spikes import FEWEST, WINDOW, Spike, Spikes
+from palate.training.spikes import FEWEST, WINDOW, Spike, Spikes, _write_down, forget_spikes
+from palate.training.step import Stepper
 
 PAIRS = 24
 
@@ -140,3 +142,38 @@ def test_a_spike_is_measured_by_the_median_of_the_last_steps(tmp_path):
     with pytest.raises(Spike, match="not a number"):
         copy.look(0, float("inf"), list)
     Spikes(TrainConfig("world", "d", str(tmp_path), mixed_precision="fp16"), tmp_path).look(0, float("inf"), list)
+
+
+def test_a_gradient_that_is_not_a_number_is_never_taken(pipeline_folder, labelled, tmp_path, monkeypatch):
+    finish = Stepper.finish
+
+    def spoilt(self):
+        result = finish(self)
+        if self._step == 2:
+            self.networks.policy.parameters[0].grad.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(Stepper, "finish", spoilt)
+    line = refusal(lambda: palate.train(settings(pipeline_folder, labelled, tmp_path / "run")))  # on_spike: ignore
+    assert line.startswith("step 2: the gradient is not a number, at pair p")
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_how_spikes_are_met_may_change_when_a_run_goes_on(pipeline_folder, labelled, tmp_path):
+    config = settings(pipeline_folder, labelled, tmp_path / "run", max_train_steps=1)
+    palate.train(config)  # its checkpoint knows no norms
+    again = palate.train(config, on_spike="stop", spike_factor=50.0, max_train_steps=2)
+    assert [metrics["step"] for metrics in again.metrics] == [0, 1]
+
+
+def test_going_back_passes_over_later_checkpoints_and_a_run_without_any_begins_anew(tmp_path):
+    for step in (4, 8):  # the later one was found damaged
+        (tmp_path / f"checkpoints/step-{step:06}").mkdir(parents=True)
+    _write_down(tmp_path, {"step": 6, "reason": "large", "pairs": ["p1"]})
+    config = TrainConfig("world", "d", str(tmp_path), on_spike="roll-back")
+    assert Spikes(config, tmp_path).left_out == {4, 5, 6}
+    forget_spikes(tmp_path)
+    assert Spikes(config, tmp_path).left_out == {4, 5, 6}
+    shutil.rmtree(tmp_path / "checkpoints")
+    forget_spikes(tmp_path)
+    assert Spikes(config, tmp_path).left_out == set()

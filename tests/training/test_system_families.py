@@ -31,3 +31,33 @@ def test_a_dry_run_estimates_and_precomputed_errors_change_no_bit(family, tmp_pa
     first, second = (load_file(tmp_path / name / "checkpoints/step-000002/weights.safetensors") for name in ("run", "again"))  # fmt: skip
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
+
+
+@pytest.fixture
+def voted(tmp_path):
+    return make_labelled_dataset(tmp_path / "data", pairs=4, labelled=4)
+
+
+def short(folder, voted, tmp_path, **changes) -> dict:
+    return {
+        "pretrained_model_name_or_path": str(folder), "dataset": str(voted.path), "output_dir": str(tmp_path / "run"), "max_train_steps": 1,
+        "train_batch_size": 2, "resolution": 64, "learning_rate": 1e-2, "beta": 100.0, "report_to": "none", **changes,
+    }  # fmt: skip
+
+
+def test_adapters_are_merged_into_weights_that_were_never_rounded(voted, tmp_path):
+    folder = make_pixart(tmp_path / "pixart")
+    run = train(short(folder, voted, tmp_path, lora={"rank": 2}, mixed_precision="bf16", weight_dtype="bf16"))
+    before = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    after = load_file(run.model_path / "transformer/diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("attn" in name and name.endswith("weight") for name in changed)
+    moved = max((after[name] - before[name]).abs().max() for name in changed)
+    assert 0 < moved < 1e-1
+
+
+def test_the_exact_safeguard_trains_a_network_with_parts_that_nothing_reaches(voted, tmp_path):
+    folder = make_qwen_image(tmp_path / "qwen")
+    run = train(short(folder, voted, tmp_path, method="sdpo-exact", lora={"rank": 2, "target_modules": ["to_q", "to_add_out"]}))  # fmt: skip
+    assert 0 <= run.metrics[0]["lambda/exact"] <= 1

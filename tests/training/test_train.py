@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny import make_labelled_dataset
@@ -18,7 +19,12 @@ from tiny import make_labelled_dataset
 import palate
 from palate.backbones import load_backbone
 from palate.errors import PalateError
+from palate.training.assemble import assemble, make_any_policy
 from palate.training.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
+from palate.training.config import load_config
+from palate.training.labels import prepare_rows
+from palate.training.model import ENCODERS, load_trained
+from palate.training.precision import hold_frozen
 
 
 def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
@@ -360,3 +366,47 @@ def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkey
     prompts = [encoded.prompt[pair_id] for pair_id in ids] + [""]
     told, expected = (each.prompt_conditioning(prompts)["embeddings"] for each in (encoded, whole))
     assert torch.allclose(told, expected, atol=1e-3)
+
+
+# --- what lies where -------------------------------------------------------------------------------------------------
+
+
+def test_encoders_are_let_go_of_and_load_again_where_one_is_asked_for(pipeline_folder, dataset, tmp_path):
+    config = load_config(settings(pipeline_folder, dataset, tmp_path / "run"))
+    backbone = load_backbone(str(pipeline_folder))
+    before = backbone.encode_prompts(["a"])["embeddings"]
+    assert "text_encoder" in vars(backbone)
+    assemble(config, dataset, backbone, prepare_rows(dataset, config), Accelerator(), tmp_path)  # encodes all pairs
+    assert not set(ENCODERS) & vars(backbone).keys()
+    assert torch.equal(backbone.encode_prompts(["a"])["embeddings"], before)
+
+
+def test_frozen_weights_reach_the_device_in_half_precision(pipeline_folder, dataset, tmp_path, monkeypatch):
+    config = load_config(settings(pipeline_folder, dataset, "run", lora=LORA, mixed_precision="bf16", weight_dtype="bf16"))  # fmt: skip
+    backbone = load_backbone(str(pipeline_folder))
+    backbone.device = torch.device("meta")  # stands for a GPU
+    held = []
+
+    def hold(network, dtype):
+        held.append({parameter.device.type for parameter in network.parameters()})
+        hold_frozen(network, dtype)
+
+    monkeypatch.setattr("palate.training.model.hold_frozen", hold)
+    policy = make_any_policy(backbone, config)
+    assert held == [{"cpu"}] and {parameter.device.type for parameter in policy.network.parameters()} == {"meta"}
+    assert backbone.device == torch.device("meta")
+
+
+def test_a_trained_component_is_loaded_without_the_one_it_replaces(pipeline_folder, dataset, tmp_path):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=1))
+    backbone = load_backbone(str(pipeline_folder))
+    assert isinstance(load_trained(backbone, run.model_path), UNet2DConditionModel)
+    assert "network" not in vars(backbone)
+
+
+def test_the_state_of_an_optimiser_is_read_to_the_cpu(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, State(1, {}, {}, {"optimizer": {"moment": torch.ones(2)}}), keep=1)
+    load, asked = torch.load, {}
+    monkeypatch.setattr(torch, "load", lambda *place, **options: asked.update(options) or load(*place, **options))
+    assert load_newest_checkpoint(tmp_path).optimizer["optimizer"]["moment"].tolist() == [1, 1]
+    assert asked["map_location"] == "cpu"  # where it was saved, there may have been a GPU

@@ -18,7 +18,14 @@ from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.distributed import first_before_others, processes
 from palate.training.draws import address
-from palate.training.model import Policy, make_classifier, make_policy, starting_network
+from palate.training.model import (
+    Policy,
+    let_go_of_encoders,
+    make_classifier,
+    make_policy,
+    on_cpu,
+    starting_network,
+)
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
@@ -60,6 +67,7 @@ def assemble(
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
     encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
+    let_go_of_encoders(backbone)
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
     if sharded:
@@ -86,11 +94,14 @@ def assemble(
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
     """The denoiser, or a classifier beside it."""
-    return (
-        make_classifier(backbone, config)
-        if config.trains == "classifier"
-        else make_policy(starting_network(backbone, config), config)
-    )
+    if config.trains == "classifier":
+        return make_classifier(backbone, config)
+    if config.weight_dtype == "fp32":
+        return make_policy(starting_network(backbone, config), config)
+    with on_cpu(backbone):
+        policy = make_policy(starting_network(backbone, config), config)
+    policy.network.to(backbone.device)
+    return policy
 
 
 def make_batches(rows: Rows, config: TrainConfig) -> Batches | None:

@@ -47,10 +47,10 @@ def load_newest_checkpoint(run: Path) -> State | None:
             if wrong := damaged_file(path):
                 raise ValueError(f"{wrong} is not what was written")
             return State(
-                step=int(path.name.removeprefix("step-")),
+                step=step_of(path),
                 weights=load_file(path / "weights.safetensors"),
                 beside=load_file(path / "beside.safetensors"),
-                optimizer=torch.load(path / "optimizer.pt", weights_only=True),
+                optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
             )
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
             print(f"train: {path} is damaged ({_reason(error)}); going back to the one before it")
@@ -78,6 +78,11 @@ def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     folder = run / "checkpoints"
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)) if folder.is_dir() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps had been taken when this folder was written."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _reason(error: Exception) -> str:

@@ -185,6 +185,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.draw_seed != 0 and c.reference_draws is None, "draw_seed addresses draws that are limited in number; add reference_draws."),
         (c.weight_dtype != "fp32" and c.weight_dtype != c.mixed_precision, f"weight_dtype: {c.weight_dtype} needs the same arithmetic: set mixed_precision: {c.weight_dtype}."),
         (c.weight_dtype != "fp32" and c.start_from is not None and c.lora is not None, "weight_dtype: with start_from adapters are merged into the base weights at the end, which have to be held in fp32 then. Remove weight_dtype."),
+        (c.weight_dtype != "fp32" and c.source in ("samples", "steps"), f"weight_dtype: {c.weight_dtype} is made for training's own arithmetic, and source: {c.source} samples with the model in fp32. Remove weight_dtype."),
         (c.parallel == "fsdp2" and (c.weight_dtype != "fp32" or c.compile or c.optimizer != "adamw" or c.reference == "offloaded"), "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
         (c.compile and (c.adaptive or c.reference == "offloaded"), "compile translates a network with its weights where they are; adaptive and reference: offloaded put others in their place at each step. Remove compile."),
         (c.ema_decay is not None and c.early_stop is not None, "ema_decay and early_stop both choose the weights that are saved; give one."),

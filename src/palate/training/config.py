@@ -234,7 +234,7 @@ class TrainConfig:
     # When training breaks
     on_spike: Literal["ignore", "stop", "roll-back"] = "ignore"
     """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint and
-    leave out the steps since. A loss that is not a number always stops, or rolls back."""
+    leave out the steps since. A loss or gradient that is not a number always stops, or rolls back."""
     spike_factor: float = 10.0
     """How many times the median gradient norm of the last steps counts as a spike."""
 
@@ -282,6 +282,8 @@ FREE_ON_RESUME = (
     "report_to",
     "processes",
     "parallel",
+    "on_spike",
+    "spike_factor",
 )
 
 

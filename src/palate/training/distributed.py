@@ -53,7 +53,12 @@ def together() -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= gpus:
+            raise PalateError(
+                f"process {place + 1} of this machine, which has {gpus} GPU(s). Each process takes one; start fewer."
+            )
+        torch.cuda.set_device(place)
     dist.init_process_group(timeout=PATIENCE)
     with contextlib.ExitStack() as stack:
         if not is_first():

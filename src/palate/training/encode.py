@@ -11,6 +11,7 @@ from palate.errors import PalateError
 from palate.training.cache import EncodedPairs, encode_pairs, planned_cache
 from palate.training.checks import check_family, needs_reference, other_draws
 from palate.training.config import TrainConfig, load_config
+from palate.training.model import let_go_of_encoders
 from palate.training.precision import check_precision
 from palate.training.precomputed import count_missing, precompute
 from palate.training.timesteps import choose_timesteps
@@ -25,6 +26,7 @@ def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None 
     """
     config, dataset, backbone, accelerator = _opened(config, reference_draws)
     encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
+    let_go_of_encoders(backbone)
     draws = config.reference_draws
     computed = precompute(encoded, backbone, config, accelerator) if draws is not None else 0
     return {"pairs": len(encoded), "draws": draws or 0, "computed": computed}

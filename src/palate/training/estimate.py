@@ -1,6 +1,5 @@
 """What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
 
-import sys
 import time
 import weakref
 from contextlib import ExitStack
@@ -8,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import diffusers
 import psutil
 import torch
 from accelerate import Accelerator
@@ -19,11 +17,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.folders import component_class
 from palate.errors import PalateError
 from palate.training.checks import needs_reference
 from palate.training.config import LoraOptions, TrainConfig
-from palate.training.model import Policy, make_policy
+from palate.training.distributed import processes
+from palate.training.model import Policy, make_policy, meta_network
 from palate.training.optimizers import STATE_BYTES, make_optimizer
 from palate.training.precision import DTYPES, hold_frozen
 from palate.training.reference import make_reference
@@ -75,16 +73,14 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
     an adapter's target matches no module.
     """
-    network_class = _network_class(backbone)
-    settings = network_class.load_config(backbone.folder, subfolder=backbone.denoiser)
+    network, reference = meta_network(backbone), 0
     with torch.device("meta"):
-        policy = make_policy(network_class.from_config(settings), config)
-        reference = 0
-        if needs_reference(config) and _is_copied(config):
-            frozen = network_class.from_config(settings).requires_grad_(False)
-            hold_frozen(frozen, config.weight_dtype)
-            reference = _bytes(list(frozen.parameters()))
-    share = config.processes if config.parallel == "fsdp2" else 1
+        policy = make_policy(network, config)
+    if needs_reference(config) and _is_copied(config):
+        frozen = meta_network(backbone).requires_grad_(False)
+        hold_frozen(frozen, config.weight_dtype)
+        reference = _bytes(list(frozen.parameters()))
+    share = _processes(config) if config.parallel == "fsdp2" else 1
     trained = sum(parameter.numel() for parameter in policy.parameters)
     gradients, weights = 4 * trained, _bytes(list(policy.network.parameters()))
     copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None)
@@ -220,7 +216,7 @@ def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
 def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
     """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
     images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
-    count = images * -(-config.train_batch_size // config.processes)
+    count = images * -(-config.train_batch_size // _processes(config))
     shape = backbone.latent_shape(config.resolution or backbone.resolution)
     noisy = torch.randn(count, *shape, device=backbone.device)
     timestep = torch.full((count,), backbone.num_timesteps // 2, device=backbone.device)
@@ -231,10 +227,9 @@ def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning)
     return noisy, timestep, told
 
 
-def _network_class(backbone: Backbone) -> type[torch.nn.Module]:
-    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
-    name = component_class(backbone.folder, backbone.denoiser)
-    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
+def _processes(config: TrainConfig) -> int:
+    """Those that a launcher has started, or those that the run will start."""
+    return processes() if processes() > 1 else config.processes
 
 
 def _is_copied(config: TrainConfig) -> bool:

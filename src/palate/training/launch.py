@@ -103,7 +103,10 @@ def _end_with_launcher() -> None:
 def _work(file: str, command: str) -> None:
     from palate.training.loop import train
 
-    train(load_config(file), command=command)
+    try:
+        train(load_config(file), command=command)
+    except PalateError as error:  # of every kind: by this name the other side knows it
+        raise PalateError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """One training run, top to bottom: labels to targets, pairs to latents, steps, a model that diffusers loads."""
 
 import contextlib
+import math
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 
 from palate.arithmetic import flushed_denormals
-from palate.backbones import load_backbone
+from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.files import write_text
@@ -28,13 +29,13 @@ from palate.training.environment import describe_environment
 from palate.training.estimate import refuse_hopeless
 from palate.training.labels import prepare_rows, save_account
 from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
-from palate.training.model import Policy, save_model
+from palate.training.model import Policy, check_adapters, is_merged, save_model
 from palate.training.optimizers import make_optimizer
 from palate.training.plan import tell_plan
 from palate.training.precision import check_precision
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.sharding import is_sharded, like, number, whole
-from palate.training.spikes import rolled_back
+from palate.training.spikes import Spike, forget_spikes, rolled_back
 from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
@@ -96,6 +97,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device)
     backbone.device = accelerator.device
+    make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
+    check_adapters(backbone, config)
     if dry_run:
         refuse_another(run, config)
         tell_plan(config, dataset, backbone, rows, accelerator)
@@ -140,6 +143,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             norm = number(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm))
             if parts.spikes:
                 parts.spikes.look(step, norm, stepper.worst_pairs)
+            elif not math.isfinite(norm) and accelerator.scaler is None:  # which skips such steps by itself
+                raise Spike(step, "the gradient is not a number", stepper.worst_pairs())
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
@@ -175,17 +180,19 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     if distributed.is_first():
         if parts.record:
             parts.record.save(run / "minority.parquet", parts.rows.id)
-        save_model(_unsharded(policy, weights, config), run / "model", config, backbone)
+        save_model(_in_one_piece(policy, weights, config, backbone), run / "model", config, backbone)
     distributed.wait()
     return Run(run)
 
 
-def _unsharded(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig) -> Policy:
-    """The policy, or, if it is in shards, a new one in one piece with these weights."""
-    if not is_sharded(policy.network):
+def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
+    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters are
+    merged into frozen weights that are held in half precision: they would be saved rounded."""
+    rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
+    if not is_sharded(policy.network) and not rounded:
         return policy
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
-    policy = make_any_policy(backbone, config)
+    again = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    policy = make_any_policy(again, replace(config, weight_dtype="fp32"))
     policy.load_state(weights)
     return policy
 
@@ -193,6 +200,7 @@ def _unsharded(policy: Policy, weights: dict[str, torch.Tensor], config: TrainCo
 def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     """Write what the run is, or make sure that it is the same as before."""
     refuse_another(run, config)
+    forget_spikes(run)
     save_config(config, run / "config.yaml")
     write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())

@@ -1,11 +1,16 @@
 """The network in training: adapters or all weights, and the folder that diffusers loads afterwards."""
 
+import gc
 import re
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import peft
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
@@ -13,12 +18,15 @@ from peft.utils import get_peft_model_state_dict
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
+from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.training.config import TrainConfig
 from palate.training.precision import hold_frozen
 from palate.training.sharding import like
+
+ENCODERS = ("vae", "texts", "text_pipeline", "text_encoder", "text_encoder_2")  # of all families, as they keep them
 
 
 @dataclass
@@ -42,6 +50,45 @@ class Policy:
         with torch.no_grad():
             for name, parameter in self.state().items():
                 parameter.copy_(like(weights[name], parameter))
+
+
+def network_class(backbone: Backbone) -> type[torch.nn.Module]:
+    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
+    name = component_class(backbone.folder, backbone.denoiser)
+    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
+
+
+def meta_network(backbone: Backbone) -> torch.nn.Module:
+    """The denoiser as its configuration says, of tensors without contents."""
+    kind = network_class(backbone)
+    with torch.device("meta"):
+        return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+
+
+def check_adapters(backbone: Backbone, config: TrainConfig) -> None:
+    """Raises PalateError when one of the adapter's targets matches no module; no weights are loaded."""
+    if config.lora:
+        network = meta_network(backbone)
+        with torch.device("meta"):
+            make_policy(network, config)
+
+
+@contextmanager
+def on_cpu(backbone: Backbone) -> Iterator[None]:
+    """What is loaded meanwhile comes to lie on the CPU: weights that are held in half precision reach a GPU as such."""
+    device, backbone.device = backbone.device, "cpu"
+    try:
+        yield
+    finally:
+        backbone.device = device
+
+
+def let_go_of_encoders(backbone: Backbone) -> None:
+    """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads again."""
+    held = [name for name in ENCODERS if vars(backbone).pop(name, None) is not None]
+    if held and torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
@@ -112,11 +159,10 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
     merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads none."""
     denoiser = backbone.denoiser
-    as_adapter = config.start_from is None and hasattr(backbone.pipeline_class, "save_lora_weights")
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
             policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
-        elif policy.is_lora and not as_adapter:
+        elif policy.is_lora and is_merged(backbone, config):
             merged = type(policy.network).from_config(policy.network.config)
             merged.load_state_dict(plain_weights(policy.network))
             merged.save_pretrained(temporary / denoiser, safe_serialization=True)
@@ -133,6 +179,11 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
 
+def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
+    """Whether adapters are saved as part of the weights: the base model alone, or the family's pipeline, takes none."""
+    return config.start_from is not None or not hasattr(backbone.pipeline_class, "save_lora_weights")
+
+
 def _scaling(adapter: peft.LoraConfig) -> dict | None:
     """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing is
     kept, because safetensors writes two entries of a header in any order, and the same model would be other bytes."""
@@ -146,14 +197,15 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
 
     Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.
     """
-    denoiser, network, pipeline = backbone.denoiser, backbone.network, backbone.pipeline_class
+    denoiser = backbone.denoiser
     lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
     if full.is_dir():
-        return type(network).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
+        return network_class(backbone).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
     if not lora.is_file():
         raise PalateError(
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
         )
-    layers, *alphas, scaling = pipeline.lora_state_dict(folder, return_lora_metadata=True)
+    network = backbone.network
+    layers, *alphas, scaling = backbone.pipeline_class.lora_state_dict(folder, return_lora_metadata=True)
     network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
     return network

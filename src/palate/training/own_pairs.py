@@ -15,8 +15,10 @@ from palate.files import atomic_path
 from palate.judges.rewards import load_reward
 from palate.progress import progress_bar
 from palate.training.batches import Batches
+from palate.training.checkpoint import checkpoints, step_of
 from palate.training.distributed import first_alone, first_says, is_first, processes, wait
 from palate.training.draws import address
+from palate.training.model import let_go_of_encoders
 from palate.training.networks import Problem
 from palate.training.rollouts import StepPairs, collect_step_pairs
 from palate.training.sources import Setting, against_samples, as_sampled
@@ -29,6 +31,7 @@ def against_own_samples(setting: Setting, run: Path) -> Callable[[int], Problem]
     path = run / "reference-samples.safetensors"
     if not first_says(path.exists()):
         sampled = _sample_reference(setting)  # by every process: a sharded network has to run in all of them
+        let_go_of_encoders(setting.backbone)
         first_alone(lambda: _save(path, sampled))
     return against_samples(setting, load_file(path)["latents"])
 
@@ -52,7 +55,7 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
         number = index // per_round
         if number not in held:
             held.clear()
-            held[number] = _round(setting, run / "steps" / f"round-{number:05}.safetensors", number, reward)
+            held[number] = _round(setting, run, number, reward)
         pool = held[number]
         size = min(config.train_batch_size, len(pool))
         if size < config.train_batch_size and processes() > 1:
@@ -64,7 +67,8 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
     return problem
 
 
-def _round(setting: Setting, path: Path, number: int, reward: Callable) -> StepPairs:
+def _round(setting: Setting, run: Path, number: int, reward: Callable) -> StepPairs:
+    path = run / "steps" / _round_name(number)
     if first_says(path.exists()):
         return StepPairs.load(path)
     config, prompts = setting.config, setting.rows.prompt
@@ -77,11 +81,16 @@ def _round(setting: Setting, path: Path, number: int, reward: Callable) -> StepP
     )  # fmt: skip
     if is_first():  # every process has sampled, as a sharded network has to run in all of them
         pairs.save(path)
-        for older in path.parent.glob("round-*.safetensors"):
-            if older.name < path.name:
+        oldest = min((step_of(kept) for kept in checkpoints(run)), default=0) // config.refresh_steps
+        for older in path.parent.glob("round-*.safetensors"):  # a checkpoint may lie in the middle of its round
+            if older.name < _round_name(oldest):
                 older.unlink()
     wait()
     return StepPairs.load(path) if processes() > 1 else pairs
+
+
+def _round_name(number: int) -> str:
+    return f"round-{number:05}.safetensors"
 
 
 def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: str) -> Problem:
@@ -93,7 +102,7 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
         for n in (pool.next_0, pool.next_1)
     ]
     prompts = [pool.prompt[i] for i in row.tolist()]
-    rows, of_image = len(row), as_sampled(setting.backbone)
+    rows, of_image = len(row), as_sampled(setting.backbone, setting.backbone.resolution)
     conditioning = setting.encoded.prompt_conditioning(prompts) | expand(of_image, rows)
     return Problem(
         row=torch.zeros(rows, dtype=torch.int64), row_id=[f"{prefix}{i}" for i in row.tolist()], number=[0] * rows, noisy=noisy.repeat(2, 1, 1, 1),
@@ -108,7 +117,8 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
 def _sample_reference(setting: Setting) -> torch.Tensor:
     """One sample of the reference for the prompt of every row, latents [N, C, h, w], from addressed noise."""
     config, backbone, rows = setting.config, setting.backbone, setting.rows
-    shape = backbone.latent_shape(backbone.resolution)
+    side = config.resolution or backbone.resolution
+    shape = backbone.latent_shape(side)
     parts = []
     with progress_bar("sampling the reference", len(rows)) as advance, setting.networks.reference() as network:
         pipeline = backbone.pipeline(network, DDIMScheduler)
@@ -118,7 +128,7 @@ def _sample_reference(setting: Setting) -> torch.Tensor:
             noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
             parts.append(pipeline(
                 [rows.prompt[i] for i in index], latents=noise.to(setting.device), num_inference_steps=config.sampling_steps,
-                guidance_scale=config.sampling_guidance, output_type="latent", height=backbone.resolution, width=backbone.resolution,
+                guidance_scale=config.sampling_guidance, output_type="latent", height=side, width=side,
             ).images.float().cpu())  # fmt: skip
             advance(len(index))
     return torch.cat(parts)

@@ -8,7 +8,9 @@ from palate.data.dataset import PreferenceDataset
 from palate.training.assemble import make_any_policy, make_batches
 from palate.training.cache import EncodedPairs, planned_cache
 from palate.training.config import TrainConfig
+from palate.training.distributed import processes
 from palate.training.estimate import GIB, Memory, estimate_memory, free_memory, measure_step, refuse_too_little
+from palate.training.model import let_go_of_encoders
 from palate.training.precomputed import open_precomputed
 from palate.training.rows import Rows
 
@@ -23,19 +25,20 @@ def tell_plan(
     new = len(dataset) - len(encoded)
     print(f"dry run: {new:,} of {len(dataset):,} pairs would be encoded first" + (f" ({other})" if other else ""))
     if config.reference == "precomputed":
-        open_precomputed(encoded, backbone, config, rows)
+        open_precomputed(encoded, backbone, config, rows.require(encoded) if len(encoded) else rows)
     told = _conditioning(backbone, encoded, config)
     if config.trains == "denoiser":
         memory = estimate_memory(backbone, config, told)
         refuse_too_little(memory, backbone, config, told)
         _tell_memory(memory, backbone)
-    policy = make_any_policy(backbone, config)
-    if config.trains == "denoiser":
-        step = measure_step(backbone, config, policy, told, accelerator)
-        whole = step * config.max_train_steps
-        print(
-            f"dry run: {step:.2f} s for a step of random inputs, {_duration(whole)} for {config.max_train_steps} of them"
-        )
+    if config.parallel == "fsdp2" and max(config.processes, processes()) > 1:
+        print("dry run: time is not measured, as one process alone cannot hold the model")
+    else:
+        policy = make_any_policy(backbone, config)
+        if config.trains == "denoiser":
+            step = measure_step(backbone, config, policy, told, accelerator)
+            whole = _duration(step * config.max_train_steps)
+            print(f"dry run: {step:.2f} s for a step of random inputs, {whole} for {config.max_train_steps} of them")
     pairs = config.train_batch_size * config.gradient_accumulation_steps
     print(
         f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f} passes over {len(rows):,} pairs"
@@ -55,6 +58,7 @@ def _conditioning(backbone: Backbone, encoded: EncodedPairs, config: TrainConfig
         prompt = encoded.prompt_conditioning([""])
     else:
         prompt = backbone.encode_prompts([""])
+        let_go_of_encoders(backbone)
     size = config.resolution or backbone.resolution
     return prompt | backbone.image_conditioning(size, size, size)
 

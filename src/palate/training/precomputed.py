@@ -25,7 +25,7 @@ from palate.training.compiled import compile_network
 from palate.training.config import TrainConfig
 from palate.training.distributed import counts
 from palate.training.draws import address
-from palate.training.model import Policy, starting_network
+from palate.training.model import Policy, on_cpu, starting_network
 from palate.training.networks import Networks
 from palate.training.precision import hold_frozen
 from palate.training.rows import Rows
@@ -148,8 +148,10 @@ def _setting(
     encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator, pair_ids: list[str]
 ) -> Setting:
     """A run's setting without votes: the network that it starts from is the reference itself."""
-    network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
+    with nullcontext() if config.weight_dtype == "fp32" else on_cpu(backbone):
+        network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
     hold_frozen(network, config.weight_dtype)
+    network.to(backbone.device)
     if config.compile:
         compile_network(network)
     n = len(pair_ids)
@@ -222,8 +224,9 @@ def _settings(folder: Path) -> dict:
 def _nearest(cache: Path, wanted: dict) -> str:
     """Why there are no errors for these settings: how those that are most like them differ."""
     candidates = []
+    there = _settings(cache)["resolution"] if (cache / "settings.json").exists() else None  # None: nothing encoded yet
     for folder in (path.parent for path in cache.parent.glob(f"*/reference-*/{TABLE}")):
-        here, there = _settings(folder), _settings(cache)["resolution"]
+        here = _settings(folder)
         differing = [key for key in wanted if here.get(key) != wanted[key]]
         told = [
             f"{key}: {here.get(key)!r} there, {wanted[key]!r} here" if key not in HASHED else f"another {key}"
@@ -231,9 +234,12 @@ def _nearest(cache: Path, wanted: dict) -> str:
         ]
         if folder.parent != cache:
             other = _settings(folder.parent)["resolution"]
-            told.append(
-                f"resolution: {other} there, {there} here" if other != there else "another autoencoder or text encoder"
-            )
+            if there is None:
+                told.append("another resolution, autoencoder or text encoder")
+            elif other != there:
+                told.append(f"resolution: {other} there, {there} here")
+            else:
+                told.append("another autoencoder or text encoder")
         candidates.append(told)
     if not candidates:
         return "none have been computed for these pairs"

@@ -90,7 +90,8 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 
     def problem(index: int) -> Problem:
         batch = setting.batches.at(index)
-        second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone), len(batch.row))
+        side = setting.config.resolution or setting.backbone.resolution
+        second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone, side), len(batch.row))
         return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, second)
 
     return problem
@@ -207,9 +208,9 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
     return problem
 
 
-def as_sampled(backbone: Backbone) -> Conditioning:
-    """What the network is told of a picture that it makes itself: one row."""
-    return backbone.image_conditioning(backbone.resolution, backbone.resolution, backbone.resolution)
+def as_sampled(backbone: Backbone, side: int) -> Conditioning:
+    """What the network is told of a picture of side x side pixels that it makes itself: one row."""
+    return backbone.image_conditioning(side, side, side)
 
 
 def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:

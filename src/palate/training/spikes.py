@@ -16,7 +16,7 @@ import torch
 
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.training.checkpoint import checkpoints
+from palate.training.checkpoint import checkpoints, step_of
 from palate.training.config import TrainConfig
 from palate.training.distributed import first_alone
 
@@ -63,7 +63,7 @@ class Spikes:
         return {"spikes.norms": torch.tensor(self.norms, dtype=torch.float64)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.norms = state["spikes.norms"].tolist()
+        self.norms = state.get("spikes.norms", torch.empty(0)).tolist()  # absent where spikes were ignored before
 
 
 def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
@@ -86,8 +86,15 @@ def read_spikes(run: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
+def forget_spikes(run: Path) -> None:
+    """Delete the list of a run whose checkpoints are gone: it begins anew, and leaves out nothing."""
+    if not checkpoints(run):
+        (run / FILE).unlink(missing_ok=True)
+
+
 def _write_down(run: Path, line: dict) -> None:
-    back_to, lines = int(checkpoints(run)[-1].name.removeprefix("step-")), read_spikes(run)
+    before = [step for step in map(step_of, checkpoints(run)) if step <= line["step"]]  # a later one was damaged
+    back_to, lines = max(before, default=0), read_spikes(run)
     if sum(earlier["back_to"] == back_to for earlier in lines) >= MOST:
         raise PalateError(
             f"step {line['step']}: {line['reason']}. {MOST} roll-backs to step {back_to} did not help; lower learning_rate or beta."

@@ -87,10 +87,11 @@ class Stepper:
             distributed.sum_gradients(self._pull + [p.grad for p in parameters if p.grad is not None])
         if not self._exact:
             return {}
-        whole = [parameter.grad for parameter in parameters]
+        reached = [parameter.grad is not None for parameter in parameters]  # a last block may have parts without use
+        whole = [p.grad if has else torch.zeros_like(p) for p, has in zip(parameters, reached, strict=True)]
         lam, would_rise = exact_scale(self._pull, whole, self.config.safeguard)
-        for parameter, gradient in zip(parameters, combined_gradient(self._pull, whole, lam), strict=True):
-            parameter.grad = gradient
+        for place, gradient in enumerate(combined_gradient(self._pull, whole, lam)):
+            parameters[place].grad = gradient if reached[place] else None
         self._pull = []
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
 
