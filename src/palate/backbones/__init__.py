@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from palate.backbones.base import Backbone
-from palate.backbones.folders import component_class, resolve_folder
+from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
 
@@ -53,6 +53,8 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
         if component_class(folder, component) is None or not (folder / component).is_dir():
             name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
             raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+        if component in (family.denoiser, *family.encoders):
+            require_safetensors(folder / component)
     return family(folder)
 
 
