@@ -20,7 +20,7 @@ from palate.backbones.conditioning import concatenate, expand, take
 from palate.backbones.folders import resolve_folder
 from palate.data.dataset import PreferenceDataset
 from palate.judges.base import Pair, load_judge
-from palate.training.cache import encode_pairs, prepare_image
+from palate.training.cache import encode_pairs, planned_cache, prepare_image
 
 FAMILIES = {"sd": make_sd, "sd-v": make_sd_v, "sdxl": make_sdxl, "sdxl-v": make_sdxl_v}
 STEPS, GUIDANCE = 4, 3.0
@@ -312,16 +312,22 @@ def test_a_tokenizer_without_vocabulary_is_refused_here_too(family, component, f
     assert f"{component}: no vocabulary" in refusal(lambda: load_backbone(str(folder)).encode_prompts(["a"]))
 
 
-@pytest.mark.parametrize(("component", "name"), [("vae", "diffusion_pytorch_model"), ("text_encoder", "model")])
-def test_pickled_weights_are_refused_before_anything_is_loaded(component, name, folders, tmp_path):
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("vae", "diffusion_pytorch_model"), ("text_encoder", "model"), ("unet", "diffusion_pytorch_model")],
+)
+def test_pickled_weights_are_refused_before_anything_is_loaded(component, name, folders, prefs, tmp_path):
     """They are in no fingerprint: another model's cache would be taken for theirs."""
     folder = tmp_path / "pickled"
     shutil.copytree(folders["sd"], folder)
     weights = load_file(folder / component / f"{name}.safetensors")
     torch.save(weights, folder / component / {"model": "pytorch_model.bin"}.get(name, f"{name}.bin"))
-    assert load_backbone(str(folder))  # pickled ones beside the others are not looked at
+    backbone = load_backbone(str(folder))
+    planned_cache(prefs, backbone)  # pickled ones beside the others are not looked at
     (folder / component / f"{name}.safetensors").unlink()
-    assert f"{component}: its weights are pickled" in refusal(lambda: load_backbone(str(folder)))
+    assert f"{component}: its weights are pickled" in refusal(lambda: planned_cache(prefs, load_backbone(str(folder))))
+    if component == "vae":
+        assert "its weights are pickled" in refusal(lambda: backbone.encode_images(torch.zeros(1, 3, 64, 64)))
 
 
 def test_from_the_hub_come_the_parts_and_the_licence_and_no_second_copies(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
-PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")
+PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")  # weights that are refused
 OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
 
@@ -63,9 +63,13 @@ def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
 
 
 def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
-    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed."""
+    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed.
+
+    Raises PalateError for pickled weights.
+    """
     digest, found = hashlib.sha256(), []
     for component in components:
+        require_safetensors(folder / component)
         for file in sorted((folder / component).rglob("*")):
             if file.suffix in HASHED:
                 digest.update(f"{component}/{file.name}".encode())
