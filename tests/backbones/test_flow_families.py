@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+)
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from families_flow import (
@@ -457,6 +463,31 @@ def test_a_schedule_that_pixart_does_not_have_is_refused(folders, tmp_path):
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
     assert "'v_prediction'" in refusal(lambda: PixArt(folder).noise_schedule)
+
+
+STOCK = {
+    "sd3": (28, 7.0), "flux": (28, 3.5), "flux-schnell": (4, 1.0), "flux2-klein": (50, 4.0), "flux2-klein-distilled": (4, 1.0),
+    "pixart": (20, 4.5), "qwen-image": (50, 4.0), "sana": (20, 4.5),
+}  # fmt: skip
+
+
+def test_a_family_is_sampled_with_the_steps_and_guidance_it_was_made_for(backbones):
+    assert {family: backbones[family].stock for family in STOCK} == STOCK
+
+
+def test_pixart_reads_captions_in_sampling_as_in_training(backbones, monkeypatch):
+    """The stock pipeline would clean them of what looks like a web page's."""
+    told, encode = [], PixArtSigmaPipeline.encode_prompt
+
+    def remembered(*given, **named):
+        told.append(named["clean_caption"])
+        return encode(*given, **named)
+
+    monkeypatch.setattr(PixArtSigmaPipeline, "encode_prompt", remembered)
+    pixart = backbones["pixart"]
+    noise = torch.randn(1, *pixart.latent_shape(SIZE))
+    pixart.sample(pixart.network, ["a <b>red</b> circle"], noise, 1, 1.0, "default")
+    assert told == [False]
 
 
 def test_a_family_costs_less_than_150_lines():

@@ -2,21 +2,25 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from families_unet import make_sd, make_sd_v, make_sdxl, make_sdxl_v
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import PROMPTS, make_labelled_dataset, refusal
 
 import palate
 from palate.backbones import load_backbone
 from palate.backbones.conditioning import concatenate, expand, take
+from palate.backbones.folders import resolve_folder
 from palate.data.dataset import PreferenceDataset
 from palate.judges.base import Pair, load_judge
-from palate.training.cache import encode_pairs, prepare_image
+from palate.training.cache import encode_pairs, planned_cache, prepare_image
 
 FAMILIES = {"sd": make_sd, "sd-v": make_sd_v, "sdxl": make_sdxl, "sdxl-v": make_sdxl_v}
 STEPS, GUIDANCE = 4, 3.0
@@ -287,3 +291,60 @@ def test_lora_targets_that_match_nothing_are_refused_with_some_that_would(folder
     assert "query" in told and "to_k" in told and "to_q match" not in told
     assert "GroupNorm" in refusal(lambda: policy("norm1"))
     assert len(policy("to_q").names) > 0
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "text_encoder_2"])
+def test_damaged_components_are_refused_in_one_line(component, folders, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders["sdxl"], folder)
+    weights = folder / component / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert f"{component}: could not be loaded" in refusal(lambda: load_backbone(str(folder)).encode_prompts(["a"]))
+
+
+@pytest.mark.parametrize(("family", "component"), [("sd", "tokenizer"), ("sdxl", "tokenizer_2")])
+def test_a_tokenizer_without_vocabulary_is_refused_here_too(family, component, folders, tmp_path):
+    """transformers would make one that knows no word."""
+    folder = tmp_path / "wordless"
+    shutil.copytree(folders[family], folder)
+    for file in ("vocab.json", "tokenizer.json"):
+        (folder / component / file).unlink(missing_ok=True)
+    assert f"{component}: no vocabulary" in refusal(lambda: load_backbone(str(folder)).encode_prompts(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("vae", "diffusion_pytorch_model"), ("text_encoder", "model"), ("unet", "diffusion_pytorch_model")],
+)
+def test_pickled_weights_are_refused_before_anything_is_loaded(component, name, folders, prefs, tmp_path):
+    """They are in no fingerprint: another model's cache would be taken for theirs."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(folders["sd"], folder)
+    weights = load_file(folder / component / f"{name}.safetensors")
+    torch.save(weights, folder / component / {"model": "pytorch_model.bin"}.get(name, f"{name}.bin"))
+    backbone = load_backbone(str(folder))
+    planned_cache(prefs, backbone)  # pickled ones beside the others are not looked at
+    (folder / component / f"{name}.safetensors").unlink()
+    assert f"{component}: its weights are pickled" in refusal(lambda: planned_cache(prefs, load_backbone(str(folder))))
+    if component == "vae":
+        assert "its weights are pickled" in refusal(lambda: backbone.encode_images(torch.zeros(1, 3, 64, 64)))
+
+
+def test_from_the_hub_come_the_parts_and_the_licence_and_no_second_copies(monkeypatch, tmp_path):
+    weights = ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model-00001-of-00002.safetensors")
+    wanted = ["model_index.json", "README.md", "LICENSE.md", "unet/config.json", "tokenizer/merges.txt", *weights]
+    unwanted = [
+        "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/model.bin",
+        "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.bf16-00001-of-00002.safetensors", "other/a.json",
+    ]  # fmt: skip
+    index = {"_class_name": "It", "unet": ["diffusers", "UNet"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    arrived = []
+
+    def snapshot(name, revision, **patterns):
+        arrived.extend(filter_repo_objects(wanted + unwanted, **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision: str(tmp_path / file))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert resolve_folder("owner/model", "main") == tmp_path and arrived == wanted

@@ -20,7 +20,9 @@ def draw_samples(folder: Path, greys, repetitions: int = 1, model: str = "drawn"
         picture = np.full((size, size, 3), grey, np.uint8)
         picture[0, 0] = (i % 251, i // 251, 7)  # so that equal greys are different files
         Image.fromarray(picture).save(folder / f"{i:06}.png")
-    own = {"model": model, "prompts": prompts_hash(prompts)} | asdict(Sampling(repetitions=repetitions, **settings))
+    own = {"model": model, "prompts": prompts_hash(prompts)} | asdict(
+        Sampling(**{"steps": 25, "guidance": 7.5, "repetitions": repetitions, **settings})
+    )
     text = json.dumps({"settings": own, "prompts": [p for p in prompts for _ in range(repetitions)]})
     (folder / "samples.json").write_text(text)
     return open_samples(folder)

@@ -15,6 +15,7 @@ import palate
 from palate.backbones import load_backbone
 from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, plain_weights
+from palate.backbones.stable_diffusion import StableDiffusion
 from palate.cli import sample as sample_command
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
@@ -39,6 +40,39 @@ def test_pictures_do_not_depend_on_the_batch_size(pipeline_folder, tmp_path):
     all_at_once = sample(pipeline_folder, list(PROMPTS), tmp_path / "all", QUICK, batch_size=32)
     assert np.abs(one.images().astype(int) - all_at_once.images().astype(int)).max() <= 1
     assert len({image.tobytes() for image in one.images()}) == 6  # prompts and repetitions all differ
+
+
+@pytest.mark.parametrize(("pixels", "at_once"), [(64, 32), (256, 32), (512, 8), (1024, 2), (4096, 1)])
+def test_fewer_large_pictures_are_made_at_once(pixels, at_once, pipeline_folder, tmp_path, monkeypatch):
+    """Thirty-two of 1024 pixels would take a hundred gigabytes in the decoder alone."""
+    made = []
+
+    def drawn(backbone, network, prompts, noise, sampling):
+        made.append(len(prompts))
+        return np.zeros((len(prompts), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("palate.evaluation.samples.generate", drawn)
+    monkeypatch.setattr("palate.evaluation.samples.initial_noise", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(StableDiffusion, "resolution", pixels)
+    sample(pipeline_folder, ["a red circle"], tmp_path / "samples", Sampling(repetitions=33))
+    assert made[0] == at_once
+
+
+def test_steps_and_guidance_are_those_of_the_family_unless_given(pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(StableDiffusion, "stock", (2, 3.0))
+    plain = sample(pipeline_folder, ["a red circle"], tmp_path / "plain", Sampling())
+    assert [open_samples(plain.folder).settings[name] for name in ("steps", "guidance", "sampler")] == [2, 3.0, "dpm++"]
+    named = sample(pipeline_folder, ["a red circle"], tmp_path / "named", Sampling(2, 3.0, "dpm++"))
+    assert np.array_equal(plain.images(), named.images())
+    one_given = sample(pipeline_folder, ["a red circle"], tmp_path / "given", Sampling(guidance=1.0))
+    assert (one_given.settings["steps"], one_given.settings["guidance"]) == (2, 1.0)
+    sample_command.main([str(pipeline_folder), "--prompts", "world", "--limit", "1", "--to", str(tmp_path / "verb")])
+    assert open_samples(tmp_path / "verb").settings["steps"] == 2
+    moved = tmp_path / "moved"
+    shutil.copytree(pipeline_folder, moved)
+    first = sample(moved, ["a red circle"], tmp_path / "last", Sampling())
+    shutil.rmtree(moved)  # finished samples do not need their model
+    assert sample(moved, ["a red circle"], tmp_path / "last", Sampling()).settings == first.settings
 
 
 def test_noise_is_addressed_by_seed_prompt_and_repetition(pipeline_folder):

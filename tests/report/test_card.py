@@ -100,6 +100,20 @@ def test_base_and_license_come_from_what_is_on_this_machine(run, tmp_path, monke
     assert "license is not known" not in card(run).text
 
 
+def test_a_relative_folder_is_no_model_of_the_hub_wherever_the_card_is_written(run, tmp_path, monkeypatch):
+    (tmp_path / "models" / "secret-sd").mkdir(parents=True)
+    (tmp_path / "models" / "secret-sd" / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("owner/model", "models/secret-sd"))
+    (run / "command.txt").write_text("palate train x.yaml --pretrained-model-name-or-path models/secret-sd\n")
+    for here in (tmp_path, run.parent.parent):
+        monkeypatch.chdir(here)
+        report(run, scorer="contrast", card=True)
+        data = card(run).data
+        assert (data.base_model, data.license) == (None, "openrail++")
+        assert "models/secret-sd" not in card(run).content and "| base model | secret-sd |" in card(run).content
+
+
 def test_no_place_no_person_and_no_secret_is_told(run, tmp_path):
     command = f"palate report {run} --votes '{tmp_path}/a b/contest'"
     report(run, scorer="contrast", card=True, command=command)

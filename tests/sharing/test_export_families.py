@@ -114,7 +114,7 @@ def test_formats_that_do_not_hold_a_family_are_refused(run_of, tmp_path):
             lambda family=family: palate.export(run_of(family, "lora")[1], "kohya")
         )
     for family in ("flux2-klein", "sana"):
-        assert "knows no adapters of" in refusal(
+        assert "writes no adapters of" in refusal(
             lambda family=family: palate.export(run_of(family, "lora")[1], "comfyui")
         )
     assert "merged into them" in refusal(lambda: palate.export(run_of("pixart", "lora")[1], "comfyui"))

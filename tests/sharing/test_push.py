@@ -8,6 +8,7 @@ from tiny import refusal
 
 import palate
 from palate.cli import push as push_verb
+from palate.sharing.export import export
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,27 @@ def test_a_public_repository_gets_nothing_that_was_meant_to_be_private(adapters,
         server.files.clear()
         assert "exists and is public" in refusal(lambda: palate.push(adapters, "me/it"))
         assert not server.files
+
+
+def test_what_is_private_already_stays_so_and_the_command_says_it(adapters, monkeypatch, capsys):
+    with hub() as server:
+        reachable(server, monkeypatch)
+        push_verb.main([str(adapters), "me/it"])
+        push_verb.main([str(adapters), "me/it", "--no-private"])
+        assert server.repositories == {"me/it": True}
+        push_verb.main([str(adapters), "me/new", "--no-private"])
+    out = capsys.readouterr().out
+    assert "push: me/it, private, as it is there already" in out and "push: me/it, for everybody" not in out
+    assert "push: me/new, for everybody to see" in out
+
+
+def test_what_was_planned_is_what_is_sent_and_is_written_once(adapters, monkeypatch):
+    exported = []
+    monkeypatch.setattr("palate.sharing.push.export", lambda *given: exported.append(given) or export(*given))
+    with hub() as server:
+        reachable(server, monkeypatch)
+        push_verb.main([str(adapters), "me/it"])
+        assert len(exported) == 1 and "README.md" in server.files["me/it"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import PROMPTS, picture_bytes
+from tiny import PROMPTS, picture_bytes, refusal
 
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset, decode_image
@@ -41,6 +44,31 @@ def encoded_alone(dataset, backbone, pair_id, side):
 
 def shards(encoded):
     return [safe_open(path, "pt") for path in sorted(encoded.folder.glob("pairs-*.safetensors"))]
+
+
+@pytest.mark.parametrize(("pixels", "at_once"), [(64, 16), (512, 16), (1024, 4), (4096, 1)])
+def test_fewer_large_images_are_encoded_at_once(pixels, at_once):
+    """Sixteen of 1024 pixels would take forty gigabytes in the autoencoder."""
+    assert cache._Batch(None, pixels, torch.float16).at_once == at_once
+
+
+def test_keys_tell_what_the_files_of_the_encoders_do_not(mixed, backbone, monkeypatch):
+    """PixArt-Alpha of 512 and of 1024 pixels have the same encoders, but one is told sizes; others' keys stay what they were."""
+    plain, settings, _ = cache.planned_cache(mixed, backbone, 64)
+    hashed = {name: settings[name] for name in ("encoders", "resolution", "crop", "dtype")}
+    assert plain.folder.name == hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
+    monkeypatch.setattr(backbone, "image_conditioning", lambda *_: {"time_ids": torch.zeros(1, 6)})
+    told, _, _ = cache.planned_cache(mixed, backbone, 64)
+    backbone.zeros_for_empty = True
+    zeros, _, _ = cache.planned_cache(mixed, backbone, 64)
+    backbone.zeros_for_empty = False
+    encoded, _, _ = cache.planned_cache(mixed, backbone, 64)
+    assert len({plain.folder, told.folder, zeros.folder, encoded.folder}) == 4
+    made = encode_pairs(mixed, backbone, place=mixed.path / "elsewhere")
+    backbone.zeros_for_empty = True
+    assert "zeros_for_empty False instead of True" in refusal(
+        lambda: cache.planned_cache(mixed, backbone, 64, place=made.folder)
+    )
 
 
 def test_every_image_is_found_under_its_pair_and_side(mixed, backbone):

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from palate.backbones.base import Backbone
-from palate.backbones.folders import component_class, resolve_folder
+from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
 
@@ -34,7 +34,8 @@ FAMILIES = {
 def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
     """The backbone for a diffusers pipeline folder, a hub name, or "world" (the pipeline inside the package).
 
-    Raises PalateError when the folder is not a pipeline, lacks a component, or is of a family that palate does not know.
+    Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is of a family that palate
+    does not know.
     """
     if name_or_path == WORLD:
         name_or_path = str(Path(__file__).parent.parent / "world" / "pipeline")
@@ -53,6 +54,7 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
         if component_class(folder, component) is None or not (folder / component).is_dir():
             name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
             raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+    require_safetensors(folder / family.denoiser)
     return family(folder)
 
 

@@ -23,6 +23,7 @@ class Backbone(Protocol):
     encoders: tuple[str, ...]  # the components that the cache of encoded pairs depends on
     is_flow: bool  # flow matching: x_t = (1 - sigma)·x_0 + sigma·noise; otherwise `noise_schedule` has alphas_cumprod
     pipeline_class: type  # the stock diffusers pipeline
+    stock: tuple[int, float]  # steps and guidance of `palate sample` where it is told none; guidance 1 is none
 
     @property
     def network(self) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from palate.backbones.folders import component_class
+from palate.backbones.folders import component_class, require_safetensors
 from palate.errors import PalateError
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
@@ -45,9 +45,10 @@ def load_component(kind: type, folder: Path, name: str, **options):
 
 
 def load_model(kind: type, folder: Path, name: str, device: str | torch.device) -> torch.nn.Module:
-    """A model in fp32 on this device, with its gradients on."""
+    """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled alone."""
+    require_safetensors(folder / name)
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
-    return load_component(kind, folder, name, **{dtype: torch.float32}).to(device)
+    return load_component(kind, folder, name, **{dtype: torch.float32}, use_safetensors=True).to(device)
 
 
 def load_frozen(kind: type, folder: Path, name: str, device: str | torch.device) -> torch.nn.Module:

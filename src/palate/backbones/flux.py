@@ -45,6 +45,7 @@ class Flux:
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
         self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
+        self.stock = (28, 3.5) if self.config.get("guidance_embeds") else (4, 1.0)  # schnell
         self.guidance = 1.0  # that `predict` tells a guidance-distilled network
 
     @cached_property

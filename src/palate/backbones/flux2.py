@@ -43,6 +43,7 @@ class Flux2Klein:
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
         self.is_distilled = pipeline_index(folder).get("is_distilled", False)  # in steps: then it has no guidance
+        self.stock = (4, 1.0) if self.is_distilled else (50, 4.0)
         self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
 
     @cached_property

@@ -8,6 +8,8 @@ from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
+PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")  # weights that are refused
+OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
 
 def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
@@ -23,11 +25,16 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
         raise PalateError(
             f"{name_or_path}: no such folder. Give a diffusers pipeline folder, a hub name (owner/model), or 'world'."
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
+        index = json.loads(Path(hf_hub_download(name_or_path, "model_index.json", revision=revision)).read_text())
+        parts = [name for name, entry in index.items() if isinstance(entry, list)]
+        wanted = ["model_index.json", "README.md", "LICENSE*", *(f"{part}/*{end}" for part in parts for end in HASHED)]
         return Path(
-            snapshot_download(name_or_path, revision=revision, allow_patterns=[f"*{suffix}" for suffix in HASHED])
+            snapshot_download(
+                name_or_path, revision=revision, allow_patterns=wanted, ignore_patterns=list(OTHER_COPIES)
+            )
         )
     except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
         raise PalateError(f"{name_or_path}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
@@ -40,15 +47,29 @@ def component_class(folder: Path, component: str) -> str | None:
     return entry[1] if isinstance(entry, list) else None
 
 
+def require_safetensors(component: Path) -> None:
+    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds them."""
+    suffixes = {file.suffix for file in component.rglob("*")}
+    if suffixes & set(PICKLED) and ".safetensors" not in suffixes:
+        raise PalateError(
+            f"{component}: its weights are pickled, which can execute code. Save the base model anew with safetensors: "
+            "pipeline.save_pretrained(FOLDER, safe_serialization=True)."
+        )
+
+
 def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
     """A hash of everything that the named components are made of (configuration and weights)."""
     return cumulative_fingerprints(folder, components)[-1]
 
 
 def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
-    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed."""
+    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed.
+
+    Raises PalateError for pickled weights.
+    """
     digest, found = hashlib.sha256(), []
     for component in components:
+        require_safetensors(folder / component)
         for file in sorted((folder / component).rglob("*")):
             if file.suffix in HASHED:
                 digest.update(f"{component}/{file.name}".encode())

@@ -42,6 +42,7 @@ class PixArt:
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
     is_flow = False
+    stock = (20, 4.5)
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device
@@ -142,4 +143,5 @@ class PixArt:
         return run_pipeline(
             pipeline, prompts, noise.to(self.device), kl_factor(self.vae_config), num_inference_steps=steps,
             guidance_scale=guidance, max_sequence_length=self.max_sequence_length, use_resolution_binning=False,
+            clean_caption=False,  # prompts are encoded as they are in training
         )  # fmt: skip

@@ -39,6 +39,7 @@ class QwenImage:
     encoders = ("vae", *TEXTS)
     is_flow = True
     pipeline_class = QwenImagePipeline
+    stock = (50, 4.0)
     resolution = 1024  # the stock pipeline's; no configuration names one
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):

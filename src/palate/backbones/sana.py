@@ -40,6 +40,7 @@ class Sana:
     encoders = ("vae", *TEXTS)
     is_flow = True
     pipeline_class = SanaPipeline
+    stock = (20, 4.5)
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device

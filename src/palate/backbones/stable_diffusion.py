@@ -14,8 +14,15 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils.logging import disable_progress_bar
 
+from palate.backbones.components import (
+    component_config,
+    kl_factor,
+    load_component,
+    load_frozen,
+    load_model,
+    load_tokenizer,
+)
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.folders import component_class
 from palate.errors import PalateError
@@ -32,40 +39,29 @@ class StableDiffusion:
     encoders = ("vae", "text_encoder", "tokenizer")
     is_flow = False
     pipeline_class = StableDiffusionPipeline
+    stock = (25, 7.5)
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder = folder
         self.device = device
 
-    def _load(self, kind: type, name: str, **options):
-        disable_progress_bar()  # transformers draws one even for a file of a kilobyte
-        try:
-            return kind.from_pretrained(self.folder, subfolder=name, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise PalateError(
-                f"{self.folder / name}: could not be loaded ({first_line}). Download that folder again."
-            ) from error
-
     # --- components --------------------------------------------------------------------------------------------------
 
     @cached_property
     def network(self) -> UNet2DConditionModel:
-        return self._load(UNet2DConditionModel, "unet", torch_dtype=torch.float32).to(self.device)
+        return load_model(UNet2DConditionModel, self.folder, "unet", self.device)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        return self._load(AutoencoderKL, "vae", torch_dtype=torch.float32).to(self.device).eval().requires_grad_(False)
+        return load_frozen(AutoencoderKL, self.folder, "vae", self.device)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        return self._load(CLIPTokenizer, "tokenizer")
+        return load_tokenizer(CLIPTokenizer, self.folder, "tokenizer")
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:
-        return (
-            self._load(CLIPTextModel, "text_encoder", dtype=torch.float32).to(self.device).eval().requires_grad_(False)
-        )
+        return load_frozen(CLIPTextModel, self.folder, "text_encoder", self.device)
 
     @cached_property
     def noise_schedule(self) -> DDPMScheduler:
@@ -74,7 +70,7 @@ class StableDiffusion:
             raise PalateError(
                 f"{self.folder / 'scheduler'}: palate cannot train with {kind}, whose noise has no timesteps."
             )
-        schedule = self._load(DDPMScheduler, "scheduler")
+        schedule = load_component(DDPMScheduler, self.folder, "scheduler")
         if schedule.config.prediction_type not in PREDICTIONS:
             raise PalateError(
                 f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of {PREDICTIONS}."
@@ -89,15 +85,15 @@ class StableDiffusion:
 
     @cached_property
     def vae_factor(self) -> int:
-        return 2 ** (len(AutoencoderKL.load_config(self.folder, subfolder="vae")["block_out_channels"]) - 1)
+        return kl_factor(component_config(self.folder, "vae"))
 
     @cached_property
     def latent_channels(self) -> int:
-        return AutoencoderKL.load_config(self.folder, subfolder="vae")["latent_channels"]
+        return component_config(self.folder, "vae")["latent_channels"]
 
     @cached_property
     def resolution(self) -> int:
-        return UNet2DConditionModel.load_config(self.folder, subfolder="unet")["sample_size"] * self.vae_factor
+        return component_config(self.folder, "unet")["sample_size"] * self.vae_factor
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         side = resolution // self.vae_factor

@@ -42,6 +42,7 @@ class StableDiffusion3:
     optional = ("text_encoder_3", "tokenizer_3")  # a folder may be saved without T5
     is_flow = True
     pipeline_class = StableDiffusion3Pipeline
+    stock = (28, 7.0)
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device

@@ -3,13 +3,13 @@
 arXiv 2307.01952, sections 2.2 (size and crop) and 2.1 (text encoders).
 """
 
-import json
 from functools import cached_property
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from palate.backbones.components import load_frozen, load_tokenizer, pipeline_index
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.stable_diffusion import StableDiffusion
 
@@ -20,20 +20,20 @@ class StableDiffusionXL(StableDiffusion):
     family = "Stable Diffusion XL"
     encoders = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     pipeline_class = StableDiffusionXLPipeline
+    stock = (50, 5.0)
 
     @cached_property
     def tokenizer_2(self) -> CLIPTokenizer:
-        return self._load(CLIPTokenizer, "tokenizer_2")
+        return load_tokenizer(CLIPTokenizer, self.folder, "tokenizer_2")
 
     @cached_property
     def text_encoder_2(self) -> CLIPTextModelWithProjection:
-        encoder = self._load(CLIPTextModelWithProjection, "text_encoder_2", dtype=torch.float32)
-        return encoder.to(self.device).eval().requires_grad_(False)
+        return load_frozen(CLIPTextModelWithProjection, self.folder, "text_encoder_2", self.device)
 
     @cached_property
     def zeros_for_empty(self) -> bool:
         """Whether the empty prompt is zeros instead of encoded, as the folder's index says to the stock pipeline."""
-        return json.loads((self.folder / "model_index.json").read_text()).get("force_zeros_for_empty_prompt", True)
+        return pipeline_index(self.folder).get("force_zeros_for_empty_prompt", True)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

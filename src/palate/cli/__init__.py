@@ -36,7 +36,9 @@ def main() -> None:
     """Run one verb. Exit code 0; 1 for a refused request or bad input, in one line; 130 for Ctrl-C."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # where it is installed, it misses what nobody needs here
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # where it is installed, it misses what nobody needs here
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

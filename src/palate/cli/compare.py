@@ -44,8 +44,9 @@ class Options:
     """Where the result is stored as JSON; compare.json in the first model's folder when absent."""
     json: bool = False
     """Print the result as JSON."""
-    steps: int = 25
-    guidance: float = 7.5
+    steps: int | None = None
+    """As in `palate sample`, where pictures are to be made; so for the following."""
+    guidance: float | None = None
     sampler: str = "default"
     seed: int = 0
     repetitions: int = 1

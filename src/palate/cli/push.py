@@ -32,10 +32,12 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "push", DESCRIPTION)
-    from palate.sharing.push import plan, push
+    from palate.sharing.push import is_private, plan, push
 
     sending = plan(options.run, options.repository)
     who = "private" if options.private else "for everybody to see"
+    if not options.private and not options.dry_run and is_private(options.repository):
+        who = "private, as it is there already (make it public in its settings)"
     print(
         f"push: {options.repository}, {who}: " + ", ".join(f"{name} ({size})" for name, size in sending.sizes.items())
     )
@@ -44,4 +46,4 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         print(f"\n{sending.card}\npush: a dry run, nothing was sent.")
         return
-    print(f"push: {push(options.run, options.repository, options.private)}")
+    print(f"push: {push(options.run, options.repository, options.private, sending)}")

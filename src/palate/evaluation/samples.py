@@ -32,8 +32,9 @@ DEFAULT_SAMPLERS = ("dpm++", "euler")  # of families with a noise schedule, and 
 class Sampling:
     """How pictures are made. Guidance in diffusers' convention: unconditional + guidance·(conditional - unconditional)."""
 
-    steps: int = 25
-    guidance: float = 7.5
+    steps: int | None = None
+    """None is what the model's family is sampled with, 25 for Stable Diffusion 1.x; so for guidance, 7.5 there."""
+    guidance: float | None = None
     sampler: str = "default"
     """default is euler for models of flow matching, and dpm++ for all others."""
     seed: int = 0
@@ -88,18 +89,19 @@ def sample(
     prompts: list[str] | Suite,
     folder: Path,
     sampling: Sampling,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
+    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None.
     Raises PalateError when `folder` holds samples of other prompts or settings, or of another model, and when the model or
     its negative run cannot be used; nothing is written then.
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
-    if sampling.sampler == "default":
-        sampling = replace(sampling, sampler=_default_sampler(model, folder))
+    if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
+        sampling = _resolved(sampling, model, folder)
     prompts, suite = (list(prompts.prompts), prompts.source) if isinstance(prompts, Suite) else (prompts, "")
     settings = {"model": str(model), "prompts": prompts_hash(prompts), **asdict(sampling)}
     per_picture = [prompt for prompt in prompts for _ in range(sampling.repetitions)]
@@ -112,6 +114,7 @@ def sample(
     else:
         _say_what_is_here(samples)
         return samples
+    batch_size = batch_size or max(1, 32 * 256**2 // max(256, backbone.resolution) ** 2)
     with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
         for start in range(0, len(per_picture), batch_size):
             # A batch is made whole even where some of its pictures are there: the last bits of a picture can depend on
@@ -140,7 +143,7 @@ def _say_what_is_here(samples: Samples) -> None:
 
 
 def sample_verb(
-    model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int = 32
+    model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None
 ) -> list[Samples]:
     """Sample a model into its usual place, and the model it started from where asked: that one without a negative network.
 
@@ -230,11 +233,23 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
         )
 
 
-def _default_sampler(model: str | Path, folder: Path) -> str:
-    """That of the model's family, or of the samples that are there, for which the model is no longer needed."""
-    if (folder / "samples.json").is_file() and (made := open_samples(folder).settings["sampler"]) in DEFAULT_SAMPLERS:
-        return made
-    return DEFAULT_SAMPLERS[_backbone_of(model, "cpu").is_flow]
+def _resolved(sampling: Sampling, model: str | Path, folder: Path) -> Sampling:
+    """With what the model's family has by default; with that of the samples that are there where the model is not any more."""
+    try:
+        backbone = _backbone_of(model, "cpu")
+    except PalateError:
+        if not (folder / "samples.json").is_file():
+            raise
+        made = open_samples(folder).settings
+        steps, guidance, sampler = made["steps"], made["guidance"], made["sampler"]
+    else:
+        (steps, guidance), sampler = backbone.stock, DEFAULT_SAMPLERS[backbone.is_flow]
+    return replace(
+        sampling,
+        steps=steps if sampling.steps is None else sampling.steps,
+        guidance=guidance if sampling.guidance is None else sampling.guidance,
+        sampler=sampler if sampling.sampler == "default" else sampling.sampler,
+    )
 
 
 def _classifier_folder(run: Path) -> Path:
@@ -265,7 +280,7 @@ def open_samples(folder: str | Path) -> Samples:
     if not path.is_file():
         raise PalateError(f"{folder}: no samples here (no samples.json). Make some with `palate sample`.")
     stored = json.loads(path.read_text(encoding="utf-8"))
-    settings = {**asdict(Sampling()), **stored["settings"]}  # those of older versions lack keys
+    settings = {**asdict(Sampling(steps=25, guidance=7.5)), **stored["settings"]}  # those of older versions lack keys
     return Samples(Path(folder), stored["prompts"], settings, stored.get("suite", ""))
 
 
@@ -280,7 +295,7 @@ def _checked(sampling: Sampling) -> Sampling:
         raise PalateError(
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."
         )
-    if sampling.negative is not None and not sampling.guidance > 1:
+    if sampling.negative is not None and sampling.guidance is not None and not sampling.guidance > 1:
         raise PalateError(f"guidance {sampling.guidance:g} has no unconditional half, which the negative network would predict. "
                           "Sample with guidance above 1, or leave out the negative run.")  # fmt: skip
     return sampling

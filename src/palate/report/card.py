@@ -91,12 +91,13 @@ def _text(
     config: TrainConfig, run: Path, page: Page, row: Row, answer: str, sections: list[Section], contests: list, results: list[EvalResult],
     kind: str,
 ) -> str:  # fmt: skip
-    license_, remark = license_of(config)
+    license_, remark = license_of(config, run)
+    hub, name = on_hub(config, run), config.pretrained_model_name_or_path
     adapters = kind == "lora"
     data = ModelCardData(
         model_name=public(row.name),
-        base_model=config.pretrained_model_name_or_path if on_hub(config) else None,
-        base_model_relation=("adapter" if adapters else "finetune") if on_hub(config) else None,
+        base_model=name if hub else None,
+        base_model_relation=("adapter" if adapters else "finetune") if hub else None,
         library_name="diffusers",
         pipeline_tag="text-to-image" if config.trains == "denoiser" else None,
         tags=list(dict.fromkeys(["text-to-image", "diffusers", "palate", "preference-alignment", config.method, *(["lora"] if adapters else [])])),
@@ -114,6 +115,10 @@ def _text(
         annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
         places=_places, contest_rates=contest_rates, command=public_command(row.command), page_command=public_command(page.command), and_=and_,
     )  # fmt: skip
+    if (
+        not hub
+    ):  # a folder here, also where it was named from another one: no model of the hub, and nobody else's business
+        body = body.replace(name, Path(name).name)
     return f"---\n{data.to_yaml()}\n---\n\n{public(body).strip()}\n"
 
 
@@ -131,21 +136,26 @@ def _component(run: Path) -> tuple[str, str]:
     return "unet", "UNet2DConditionModel"
 
 
-def on_hub(config: TrainConfig) -> bool:
-    """Whether the base model is named as the hub names it, and is no folder here."""
+def base_folder(config: TrainConfig, run: Path) -> Path | None:
+    """The base model's folder on this machine, seen from here or from a folder above the run; None for one of the hub's."""
     name = config.pretrained_model_name_or_path
-    return bool(_HUB_NAME.fullmatch(name)) and not Path(name).exists()
+    return next((above / name for above in (Path(), *run.resolve().parents) if (above / name).is_dir()), None)
 
 
-def license_of(config: TrainConfig) -> tuple[dict[str, str], str]:
+def on_hub(config: TrainConfig, run: Path) -> bool:
+    """Whether the base model is named as the hub names it, and is no folder here."""
+    return bool(_HUB_NAME.fullmatch(config.pretrained_model_name_or_path)) and base_folder(config, run) is None
+
+
+def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
     """The license as the base model's card has it, with a remark where nothing is known; looks at this machine alone."""
     name = config.pretrained_model_name_or_path
     if name == WORLD:
         return {"license": "apache-2.0"}, ""
-    card, folder = None, Path(name)
-    if on_hub(config):
+    card, folder = None, base_folder(config, run)
+    if on_hub(config, run):
         card = try_to_load_from_cache(name, "README.md", revision=config.revision)
-    elif (folder / "README.md").is_file():
+    elif folder and (folder / "README.md").is_file():
         card = folder / "README.md"
     if isinstance(card, str | Path):
         try:
@@ -156,7 +166,7 @@ def license_of(config: TrainConfig) -> tuple[dict[str, str], str]:
         found = {key: known[key] for key in keys if known.get(key) and isinstance(known[key], str)}
         if "license" in found:
             return found, ""
-    there = next((file.name for file in sorted(folder.glob("LICENSE*"))), None) if folder.is_dir() else None
+    there = next((file.name for file in sorted(folder.glob("LICENSE*"))), None) if folder else None
     where = f"the file {there} beside the base model" if there else "the base model's page"
     return {
         "license": "unknown"

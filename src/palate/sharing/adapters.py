@@ -46,7 +46,7 @@ def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
         return kohya(trained)
     if trained.pipeline not in COMFY_TRANSFORMERS:
         raise PalateError(
-            f"{trained.run}: ComfyUI's loader knows no adapters of a {trained.pipeline}. Export it as diffusers or fused."
+            f"{trained.run}: palate writes no adapters of a {trained.pipeline} for ComfyUI. Export it as diffusers or fused."
         )
     layers, alpha = read_adapter(trained)
     return {name: _scaled(tensor, alpha) if ".lora_B." in name else tensor for name, tensor in layers.items()}, {}

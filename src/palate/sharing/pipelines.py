@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin
 
-from palate.errors import PalateError
+from palate.backbones.folders import require_safetensors
 
 KEPT = (".json", ".txt", ".model", ".safetensors", ".jinja")  # no pickled weights, and no preview pictures
-PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")
 
 
 def copy_pipeline(base: Path, folder: Path, leave_out: str) -> None:
@@ -18,7 +17,7 @@ def copy_pipeline(base: Path, folder: Path, leave_out: str) -> None:
     index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
     components = [name for name in index if name != leave_out and (base / name).is_dir()]
     for name in components:
-        _require_safetensors(base / name)
+        require_safetensors(base / name)
     shutil.copyfile(base / "model_index.json", folder / "model_index.json")
     for file in base.glob("LICENSE*"):
         shutil.copyfile(file, folder / file.name)
@@ -41,12 +40,3 @@ def forget_places(folder: Path) -> None:
         told = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(told, dict) and told.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _require_safetensors(component: Path) -> None:
-    suffixes = {file.suffix for file in component.rglob("*")}
-    if suffixes & set(PICKLED) and ".safetensors" not in suffixes:
-        raise PalateError(
-            f"{component}: its weights are pickled, which can execute code. Save the base model anew with safetensors: "
-            "pipeline.save_pretrained(FOLDER, safe_serialization=True)."
-        )

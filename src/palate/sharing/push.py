@@ -41,15 +41,24 @@ def plan(run: str | Path, repository: str) -> Sending:
     return Sending(folder, sizes, card, remark if unknown else "")
 
 
-def push(run: str | Path, repository: str, private: bool = True) -> str:
+def is_private(repository: str) -> bool | None:
+    """Whether a repository of the hub is private; None where there is none yet, or the hub does not say."""
+    try:
+        return HfApi().model_info(repository).private
+    except (HfHubHTTPError, HTTPError, OSError):
+        return None
+
+
+def push(run: str | Path, repository: str, private: bool = True, planned: Sending | None = None) -> str:
     """Send a finished run's model and card to `repository` (owner/name) on the hub; returns the address of the commit.
 
+    A repository that is there keeps its visibility. `planned` is what `plan` gave for this run, which is made here where it is None.
     The token is that of the hub's own login or of HF_TOKEN. Raises PalateError, in one line: as `plan`, without a login, when the
     hub refuses or cannot be reached, and when the repository is public and `private` was asked for.
     """
     from palate import __version__
 
-    sending = plan(run, repository)
+    sending = planned or plan(run, repository)
     if not get_token():
         raise PalateError("not logged in to the hub. Run `hf auth login`, or set HF_TOKEN to a token that may write.")
     api = HfApi(library_name="palate", library_version=__version__)

@@ -34,7 +34,7 @@ from palate.training.storage import Storage
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
-IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
 COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
 
@@ -88,6 +88,7 @@ def planned_cache(
         )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+    settings |= _told(backbone, resolution)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
     caches = Storage(place or dataset.path / "cache")
@@ -103,6 +104,13 @@ def planned_cache(
     return storage, settings, ""
 
 
+def _told(backbone: Backbone, resolution: int) -> dict:
+    """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they were."""
+    names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
+    zeros = getattr(backbone, "zeros_for_empty", None)
+    return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
+
+
 def _settings(storage: Storage) -> dict | None:
     """What a cache was made with; None where there is none."""
     size = storage.sizes().get("settings.json")
@@ -115,8 +123,9 @@ def _difference(found: dict, wanted: dict) -> str:
         before, now = found.get("components", {}), wanted["components"]
         changed = next((name for name, own in now.items() if before.get(name) != own), "model")
         return f"was made with another {changed if before else 'autoencoder or text encoder'}"
-    changed = [name for name in ("resolution", "crop", "dtype") if found.get(name) != wanted[name]]
-    return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted[name]}" for name in changed)
+    names = ("resolution", "crop", "dtype", "told", "zeros_for_empty")
+    changed = [name for name in names if found.get(name) != wanted.get(name)]
+    return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted.get(name)}" for name in changed)
 
 
 def _encode_missing(
@@ -202,6 +211,7 @@ class _Batch:
 
     def __init__(self, backbone: Backbone, resolution: int, dtype: torch.dtype):
         self.backbone, self.resolution, self.dtype = backbone, resolution, dtype
+        self.at_once = max(1, IMAGES_AT_ONCE * 512**2 // max(512, resolution) ** 2)
         self.sides: list[int] = []  # images of each row
         self._waiting: list[torch.Tensor] = []  # [3, H, W] each
         self._latents: list[torch.Tensor] = []
@@ -213,7 +223,7 @@ class _Batch:
         for picture in pictures:
             self._conditioning.append(self.backbone.image_conditioning(*picture.size, self.resolution))
             self._waiting.append(prepare_image(picture, self.resolution))
-            if len(self._waiting) == IMAGES_AT_ONCE:
+            if len(self._waiting) == self.at_once:
                 self._encode()
 
     def tensors(self) -> dict[str, torch.Tensor]:
