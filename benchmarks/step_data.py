@@ -133,7 +133,9 @@ def make_pairs(options: Options) -> list[dict]:
         return encode_image(small.resize((options.resolution, options.resolution), Image.Resampling.BICUBIC))
 
     listed = []
-    for k in range(max(4, options.batch)):  # 4 make 12 human votes, enough to correct a judge
+    for k in range(
+        max(4, options.batch) if options.methods else options.batch
+    ):  # 4 make 12 human votes, enough to correct a judge
         best_first = [picture() for _ in range(LIST)]
         for better, worse in pairwise(best_first):
             sides = (better, worse) if len(listed) % 2 == 0 else (worse, better)

@@ -30,7 +30,7 @@ def test_every_preset_can_be_measured(name):
 
 
 def test_the_votes_are_of_every_kind_that_a_preset_needs(tmp_path):
-    pairs = step_data.make_pairs(step_data.Options(resolution=64))
+    pairs = step_data.make_pairs(step_data.Options(resolution=64, methods=("dpo",)))
     dataset = PreferenceDataset.create(tmp_path / "data", name="step cost")
     dataset.add_pairs(pairs)
     dataset.append_votes(step_data.make_votes(pairs))
