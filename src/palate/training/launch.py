@@ -101,6 +101,7 @@ def _end_with_launcher() -> None:
 
 @record
 def _work(file: str, command: str) -> None:
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as the command line does
     from palate.training.loop import train
 
     try:
