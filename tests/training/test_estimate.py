@@ -35,7 +35,7 @@ def memory(pipeline_folder, dataset, **changes):
 
 
 MEASURE = """
-import resource, sys, torch, peft.tuners.lora.bnb, psutil
+import sys, torch, peft.tuners.lora.bnb, psutil
 from accelerate import Accelerator
 from palate.backbones import load_backbone
 from palate.training.assemble import make_any_policy
@@ -50,7 +50,9 @@ torch.nn.Conv2d(4, 4, 3)(torch.randn(1, 4, 8, 8)).sum().backward()  # libraries 
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: importing had one of its own
 before = psutil.Process().memory_info().rss
 measure_step(backbone, config, make_any_policy(backbone, config), told, Accelerator(mixed_precision=config.mixed_precision))
-print(estimated, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+# Not ru_maxrss, which remembers how large the process was that started this one
+(peak,) = (int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(estimated, peak - before)
 """
 
 
