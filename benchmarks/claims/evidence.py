@@ -13,7 +13,8 @@ NOISE = (
     0.002  # rise of the winner's error that counts as none: about the spread of its mean over 20 steps between seeds
 )
 
-# What a question's answer is made of; other conditions add to it.
+# What a question's answer is made of, each with so many seeds; other conditions add to it.
+SEEDS = 5
 CORE = {
     "dedpo": ("human-100", "human-12", *(f"{way}-12/{judge}" for way in ("mix", "dedpo-tuned", "corrected-dedpo") for judge in JUDGES)),
     "sdpo": ("human-100", *(f"{way}-lr-{rate:.0e}" for way in ("dpo", "sdpo") for rate in RATES[1:]), f"sdpo-lr-{RATES[0]:.0e}"),
@@ -36,7 +37,7 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
         note = (
             f"\n\n{missing} of {len(conditions)} conditions of this question have not been run yet." if missing else ""
         )
-        core_is_there = name in CORE and set(CORE[name]) <= set(there)
+        core_is_there = name in CORE and all(len(results.of(one)) >= SEEDS for one in CORE[name])
         if not core_is_there and (missing > 0.9 * len(conditions) or len(there) < 4):
             body = "Not enough runs yet."
         elif not core_is_there and missing > len(conditions) / 2:  # what there is, and no conclusion from a part
