@@ -6,6 +6,7 @@ sigma = timestep/num_timesteps, from 0 (the image) to 1 (noise). arXiv 2210.0274
 import torch
 from torch import Tensor
 
+from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
 
 SCHEMES = ("logit_normal", "none")
@@ -53,3 +54,30 @@ def noised(latents: Tensor, noise: Tensor, timestep: Tensor, num_timesteps: int)
 def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     """The regression target noise - x_0 [B, C, h, w], fp32."""
     return noise.float() - latents.float()
+
+
+class FlowMatching:
+    """What families trained by flow matching share of the Protocol `Backbone`; `scheduler_config` is the folder's."""
+
+    is_flow = True
+    scheduler_config: dict
+    weighting_scheme, logit_mean, logit_std = "logit_normal", 0.0, 1.0
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.scheduler_config.get("num_train_timesteps", 1000)
+
+    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
+        return {}
+
+    def timestep(self, drawn: Tensor) -> Tensor:
+        shift = static_shift(self.scheduler_config)
+        return timestep_of_draw(
+            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
+        )
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        return noised(latents, noise, timestep, self.num_timesteps)
+
+    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        return velocity(latents, noise)

@@ -21,7 +21,7 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.flow import noised, static_shift, timestep_of_draw, velocity
+from palate.backbones.flow import FlowMatching
 
 TEXTS = {
     "text_encoder": CLIPTextModel, "tokenizer": CLIPTokenizer,
@@ -31,20 +31,18 @@ SAMPLERS = {"euler": FlowMatchEulerDiscreteScheduler}
 PATCH = 2  # latents along one side of a token
 
 
-class Flux:
+class Flux(FlowMatching):
     """One pipeline folder. The Protocol `Backbone` says what each method gives; latents are packed inside `predict`."""
 
     family = "FLUX.1"
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
-    is_flow = True
     pipeline_class = FluxPipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
-        self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
         self.stock = (28, 3.5) if self.config.get("guidance_embeds") else (4, 1.0)  # schnell
         self.guidance = 1.0  # that `predict` tells a guidance-distilled network
 
@@ -64,10 +62,6 @@ class Flux:
     def max_sequence_length(self) -> int:
         """Tokens that T5 reads."""
         return longest(self.texts["tokenizer_2"], 512)
-
-    @property
-    def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     @property
     def vae_factor(self) -> int:
@@ -98,21 +92,6 @@ class Flux:
                 prompts, device=self.device, max_sequence_length=self.max_sequence_length
             )
         return {"embeddings": embeddings, "pooled": pooled}
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
-
-    def timestep(self, drawn: Tensor) -> Tensor:
-        shift = static_shift(self.scheduler_config)
-        return timestep_of_draw(
-            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
-        )
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return noised(latents, noise, timestep, self.num_timesteps)
-
-    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return velocity(latents, noise)
 
     def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         batch, _, height, width = noisy.shape

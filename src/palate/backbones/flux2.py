@@ -20,13 +20,13 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.flow import noised, static_shift, timestep_of_draw, velocity
+from palate.backbones.flow import FlowMatching
 
 TEXTS = {"text_encoder": Qwen3ForCausalLM, "tokenizer": Qwen2TokenizerFast}
 SAMPLERS = {"euler": FlowMatchEulerDiscreteScheduler}
 
 
-class Flux2Klein:
+class Flux2Klein(FlowMatching):
     """One pipeline folder. The Protocol `Backbone` says what each method gives.
 
     Latents are what the network sees: 2x2 patches of the VAE's, normalised by the VAE's running statistics.
@@ -35,7 +35,6 @@ class Flux2Klein:
     family = "FLUX.2-klein"
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
-    is_flow = True
     pipeline_class = Flux2KleinPipeline
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
@@ -44,7 +43,6 @@ class Flux2Klein:
         self.scheduler_config = component_config(folder, "scheduler")
         self.is_distilled = pipeline_index(folder).get("is_distilled", False)  # in steps: then it has no guidance
         self.stock = (4, 1.0) if self.is_distilled else (50, 4.0)
-        self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
 
     @cached_property
     def network(self) -> Flux2Transformer2DModel:
@@ -62,10 +60,6 @@ class Flux2Klein:
     def max_sequence_length(self) -> int:
         """Tokens that Qwen3 reads."""
         return longest(self.texts["tokenizer"], 512)
-
-    @property
-    def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     @property
     def vae_factor(self) -> int:
@@ -97,21 +91,6 @@ class Flux2Klein:
             prompts, device=self.device, max_sequence_length=self.max_sequence_length
         )
         return {"embeddings": embeddings}
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
-
-    def timestep(self, drawn: Tensor) -> Tensor:
-        shift = static_shift(self.scheduler_config)
-        return timestep_of_draw(
-            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
-        )
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return noised(latents, noise, timestep, self.num_timesteps)
-
-    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return velocity(latents, noise)
 
     def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         embeddings = conditioning["embeddings"]

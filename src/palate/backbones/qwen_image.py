@@ -24,20 +24,19 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.flow import noised, static_shift, timestep_of_draw, velocity
+from palate.backbones.flow import FlowMatching
 
 TEXTS = {"text_encoder": Qwen2_5_VLForConditionalGeneration, "tokenizer": Qwen2Tokenizer}
 SAMPLERS = {"euler": FlowMatchEulerDiscreteScheduler}
 PATCH = 2  # latents along one side of a token
 
 
-class QwenImage:
+class QwenImage(FlowMatching):
     """One pipeline folder. The Protocol `Backbone` says what each method gives; latents are packed inside `predict`."""
 
     family = "Qwen-Image"
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
-    is_flow = True
     pipeline_class = QwenImagePipeline
     stock = (50, 4.0)
     resolution = 1024  # the stock pipeline's; no configuration names one
@@ -46,7 +45,6 @@ class QwenImage:
         self.folder, self.device = folder, device
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
-        self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
 
     @cached_property
     def network(self) -> QwenImageTransformer2DModel:
@@ -64,10 +62,6 @@ class QwenImage:
     def max_sequence_length(self) -> int:
         """Tokens of a prompt that the network is told of: the stock pipeline's default."""
         return longest(self.texts["tokenizer"], 512)
-
-    @property
-    def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     @property
     def pixels(self) -> int:
@@ -101,21 +95,6 @@ class QwenImage:
         mask = torch.ones_like(embeddings[..., 0], dtype=torch.int64) if mask is None else mask
         missing = self.max_sequence_length - mask.shape[1]
         return {"embeddings": F.pad(embeddings, (0, 0, 0, missing)), "mask": F.pad(mask, (0, missing))}
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
-
-    def timestep(self, drawn: Tensor) -> Tensor:
-        shift = static_shift(self.scheduler_config)
-        return timestep_of_draw(
-            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
-        )
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return noised(latents, noise, timestep, self.num_timesteps)
-
-    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return velocity(latents, noise)
 
     def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         batch, _, height, width = noisy.shape

@@ -26,19 +26,18 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.flow import noised, scheduler_settings, static_shift, timestep_of_draw, velocity
+from palate.backbones.flow import FlowMatching, scheduler_settings
 
 TEXTS = {"text_encoder": Gemma2Model, "tokenizer": GemmaTokenizerFast}
 SAMPLERS = {"euler": FlowMatchEulerDiscreteScheduler, "dpm++": DPMSolverMultistepScheduler}
 
 
-class Sana:
+class Sana(FlowMatching):
     """One pipeline folder. The Protocol `Backbone` says what each method gives."""
 
     family = "Sana"
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
-    is_flow = True
     pipeline_class = SanaPipeline
     stock = (20, 4.5)
 
@@ -46,7 +45,6 @@ class Sana:
         self.folder, self.device = folder, device
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
-        self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
         # What the stock pipeline says to Gemma before every prompt, but not before the empty one of guidance
         self.instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
@@ -66,10 +64,6 @@ class Sana:
     def max_sequence_length(self) -> int:
         """Tokens that the network is told of."""
         return longest(self.texts["tokenizer"], 300)
-
-    @property
-    def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     @property
     def pixels(self) -> int:
@@ -112,21 +106,6 @@ class Sana:
                 complex_human_instruction=instruction,
             )  # fmt: skip
         return embeddings, mask
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
-
-    def timestep(self, drawn: Tensor) -> Tensor:
-        shift = static_shift(self.scheduler_config)
-        return timestep_of_draw(
-            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
-        )
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return noised(latents, noise, timestep, self.num_timesteps)
-
-    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return velocity(latents, noise)
 
     def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         return network(

@@ -22,7 +22,7 @@ from palate.backbones.components import (
     run_pipeline,
 )
 from palate.backbones.conditioning import Conditioning
-from palate.backbones.flow import noised, static_shift, timestep_of_draw, velocity
+from palate.backbones.flow import FlowMatching
 from palate.errors import PalateError
 
 TEXTS = {
@@ -33,14 +33,13 @@ TEXTS = {
 SAMPLERS = {"euler": FlowMatchEulerDiscreteScheduler}
 
 
-class StableDiffusion3:
+class StableDiffusion3(FlowMatching):
     """One pipeline folder. The Protocol `Backbone` says what each method gives."""
 
     family = "Stable Diffusion 3"
     denoiser = "transformer"
     encoders = ("vae", *TEXTS)
     optional = ("text_encoder_3", "tokenizer_3")  # a folder may be saved without T5
-    is_flow = True
     pipeline_class = StableDiffusion3Pipeline
     stock = (28, 7.0)
 
@@ -48,7 +47,6 @@ class StableDiffusion3:
         self.folder, self.device = folder, device
         self.config, self.vae_config = component_config(folder, "transformer"), component_config(folder, "vae")
         self.scheduler_config = component_config(folder, "scheduler")
-        self.weighting_scheme, self.logit_mean, self.logit_std = "logit_normal", 0.0, 1.0
 
     @cached_property
     def network(self) -> SD3Transformer2DModel:
@@ -73,10 +71,6 @@ class StableDiffusion3:
     def max_sequence_length(self) -> int:
         """Tokens that T5 reads."""
         return longest(self.texts["tokenizer_3"], 256)
-
-    @property
-    def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     @property
     def vae_factor(self) -> int:
@@ -113,21 +107,6 @@ class StableDiffusion3:
                 max_sequence_length=self.max_sequence_length,
             )  # fmt: skip
         return {"embeddings": embeddings, "pooled": pooled}
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
-
-    def timestep(self, drawn: Tensor) -> Tensor:
-        shift = static_shift(self.scheduler_config)
-        return timestep_of_draw(
-            drawn, self.num_timesteps, self.weighting_scheme, self.logit_mean, self.logit_std, shift
-        )
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return noised(latents, noise, timestep, self.num_timesteps)
-
-    def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        return velocity(latents, noise)
 
     def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         return network(
