@@ -57,6 +57,12 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of `name` (a glob) left in `folder`; only for names that nobody can be writing now."""
+    for temporary in folder.glob(f".{name}.*.tmp"):
+        _remove(temporary)
+
+
 def write_checksums(folder: Path) -> None:
     """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from content."""
     sums = {name: _sha256(folder / name) for name in _files(folder)}

@@ -224,6 +224,17 @@ def test_another_configuration_is_refused_in_the_same_folder(pipeline_folder, da
         palate.train(settings(pipeline_folder, dataset, tmp_path / "run", beta=2000.0))
 
 
+def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(pipeline_folder, dataset, tmp_path):
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2))
+    cut_short = [run.path / "checkpoints/.step-000004.0a1b2c3d.tmp", run.path / ".model.0a1b2c3d.tmp"]
+    for folder in cut_short:
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(b"half")
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2))
+    assert not [folder for folder in cut_short if folder.exists()]
+    assert [path.name for path in checkpoints(run.path)] == ["step-000002"]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(pipeline_folder, dataset, tmp_path, capsys):
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run"))
     saved = (run.path / "checkpoints/step-000004/weights.safetensors").read_bytes()

@@ -17,7 +17,7 @@ from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
-from palate.files import write_text
+from palate.files import remove_unfinished, write_text
 from palate.progress import progress_bar
 from palate.training import distributed
 from palate.training.assemble import assemble, make_any_policy
@@ -201,6 +201,8 @@ def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     """Write what the run is, or make sure that it is the same as before."""
     refuse_another(run, config)
     forget_spikes(run)
+    remove_unfinished(run / "checkpoints")  # as large as the model, each
+    remove_unfinished(run, "model")
     save_config(config, run / "config.yaml")
     write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())
