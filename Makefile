@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: setup
 	$(BIN)/palate demo
 
+# A process per core with one thread each: small networks gain nothing from more.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -126,3 +126,17 @@ def test_a_resumed_run_ends_bit_identical_and_diffusers_samples_what_it_saved(
     ours, theirs = pictures(network), pictures(getattr(stock, base.denoiser))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert (ours - pictures(base.network)).abs().max() > 1e-4  # what was trained is in it
+
+
+@every_family
+def test_sampling_in_half_precision_holds_the_denoiser_in_it_and_draws_nearly_the_same(family, folder_of):
+    (backbone, half), (_, whole) = (load_model(folder_of(family), mixed_precision=kind) for kind in ("bf16", "no"))
+    widths = {
+        module.weight.dtype for module in half.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+    }
+    assert widths == {torch.bfloat16} and {weight.dtype for weight in whole.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in backbone.vae.parameters()} == {torch.float32}
+    noise = torch.randn(2, *backbone.latent_shape(SIZE), generator=torch.Generator().manual_seed(0))
+    rough, fine = (backbone.sample(one.eval(), list(PROMPTS[:2]), noise, 2, 3.0, "default") for one in (half, whole))
+    assert rough.dtype == torch.float32
+    assert 1e-6 < (rough - fine).norm() / fine.norm() < 0.05

@@ -134,6 +134,31 @@ def test_samples_of_different_settings_are_no_pairs(pipeline_folder, tmp_path):
         compare([a.folder], against=c.folder, scorer="beauty")
 
 
+def test_the_precision_of_sampling_is_recorded_and_models_are_compared_in_one(pipeline_folder, tmp_path):
+    run = make_run(tmp_path / "run", pipeline_folder, lora=True)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    command = [str(run), "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "--guidance", "2", "--base"]
+    sample_command.main([*command, "--mixed-precision", "bf16"])
+    half, base = open_samples(run / "samples"), open_samples(run / "base-samples")
+    assert half.settings["mixed_precision"] == base.settings["mixed_precision"] == "bf16"
+    whole = sample(run, list(PROMPTS), tmp_path / "whole", Sampling(steps=2, guidance=2.0))
+    assert 0 < apart(half, whole) < 25
+    with pytest.raises(PalateError, match="different: mixed_precision"):
+        compare([half.folder], against=whole.folder, scorer="brightness")
+
+
+def test_guidance_in_half_precision_reaches_both_networks_and_spares_the_classifier(pipeline_folder, tmp_path):
+    run, npo = make_run(tmp_path / "run", pipeline_folder), make_run(tmp_path / "npo", pipeline_folder, lora=False)
+    network = load_model(run, negative=npo, mixed_precision="bf16")[1]
+    held = {name: {module.weight.dtype for module in part.modules() if isinstance(module, torch.nn.Conv2d)} for name, part in (
+        ("unet", network.unet.unet), ("negative", network.negative), ("classifier", network.unet.classifier),
+    )}  # fmt: skip
+    assert held == {"unet": {torch.bfloat16}, "negative": {torch.bfloat16}, "classifier": {torch.float32}}
+    settings = replace(QUICK, negative=str(npo), mixed_precision="bf16")
+    half = sample(run, list(PROMPTS), tmp_path / "half", settings)
+    assert apart(half, sample(run, list(PROMPTS), tmp_path / "whole", replace(settings, mixed_precision="no"))) < 25
+
+
 def make_run(folder: Path, pipeline: Path, lora: bool | None = None, seed: int = 0, amount: float = 0.1) -> Path:
     """A run whose network, adapters or all weights, was changed at random; whose classifier was, where lora is None."""
     config = {"pretrained_model_name_or_path": str(pipeline), "dataset": "none", "output_dir": str(folder)}
@@ -286,6 +311,12 @@ def test_what_cannot_be_a_negative_run_is_refused(kind, pipeline_folder, tmp_pat
         (dict(negative_mix=0.5), "there is none. Name its run"),
         (dict(classifier_scale=float("inf")), "not a finite number"),
         (dict(sampler="heun"), "'heun' is not one of"),
+        (dict(mixed_precision="fp8"), "'fp8' is not one of no, bf16, fp16"),
+        pytest.param(
+            dict(mixed_precision="fp16"),
+            "fp16 needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works here"),
+        ),
     ],
 )
 def test_sampling_that_means_nothing_is_refused_before_anything_is_written(changes, why, pipeline_folder, tmp_path):

@@ -195,6 +195,14 @@ def at_guidance(unet: nn.Module, guidance: float, classifier_scale: float = 1.0)
     return unet
 
 
+def denoisers(network: nn.Module) -> list[nn.Module]:
+    """The diffusers networks that predict inside a guided one, or the network itself."""
+    if not isinstance(network, Guided):
+        return [network]
+    beside = [network.negative] if isinstance(network, NegativeGuided) else []
+    return denoisers(network.unet) + beside
+
+
 def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple[tuple, tuple]:
     """The unconditional and the conditional half (latents, timestep, embeddings) of a pipeline's doubled batch.
 

@@ -50,6 +50,7 @@ class Options:
     sampler: str = "default"
     seed: int = 0
     repetitions: int = 1
+    mixed_precision: str = "no"
 
 
 def main(argv: list[str]) -> None:
@@ -62,7 +63,10 @@ def main(argv: list[str]) -> None:
     if options.prompts is None and (options.part or options.limit):
         raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
     suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
-    sampling = Sampling(options.steps, options.guidance, options.sampler, options.seed, options.repetitions)
+    sampling = Sampling(
+        options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
+        mixed_precision=options.mixed_precision,
+    )  # fmt: skip
     if options.judge and options.votes is None:
         raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
     if options.votes is not None:

@@ -12,7 +12,7 @@ DESCRIPTION = """Make pictures from prompts. The initial noise is a function of 
 sampled with the same settings starts from the same noise. Interrupted? The same command goes on.
 
 Examples:
-  palate sample runs/dedpo --prompts parti.json --base
+  palate sample runs/dedpo --prompts parti.json --base --mixed-precision bf16
   palate sample runs/dedpo --prompts hpsv2 --part photo --limit 100
   palate sample world --prompts world --to pictures --repetitions 4 --guidance 2
   palate sample runs/dpo --prompts parti.json --to pictures --negative runs/npo"""
@@ -47,6 +47,8 @@ class Options:
     """Where the negative network stands: 0 around the sampled model, 1 around the base, or between."""
     classifier_scale: float = 1.0
     """For a run that trained a preference classifier: how strongly it guides; 0 is the base model."""
+    mixed_precision: str = "no"
+    """In what the denoiser is held and computes: no (fp32), bf16, or on a GPU fp16. Encoders, sampler and VAE stay in fp32."""
     batch_size: int | None = None
     """Pictures made at once; when absent 32 of up to 256 pixels, 8 of 512, 2 of 1024."""
 
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> None:
 
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
-        options.negative, options.negative_mix, options.classifier_scale,
+        options.negative, options.negative_mix, options.classifier_scale, options.mixed_precision,
     )  # fmt: skip
     suite = load_suite(options.prompts, options.part, options.limit)
     print(suite.line())

@@ -14,7 +14,7 @@ from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
-from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, negative_weights
+from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.schema import content_id
 from palate.errors import PalateError
@@ -24,6 +24,7 @@ from palate.progress import progress_bar
 from palate.training.config import load_config
 from palate.training.draws import address
 from palate.training.model import load_trained
+from palate.training.precision import PRECISIONS, check_precision, compute_in
 
 DEFAULT_SAMPLERS = ("dpm++", "euler")  # of families with a noise schedule, and of flow matching
 
@@ -46,6 +47,8 @@ class Sampling:
     """The negative network stands around the positive one (0, as published), the base (1), or between."""
     classifier_scale: float = 1.0
     """How strongly a run's preference classifier guides; models without one have nothing to scale."""
+    mixed_precision: str = "no"
+    """In what the denoiser is held and computes: no (fp32), bf16 or fp16. Encoders, sampler and VAE stay in fp32."""
 
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still pairs.
@@ -110,7 +113,8 @@ def sample(
     missing = [i for i in range(len(per_picture)) if not _path(folder, i).exists()]
     if missing:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, network = load_model(model, device, sampling.negative, sampling.negative_mix)
+        precision = sampling.mixed_precision
+        backbone, network = load_model(model, device, sampling.negative, sampling.negative_mix, precision)
     else:
         _say_what_is_here(samples)
         return samples
@@ -165,19 +169,23 @@ def sample_verb(
 
 
 def load_model(
-    model: str | Path, device: str = "cpu", negative: str | Path | None = None, negative_mix: float = 0.0
-) -> tuple[Backbone, torch.nn.Module]:
+    model: str | Path, device: str = "cpu", negative: str | Path | None = None, negative_mix: float = 0.0, mixed_precision: str = "no",
+) -> tuple[Backbone, torch.nn.Module]:  # fmt: skip
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
     The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
     network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no network
-    of its own, or started from another base model.
+    of its own, or started from another base model, and for a precision that the device does not have.
     """
-    backbone = _backbone_of(model, device)
-    network = _network_of(model, backbone).to(device)
+    check_precision(mixed_precision, torch.device(device))
+    backbone = _backbone_of(model, "cpu")  # whole there; of half the size on the device
+    network = _network_of(model, backbone)
     if negative is not None:
-        network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network).to(device))
-    return backbone, network
+        network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
+    for denoiser in denoisers(network):
+        compute_in(denoiser, mixed_precision, device)
+    backbone.device = device
+    return backbone, network.to(device)
 
 
 def _backbone_of(model: str | Path, device: str) -> Backbone:
@@ -291,6 +299,8 @@ def _checked(sampling: Sampling) -> Sampling:
         raise PalateError(f"negative_mix: {sampling.negative_mix} is not between 0 and 1.")
     if not math.isfinite(sampling.classifier_scale):
         raise PalateError(f"classifier_scale: {sampling.classifier_scale} is not a finite number.")
+    if sampling.mixed_precision not in PRECISIONS:
+        raise PalateError(f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}.")
     if sampling.negative is None and sampling.negative_mix:
         raise PalateError(
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."

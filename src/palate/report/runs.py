@@ -76,7 +76,7 @@ def page_of(
     repetitions = f", {settings['repetitions']} of each prompt" if settings["repetitions"] > 1 else ""
     told = {
         "pictures": f"{len(samples.prompts):,} per model{repetitions}, {settings['sampler']}, {settings['steps']} steps, "
-        f"guidance {settings['guidance']:g}, seed {settings['seed']}",
+        f"guidance {settings['guidance']:g}, seed {settings['seed']}{'' if settings['mixed_precision'] == 'no' else ', ' + settings['mixed_precision']}",
         "prompts": f"{f'{samples.suite}: ' if samples.suite else ''}{len(set(samples.prompts)):,} prompts, sha256 {settings['prompts']}",
         "scorers": ", ".join(f"{one.scorer} (version {one.version})" for one in (comparison, *comparison.others)),
         **next((versions_of(row.path) for row in comparison.rows if versions_of(row.path)), {}),

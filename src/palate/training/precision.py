@@ -1,10 +1,12 @@
 """Types of arithmetic and of the weights that never change."""
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 
 from palate.errors import PalateError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = ("no", "bf16", "fp16")  # of mixed_precision; no is fp32
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
 
 
@@ -24,3 +26,17 @@ def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(DTYPES[weight_dtype])
+
+
+def compute_in(network: torch.nn.Module, mixed_precision: str, device: torch.device | str) -> None:
+    """Let a network that is not trained be called by code in fp32: held and computed in this precision, fp32 comes out.
+
+    Raises PalateError for a precision that the device, where the network will be, does not have.
+    """
+    if mixed_precision == "no":
+        return
+    check_precision(mixed_precision, torch.device(device))
+    network.requires_grad_(False)
+    hold_frozen(network, mixed_precision)
+    autocast = torch.autocast(torch.device(device).type, DTYPES[mixed_precision])
+    network.forward = convert_outputs_to_fp32(autocast(network.forward))
