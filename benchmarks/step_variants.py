@@ -28,7 +28,7 @@ from palate.training.cache import encode_pairs
 from palate.training.config import LoraOptions, TrainConfig, load_config
 from palate.training.labels import prepare_rows
 from palate.training.metrics import MetricsLog, join, summarise
-from palate.training.precision import hold_frozen
+from palate.training.precision import DTYPES, hold_frozen
 from palate.training.reference import make_reference
 
 Step = Callable[[int], Callable[[], object]]
@@ -148,6 +148,7 @@ def usual_recipe(parts: Parts) -> Step:
     encoders.device = parts.device
     policy, reference = parts.policy.network, encoders.network.requires_grad_(False)
     hold_frozen(reference, parts.options.weight_dtype)
+    encode_in(encoders.vae, DTYPES[parts.options.weight_dtype])
     side = parts.options.resolution
     pixels = (torch.rand(2 * batch, 3, side, side) * 2 - 1).to(parts.device)  # winners, then losers
 
@@ -174,6 +175,12 @@ def usual_recipe(parts: Parts) -> Step:
         return lambda: (loss.item(), (z > 0).float().mean().item())
 
     return gradient
+
+
+def encode_in(vae: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Hold and run an autoencoder in this type. palate's own is in fp32, but in no step."""
+    encode = vae.to(dtype).encode
+    vae.encode = lambda images, **options: encode(images.to(dtype), **options)
 
 
 def take_step(parts: Parts, gradient: Step, number: int) -> tuple[float, float]:
