@@ -11,7 +11,7 @@ from benchmarks.claims.world import FEW, FLIPS, PAIRS
 PEOPLE, CROWD = ["majority"], ["crowd"]
 FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
-POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
+POOLS = (2 * FEW, PAIRS, 2 * PAIRS)
 RESIDUALS = (0.0, 0.5, 1.0)
 ADVISED = (
     "none",
@@ -81,13 +81,14 @@ def dedpo() -> list[Condition]:
             )
             for correction in ADVISED
         ]
-    for judge in ("calibrated", "biased-judge"):
-        out += [Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share)) for share in RESIDUALS]
+    out += [
+        Condition(f"residual-{share}-12/biased-judge", shrunk(FRACTIONS["12"], "biased-judge", share))
+        for share in RESIDUALS
+    ]
     for share in ("05", "25"):
         ways = with_judge(FRACTIONS[share], "biased-judge")
         out += [
-            Condition(f"{way}-{share}/biased-judge", ways[way])
-            for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")
+            Condition(f"{way}-{share}/biased-judge", ways[way]) for way in ("mix", "dedpo-tuned", "corrected-dedpo")
         ]
     ways = with_judge(FRACTIONS["25"], "calibrated")
     out += [Condition(f"{way}-25/calibrated", ways[way]) for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")]
@@ -141,7 +142,6 @@ def sdpo() -> list[Condition]:
     out += [
         Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")
     ]
-    out += [Condition(f"safeguard-mu-{mu}", hot | {"safeguard": mu}) for mu in (0.5, 0.99)]
     for link in ("ipo", "hinge", "dmpo"):
         out += [
             Condition(f"{link}-hot", hot | {"link": link}),
@@ -162,7 +162,7 @@ def adaptive() -> list[Condition]:
         if percent:
             out.append(Condition(f"dpo-flipped-{percent}", {"method": "dpo", **votes}))
         out.append(Condition(f"adaptive-flipped-{percent}", {"method": "adaptive-dpo", **votes}))
-        if percent in (0, 30, 40):
+        if percent == 30:
             out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
     flipped = {"method": "adaptive-dpo", "human_annotators": ["flipped-30"]}
     out += [Condition("rdpo-flipped-30", {"method": "rdpo", "flip_rate": 0.3, "human_annotators": ["flipped-30"]})]
