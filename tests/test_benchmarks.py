@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import binom
 
 from palate.data.dataset import PreferenceDataset
+from palate.data.labels import collect_labels
 from palate.data.views import ranked_lists
 from palate.methods import methods
-from palate.targets import collect_labels
 from palate.training.checks import SELF, uses_judge
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))

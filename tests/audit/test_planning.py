@@ -5,7 +5,8 @@ import pytest
 from scipy.special import expit
 
 from palate.audit.planning import Recommendation, gain_of, leading, plan, recommend
-from palate.targets import Labels, dedpo, tuned_power, variance_ratio
+from palate.data.labels import Labels
+from palate.targets import dedpo, tuned_power, variance_ratio
 from palate.training.config import load_config
 
 REQUIRED = {"pretrained_model_name_or_path": "world", "dataset": "prefs", "output_dir": "runs/one"}

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from palate.data.dataset import PreferenceDataset, decode_image, open_dataset
 from palate.data.importing import import_pairs, summary_lines
+from palate.data.labels import collect_labels
 from palate.data.schema import PAIRS, pair_row
 from palate.data.summary import print_summary, summarise
 from palate.data.views import single_images
 from palate.errors import PalateError
-from palate.targets import collect_labels
 
 
 @pytest.fixture

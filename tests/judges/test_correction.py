@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge
-from palate.targets import Labels, dedpo
+from palate.targets import dedpo
 
 NAMES = ["brightness", "contrast", "warmth"]
 

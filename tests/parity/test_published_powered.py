@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from parity.cases import arrays, cases, get
 
+from palate.data.labels import Labels
 from palate.evaluation.powered import classical_mean, powered_mean
-from palate.targets import Labels, dedpo
+from palate.targets import dedpo
 
 
 def is_powered(case):

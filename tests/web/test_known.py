@@ -6,10 +6,10 @@ from web.served import People, new_id
 
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.known import known_answers, read_known_votes, save_known
+from palate.data.labels import collect_labels
 from palate.data.queue import open_views
 from palate.data.store import live_votes, progress, record_vote
 from palate.errors import PalateError
-from palate.targets import collect_labels
 from palate.web.export import export_votes
 from palate.web.overview import share
 from palate.web.plan import prepare_known

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
+from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
-from palate.targets import Labels, collect_labels
 
 
 @dataclass(frozen=True)

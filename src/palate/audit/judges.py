@@ -9,9 +9,9 @@ from palate.audit.agreement import first_share, order_flips
 from palate.audit.evidence import Evidence
 from palate.audit.intervals import Estimate, mean_estimate, share_estimate, slope_estimate
 from palate.audit.planning import Gain, gain_of
+from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
-from palate.targets import Labels
 
 _BINS = 6
 _FEWEST_IN_BIN = 8

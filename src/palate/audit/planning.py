@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from palate.audit.intervals import Estimate, bootstrap_estimate, resampled
-from palate.targets import Labels
+from palate.data.labels import Labels
 
 CLEAR = 0.95  # a judge is recommended where the whole interval of the variance ratio lies below this
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from palate.data.labels import collect_labels
 from palate.errors import PalateError
-from palate.targets import collect_labels
 
 SELECTIONS = ("uniform", "uncertainty", "disagreement")
 FLOOR = 0.25  # share of the budget that is spread evenly when a score says where to look

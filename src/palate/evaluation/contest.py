@@ -10,13 +10,13 @@ from scipy import stats
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
+from palate.data.labels import collect_labels
 from palate.errors import PalateError
 from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.results import plain
 from palate.evaluation.samples import Samples
 from palate.evaluation.winrate import binomial_interval
 from palate.judges.base import SELF
-from palate.targets import collect_labels
 
 
 @dataclass(frozen=True)

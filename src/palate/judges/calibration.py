@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from scipy.special import expit
 
 from palate.data.dataset import PreferenceDataset
+from palate.data.labels import collect_labels
 from palate.errors import PalateError
 from palate.files import atomic_path, write_text
 from palate.judges.correction import FEWEST_VOTES, Correction, agreement, calibrate_judge
-from palate.targets import collect_labels
 
 
 def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, seed: int = 0) -> Correction:

@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 from scipy.special import logit
 
 from palate.data.dataset import PreferenceDataset
+from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
-from palate.targets import Labels, collect_labels
 from palate.training.checks import SELF, judges_of
 from palate.training.config import TrainConfig
 

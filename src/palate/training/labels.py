@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from palate.data.dataset import PreferenceDataset
+from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.judges.correction import combine
 from palate.targets import (
-    Labels,
     Targets,
-    collect_labels,
     conservative,
     dedpo,
     human_only,
