@@ -73,6 +73,19 @@ def test_a_pairs_draw_does_not_depend_on_its_batch(parts):
             assert torch.equal(by_id[key], problem.noisy[k])
 
 
+def test_the_models_own_votes_are_taken_at_draws_that_the_loss_never_sees(parts):
+    made = parts("self-training", train_batch_size=6)
+    of_loss = [made.stepper.source(index) for index in range(6)]
+    votes = [made.stepper.pair_weights.redraw(of_loss[0], k) for k in range(3)]
+    for vote in votes:
+        assert torch.equal(vote.row, of_loss[0].row) and vote.row_id == of_loss[0].row_id
+    seen = {image.numpy().tobytes() for problem in of_loss for image in problem.noisy}
+    drawn = [image.numpy().tobytes() for vote in votes for image in vote.noisy]
+    assert len(seen) == 72 and len(set(drawn)) == 36 and seen.isdisjoint(drawn)
+    again = made.stepper.pair_weights.redraw(of_loss[0], 0)
+    assert torch.equal(again.noisy, votes[0].noisy)  # addressed, as every draw
+
+
 def test_sudo_sets_a_preferred_image_against_one_of_another_prompt_under_its_own(parts, voted):
     made = parts("sudo")
     source, rows = made.stepper.source, made.rows

@@ -37,7 +37,7 @@ class Options:
     judge: str
     """Who votes."""
     name: str | None = None
-    """The annotator id of its votes; the judge's name when absent."""
+    """The annotator id of its votes; when absent the judge's name, vlm:MODEL for vlm, self:FOLDER's name for self:FOLDER."""
     model: str | None = None
     """Weights: a local folder or file, or a hub name; for vlm, the model's name on the server."""
     server: str | None = None

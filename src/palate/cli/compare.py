@@ -33,7 +33,7 @@ class Options:
     limit: int | None = None
     """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world for the small world's prompts."""
     votes: Path | None = None
     """A dataset of pairs of these two models' pictures (palate import samples): its votes decide. Scorers only where named."""
     judge: str | None = None

@@ -26,7 +26,7 @@ class Options:
     out: Path | None = None
     """The page to write; RUN/report.html when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world."""
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world for the small world's prompts."""
     votes: Path | None = None
     """A dataset of votes on these pictures; when absent, those that `palate compare --votes` used of these runs."""
     judge: str | None = None
