@@ -8,9 +8,10 @@ import time
 from functools import partial
 
 import pytest
+import torch
 import yaml
 
-from palate.cli import VERBS
+from palate.cli import VERBS, info, main
 
 
 def palate(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -102,3 +103,16 @@ def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(p
     config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=newest + 1)
     result = palate("train", config)
     assert result.returncode == 0 and f"going on from step {newest}" in result.stdout
+
+
+def test_a_full_gpu_is_one_line_with_what_needs_less(monkeypatch):
+    def fill(_: list[str]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96 GiB")
+
+    monkeypatch.setattr(info, "main", fill)
+    monkeypatch.setattr(sys, "argv", ["palate", "info", "prefs"])
+    with pytest.raises(SystemExit, match="the GPU's memory is full.*gradient_checkpointing"):
+        main()
+    monkeypatch.setattr(info, "main", lambda _: (_ for _ in ()).throw(RuntimeError("a defect of ours")))
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        main()

@@ -159,6 +159,31 @@ def test_guidance_in_half_precision_reaches_both_networks_and_spares_the_classif
     assert apart(half, sample(run, list(PROMPTS), tmp_path / "whole", replace(settings, mixed_precision="no"))) < 25
 
 
+def test_the_base_of_a_run_is_sampled_at_the_revision_that_the_run_started_from(pipeline_folder, tmp_path, monkeypatch):
+    """A name on the hub means another model as soon as somebody pushes to it."""
+    run, asked = make_run(tmp_path / "run", pipeline_folder, lora=True), []
+    save_config(replace(load_config(run / "config.yaml"), revision="1f2e3d"), run / "config.yaml")
+    monkeypatch.setattr(
+        "palate.evaluation.samples.load_backbone",
+        lambda name, revision=None: asked.append(revision) or load_backbone(name),
+    )
+    (tmp_path / "prompts.txt").write_text(PROMPTS[0])
+    sample_command.main([str(run), "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--base"])
+    assert asked and set(asked) == {"1f2e3d"}
+    assert open_samples(run / "base-samples").settings["revision"] == "1f2e3d"
+    shutil.rmtree(run / "base-samples")
+    asked.clear()
+    assert compare([run], scorer="brightness").rows[0].win.n == 1 and set(asked) == {"1f2e3d"}
+
+
+def test_a_picture_that_is_no_number_is_refused_and_not_stored_as_black(pipeline_folder, tmp_path, monkeypatch):
+    nothing = torch.full((3, 3, 8, 8), float("nan"))
+    monkeypatch.setattr(StableDiffusion, "sample", lambda *_: nothing)
+    with pytest.raises(PalateError, match="not a number"):
+        sample(pipeline_folder, list(PROMPTS), tmp_path / "samples", Sampling(steps=1))
+    assert not list((tmp_path / "samples").glob("*.png"))
+
+
 def make_run(folder: Path, pipeline: Path, lora: bool | None = None, seed: int = 0, amount: float = 0.1) -> Path:
     """A run whose network, adapters or all weights, was changed at random; whose classifier was, where lora is None."""
     config = {"pretrained_model_name_or_path": str(pipeline), "dataset": "none", "output_dir": str(folder)}

@@ -14,6 +14,7 @@ from palate.errors import PalateError
 from palate.training.config import load_config
 from palate.training.model import make_policy
 from palate.training.optimizers import STATE_BYTES, make_optimizer
+from palate.training.precision import check_precision
 
 LORA = {"rank": 4}
 
@@ -241,3 +242,11 @@ def test_options_that_cannot_work_are_refused(changes, message, pipeline_folder,
 def test_fp16_without_a_gpu_is_one_line(pipeline_folder, dataset, tmp_path):
     config = settings(pipeline_folder, dataset, tmp_path / "run", mixed_precision="fp16")
     assert "Use bf16" in refusal(lambda: palate.train(config))
+
+
+def test_a_family_that_overflows_in_fp16_is_refused_there_and_no_other():
+    gpu = torch.device("cuda")  # only its type is looked at
+    with pytest.raises(PalateError, match="Sana overflows in fp16. Use bf16 or no"):
+        check_precision("fp16", gpu, "Sana")
+    check_precision("fp16", gpu, "FLUX.1")
+    check_precision("bf16", gpu, "Sana")

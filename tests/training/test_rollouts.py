@@ -32,6 +32,14 @@ def pairs(backbone):
     return collect_step_pairs(backbone, backbone.network, list(PROMPTS), (0, 0), brightness, **QUICK)
 
 
+def test_steps_are_sampled_at_the_resolution_that_is_asked_for(backbone, pairs):
+    assert pairs.noisy.shape[1:] == backbone.latent_shape(backbone.resolution)
+    smaller = collect_step_pairs(
+        backbone, backbone.network, list(PROMPTS), (0, 0), brightness, resolution=backbone.resolution // 2, **QUICK
+    )
+    assert smaller.noisy.shape[1:] == smaller.next_0.shape[1:] == backbone.latent_shape(backbone.resolution // 2)
+
+
 def equal(a, b):
     return all(
         torch.equal(getattr(a, f.name), getattr(b, f.name)) if f.type is torch.Tensor

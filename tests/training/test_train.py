@@ -224,6 +224,37 @@ def test_another_configuration_is_refused_in_the_same_folder(pipeline_folder, da
         palate.train(settings(pipeline_folder, dataset, tmp_path / "run", beta=2000.0))
 
 
+def test_a_run_whose_rows_changed_does_not_go_on_as_the_same(pipeline_folder, dataset, tmp_path):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2)
+    finished = palate.train(config)
+    model = {path.name: path.read_bytes() for path in finished.model_path.iterdir() if path.is_file()}
+    vote = {"vote_id": "late", "pair_id": "p020", "annotator_id": "ana", "source": "human", "choice": "0"}
+    dataset.append_votes([vote])
+    palate.train(config)  # nothing is left to do
+    with pytest.raises(PalateError, match=r"changed since this run began \(8 rows then, 9 now\)") as refused:
+        palate.train(config, max_train_steps=4)
+    assert "\n" not in str(refused.value)
+    assert model == {path.name: path.read_bytes() for path in finished.model_path.iterdir() if path.is_file()}
+    palate.train(config, max_train_steps=2, output_dir=str(tmp_path / "other"))
+
+
+def test_a_prolonged_run_says_that_its_schedule_was_another(pipeline_folder, dataset, tmp_path, capsys):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler="linear")
+    palate.train(config)
+    palate.train(config, max_train_steps=3)
+    assert "max_train_steps was 2 before" in capsys.readouterr().out
+    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")})
+    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")}, max_train_steps=3)
+    assert "max_train_steps was" not in capsys.readouterr().out
+
+
+def test_a_classifier_is_made_without_loading_the_denoiser(pipeline_folder):
+    backbone = load_backbone(str(pipeline_folder))
+    keys = {"pretrained_model_name_or_path": str(pipeline_folder), "dataset": "none", "output_dir": "none"}
+    config = load_config(keys | {"method": "pc-diffusion"})
+    assert make_any_policy(backbone, config).is_classifier and "network" not in vars(backbone)
+
+
 def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(pipeline_folder, dataset, tmp_path):
     run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2))
     cut_short = [run.path / "checkpoints/.step-000004.0a1b2c3d.tmp", run.path / ".model.0a1b2c3d.tmp"]

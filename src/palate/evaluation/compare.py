@@ -158,19 +158,23 @@ def base_samples_of(
         raise PalateError(
             f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
         )
-    base = load_config(run / "config.yaml").pretrained_model_name_or_path
+    config = load_config(run / "config.yaml")
+    base, revision = config.pretrained_model_name_or_path, config.revision
     if prompts is None and not (run / "base-samples").is_dir() and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")  # the base is sampled as the run was
         shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
         settings = Sampling(**{name: made.settings[name] for name in shared})
-        return sample(base, made.prompts[:: settings.repetitions], run / "base-samples", settings, device=device)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device)
+        prompts = made.prompts[:: settings.repetitions]
+        return sample(base, prompts, run / "base-samples", settings, device=device, revision=revision)
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, revision)
 
 
-def _sample_or_open(model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None) -> Samples:
+def _sample_or_open(
+    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, revision: str | None = None
+) -> Samples:
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device)
+        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

@@ -52,7 +52,7 @@ class Sampling:
 
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still pairs.
-OF_THE_MODEL = ("model", "negative", "negative_mix", "classifier_scale")
+OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
 
 
 @dataclass(frozen=True)
@@ -94,27 +94,31 @@ def sample(
     sampling: Sampling,
     batch_size: int | None = None,
     device: str | None = None,
+    revision: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
-    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None.
+    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a pipeline
+    on the hub; a run has its own.
     Raises PalateError when `folder` holds samples of other prompts or settings, or of another model, and when the model or
     its negative run cannot be used; nothing is written then.
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
     if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
-        sampling = _resolved(sampling, model, folder)
+        sampling = _resolved(sampling, model, folder, revision)
     prompts, suite = (list(prompts.prompts), prompts.source) if isinstance(prompts, Suite) else (prompts, "")
     settings = {"model": str(model), "prompts": prompts_hash(prompts), **asdict(sampling)}
+    settings |= {"revision": revision} if revision else {}
     per_picture = [prompt for prompt in prompts for _ in range(sampling.repetitions)]
     samples = Samples(folder, per_picture, settings, suite)
     _refuse_others(samples)
     missing = [i for i in range(len(per_picture)) if not _path(folder, i).exists()]
     if missing:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = sampling.mixed_precision
-        backbone, network = load_model(model, device, sampling.negative, sampling.negative_mix, precision)
+        backbone, network = load_model(
+            model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, revision
+        )
     else:
         _say_what_is_here(samples)
         return samples
@@ -162,14 +166,16 @@ def sample_verb(
         raise PalateError(f"{model} has no preference classifier (model/classifier); leave out --classifier-scale.")
     made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size)]
     if base:
-        started_from = load_config(Path(model) / "config.yaml").pretrained_model_name_or_path
+        config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        made.append(sample(started_from, suite, Path(model) / "base-samples", plain, batch_size))
+        base, place = config.pretrained_model_name_or_path, Path(model) / "base-samples"
+        made.append(sample(base, suite, place, plain, batch_size, revision=config.revision))
     return made
 
 
 def load_model(
     model: str | Path, device: str = "cpu", negative: str | Path | None = None, negative_mix: float = 0.0, mixed_precision: str = "no",
+    revision: str | None = None,
 ) -> tuple[Backbone, torch.nn.Module]:  # fmt: skip
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
@@ -177,8 +183,8 @@ def load_model(
     network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no network
     of its own, or started from another base model, and for a precision that the device does not have.
     """
-    check_precision(mixed_precision, torch.device(device))
-    backbone = _backbone_of(model, "cpu")  # whole there; of half the size on the device
+    backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
+    check_precision(mixed_precision, torch.device(device), backbone.family)
     network = _network_of(model, backbone)
     if negative is not None:
         network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
@@ -188,9 +194,9 @@ def load_model(
     return backbone, network.to(device)
 
 
-def _backbone_of(model: str | Path, device: str) -> Backbone:
-    """The backbone that a run started from, or of a pipeline folder, or "world"."""
-    name, revision = str(model), None
+def _backbone_of(model: str | Path, device: str, revision: str | None = None) -> Backbone:
+    """The backbone that a run started from, or of a pipeline folder, or "world"; `revision` is of a pipeline on the hub."""
+    name = str(model)
     if (Path(model) / "config.yaml").is_file():
         config = load_config(Path(model) / "config.yaml")
         name, revision = config.pretrained_model_name_or_path, config.revision
@@ -241,10 +247,10 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
         )
 
 
-def _resolved(sampling: Sampling, model: str | Path, folder: Path) -> Sampling:
+def _resolved(sampling: Sampling, model: str | Path, folder: Path, revision: str | None) -> Sampling:
     """With what the model's family has by default; with that of the samples that are there where the model is not any more."""
     try:
-        backbone = _backbone_of(model, "cpu")
+        backbone = _backbone_of(model, "cpu", revision)
     except PalateError:
         if not (folder / "samples.json").is_file():
             raise
@@ -275,10 +281,15 @@ def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -
 def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
 ) -> np.ndarray:
-    """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline."""
+    """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError when
+    one of them is no number."""
     network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
     made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
+    if not np.isfinite(pictures).all():  # which would be stored as black, and kept
+        raise PalateError(
+            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; is the model's training finished well?"
+        )
     return (pictures * 255).round().astype(np.uint8)
 
 

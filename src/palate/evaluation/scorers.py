@@ -135,6 +135,6 @@ def _diversity_of_embeddings(name: str, judge: str, settings: dict[str, Any]) ->
     version = f"1-{judge_key(judge, clip.version, clip.settings)[:8]}"
 
     def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        return _apart(image_features(clip.model, images).double().cpu().numpy())
+        return _apart(image_features(clip.model, images).cpu().double().numpy())
 
     return Scorer(name, version, (name,), score, clip.batch_size, whole_prompts=True)

@@ -88,7 +88,7 @@ class AestheticJudge:
         x = torch.from_numpy(embeddings).to(self.device)
         for weight, bias in self.head:
             x = torch.nn.functional.linear(x, weight, bias)
-        return x[:, 0].double().cpu().numpy()
+        return x[:, 0].cpu().double().numpy()
 
 
 def load_head(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:

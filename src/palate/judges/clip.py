@@ -88,13 +88,13 @@ class ClipJudge:
             embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
         text = text_features(self.model, self.tokenizer, [pair.prompt for pair in pairs])  # [N, D]
         image = torch.from_numpy(embeddings).to(self.device).unflatten(0, (2, -1))  # [2, N, D]
-        return (self._scale() * (text * image).sum(dim=-1)).T.double().cpu().numpy()
+        return (self._scale() * (text * image).sum(dim=-1)).T.cpu().double().numpy()
 
     @torch.no_grad()
     def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
         """Scores [N] of single pictures: what `vote` gives them."""
         text, image = text_features(self.model, self.tokenizer, prompts), image_features(self.model, images)
-        return (self._scale() * (text * image).sum(dim=-1)).double().cpu().numpy()
+        return (self._scale() * (text * image).sum(dim=-1)).cpu().double().numpy()
 
     def _scale(self) -> torch.Tensor | float:
         return self.model.logit_scale.float().exp() if self.factor is None else self.factor

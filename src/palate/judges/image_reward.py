@@ -93,7 +93,7 @@ class ImageRewardJudge:
             prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
         ).to(self.device)
         reward = self.model(pixels.to(self.device), tokens.input_ids, tokens.attention_mask)
-        return reward.double().cpu().numpy()
+        return reward.cpu().double().numpy()
 
 
 class _ImageReward(torch.nn.Module):

@@ -206,12 +206,17 @@ def _missing_rows(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[t
                 start += size
 
 
+def at_once(resolution: int) -> int:
+    """How many images of so many pixels along each side the autoencoder takes at a time."""
+    return max(1, IMAGES_AT_ONCE * 512**2 // max(512, resolution) ** 2)
+
+
 class _Batch:
     """The rows of a shard in the making: pictures go in, and are encoded as soon as there are enough of them."""
 
     def __init__(self, backbone: Backbone, resolution: int, dtype: torch.dtype):
         self.backbone, self.resolution, self.dtype = backbone, resolution, dtype
-        self.at_once = max(1, IMAGES_AT_ONCE * 512**2 // max(512, resolution) ** 2)
+        self.at_once = at_once(resolution)
         self.sides: list[int] = []  # images of each row
         self._waiting: list[torch.Tensor] = []  # [3, H, W] each
         self._latents: list[torch.Tensor] = []

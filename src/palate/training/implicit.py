@@ -15,6 +15,7 @@ from palate.objectives.logit import denoising_error
 from palate.training.config import TrainConfig
 from palate.training.draws import draws
 from palate.training.model import load_trained, starting_network
+from palate.training.precision import hold_frozen
 from palate.training.timesteps import choose_timesteps
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -53,7 +54,7 @@ class ImplicitReward:
                 denoising_error(self._predict(network, noisy, timestep, told), target)
                 for network in (self.reference, *self.trained)
             )
-            total += self.beta / 2 * (error - torch.stack(errors)).double().cpu()
+            total += self.beta / 2 * (error - torch.stack(errors)).cpu().double()
         return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
 
     def _predict(
@@ -68,15 +69,15 @@ def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, pre
     """The finished `runs`, all of them trained from the model that `config` starts from."""
     name, revision = config.pretrained_model_name_or_path, config.revision
 
-    def backbone() -> Backbone:
-        loaded = load_backbone(name, revision)
-        loaded.device = device
-        choose_timesteps(loaded, config)
-        return loaded
-
     def frozen(network: torch.nn.Module) -> torch.nn.Module:
-        return network.to(device).eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
+        if precision != "no":
+            hold_frozen(network, precision)  # on the CPU, so that it takes half as much on the device
+        return network.to(device)
 
-    shared = backbone()
-    trained = [frozen(load_trained(backbone(), run / "model")) for run in runs]
-    return ImplicitReward(shared, trained, frozen(starting_network(shared, config)), config.beta, precision)
+    shared = load_backbone(name, revision)
+    choose_timesteps(shared, config)
+    trained = [frozen(load_trained(load_backbone(name, revision), run / "model")) for run in runs]
+    reference = frozen(starting_network(shared, config))
+    shared.device = device
+    return ImplicitReward(shared, trained, reference, config.beta, precision)

@@ -15,7 +15,7 @@ from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.judges.base import SELF, Pair
 from palate.judges.weights import choose_device, content_hash
-from palate.training.cache import prepare_image
+from palate.training.cache import at_once, prepare_image
 from palate.training.config import load_config
 from palate.training.implicit import ImplicitReward, load_implicit_reward
 from palate.training.loop import train
@@ -50,11 +50,16 @@ class ImplicitJudge:
         self.annotator = f"{SELF}{path.name}"
         self.config = load_config(self.models[0] / "config.yaml")
 
+    @property
+    def precision(self) -> str:
+        """The run's own, where there is a GPU: it decides what fits there."""
+        return "no" if self.device == "cpu" else self.config.mixed_precision
+
     @cached_property
     def settings(self) -> dict:
         seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
         return {"models": [content_hash(run / "model") for run in self.models], "seen": seen, "beta": self.config.beta,
-                "draws": self.draws, "seed": self.seed, "resolution": self.config.resolution}  # fmt: skip
+                "draws": self.draws, "seed": self.seed, "resolution": self.config.resolution, "precision": self.precision}  # fmt: skip
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
@@ -67,14 +72,15 @@ class ImplicitJudge:
 
     @cached_property
     def reward(self) -> ImplicitReward:
-        return load_implicit_reward(self.models, self.config, self.device)
+        return load_implicit_reward(self.models, self.config, self.device, self.precision)
 
     def vote(self, pairs: list[Pair]) -> np.ndarray:
         """Scores [N, 2]."""
         ids, backbone = [pair.pair_id for pair in pairs], self.reward.backbone
         size = self.config.resolution or backbone.resolution
         images = [prepare_image(image, size) for pair in pairs for image in (pair.image_0, pair.image_1)]
-        latents = backbone.encode_images(torch.stack(images)).unflatten(0, (-1, 2))
+        batches = torch.stack(images).split(at_once(size))
+        latents = torch.cat([backbone.encode_images(batch) for batch in batches]).unflatten(0, (-1, 2))
         prompts = backbone.encode_prompts([pair.prompt for pair in pairs])
         shown = [pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs]
         of_images = concatenate([backbone.image_conditioning(*image.size, size) for image in shown])

@@ -17,16 +17,15 @@ from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
-from palate.files import remove_unfinished, write_text
 from palate.progress import progress_bar
 from palate.training import distributed
 from palate.training.assemble import assemble, make_any_policy
 from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.training.checks import check_family, judge_name
 from palate.training.compiled import check_compiled
-from palate.training.config import TrainConfig, load_config, refuse_another, save_config
-from palate.training.environment import describe_environment
+from palate.training.config import TrainConfig, load_config, refuse_another
 from palate.training.estimate import refuse_hopeless
+from palate.training.folder import claim_folder, claim_rows
 from palate.training.labels import prepare_rows, save_account
 from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
 from palate.training.model import Policy, check_adapters, is_merged, save_model
@@ -35,7 +34,7 @@ from palate.training.plan import tell_plan
 from palate.training.precision import check_precision
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.sharding import is_sharded, like, number, whole
-from palate.training.spikes import Spike, forget_spikes, rolled_back
+from palate.training.spikes import Spike, rolled_back
 from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
 from palate.training.votes_used import save_votes_used
@@ -86,7 +85,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
         )
     if not dry_run:
-        distributed.first_alone(lambda: _claim_folder(run, config, command))
+        distributed.first_alone(lambda: claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
@@ -95,7 +94,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_precision(config.mixed_precision, accelerator.device)
+    check_precision(config.mixed_precision, accelerator.device, backbone.family)
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)
@@ -104,6 +103,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
         tell_plan(config, dataset, backbone, rows, accelerator)
         return Run(run)
     refuse_hopeless(backbone, config)
+    distributed.first_alone(lambda: claim_rows(run, rows, config))
     parts = assemble(config, dataset, backbone, rows, accelerator, run)
     if distributed.is_first():
         save_account(parts.rows.account, run)
@@ -195,17 +195,6 @@ def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: Trai
     policy = make_any_policy(again, replace(config, weight_dtype="fp32"))
     policy.load_state(weights)
     return policy
-
-
-def _claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
-    """Write what the run is, or make sure that it is the same as before."""
-    refuse_another(run, config)
-    forget_spikes(run)
-    remove_unfinished(run / "checkpoints")  # as large as the model, each
-    remove_unfinished(run, "model")
-    save_config(config, run / "config.yaml")
-    write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
-    write_text(run / "environment.json", describe_environment())
 
 
 def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):

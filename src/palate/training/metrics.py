@@ -40,7 +40,7 @@ def everywhere(readings: PairReadings, numbers: list[int]) -> PairReadings:
     if len(numbers) == 1:
         return readings
     columns = [getattr(readings, name) for name in PairReadings.__dataclass_fields__]
-    table = gather(torch.stack([column.double().cpu() for column in columns], dim=1), numbers)  # [B, columns]
+    table = gather(torch.stack([column.cpu().double() for column in columns], dim=1), numbers)  # [B, columns]
     names = zip(PairReadings.__dataclass_fields__, columns, table.unbind(dim=1), strict=True)
     return PairReadings(**{name: own.to(column.dtype) for name, column, own in names})
 
@@ -65,7 +65,7 @@ def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: st
         "loss_per_pair": readings.loss,
         "gradient_factor": (torch.sigmoid(readings.logit) - readings.target).abs(),
     }
-    values = {name: column.double().cpu().numpy() for name, column in columns.items()}
+    values = {name: column.cpu().double().numpy() for name, column in columns.items()}
     decided = (side != 0).cpu().numpy()
     labelled = readings.labelled.cpu().numpy()
     bins = (readings.timestep * TIMESTEP_BINS // num_timesteps).clamp(max=TIMESTEP_BINS - 1).cpu().numpy()
@@ -81,9 +81,9 @@ def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: st
         if rows.any()
         for name, column in values.items()
     }
-    scale = readings.scale.double()
+    scale = readings.scale.cpu().double()
     metrics |= {"lambda/mean": scale.mean().item(), "lambda/share_active": (scale < 1).double().mean().item()}
-    metrics["adaptive_weight/mean"] = readings.weight.double().mean().item()
+    metrics["adaptive_weight/mean"] = readings.weight.cpu().double().mean().item()
     if labelled.any():
         metrics["largest_labelled_logit"] = readings.logit[readings.labelled].abs().max().item()
     return metrics

@@ -18,6 +18,7 @@ from peft.utils import get_peft_model_state_dict
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
+from palate.backbones.components import component_config
 from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
@@ -96,14 +97,15 @@ def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module
     PalateError when that run has no model, or started from another base model."""
     if config.start_from is None:
         return backbone.network
-    base, again = backbone.network, type(backbone)(backbone.folder, backbone.device)
-    weights = plain_weights(load_trained(again, Path(config.start_from) / "model"))
+    with on_cpu(backbone):  # two networks and their sums
+        base = backbone.network.to("cpu")
+        weights = plain_weights(load_trained(type(backbone)(backbone.folder), Path(config.start_from) / "model"))
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in base.state_dict().items()}:
         raise PalateError(
             f"start_from: {config.start_from} has a network of another shape than {backbone.folder}; it started from another model."
         )
     base.load_state_dict(weights)
-    return base
+    return base.to(backbone.device)
 
 
 def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
@@ -149,7 +151,8 @@ def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
 def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
     """A new preference classifier for this backbone's latents and prompts (PC-Diffusion); the denoiser is not needed."""
     torch.manual_seed(config.seed)
-    classifier = PreferenceClassifier(backbone.latent_channels, backbone.network.config.cross_attention_dim)
+    width = component_config(backbone.folder, backbone.denoiser)["cross_attention_dim"]
+    classifier = PreferenceClassifier(backbone.latent_channels, width)
     classifier.to(backbone.device).train()
     return Policy(classifier, [name for name, _ in classifier.named_parameters()], is_classifier=True)
 

@@ -77,7 +77,7 @@ def _round(setting: Setting, run: Path, number: int, reward: Callable) -> StepPa
     pairs = collect_step_pairs(
         setting.backbone, setting.networks.policy.network, chosen, (config.seed, number), reward, steps=config.sampling_steps,
         guidance=config.sampling_guidance, first_step=config.first_sampling_step, candidates=config.candidates, threshold=config.reward_gap,
-        temperature=config.reward_temperature,
+        temperature=config.reward_temperature, resolution=config.resolution,
     )  # fmt: skip
     if is_first():  # every process has sampled, as a sharded network has to run in all of them
         pairs.save(path)
@@ -102,7 +102,7 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
         for n in (pool.next_0, pool.next_1)
     ]
     prompts = [pool.prompt[i] for i in row.tolist()]
-    rows, of_image = len(row), as_sampled(setting.backbone, setting.backbone.resolution)
+    rows, of_image = len(row), as_sampled(setting.backbone, setting.config.resolution or setting.backbone.resolution)
     conditioning = setting.encoded.prompt_conditioning(prompts) | expand(of_image, rows)
     return Problem(
         row=torch.zeros(rows, dtype=torch.int64), row_id=[f"{prefix}{i}" for i in row.tolist()], number=[0] * rows, noisy=noisy.repeat(2, 1, 1, 1),

@@ -58,7 +58,7 @@ class PairWeights:
         """(target, margin to subtract from the logit, factor on the weight) of micro-batch `index`, without gradient."""
         config = self.config
         row = problem.row.numpy()
-        target, pseudo = problem.target.double().cpu().numpy(), self.rows.pseudo
+        target, pseudo = problem.target.cpu().double().numpy(), self.rows.pseudo
         if views.own is not None:
             target, pseudo = self._own_votes(problem, views.own)
         elif pseudo is not None:
@@ -88,7 +88,7 @@ class PairWeights:
     def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO, arXiv
         2602.06195)."""
-        own = torch.sigmoid(logits).double().cpu().numpy()
+        own = torch.sigmoid(logits).cpu().double().numpy()
         row = problem.row.numpy()
         human = self.rows.human[row]
         if self.config.target == "dedpo":

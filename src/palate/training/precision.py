@@ -7,12 +7,16 @@ from palate.errors import PalateError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("no", "bf16", "fp16")  # of mixed_precision; no is fp32
+OVERFLOWING = ("Sana",)  # linear attention sums over all tokens: diffusers computes it in fp32, which autocast undoes
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
 
 
-def check_precision(mixed_precision: str, device: torch.device) -> None:
-    """Refuse what a device does not have (PalateError): accelerate would compute in fp32 without a word."""
+def check_precision(mixed_precision: str, device: torch.device, family: str) -> None:
+    """Refuse what a device does not have, or a family of models does not bear (PalateError)."""
+    if mixed_precision == "fp16" and family in OVERFLOWING:
+        raise PalateError(f"mixed_precision: {family} overflows in fp16. Use bf16 or no.")
     if mixed_precision == "fp16" and device.type == "cpu":
+        # accelerate would compute in fp32 without a word
         raise PalateError("mixed_precision: fp16 needs a GPU, and there is none here. Use bf16 or no.")
 
 
@@ -29,13 +33,10 @@ def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
 
 
 def compute_in(network: torch.nn.Module, mixed_precision: str, device: torch.device | str) -> None:
-    """Let a network that is not trained be called by code in fp32: held and computed in this precision, fp32 comes out.
-
-    Raises PalateError for a precision that the device, where the network will be, does not have.
-    """
+    """Let a network that is not trained be called by code in fp32 on this device: held and computed in this precision, fp32
+    comes out."""
     if mixed_precision == "no":
         return
-    check_precision(mixed_precision, torch.device(device))
     network.requires_grad_(False)
     hold_frozen(network, mixed_precision)
     autocast = torch.autocast(torch.device(device).type, DTYPES[mixed_precision])

@@ -88,7 +88,7 @@ def guided_prediction(
 def collect_step_pairs(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], seed_address: tuple, reward: Reward, *,
     steps: int = 20, guidance: float = 5.0, eta: float = 1.0, first_step: int = 5, candidates: int = 4,
-    threshold: float = 0.3, temperature: float = 1.0, soft: bool = False, batch_size: int = 8,
+    threshold: float = 0.3, temperature: float = 1.0, soft: bool = False, batch_size: int = 8, resolution: int | None = None,
 ) -> StepPairs:  # fmt: skip
     """Sample every prompt with the current network; pair the best and the worst next step where they differ enough.
 
@@ -103,8 +103,8 @@ def collect_step_pairs(
     moves candidates along the reward's gradient, needs a reward with a gradient and is left out.
 
     Noise and places are addressed by (*seed_address, index of the prompt, step), so the same arguments give the same
-    pairs to the last bit; give (seed, round), say. `batch_size` counts prompts and changes no more than rounding. The
-    network is used as it is: its mode and its adapters are the caller's.
+    pairs to the last bit; give (seed, round), say. `batch_size` counts prompts and changes no more than rounding.
+    `resolution` is in pixels, the model's own where it is None. The network is used as it is: its mode and its adapters are the caller's.
 
     As in the published code of SPO: steps are sampled with guidance, and the likelihood ratio in training is that of
     the guided predictions, of policy and reference. Deviations: the reward sees x_0 only and is not told the timestep
@@ -115,13 +115,15 @@ def collect_step_pairs(
     gap.
     """
     _check(backbone.num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature)
-    reward = checked("reward", reward)
+    reward, resolution = checked("reward", reward), resolution or backbone.resolution
     found, ranked = [], 0
     with progress_bar("sampling steps", len(prompts) * (steps - 1)) as advance:
         for start in range(0, len(prompts), batch_size):
             index = range(start, min(start + batch_size, len(prompts)))
             texts, keys = [prompts[i] for i in index], [(*seed_address, i) for i in index]
-            for branch in _branches(backbone, network, texts, keys, steps, guidance, eta, first_step, candidates):
+            for branch in _branches(
+                backbone, network, texts, keys, steps, guidance, eta, first_step, candidates, resolution
+            ):
                 if branch.step >= first_step:
                     repeated = [text for text in texts for _ in range(candidates)]
                     scores = reward(_decode(backbone, branch.x0.flatten(0, 1)), repeated).reshape(-1, candidates)
@@ -158,12 +160,12 @@ class _Branch:
 
 def _branches(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
-    eta: float, first_step: int, candidates: int,
+    eta: float, first_step: int, candidates: int, resolution: int,
 ) -> Iterator[_Branch]:  # fmt: skip
     """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
     alphas_cumprod = backbone.noise_schedule.alphas_cumprod.to(device)
-    of_image = backbone.image_conditioning(backbone.resolution, backbone.resolution, backbone.resolution)
+    of_image = backbone.image_conditioning(resolution, resolution, resolution)
     of_image = move(of_image, device)
     conditioning = backbone.encode_prompts(prompts) | expand(of_image, len(prompts))
     unconditional = backbone.encode_prompts([""]) | of_image
@@ -175,7 +177,7 @@ def _branches(
             backbone, network, flat, told, take(conditioning, index), unconditional, guidance
         ).view_as(noisy)
 
-    shape = backbone.latent_shape(backbone.resolution)
+    shape = backbone.latent_shape(resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
     noisy = torch.stack([_normal(shape, *key, "start") for key in keys]).to(device)
     prediction = predict(noisy[:, None], grid[0])[:, 0]

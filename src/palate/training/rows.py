@@ -3,6 +3,7 @@
 Pairs with votes come from labels.py; here are the sources that need other rows.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -15,6 +16,7 @@ from palate.data.views import liked_images, ranked_lists, single_images
 from palate.errors import PalateError
 
 Image = tuple[str, int]  # pair_id and side
+PART = 65_536  # ids that are put together at a time
 
 
 class BothImages(Sequence):
@@ -65,6 +67,16 @@ class Rows:
             if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used") and getattr(self, f.name) is not None
         }  # fmt: skip
         return replace(self, **changed)
+
+    def fingerprint(self) -> str:
+        """A name for which rows these are and what people said of them: another one means other steps."""
+        told = hashlib.blake2b(digest_size=16)
+        for part in filter(None, (self, self.held_out)):
+            for start in range(0, len(part), PART):
+                told.update("\n".join(map(str, part.id[start : start + PART])).encode())
+            if part.human is not None:
+                told.update(np.nan_to_num(part.human, nan=-1.0).tobytes())
+        return told.hexdigest()
 
     def require(self, encoded) -> "Rows":
         """The rows whose images could all be encoded. Raises PalateError when none is left."""

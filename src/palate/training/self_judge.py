@@ -4,6 +4,7 @@ In-sample votes of a model shrink the residual that debiasing lives on, and DeDP
 pseudo-labels (dedpo as a learner of itself); votes of models that did not see a pair do not.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from palate.progress import progress_bar
 from palate.training.cache import encode_pairs
 from palate.training.checks import SELF
 from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config
-from palate.training.distributed import first_alone
+from palate.training.distributed import first_alone, first_says
 from palate.training.implicit import load_implicit_reward
 from palate.training.labels import folds_of
 from palate.training.rows import pairs_of_two
+from palate.training.votes_used import votes_used
 
 FOLDER = "self-judge"  # in a run, with one fold run each
 
@@ -55,6 +57,11 @@ def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: C
     table = pq.read_table(path)
     logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(len(folds))])
     own = folds_of(pairs["prompt"].to_pylist(), len(folds), config.seed)
+    if seen_by([votes_used(fold) for fold in folds], pair_ids)[own, np.arange(len(own))].any():
+        raise PalateError(
+            f"{config.output_dir}: votes or pairs were added since its fold runs were trained, which then judge pairs whose votes "
+            f"they saw. Choose another output_dir, or delete {path.parent}."
+        )
     return expit(logits[own, np.arange(len(own))])
 
 
@@ -71,8 +78,9 @@ def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
         )
     folds = [_fold_config(config, k) for k in range(config.self_folds)]
     for fold in folds:
-        if not _finished(fold):
+        if not first_says(_finished(fold)):  # as one process sees it: another would see it while the first rewrites it
             train(fold)
+            gc.collect()  # fp16's optimiser holds itself, and with it the weights
     return [Path(fold.output_dir) for fold in folds]
 
 

@@ -4,6 +4,7 @@ Going back follows PaLM (Chowdhery et al., arXiv 2204.02311): from the last chec
 with the batches after it. What is left out is written into the run first, so that an interrupted run leaves out the same.
 """
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -76,7 +77,9 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
             if config.on_spike != "roll-back":
                 raise
             line = {"step": spike.step, "reason": spike.reason, "pairs": spike.pairs}
-        # The exception is gone here, and with it all that the attempt held.
+        # The exception is gone here, and with it all that the attempt held; fp16's optimiser holds itself.
+        gc.collect()
+        torch.cuda.empty_cache()
         first_alone(partial(_write_down, Path(config.output_dir), line))
 
 
