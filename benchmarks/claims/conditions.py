@@ -127,6 +127,7 @@ def allocation() -> list[Condition]:
 
 
 RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+SLACKS = (0.3, 0.6)  # mu below the published 0.9 of Stable Diffusion 1.5; 0.6 is that of SDXL
 
 
 def sdpo() -> list[Condition]:
@@ -139,6 +140,8 @@ def sdpo() -> list[Condition]:
         )
         out.append(Condition(f"sdpo-lr-{rate:.0e}", {"method": "sdpo", "safeguard": 0.9, "learning_rate": rate}))
     hot = {"method": "dpo", "learning_rate": 1e-4}
+    out += [Condition(f"sdpo-mu-{mu}", {"method": "sdpo", "safeguard": mu}) for mu in SLACKS]
+    out += [Condition("safeguard-mu-0.6", hot | {"safeguard": 0.6})]
     out += [
         Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")
     ]
@@ -195,6 +198,7 @@ def together() -> list[Condition]:
         "dedpo-safeguard": {"method": "dedpo-tuned", "safeguard": 0.9, **judged},
         "dedpo-adaptive": {"method": "dedpo-tuned", "adaptive": True, **judged},
         "all": {"method": "dedpo-tuned", "safeguard": 0.9, "adaptive": True, **judged},
+        "all-mu-0.6": {"method": "dedpo-tuned", "safeguard": 0.6, "adaptive": True, **judged},
     }
     return [Condition(f"together-{name}", settings) for name, settings in parts.items()]
 
