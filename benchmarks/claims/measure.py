@@ -165,11 +165,15 @@ def minority(job: Job, out: Path) -> dict[str, float]:
 
 
 def commit() -> str:
-    """The commit of the code that runs, marked where files were changed since."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    """The commit of the code that runs, marked where code (not a result) was changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout
+
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks", ":!benchmarks/claims/results"
     )
-    return told.stdout.strip() or "unknown"
+    return (git("describe", "--always").strip() or "unknown") + ("-dirty" if changed.strip() else "")
 
 
 def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
