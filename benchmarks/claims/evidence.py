@@ -227,10 +227,16 @@ def tell_sdpo(results: Results, there: list[str], folder: Path) -> str:
     guarded = [name for name in there if "safeguard" in name or name.startswith("sdpo")]
     rising = [name for name in guarded if estimate(results.reading(name, "winner_error/highest")).low > NOISE]
     plain = [name for name in there if name.startswith("dpo-lr") or name == "human-100"]
-    text = f"**With the safeguard the winner's error rises beyond {NOISE} in {len(rising)} of {len(guarded)} conditions{_listed(rising)}.**"
+    highest = "; ".join(
+        f"{rate:.0e} {' against '.join(estimate(results.reading(name, 'winner_error/highest')).text(4) for name in reversed(_plain_and_guarded(rate)))}"
+        for rate in (RATES[0], RATES[2])  # where plain DPO is at its best, and where it breaks
+        if _both(results, rate)
+    )
+    text = f"**The safeguard (mu 0.9) holds the winner's error, at its highest, this far above the reference's, against plain DPO at the same learning rate: {highest}.**"
     top = best(results, plain)
     found = [
-        f"**Against plain DPO at the same learning rate**, mu 0.9: {'; '.join(_guarded(results, rate, 'utility') for rate in RATES if _both(results, rate))}.",
+        f"**Beyond {NOISE}**, about the noise of that reading, it rises in {len(rising)} of {len(guarded)} guarded conditions{_listed(rising)}.",
+        f"**The gain against plain DPO at the same learning rate**, mu 0.9: {'; '.join(_guarded(results, rate, 'utility') for rate in RATES if _both(results, rate))}.",
         f"**How much fidelity that keeps** (shapes and colours as the prompt says, against plain): {'; '.join(_guarded(results, rate, 'fidelity') for rate in RATES if _both(results, rate))}.",
     ]
     if top == "human-100":

@@ -25,7 +25,7 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
     figure, axes = plt.subplots(figsize=(SIZE[0], 0.8 + 0.22 * len(names)))
     for name, colour in ((low, COLOURS[5]), (high, COLOURS[2])):
         if results.of(name):
-            axes.axvline(estimate(results.gain(name)).mean, color=colour, linewidth=1, linestyle="--")
+            axes.axvline(estimate(results.gain(name)).mean, color=colour, linewidth=1, linestyle="--", label=name)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.errorbar(
         [f.mean for f in found],
@@ -36,6 +36,8 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
         markersize=4,
         linewidth=1,
     )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("gain in true utility over the base model, 95 % interval over seeds")
@@ -70,6 +72,8 @@ def sweep(results: Results, path: Path) -> Path:
             )
     for axis, told in zip(axes, ("gain in true utility", "winner's error, less the reference's"), strict=True):
         axis.set(xscale="log", xlabel="learning rate", ylabel=told)
+        axis.set_xticks(rates, [f"{rate:.0e}" for rate in rates])
+        axis.minorticks_off()
         axis.axhline(0, color="black", linewidth=0.8)
     axes[0].legend(frameon=False)
     return _save(figure, path)
@@ -116,6 +120,8 @@ def pools(results: Results, path: Path) -> Path:
             label="96 human votes alone",
         )
     axes.set(xscale="log", xlabel="judged pairs", ylabel="gain in true utility")
+    axes.set_xticks(POOLS, [f"{pool:,}" for pool in POOLS])
+    axes.minorticks_off()
     axes.legend(frameon=False)
     return _save(figure, path)
 
