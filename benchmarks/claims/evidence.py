@@ -7,6 +7,7 @@ from benchmarks.claims import figures
 from benchmarks.claims.conditions import COMMON, JUDGES, PAIRS, RATES, SLACKS
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.results import Results, load
+from benchmarks.claims.world import FLIPS, MINORITY
 from palate.files import write_text
 
 NOISE = (
@@ -298,13 +299,23 @@ def tell_adaptive(results: Results, there: list[str], folder: Path) -> str:
             if other in share
         ]
         text += f" ({', '.join(others)}).**" if others else ".**"
+    auc = {p: estimate(results.reading(f"adaptive-flipped-{p}", "auc/minority")).text() for p in FLIPS}
+    kept_by = {"DPO": "dpo-crowd", "robust DPO": "rdpo-crowd", "Adaptive-DPO": "adaptive-crowd"}
+    at_30 = {"averaged over the draws of a run": "adaptive-memory-flipped-30", "the margin inside β, where it acts (ours)": "adaptive-inside-flipped-30"}  # fmt: skip
+    found = [
+        f"**Adaptive-DPO against DPO on the same votes**: {'; '.join(f'{p} % {difference(results.gain(a), results.gain(d)).text()}' for p in FLIPS if results.of(a := f'adaptive-flipped-{p}') and results.of(d := f'dpo-flipped-{p}'))}.",
+        f"**A real minority** ({MINORITY} % of the pairs voted on by people of the opposite taste in composition): {'; '.join(f'{name} keeps {share[one].text()}' for name, one in kept_by.items() if one in share)}.",
+        f"**Why less at many flips**: the metric finds them worse, the more there are (AUC {'; '.join(f'{p} % {text}' for p, text in auc.items() if text != '–')}), because the model that it asks learned from them.",
+        f"**Variants at 30 %**: {'; '.join(f'{name} {share[one].text()}' for name, one in at_30.items() if one in share)}.",
+    ]
+    listed = "\n".join(f"- {line}" for line in found if not line.endswith(": ."))
     figure = figures.flips(results, folder / "evidence-adaptive.png")
     columns = {
         "share of the clean gain": lambda name: share[name].text(),
         "AUC of the metric": reading(results, "auc/minority", 2),
         "AUC of the doubt": reading(results, "auc/doubt", 2),
     }
-    return f"{text}\n\n![share of the clean gain over the share of flipped votes]({figure.name})\n\n{table(results, there, None, columns)}"
+    return f"{text}\n\n{listed}\n\n![share of the clean gain over the share of flipped votes]({figure.name})\n\n{table(results, there, None, columns)}"
 
 
 def tell_together(results: Results, there: list[str], folder: Path) -> str:
