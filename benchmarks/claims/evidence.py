@@ -219,7 +219,7 @@ def tell_hesitant(results: Results, there: list[str], folder: Path) -> str:
 def tell_allocation(results: Results, there: list[str], folder: Path) -> str:
     top = best(results, there)
     gap = difference(results.gain(top), results.gain("uniform-batches"))
-    text = f"**The best share of labelled pairs in a batch is that of `{top}`; against batches drawn from all pairs alike it gains {gap.text()}: {words(gap, 'more', 'less', 'no clear difference')}.**"
+    text = f"**Against batches drawn from all pairs alike the best allocation, `{top}`, gains {gap.text()}: {words(gap, 'more', 'less', 'no clear difference')}.**"
     figure = figures.bars(results, there, folder / "evidence-allocation.png", "human-12", "human-100")
     return f"{text}\n\n![gain of every allocation]({figure.name})\n\n{table(results, there, 'corrected-dedpo-12/biased-judge')}"
 
