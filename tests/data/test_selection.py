@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from palate.data.labels import Labels
@@ -41,6 +41,7 @@ def test_a_draw_depends_on_the_pair_and_not_on_its_place():
 
 
 @given(scores, st.integers(1, 80), st.floats(0.01, 1.0))
+@example(np.array([0, 0, 0, 0, 0, 858325.75, 1.0000000000000002e-12]), 3, 0.25)  # fills one pair to just below 1
 def test_propensities_sum_to_the_budget_and_keep_their_floor(score, budget, floor):
     propensity = propensities(score, budget, floor)
     count = len(score)

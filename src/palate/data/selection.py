@@ -89,10 +89,14 @@ def _scale(score: np.ndarray, budget: int, least: float) -> float:
 
 def _filled(propensity: np.ndarray, budget: int) -> np.ndarray:
     """Spread what is left of the budget over the pairs below 1: it is left where too few pairs have a score above 0."""
-    rest = budget - propensity.sum()
-    open_ = propensity < 1
-    if rest > 1e-9 * budget and open_.any():
-        propensity = np.where(open_, propensity + rest / open_.sum(), propensity)
+    for _ in range(len(propensity)):
+        rest, open_ = budget - propensity.sum(), propensity < 1
+        if not open_.any() or rest <= max(
+            1e-9 * budget, 1e-15 * open_.sum()
+        ):  # nothing that a sum of such numbers could show
+            break
+        # A pair just below 1 takes less than its share, and leaves some for the next round.
+        propensity = np.where(open_, np.minimum(propensity + rest / open_.sum(), 1.0), propensity)
     return np.clip(propensity, 0.0, 1.0)
 
 
