@@ -288,7 +288,7 @@ def generate(
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
         raise PalateError(
-            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; is the model's training finished well?"
+            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
 

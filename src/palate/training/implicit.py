@@ -15,10 +15,8 @@ from palate.objectives.logit import denoising_error
 from palate.training.config import TrainConfig
 from palate.training.draws import draws
 from palate.training.model import load_trained, starting_network
-from palate.training.precision import hold_frozen
+from palate.training.precision import compute_in
 from palate.training.timesteps import choose_timesteps
-
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,6 @@ class ImplicitReward:
     trained: list[torch.nn.Module]
     reference: torch.nn.Module
     beta: float
-    precision: str = "no"  # as mixed_precision says it
 
     @torch.no_grad()
     def scores(
@@ -51,18 +48,11 @@ class ImplicitReward:
             noisy = self.backbone.add_noise(images, noise, timestep)
             target = self.backbone.regression_target(images, noise, timestep)
             error, *errors = (
-                denoising_error(self._predict(network, noisy, timestep, told), target)
+                denoising_error(self.backbone.predict(network, noisy, timestep, told), target)
                 for network in (self.reference, *self.trained)
             )
             total += self.beta / 2 * (error - torch.stack(errors)).cpu().double()
         return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
-
-    def _predict(
-        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
-    ) -> torch.Tensor:
-        dtype = _DTYPES[self.precision]
-        with torch.autocast(noisy.device.type, dtype, enabled=dtype != torch.float32):
-            return self.backbone.predict(network, noisy, timestep, conditioning).float()
 
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:
@@ -71,8 +61,7 @@ def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, pre
 
     def frozen(network: torch.nn.Module) -> torch.nn.Module:
         network.eval().requires_grad_(False)
-        if precision != "no":
-            hold_frozen(network, precision)  # on the CPU, so that it takes half as much on the device
+        compute_in(network, precision, device)  # still on the CPU, so that it takes half as much on the device
         return network.to(device)
 
     shared = load_backbone(name, revision)
@@ -80,4 +69,4 @@ def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, pre
     trained = [frozen(load_trained(load_backbone(name, revision), run / "model")) for run in runs]
     reference = frozen(starting_network(shared, config))
     shared.device = device
-    return ImplicitReward(shared, trained, reference, config.beta, precision)
+    return ImplicitReward(shared, trained, reference, config.beta)
