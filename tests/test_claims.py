@@ -12,7 +12,8 @@ from palate.training.config import load_config
 from palate.world.pictures import PROMPTS
 
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks.claims import advice, estimates, evidence, measure, results  # noqa: E402
+from benchmarks.claims import __main__ as benchmark  # noqa: E402
+from benchmarks.claims import advice, answers, estimates, evidence, measure, results, tables, tuning  # noqa: E402
 from benchmarks.claims import conditions as plan  # noqa: E402
 
 
@@ -21,7 +22,7 @@ def test_every_condition_is_a_configuration_that_training_takes_and_a_name_means
     for conditions in plan.questions().values():
         for condition in conditions:
             load_config(plan.COMMON | condition.settings | {"dataset": "data", "output_dir": "run"})
-            told = (json.dumps(condition.settings, sort_keys=True), condition.pairs)
+            told = (json.dumps(condition.settings, sort_keys=True), condition.pairs, condition.seeds)
             assert settings.setdefault(condition.name, told) == told
     assert len(set(settings.values())) == len(settings)  # and nothing is made twice under two names
 
@@ -85,7 +86,7 @@ def test_the_share_of_the_residual_is_chosen_by_held_out_votes_and_not_by_the_tr
         [{"key": f"{share}", "condition": f"residual-{share}-12/calibrated", "seed": 0, "validation/cross_entropy": loss} for share, loss in ((0.0, 0.6), (0.5, 0.5))],
         {"base": {"utility": np.zeros(2)}, "0.0": {"utility": np.ones(2)}, "0.5": {"utility": np.full(2, 0.3)}},
     )  # fmt: skip
-    assert evidence.shrunk(found, "calibrated") == {0: pytest.approx(0.3)}
+    assert tables.shrunk(found, "calibrated") == {0: pytest.approx(0.3)}
 
 
 def test_what_the_audit_advises_is_the_condition_with_that_configuration(tmp_path):
@@ -109,4 +110,59 @@ def test_the_gain_of_the_advice_is_that_of_each_seeds_own_condition():
         {"base": {"utility": np.zeros(2)}} | {f"{name}{seed}": {"utility": np.full(2, value + seed)} for name, value in (("a", 10.0), ("b", 20.0)) for seed in (0, 1)},
         {0: {"chance": "a"}, 1: {"chance": "b"}, 2: {"chance": "a"}},
     )  # fmt: skip
-    assert evidence.advised(found) == {"chance": {0: 10.0, 1: 21.0}}
+    assert answers.advised(found) == {"chance": {0: 10.0, 1: 21.0}}
+
+
+def found_runs(gains: dict[str, list[float]], seeds: range = range(5)) -> results.Results:
+    """Results of conditions with these gains, one per seed; the base's utility is 0."""
+    runs = {
+        f"{name}{seed}": (name, seed, gain)
+        for name, each in gains.items()
+        for seed, gain in zip(seeds, each, strict=False)
+    }
+    return results.Results(
+        [{"key": key, "condition": name, "seed": seed} for key, (name, seed, _) in runs.items()],
+        {key: {column: np.full(2, gain) for column in ("utility", "fidelity")} for key, (_, _, gain) in runs.items()}
+        | {"base": {"utility": np.zeros(2), "fidelity": np.zeros(2)}},
+    )  # fmt: skip
+
+
+def tried(method: str, best: float) -> dict[str, list[float]]:
+    return {plan.tuning(method, rate): [1.0 if rate == best else 0.5] for rate in plan.TUNED_RATES}
+
+
+def test_each_method_is_ranked_at_the_rate_that_was_best_on_a_repetition_of_its_own(tmp_path, monkeypatch):
+    unfinished = {plan.tuning("ipo", 1e-5): [9.0]}
+    found = found_runs(tried("dpo", 2e-5) | tried("hinge", 5e-5) | unfinished)
+    assert tuning.tuned_conditions(found) == {"dpo": "human-100", "hinge": "hinge-lr-5e-05"}
+    monkeypatch.setattr(benchmark, "known", lambda out: {"something"})
+    monkeypatch.setattr(benchmark, "load", lambda out: found)
+    jobs = benchmark.jobs_of({"methods": plan.every_method()}, range(5), 10, tmp_path)
+    made = [(job.condition.name, job.seed) for job in benchmark.called_for(jobs, range(5), tmp_path, tmp_path)]
+    final = {name for name, _ in made if not name.startswith("tuning")}
+    assert final == {"human-100", "hinge-lr-5e-05"} and made.count(("hinge-lr-5e-05", 4)) == 1
+    tuned_on = {seed for name, seed in made if name.startswith("tuning")}
+    assert tuned_on == {plan.TUNING_SEED} and plan.TUNING_SEED not in {s for name, s in made if name in final}
+
+
+def test_a_ranking_claims_only_what_survives_the_number_of_comparisons(tmp_path):
+    noise = [0.01, -0.01, 0.02, -0.02, 0.0]
+    near = [0.1, 0.5, 1.0, 1.5, 1.9]  # p = 0.04 each: two of them at once are no finding
+    gains = {
+        "human-100": [0.0] * 5,
+        "hinge-lr-5e-05": [2 - x for x in noise],
+        "ipo-lr-2e-05": near,
+        "cdpo-lr-2e-05": near,
+    }
+    rates = {"dpo": 2e-5, "hinge": 5e-5, "ipo": 2e-5, "cdpo": 2e-5}
+    found = found_runs(
+        {name: gain for method, rate in rates.items() for name, gain in tried(method, rate).items()} | gains
+    )
+    told = answers.tell_methods(found, [], tmp_path)
+    assert "1 of 3 methods gain more than DPO beyond chance (`hinge`), and 0 less" in told
+    assert (
+        told.index("| `hinge-lr-5e-05` | 2.00")
+        < told.index("| `ipo-lr-2e-05` | 1.00")
+        < told.index("| `human-100` | 0.00")
+    )
+    assert (tmp_path / "evidence-methods.png").exists()

@@ -19,7 +19,8 @@ from benchmarks.claims.conditions import COMMON, PAIRS, questions, quick
 from benchmarks.claims.evidence import write_evidence
 from benchmarks.claims.figures import WALL, wall
 from benchmarks.claims.measure import BASE, Job, dataset_folder, one_thread, run_base, run_quietly
-from benchmarks.claims.results import collect, known
+from benchmarks.claims.results import collect, known, load
+from benchmarks.claims.tuning import tuned_conditions
 from benchmarks.claims.world import prepare
 from palate.progress import progress_bar
 
@@ -65,11 +66,15 @@ def main(options: Options) -> None:
         chosen = {name: [c for c in conditions if c.name in options.only] for name, conditions in chosen.items()}
     seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
     out = options.folder / "evidence" if options.quick else COMMITTED
-    if not options.tell:
-        make_runs(chosen, range(seeds), steps, options, out)
-    collect(
-        options.folder / "results", out, {job.key for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
-    )
+    planned = {job.key for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
+    collect(options.folder / "results", out, planned)
+    left = options.most if options.most is not None else sys.maxsize
+    for when in (
+        () if options.tell else (("always", "advised"), ("tuned",))
+    ):  # what tuning chooses is known after its runs
+        part = {name: [c for c in conditions if c.when in when] for name, conditions in chosen.items()}
+        left -= make_runs(part, range(seeds), steps, options, out, left)
+        collect(options.folder / "results", out, planned)
     page = options.folder / "evidence.md" if options.quick else HERE.parents[1] / "docs" / "evidence.md"
     draw_wall(asked, steps, options.folder, page.parent)
     write_evidence(asked, out, page)
@@ -93,11 +98,11 @@ def jobs_of(chosen: dict[str, list], seeds: range, steps: int, folder: Path) -> 
     """Every run of some questions, seed by seed; one that two questions share is there once."""
     jobs = [
         Job(condition, seed, folder, steps)
-        for seed in seeds
         for conditions in chosen.values()
         for condition in conditions
+        for seed in condition.seeds or seeds
     ]
-    return list({job.key: job for job in jobs}.values())
+    return sorted({job.key: job for job in jobs}.values(), key=lambda job: job.seed)
 
 
 def advice_for(seeds: range, folder: Path, out: Path) -> dict[int, dict[str, str]]:
@@ -111,21 +116,28 @@ def advice_for(seeds: range, folder: Path, out: Path) -> dict[int, dict[str, str
     return remember(out, fresh)
 
 
-def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Path) -> None:
-    """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions."""
-    jobs = {job.key: job for job in jobs_of(chosen, seeds, steps, options.folder)}
-    if any(job.condition.when_advised for job in jobs.values()):
-        advice = advice_for(seeds, options.folder, out)
-        jobs = {
-            key: job
-            for key, job in jobs.items()
-            if not job.condition.when_advised or job.condition.name in advice[job.seed].values()
-        }
+def called_for(jobs: list[Job], seeds: range, folder: Path, out: Path) -> list[Job]:
+    """Of these runs, those that are made: all, but for conditions that the audit has to advise or tuning to choose."""
+    kinds = {job.condition.when for job in jobs}
+    advice = advice_for(seeds, folder, out) if "advised" in kinds else {}
+    tuned = set(tuned_conditions(load(out)).values()) if "tuned" in kinds and known(out) else set()
+    made = {
+        "always": lambda job: True,
+        "advised": lambda job: job.condition.name in advice[job.seed].values(),
+        "tuned": lambda job: job.condition.name in tuned,
+    }
+    return [job for job in jobs if made[job.condition.when](job)]
+
+
+def make_runs(chosen: dict[str, list], seeds: range, steps: int, options: Options, out: Path, most: int) -> int:
+    """Every run that is not there yet, seed by seed, so that an interrupted benchmark has whole repetitions; their number."""
+    jobs = called_for(jobs_of(chosen, seeds, steps, options.folder), seeds, options.folder, out)
     there = set() if options.again else known(out)
-    todo = [job for key, job in jobs.items() if key not in there and not job.result.exists()][: options.most]
-    print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")
+    todo = [job for job in jobs if job.key not in there and not job.result.exists()][:most]
+    if jobs:
+        print(f"claims: {len(jobs)} runs, {len(jobs) - len(todo)} of them there, {len(todo)} to make")
     if not todo:
-        return
+        return 0
     run_base(options.folder)
     for seed, pairs in sorted({(job.seed, job.condition.pairs) for job in todo}):
         prepare(dataset_folder(options.folder, seed, pairs), seed, pairs)
@@ -142,6 +154,7 @@ def make_runs(chosen: dict, seeds: range, steps: int, options: Options, out: Pat
             advance(1)
     for line in failed:
         print(f"claims: failed: {line}")
+    return len(todo)
 
 
 if __name__ == "__main__":

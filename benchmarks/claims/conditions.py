@@ -3,15 +3,15 @@
 A run that answers two questions has one name and is made once.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from benchmarks.claims.world import FEW, FLIPS, PAIRS
 
 PEOPLE, CROWD = ["majority"], ["crowd"]
 FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
-POOLS = (2 * FEW, PAIRS, 2 * PAIRS)
+POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
 RESIDUALS = (0.0, 0.5, 1.0)
 ADVISED = (
     "none",
@@ -25,6 +25,24 @@ COMMON = {
 }  # fmt: skip
 
 
+# Methods in one ranking, and what each needs beyond its preset. Not among them: those that learn from ranked lists, from
+# a reward on the model's own samples or from the disagreement of judges (one of them is made to be an adversary here), or
+# change how one samples.
+OWN_ERRORS = {"share_reference": False}  # the reference's errors are not those of the pairs at their own draws
+RANKED: dict[str, dict[str, Any]] = {
+    name: {"method": name, **extra}
+    for name, extra in {
+        "dpo": {}, "sdpo": {"safeguard": 0.9}, "sdpo-exact": {}, "adaptive-dpo": {"human_annotators": PEOPLE}, "adaptive-ipo": {}, "alpha-dpo": {}, "amapo": {}, "cdpo": {},
+        "dmpo": {}, "dpo-sft": {}, "dspo-sdxl": OWN_ERRORS, "hinge": {}, "holder-dpo": {}, "inpo": OWN_ERRORS | {"inversion_steps": 4}, "ipo": {},
+        "kto": OWN_ERRORS | {"train_batch_size": 24}, "linear-dpo": {}, "madpo": {"judge": "calibrated"}, "mapo": OWN_ERRORS, "rdpo": {}, "rn-dpo": OWN_ERRORS,
+        "sft": OWN_ERRORS, "smpo": OWN_ERRORS | {"judge": "calibrated", "inversion_steps": 4}, "spin": OWN_ERRORS | {"sampling_steps": 6, "sampling_guidance": 2.0}, "sudo": OWN_ERRORS,
+    }.items()
+}  # fmt: skip
+KNOWN_AS = {"dpo": "human-100", "adaptive-dpo": "adaptive-flipped-0"}  # in other questions, at the common rate
+TUNED_RATES = (1e-5, 2e-5, 5e-5, 1e-4)
+TUNING_SEED = 5  # not among those of the tables
+
+
 @dataclass(frozen=True)
 class Condition:
     """One way to train: everything but the seed."""
@@ -32,7 +50,10 @@ class Condition:
     name: str
     settings: dict[str, Any] = field(hash=False)
     pairs: int = PAIRS
-    when_advised: bool = False  # only for the seeds in which the audit advises it
+    when: Literal["always", "advised", "tuned"] = (
+        "always"  # advised: by the audit, in this seed; tuned: the rate was chosen
+    )
+    seeds: tuple[int, ...] | None = None  # these instead of the benchmark's
 
 
 def questions() -> dict[str, list[Condition]]:
@@ -77,18 +98,20 @@ def dedpo() -> list[Condition]:
             Condition(
                 f"advised-{correction}-12/{judge}",
                 few(FRACTIONS["12"], "dedpo", judge, correction=correction, power="auto"),
-                when_advised=True,
+                when="advised",
             )
             for correction in ADVISED
         ]
     out += [
-        Condition(f"residual-{share}-12/biased-judge", shrunk(FRACTIONS["12"], "biased-judge", share))
+        Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share))
+        for judge in ("calibrated", "biased-judge")
         for share in RESIDUALS
     ]
     for share in ("05", "25"):
         ways = with_judge(FRACTIONS[share], "biased-judge")
         out += [
-            Condition(f"{way}-{share}/biased-judge", ways[way]) for way in ("mix", "dedpo-tuned", "corrected-dedpo")
+            Condition(f"{way}-{share}/biased-judge", ways[way])
+            for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")
         ]
     ways = with_judge(FRACTIONS["25"], "calibrated")
     out += [Condition(f"{way}-25/calibrated", ways[way]) for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")]
@@ -127,6 +150,7 @@ def allocation() -> list[Condition]:
 
 
 RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+LINKS = ("ipo", "hinge", "dmpo", "alpha-dpo", "holder", "squared-sigmoid", "linear")  # the base losses besides DPO's
 SLACKS = (0.3, 0.6)  # mu below the published 0.9 of Stable Diffusion 1.5; 0.6 is that of SDXL
 
 
@@ -134,18 +158,14 @@ def sdpo() -> list[Condition]:
     """From the rate at which DPO is at its best to where it breaks, with and without the safeguard."""
     out = []
     for rate in RATES:
-        name = "human-100" if rate == COMMON["learning_rate"] else f"dpo-lr-{rate:.0e}"
-        out.append(
-            Condition(name, {"method": "dpo"} if name == "human-100" else {"method": "dpo", "learning_rate": rate})
-        )
-        out.append(Condition(f"sdpo-lr-{rate:.0e}", {"method": "sdpo", "safeguard": 0.9, "learning_rate": rate}))
+        out += [at_rate("dpo", rate), at_rate("sdpo", rate)]
     hot = {"method": "dpo", "learning_rate": 1e-4}
     out += [Condition(f"sdpo-mu-{mu}", {"method": "sdpo", "safeguard": mu}) for mu in SLACKS]
     out += [Condition("safeguard-mu-0.6", hot | {"safeguard": 0.6})]
     out += [
         Condition(f"safeguard-{mode}", hot | {"safeguard": 0.9, "safeguard_mode": mode}) for mode in ("batch", "exact")
     ]
-    for link in ("ipo", "hinge", "dmpo"):
+    for link in LINKS:
         out += [
             Condition(f"{link}-hot", hot | {"link": link}),
             Condition(f"{link}-hot-safeguard", hot | {"link": link, "safeguard": 0.9}),
@@ -162,13 +182,12 @@ def adaptive() -> list[Condition]:
     out = [Condition("human-100", {"method": "dpo"})]
     for percent in (0, *FLIPS):
         votes = {"human_annotators": [f"flipped-{percent}" if percent else "majority"]}
+        out.append(Condition(f"adaptive-flipped-{percent}", {"method": "adaptive-dpo", **votes}))
         if percent:
             out.append(Condition(f"dpo-flipped-{percent}", {"method": "dpo", **votes}))
-        out.append(Condition(f"adaptive-flipped-{percent}", {"method": "adaptive-dpo", **votes}))
-        if percent == 30:
-            out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
+            out.append(Condition(f"rdpo-flipped-{percent}", {"method": "rdpo", "flip_rate": percent / 100, **votes}))
+        out.append(Condition(f"three-votes-{percent}", {"method": "dpo", "human_annotators": [f"three-{percent}"]}))
     flipped = {"method": "adaptive-dpo", "human_annotators": ["flipped-30"]}
-    out += [Condition("rdpo-flipped-30", {"method": "rdpo", "flip_rate": 0.3, "human_annotators": ["flipped-30"]})]
     out += [Condition("adaptive-inside-flipped-30", flipped | {"adaptive_margin": "inside"})]
     out += [Condition("adaptive-memory-flipped-30", flipped | {"adaptive_memory": True})]
     crowd = {"human_annotators": CROWD}
@@ -215,13 +234,26 @@ def scaling() -> list[Condition]:
 
 
 def every_method() -> list[Condition]:
-    """The remaining methods, all of them on every human vote."""
-    names = ("alpha-dpo", "amapo", "cdpo", "dmpo", "dpo-sft", "dspo-sdxl", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "mapo", "rn-dpo", "sft", "sudo")  # fmt: skip
-    extra = {"kto": {"train_batch_size": 24, "share_reference": False}} | {
-        name: {"share_reference": False} for name in ("dspo-sdxl", "mapo", "sft", "sudo", "rn-dpo")
-    }
-    made = [Condition(f"method-{name}", {"method": name, **extra.get(name, {})}) for name in names]
-    return [Condition("human-100", {"method": "dpo"}), Condition("sdpo-lr-2e-05", {"method": "sdpo", "safeguard": 0.9, "learning_rate": 2e-5}), Condition("adaptive-flipped-0", {"method": "adaptive-dpo", "human_annotators": PEOPLE}), *made]  # fmt: skip
+    """The methods that learn from human votes on pairs, each at the learning rate that suits it."""
+    out = []
+    for name in RANKED:
+        for rate in TUNED_RATES:
+            run = at_rate(name, rate)
+            out += [replace(run, name=tuning(name, rate), seeds=(TUNING_SEED,)), replace(run, when="tuned")]
+    return out
+
+
+def tuning(method: str, rate: float) -> str:
+    """The name of the run by which a learning rate is chosen, or not."""
+    return f"tuning-{method}-lr-{rate:.0e}"
+
+
+def at_rate(method: str, rate: float) -> Condition:
+    """A method on every human vote, at some learning rate."""
+    name = f"{method}-lr-{rate:.0e}"
+    if rate == COMMON["learning_rate"]:
+        return Condition(KNOWN_AS.get(method, name), RANKED[method])
+    return Condition(name, RANKED[method] | {"learning_rate": rate})
 
 
 def quick() -> dict[str, list[Condition]]:

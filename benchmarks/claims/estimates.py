@@ -38,6 +38,12 @@ def difference(a: dict[int, float], b: dict[int, float]) -> Estimate:
     return estimate({seed: a[seed] - b[seed] for seed in a if seed in b})
 
 
+def paired(a: dict[int, float], b: dict[int, float]):
+    """Student's paired test of a - b over the seeds that both have: `statistic` and `pvalue`, as scipy gives them."""
+    seeds = [seed for seed in a if seed in b]
+    return stats.ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+
+
 def kept(a: dict[int, float], clean: dict[int, float]) -> Estimate:
     """The share of the clean gain that is kept: mean of a over mean of clean, by Fieller's theorem on paired seeds.
 
