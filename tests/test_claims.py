@@ -32,6 +32,8 @@ def test_a_change_of_settings_is_another_run(tmp_path):
         ("a", {}, 0, 10), ("a", {"beta": 1.0}, 0, 10), ("a", {}, 1, 10), ("a", {}, 0, 11),
     )}  # fmt: skip
     assert len(keys) == 4
+    longer = measure.Job(plan.Condition("longer", {"max_train_steps": 20}), 0, tmp_path, 10)
+    assert longer.settings["max_train_steps"] == 20
     assert measure.Job(plan.Condition("renamed", {}), 0, tmp_path, 10).key in keys
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.claims import figures
-from benchmarks.claims.conditions import COMMON, FRACTIONS, JUDGES, RATES, SLACKS, TUNED_RATES
+from benchmarks.claims.conditions import COMMON, FRACTIONS, JUDGES, LONG, RATES, SLACKS, TUNED_RATES
 from benchmarks.claims.estimates import difference, estimate, kept, paired
 from benchmarks.claims.results import Results
 from benchmarks.claims.tables import best, reading, shrunk, table, words
@@ -90,6 +90,26 @@ def _advised_counts(results: Results) -> str:
     """How often each kind of configuration was advised."""
     kinds = [name.split("/")[0] for told in results.advice.values() for name in told.values()]
     return ", ".join(f"{kinds.count(kind)} × `{kind}`" for kind in dict.fromkeys(kinds)) or "nothing yet"
+
+
+def tell_longer(results: Results, there: list[str], folder: Path) -> str:
+    alone, every = results.gain("long-human-12"), results.gain("long-human-100")
+    text = (
+        f"**With {LONG} steps instead of {COMMON['max_train_steps']} the eighth of human votes alone gains {estimate(alone).text()}, all of them {estimate(every).text()}; "
+        f"against the eighth alone, {_listed_gaps({f'`{name}`': results.gain(name) for name in there if '/' in name}, alone)}.**"
+    )
+    pairs = {"all human votes": ("long-human-100", "human-100"), "an eighth of them": ("long-human-12", "human-12")}
+    changes = "; ".join(
+        f"{label} {difference(results.gain(long), results.gain(short)).text()}"
+        for label, (long, short) in pairs.items()
+    )
+    figure = figures.bars(results, there, folder / "evidence-longer.png", "long-human-12", "long-human-100")
+    columns = {
+        "fidelity": lambda name: estimate(results.gain(name, "fidelity")).text(),
+        "winner's error": reading(results, "winner_error", 4),
+        "margin": reading(results, "rewards/margins", 1),
+    }
+    return f"{text}\n\n- **What the longer training changes** for human votes alone: {changes}.\n\n![gain of every condition]({figure.name})\n\n{table(results, there, 'long-human-12', columns)}"
 
 
 def tell_hesitant(results: Results, there: list[str], folder: Path) -> str:
@@ -279,6 +299,7 @@ def tell_methods(results: Results, there: list[str], folder: Path) -> str:
 
 QUESTIONS: dict[str, tuple[str, Callable[[Results, list[str], Path], str]]] = {
     "dedpo": ("Few human votes and a judge: is DeDPO as good as all human votes?", tell_dedpo),
+    "longer": ("And with longer training?", tell_longer),
     "hesitant": ("And when people hesitate and the judge is poor?", tell_hesitant),
     "allocation": ("How should a batch be divided between pairs with and without a human vote?", tell_allocation),
     "sdpo": ("Does the safeguard keep the preferred image from getting worse?", tell_sdpo),

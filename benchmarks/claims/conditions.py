@@ -19,6 +19,8 @@ ADVISED = (
 )  # corrections that the audit may advise beside the covariates; run for the seeds where it does
 AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
 
+LONG = 360  # steps
+
 COMMON = {
     "pretrained_model_name_or_path": "world", "human_annotators": PEOPLE, "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
     "train_batch_size": 12, "max_train_steps": 120, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
@@ -59,7 +61,7 @@ class Condition:
 def questions() -> dict[str, list[Condition]]:
     """question -> its conditions."""
     return {
-        "dedpo": dedpo(), "hesitant": hesitant(), "allocation": allocation(), "sdpo": sdpo(), "adaptive": adaptive(),
+        "dedpo": dedpo(), "longer": longer(), "hesitant": hesitant(), "allocation": allocation(), "sdpo": sdpo(), "adaptive": adaptive(),
         "together": together(), "scaling": scaling(), "methods": every_method(),
     }  # fmt: skip
 
@@ -124,6 +126,19 @@ def dedpo() -> list[Condition]:
     }
     mixed = with_judge(FRACTIONS["12"], "biased-judge")["mix"]
     out += [Condition(f"mix-{name}-12/biased-judge", mixed | changes) for name, changes in robust.items()]
+    return out
+
+
+def longer() -> list[Condition]:
+    """The same with three times as many steps, in which few votes are visited so often that they can be learned by heart."""
+    steps = {"max_train_steps": LONG}
+    out = [
+        Condition("long-human-100", {"method": "dpo", **steps}),
+        Condition("long-human-12", few(FRACTIONS["12"], "dpo", **steps)),
+    ]
+    for judge in ("calibrated", "biased-judge"):
+        ways = with_judge(FRACTIONS["12"], judge)
+        out += [Condition(f"long-{way}-12/{judge}", ways[way] | steps) for way in ("mix", "dedpo", "corrected-dedpo")]
     return out
 
 

@@ -44,9 +44,13 @@ class Job:
     @property
     def key(self) -> str:
         """A name for what is computed: the same settings, the same key."""
-        settings = COMMON | self.condition.settings | {"max_train_steps": self.steps}
-        told = json.dumps(settings, sort_keys=True)
+        told = json.dumps(self.settings, sort_keys=True)
         return content_id("claims", told, str(self.condition.pairs), str(self.seed), str(REPETITIONS))[:16]
+
+    @property
+    def settings(self) -> dict:
+        """The configuration but for its folders; a condition may have steps of its own."""
+        return COMMON | {"max_train_steps": self.steps} | self.condition.settings
 
     @property
     def dataset(self) -> Path:
@@ -71,11 +75,10 @@ def run(job: Job) -> None:
     """Train, sample and measure; the result is one file, written when all of it is there."""
     began = time.monotonic()
     out = job.folder / "runs" / job.key
-    settings = COMMON | job.condition.settings | {"max_train_steps": job.steps, "dataset": str(job.dataset), "output_dir": str(out), "seed": job.seed}  # fmt: skip
-    trained = palate.train(settings)
+    trained = palate.train(job.settings | {"dataset": str(job.dataset), "output_dir": str(out), "seed": job.seed})
     pictures = sample(out, list(PROMPTS), out / "samples", sampling())
     about = {
-        "key": job.key, "condition": job.condition.name, "seed": job.seed, "pairs": job.condition.pairs, "steps": job.steps,
+        "key": job.key, "condition": job.condition.name, "seed": job.seed, "pairs": job.condition.pairs, "steps": job.settings["max_train_steps"],
         "settings": json.dumps(job.condition.settings, sort_keys=True), "seconds": time.monotonic() - began, "commit": commit(),
         **readings(trained.metrics), **labels(out), **minority(job, out),
     }  # fmt: skip
