@@ -13,7 +13,17 @@ from palate.world.pictures import PROMPTS
 
 sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks.claims import __main__ as benchmark  # noqa: E402
-from benchmarks.claims import advice, answers, estimates, evidence, measure, results, tables, tuning  # noqa: E402
+from benchmarks.claims import (  # noqa: E402
+    advice,
+    answers_labels,
+    answers_losses,
+    estimates,
+    evidence,
+    measure,
+    results,
+    tables,
+    tuning,
+)
 from benchmarks.claims import conditions as plan  # noqa: E402
 
 
@@ -53,10 +63,10 @@ def test_a_share_of_nothing_has_no_interval():
     assert np.isnan(share.low) and np.isnan(share.high)
 
 
-def write_run(folder: Path, name: str, seed: int, gain: float, **readings: float) -> str:
+def write_run(folder: Path, name: str, seed: int, gain: float, **readings: float | str) -> str:
     prompts = [PROMPTS[k % 3] for k in range(6)]
     job = measure.Job(plan.Condition(name, {"output_dir": name}), seed, folder, 10)
-    about = {"key": job.key, "condition": name, "seed": seed, "seconds": 1.0, "commit": "abc", **readings}
+    about = {"key": job.key, "condition": name, "seed": seed, "seconds": 1.0, **{"commit": "abc", **readings}}
     images = np.zeros((6, 64, 64, 3), np.uint8)
     path = folder / "results" / f"{job.key}.parquet" if name != "base" else folder / "results" / "base.parquet"
     measure.write_result(path, about | ({"key": "base"} if name == "base" else {}), images, prompts)
@@ -68,19 +78,37 @@ def test_results_are_collected_once_and_kept_when_the_work_folder_is_gone(tmp_pa
     write_run(tmp_path, "base", 0, 0.0)
     monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0) + 0.5)
     names = ["human-100", *(condition.name for condition in plan.hesitant())]
-    valid = {write_run(tmp_path, name, seed, 0.5, winner_error=0.01) for name in names for seed in (0, 1)}
+    planned = {
+        write_run(tmp_path, f"once-{name}", seed, 0.5, winner_error=0.01): name for name in names for seed in (0, 1)
+    }
     stale = write_run(tmp_path, "an-old-plan", 0, 0.5)
     out = tmp_path / "out"
-    results.collect(tmp_path / "results", out, valid)
-    results.collect(tmp_path / "nowhere", out, valid)  # a fresh clone: the committed tables are all there is
+    results.collect(tmp_path / "results", out, planned)
+    results.collect(tmp_path / "nowhere", out, planned)  # a fresh clone: the committed tables are all there is
     found = results.load(out)
-    assert results.known(out) == valid | {"base"} and stale not in results.known(out)
+    assert results.known(out) == planned.keys() | {"base"} and stale not in results.known(out)
     assert found.gain("human-100") == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
     assert found.wins("human-100") == {0: 1.0, 1: 1.0}
     evidence.write_evidence(plan.questions(), out, tmp_path / "evidence.md")
     page = (tmp_path / "evidence.md").read_text()
     assert "| `hesitant-100` | 0.50 [0.50, 0.50] | 1.00 [1.00, 1.00] |" in page and "[0.00, 0.00]" in page
-    assert "Not enough runs yet." in page and "conditions of this question have not been run yet" in page
+    assert (
+        "Not enough runs yet: 1 of" in page
+        and "clearly" not in page.split("## And when people hesitate")[1].split("##")[0]
+    )
+
+
+def test_a_run_that_is_made_again_says_by_how_much_its_pictures_differ(tmp_path, monkeypatch):
+    out, planned = tmp_path / "out", {}
+    for commit, utility in (("abc", 1.0), ("def", 1.25)):
+        monkeypatch.setattr(measure, "true_utility", lambda shown, utility=utility: np.full(6, utility))
+        write_run(tmp_path, "base", 0, 0.0)
+        planned = {write_run(tmp_path, "human-100", 0, 0.0, commit=commit): "human-100"}
+        results.collect(tmp_path / "results", out, planned)
+    assert results.load(out).of("human-100")[0]["repeated"] == pytest.approx(0.25)
+    results.collect(tmp_path / "nowhere", out, planned)
+    assert "1 runs of older commits were made again" in evidence.introduction(results.load(out))
+    assert "differed by more than 0.2" in evidence.introduction(results.load(out))
 
 
 def test_the_share_of_the_residual_is_chosen_by_held_out_votes_and_not_by_the_truth():
@@ -112,7 +140,7 @@ def test_the_gain_of_the_advice_is_that_of_each_seeds_own_condition():
         {"base": {"utility": np.zeros(2)}} | {f"{name}{seed}": {"utility": np.full(2, value + seed)} for name, value in (("a", 10.0), ("b", 20.0)) for seed in (0, 1)},
         {0: {"chance": "a"}, 1: {"chance": "b"}, 2: {"chance": "a"}},
     )  # fmt: skip
-    assert answers.advised(found) == {"chance": {0: 10.0, 1: 21.0}}
+    assert answers_labels.advised(found) == {"chance": {0: 10.0, 1: 21.0}}
 
 
 def found_runs(gains: dict[str, list[float]], seeds: range = range(5)) -> results.Results:
@@ -160,7 +188,7 @@ def test_a_ranking_claims_only_what_survives_the_number_of_comparisons(tmp_path)
     found = found_runs(
         {name: gain for method, rate in rates.items() for name, gain in tried(method, rate).items()} | gains
     )
-    told = answers.tell_methods(found, [], tmp_path)
+    told = answers_losses.tell_methods(found, [], tmp_path).text()
     assert "1 of 3 methods gain more than DPO beyond chance (`hinge`), and 0 less" in told
     assert (
         told.index("| `hinge-lr-5e-05` | 2.00")

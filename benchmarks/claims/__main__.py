@@ -66,7 +66,7 @@ def main(options: Options) -> None:
         chosen = {name: [c for c in conditions if c.name in options.only] for name, conditions in chosen.items()}
     seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
     out = options.folder / "evidence" if options.quick else COMMITTED
-    planned = {job.key for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
+    planned = {job.key: job.condition.name for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
     collect(options.folder / "results", out, planned)
     left = options.most if options.most is not None else sys.maxsize
     for when in (

@@ -32,7 +32,7 @@ def condition(advice: Recommendation, judge: str) -> str:
     if advice.configuration["method"] == "dpo":
         return "human-12"
     correction = advice.configuration["correction"]
-    return f"advised-{correction}-12/{judge}" if correction in ADVISED else f"corrected-dedpo-12/{judge}"
+    return f"{ADVISED[correction]}-12/{judge}" if correction in ADVISED else f"corrected-dedpo-12/{judge}"
 
 
 def remember(out: Path, advised: dict[int, dict[str, str]]) -> dict[int, dict[str, str]]:

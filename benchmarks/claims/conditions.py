@@ -13,10 +13,10 @@ FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS 
 JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
 POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
 RESIDUALS = (0.0, 0.5, 1.0)
-ADVISED = (
-    "none",
-    "calibrate",
-)  # corrections that the audit may advise beside the covariates; run for the seeds where it does
+ADVISED = {
+    "none": "soft-dedpo",
+    "calibrate": "score-dedpo",
+}  # corrections beside the covariates that an audit may advise
 AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
 
 LONG = 360  # steps
@@ -25,24 +25,6 @@ COMMON = {
     "pretrained_model_name_or_path": "world", "human_annotators": PEOPLE, "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
     "train_batch_size": 12, "max_train_steps": 120, "checkpointing_steps": 10_000, "share_reference": True, "report_to": "none",
 }  # fmt: skip
-
-
-# Methods in one ranking, and what each needs beyond its preset. Not among them: those that learn from ranked lists, from
-# a reward on the model's own samples or from the disagreement of judges (one of them is made to be an adversary here), or
-# change how one samples.
-OWN_ERRORS = {"share_reference": False}  # the reference's errors are not those of the pairs at their own draws
-RANKED: dict[str, dict[str, Any]] = {
-    name: {"method": name, **extra}
-    for name, extra in {
-        "dpo": {}, "sdpo": {"safeguard": 0.9}, "sdpo-exact": {}, "adaptive-dpo": {"human_annotators": PEOPLE}, "adaptive-ipo": {}, "alpha-dpo": {}, "amapo": {}, "cdpo": {},
-        "dmpo": {}, "dpo-sft": {}, "dspo-sdxl": OWN_ERRORS, "hinge": {}, "holder-dpo": {}, "inpo": OWN_ERRORS | {"inversion_steps": 4}, "ipo": {},
-        "kto": OWN_ERRORS | {"train_batch_size": 24}, "linear-dpo": {}, "madpo": {"judge": "calibrated"}, "mapo": OWN_ERRORS, "rdpo": {}, "rn-dpo": OWN_ERRORS,
-        "sft": OWN_ERRORS, "smpo": OWN_ERRORS | {"judge": "calibrated", "inversion_steps": 4}, "spin": OWN_ERRORS | {"sampling_steps": 6, "sampling_guidance": 2.0}, "sudo": OWN_ERRORS,
-    }.items()
-}  # fmt: skip
-KNOWN_AS = {"dpo": "human-100", "adaptive-dpo": "adaptive-flipped-0"}  # in other questions, at the common rate
-TUNED_RATES = (1e-5, 2e-5, 5e-5, 1e-4)
-TUNING_SEED = 5  # not among those of the tables
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Condition:
 def questions() -> dict[str, list[Condition]]:
     """question -> its conditions."""
     return {
-        "dedpo": dedpo(), "longer": longer(), "hesitant": hesitant(), "allocation": allocation(), "sdpo": sdpo(), "adaptive": adaptive(),
+        "dedpo": dedpo(), "own-rate": own_rate(), "longer": longer(), "hesitant": hesitant(), "allocation": allocation(), "sdpo": sdpo(), "adaptive": adaptive(),
         "together": together(), "scaling": scaling(), "methods": every_method(),
     }  # fmt: skip
 
@@ -96,14 +78,13 @@ def dedpo() -> list[Condition]:
             Condition(f"{way}-12/{judge}", settings) for way, settings in with_judge(FRACTIONS["12"], judge).items()
         ]
     for judge in JUDGES:
-        out += [
-            Condition(
-                f"advised-{correction}-12/{judge}",
-                few(FRACTIONS["12"], "dedpo", judge, correction=correction, power="auto"),
-                when="advised",
-            )
-            for correction in ADVISED
-        ]
+        for correction, name in ADVISED.items():
+            control = correction == "calibrate" and judge in (
+                "biased-judge",
+                "adversarial",
+            )  # without picture statistics
+            settings = few(FRACTIONS["12"], "dedpo", judge, correction=correction, power="auto")
+            out.append(Condition(f"{name}-12/{judge}", settings, when="always" if control else "advised"))
     out += [
         Condition(f"residual-{share}-12/{judge}", shrunk(FRACTIONS["12"], judge, share))
         for judge in ("calibrated", "biased-judge")
@@ -131,15 +112,8 @@ def dedpo() -> list[Condition]:
 
 def longer() -> list[Condition]:
     """The same with three times as many steps, in which few votes are visited so often that they can be learned by heart."""
-    steps = {"max_train_steps": LONG}
-    out = [
-        Condition("long-human-100", {"method": "dpo", **steps}),
-        Condition("long-human-12", few(FRACTIONS["12"], "dpo", **steps)),
-    ]
-    for judge in ("calibrated", "biased-judge"):
-        ways = with_judge(FRACTIONS["12"], judge)
-        out += [Condition(f"long-{way}-12/{judge}", ways[way] | steps) for way in ("mix", "dedpo", "corrected-dedpo")]
-    return out
+    ways = {"human-100": {"method": "dpo"}} | few_labels()
+    return [Condition(f"long-{name}", settings | {"max_train_steps": LONG}) for name, settings in ways.items()]
 
 
 def hesitant() -> list[Condition]:
@@ -175,6 +149,7 @@ def sdpo() -> list[Condition]:
     for rate in RATES:
         out += [at_rate("dpo", rate), at_rate("sdpo", rate)]
     hot = {"method": "dpo", "learning_rate": 1e-4}
+    out += [Condition("long-sdpo", {"method": "sdpo", "safeguard": 0.9, "max_train_steps": LONG})]
     out += [Condition(f"sdpo-mu-{mu}", {"method": "sdpo", "safeguard": mu}) for mu in SLACKS]
     out += [Condition("safeguard-mu-0.6", hot | {"safeguard": 0.6})]
     out += [
@@ -228,9 +203,9 @@ def together() -> list[Condition]:
         "sdpo": {"method": "sdpo", "safeguard": 0.9, **people},
         "mix": {"method": "mix", **judged, **AS_IS},
         "dedpo": {"method": "dedpo", **judged, **AS_IS},
-        "dedpo-tuned": {"method": "dedpo-tuned", **judged},
-        "dedpo-safeguard": {"method": "dedpo-tuned", "safeguard": 0.9, **judged},
-        "dedpo-adaptive": {"method": "dedpo-tuned", "adaptive": True, **judged},
+        "corrected-dedpo": {"method": "dedpo-tuned", **judged},
+        "corrected-dedpo-safeguard": {"method": "dedpo-tuned", "safeguard": 0.9, **judged},
+        "corrected-dedpo-adaptive": {"method": "dedpo-tuned", "adaptive": True, **judged},
         "all": {"method": "dedpo-tuned", "safeguard": 0.9, "adaptive": True, **judged},
         "all-mu-0.6": {"method": "dedpo-tuned", "safeguard": 0.6, "adaptive": True, **judged},
     }
@@ -248,27 +223,64 @@ def scaling() -> list[Condition]:
     return out
 
 
+# Methods in one ranking, and what each needs beyond its preset.
+OWN_ERRORS = {"share_reference": False}  # the reference's errors are not those of the pairs at their own draws
+RANKED: dict[str, dict[str, Any]] = {
+    name: {"method": name, **extra}
+    for name, extra in {
+        "dpo": {}, "sdpo": {"safeguard": 0.9}, "adaptive-dpo": {"human_annotators": PEOPLE}, "alpha-dpo": {}, "amapo": {}, "cdpo": {}, "dmpo": {}, "dpo-sft": {},
+        "dspo-sdxl": OWN_ERRORS, "hinge": {}, "holder-dpo": {}, "ipo": {}, "kto": OWN_ERRORS | {"train_batch_size": 24}, "linear-dpo": {}, "mapo": OWN_ERRORS,
+        "rn-dpo": OWN_ERRORS, "sft": OWN_ERRORS, "sudo": OWN_ERRORS,
+    }.items()
+}  # fmt: skip
+KNOWN_AS = {"dpo": "human-100", "adaptive-dpo": "adaptive-flipped-0"}  # in other questions, at the common rate
+TUNED_RATES = (1e-5, 2e-5, 5e-5, 1e-4)
+TUNING_SEED = 1000  # not among those of the tables
+
+
+def few_labels() -> dict[str, dict[str, Any]]:
+    """Ways to use an eighth of the human votes, to be compared with all of them at the rate that suits each."""
+    useful, biased = with_judge(FRACTIONS["12"], "calibrated"), with_judge(FRACTIONS["12"], "biased-judge")
+    return {
+        "human-12": few(FRACTIONS["12"], "dpo"),
+        "dedpo-12/calibrated": useful["dedpo"],
+        "dedpo-12/biased-judge": biased["dedpo"],
+        "corrected-dedpo-12/biased-judge": biased["corrected-dedpo"],
+    }
+
+
+def own_rate() -> list[Condition]:
+    """All human votes and an eighth, each at the learning rate that suits it."""
+    return tuned({"dpo": RANKED["dpo"]} | few_labels())
+
+
 def every_method() -> list[Condition]:
     """The methods that learn from human votes on pairs, each at the learning rate that suits it."""
+    return tuned(RANKED)
+
+
+def tuned(ways: dict[str, dict[str, Any]]) -> list[Condition]:
+    """Every rate on the tuning seed; and on the others, where it was chosen."""
     out = []
-    for name in RANKED:
+    for name in ways:
         for rate in TUNED_RATES:
             run = at_rate(name, rate)
             out += [replace(run, name=tuning(name, rate), seeds=(TUNING_SEED,)), replace(run, when="tuned")]
     return out
 
 
-def tuning(method: str, rate: float) -> str:
+def tuning(way: str, rate: float) -> str:
     """The name of the run by which a learning rate is chosen, or not."""
-    return f"tuning-{method}-lr-{rate:.0e}"
+    return f"tuning-{way}-lr-{rate:.0e}"
 
 
-def at_rate(method: str, rate: float) -> Condition:
-    """A method on every human vote, at some learning rate."""
-    name = f"{method}-lr-{rate:.0e}"
+def at_rate(way: str, rate: float) -> Condition:
+    """A method on every human vote, or a way to use an eighth of them, at some learning rate."""
+    labels = few_labels()
+    settings, name = (RANKED | labels)[way], f"{way}-lr-{rate:.0e}"
     if rate == COMMON["learning_rate"]:
-        return Condition(KNOWN_AS.get(method, name), RANKED[method])
-    return Condition(name, RANKED[method] | {"learning_rate": rate})
+        return Condition(way if way in labels else KNOWN_AS.get(way, name), settings)
+    return Condition(name, settings | {"learning_rate": rate})
 
 
 def quick() -> dict[str, list[Condition]]:

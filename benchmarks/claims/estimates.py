@@ -1,9 +1,11 @@
 """Means over seeds with Student's intervals. A seed is one repetition of everything, so seeds are independent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
+
+from palate.evaluation.strengths import holm
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,10 @@ class Estimate:
     low: float
     high: float
     n: int
+
+    def within(self, lowest: float, highest: float) -> "Estimate":
+        """The same with an interval that ends where the number's range does."""
+        return replace(self, low=max(self.low, lowest), high=min(self.high, highest))
 
     def text(self, places: int = 2) -> str:
         """The number with its interval, as tables show it."""
@@ -38,10 +44,19 @@ def difference(a: dict[int, float], b: dict[int, float]) -> Estimate:
     return estimate({seed: a[seed] - b[seed] for seed in a if seed in b})
 
 
-def paired(a: dict[int, float], b: dict[int, float]):
-    """Student's paired test of a - b over the seeds that both have: `statistic` and `pvalue`, as scipy gives them."""
-    seeds = [seed for seed in a if seed in b]
-    return stats.ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+def clearly(
+    gains: dict[str, dict[int, float]], other: dict[int, float], level: float = 0.05
+) -> tuple[list[str], list[str]]:
+    """Names whose gain is above, and below, another beyond chance: Student's paired tests over the seeds that both have,
+    corrected for their number by Holm's method."""
+    tests = {}
+    for name, gain in gains.items():
+        seeds = [seed for seed in gain if seed in other]
+        if len(seeds) > 1 and any(gain[seed] != other[seed] for seed in seeds):
+            tests[name] = stats.ttest_rel([gain[seed] for seed in seeds], [other[seed] for seed in seeds])
+    p_values = dict(zip(tests, holm([test.pvalue for test in tests.values()]), strict=True))
+    found = [name for name in tests if p_values[name] < level]
+    return [name for name in found if tests[name].statistic > 0], [name for name in found if tests[name].statistic < 0]
 
 
 def kept(a: dict[int, float], clean: dict[int, float]) -> Estimate:

@@ -72,19 +72,25 @@ def load(folder: Path) -> Results:
     )
 
 
-def collect(folder: Path, out: Path, valid: set[str]) -> None:
+def collect(folder: Path, out: Path, planned: dict[str, str]) -> None:
     """Add the results of finished runs to the tables in `out`; what a table has already stays, unless it was made again.
 
-    Only runs of the present plan (keys in `valid`) are kept: changed settings have other keys."""
+    Only runs of the present plan are kept (`planned`: key -> condition; changed settings have other keys), under its names."""
     fresh = {path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
     about = {key: json.loads(table.schema.metadata[b"run"]) for key, table in fresh.items()}
     if (out / RUNS).exists():
         old = {run["key"]: run for run in map(json.loads, (out / RUNS).read_text().splitlines())}
         table = pq.read_table(out / PICTURES)
         keys = np.array(table["run"].to_pylist())
-        for key in old.keys() - fresh.keys():
-            fresh[key], about[key] = table.filter(pa.array(keys == key)).drop_columns(["run"]), old[key]
-    kept = sorted((key for key in fresh if key in valid | {BASE}), key=lambda key: (about[key]["condition"], about[key]["seed"]))  # fmt: skip
+        for key, run in old.items():
+            before = table.filter(pa.array(keys == key)).drop_columns(["run"])
+            if key not in fresh:
+                fresh[key], about[key] = before, run
+            elif run["commit"] != about[key]["commit"]:
+                about[key]["repeated"] = largest_difference(before, fresh[key])
+    kept = [key for key in fresh if key in planned or key == BASE]
+    about |= {key: about[key] | {"condition": planned.get(key, BASE)} for key in kept}
+    kept = sorted(kept, key=lambda key: (about[key]["condition"], about[key]["seed"]))
     if not kept:
         return
     tables = [
@@ -94,3 +100,8 @@ def collect(folder: Path, out: Path, valid: set[str]) -> None:
     with atomic_path(out / PICTURES) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd", use_dictionary=["run", "prompt"])
     write_text(out / RUNS, "".join(json.dumps(about[key], sort_keys=True) + "\n" for key in kept))
+
+
+def largest_difference(before: pa.Table, after: pa.Table) -> float:
+    """By how much the true utility of a picture differs at most between two makings of the same run."""
+    return float(np.abs(before["utility"].to_numpy() - after["utility"].to_numpy()).max())
