@@ -67,6 +67,29 @@ def test_lists_and_folders_of_lists(tmp_path):
     assert prompts_hash(["a", "b"]) != prompts_hash(["b", "a"])
 
 
+def test_columns_of_any_case_or_name_and_rows_by_name(tmp_path):
+    (tmp_path / "drawbench.csv").write_text("Prompts,Category\na dog,Colors\n")
+    assert load_prompts(tmp_path / "drawbench.csv", "colors") == ["a dog"]
+    (tmp_path / "mine.csv").write_text("PROMPT,Beschreibung\nno,ein Hund\n")
+    assert load_prompts(tmp_path / "mine.csv") == ["no"]
+    assert load_prompts(tmp_path / "mine.csv", column="Beschreibung") == ["ein Hund"]
+    (tmp_path / "by-name.json").write_text(
+        json.dumps({"0a1": {"category": "food", "prompt": "a soup"}, "b2": {"prompt": "a"}})
+    )
+    assert load_prompts(tmp_path / "by-name.json") == ["a soup", "a"] and load_prompts(
+        tmp_path / "by-name.json", "food"
+    ) == ["a soup"]
+    pq.write_table(pa.table({"title": ["x"], "jpg_0": [b"bytes"]}), tmp_path / "suite.parquet")
+    with pytest.raises(PalateError, match="no column prompt .* among title, jpg_0"):
+        load_prompts(tmp_path / "suite.parquet")
+    assert load_prompts(tmp_path / "suite.parquet", column="title") == ["x"]
+
+
+def test_text_is_cut_at_line_ends_alone(tmp_path):
+    (tmp_path / "SUITE.TXT").write_bytes("one\u2028still one\r\ntwo\x0cstill two\n".encode())
+    assert load_prompts(tmp_path / "SUITE.TXT") == ["one\u2028still one", "two\x0cstill two"]
+
+
 def test_a_limit_is_drawn_and_a_larger_one_contains_it(tmp_path):
     prompts = [f"prompt {i}" for i in range(200)]
     (tmp_path / "suite.txt").write_text("\n".join(prompts))
@@ -95,11 +118,16 @@ def test_published_suites(name, rows, kept, first):
     [
         ("suite.json", "", "not a list of prompts"),
         ("suite.json", "{", "not a list of prompts"),
-        ("suite.json", '{"a": "b"}', "neither a list nor lists by category"),
-        ("suite.json", '[{"title": "x"}]', "row 1: no column prompt or caption or text among title"),
+        ("suite.json", '{"a": "b"}', "neither a list, nor lists by category, nor rows by name"),
+        (
+            "suite.json",
+            '[{"title": "x"}]',
+            "row 1: no column prompt or prompts or caption or text among title. Name it: --column NAME",
+        ),
         ("suite.json", '["x", 2]', "row 2: 2 is no prompt"),
         ("suite.jsonl", '"x"\n{', "line 2"),
         ("suite.csv", "title\nx\n", "row 1: no column"),
+        ("suite.csv", "prompt\na cat, on a mat\n", "line 2 has more cells than the first; put quotes"),
         ("suite.txt", "\n \n", "no prompts in it"),
         ("suite.parquet", "PAR0", "not a list of prompts"),
         ("suite.doc", "x", "files of kind .doc are not read"),

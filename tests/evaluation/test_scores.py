@@ -104,6 +104,13 @@ def test_diversity_is_the_mean_distance_between_the_pictures_of_a_prompt(tmp_pat
         score_samples(draw_samples(tmp_path / "one", [1, 2]), "diversity")
 
 
+def test_a_diversity_that_cannot_be_is_said_before_others_take_their_time(tmp_path):
+    samples = draw_samples(tmp_path / "one", [1, 2])
+    with pytest.raises(PalateError, match="diversity needs several pictures of a prompt"):
+        score([samples.folder], ["drift", "diversity"])
+    assert not stored_scores(samples)
+
+
 def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
     folder = str(save_clip(tmp_path / "clip"))
     samples = draw_samples(tmp_path / "s", [10, 10, 0, 250], repetitions=2)

@@ -13,6 +13,7 @@ from tiny import make_labelled_dataset
 from palate.cli import compare as compare_verb
 from palate.cli import import_ as import_verb
 from palate.cli import report as report_verb
+from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
@@ -52,6 +53,26 @@ def test_a_scorer_used_in_training_is_marked_and_never_the_headline(tmp_path):
     alone = text_of(report(run, scorer="brightness"))
     assert "No verdict: run learned from brightness" in alone and "Judged by" not in alone
     assert "better than base" not in alone and "wins 100 %" not in alone and "1.00" in alone  # shown all the same
+
+
+def test_the_wall_shows_prompts_from_all_of_a_suite_and_the_same_on_every_page(tmp_path):
+    run = make_run(tmp_path / "run", [200] * 200, [100] * 200)
+    page = page_of(compare(str(run), scorer="brightness"), "title", "command", pictures=20)
+    places = [int(prompt.removeprefix("prompt ")) for prompt in page.prompts]
+    assert len(set(places)) == 20 and places == sorted(places) and places[0] < 30 and places[-1] > 70
+    fewer = page_of(compare(str(run), scorer="brightness"), "title", "command", pictures=10)
+    assert set(fewer.prompts) < set(page.prompts)
+    assert len(page_of(compare(str(run), scorer="brightness"), "title", "command", pictures=500).prompts) == 200
+
+
+@pytest.mark.parametrize("verb", [compare_verb, report_verb, score_verb])
+def test_no_model_and_one_model_twice_get_one_line(verb, tmp_path, monkeypatch):
+    make_run(tmp_path / "run", [200] * 4, [100] * 4)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PalateError, match="no model is named. For example: palate"):
+        verb.main(["--scorer", "brightness"])
+    with pytest.raises(PalateError, match="run and run/? are the same model"):
+        verb.main(["run", "run/", "--scorer", "brightness"])
 
 
 def test_training_seeds_are_one_row_and_one_answer(tmp_path):

@@ -22,35 +22,42 @@ Examples:
 
 @dataclass
 class Options:
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Runs, or folders of samples."""
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Runs, or folders of samples; one at least."""
     against: str = "base"
     """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
     prompts: str | None = None
-    """A file of prompts, or "world"; needed when there are no samples yet."""
+    """A file of prompts, or "world" for the built-in small world's; needed when there are no samples yet."""
     part: str | None = None
     """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
     limit: int | None = None
     """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
+    column: str | None = None
+    """The column of the prompts' file that holds them; prompt, caption or text when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world for the small world's prompts."""
     votes: Path | None = None
-    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide. Scorers only where named."""
+    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide, and scorers judge only if --scorer names them."""
     judge: str | None = None
     """With --votes: whose votes on all pairs make those of people on some of them go further; the only judge when absent."""
     group: bool = False
     """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
     out: Path | None = None
-    """Where the result is stored as JSON; compare.json in the first model's folder when absent."""
+    """Where the result is stored as JSON; compare.json in the first model's folder when absent. What is there is replaced."""
     json: bool = False
     """Print the result as JSON."""
     steps: int | None = None
-    """As in `palate sample`, where pictures are to be made; so for the following."""
+    """Where pictures are to be made: denoising steps; the family's when absent. This and the rest as in `palate sample`."""
     guidance: float | None = None
+    """Where pictures are to be made: 1 is none; the family's when absent."""
     sampler: str = "default"
+    """Where pictures are to be made: dpm++, ddim or euler; the family's by default."""
     seed: int = 0
+    """Where pictures are to be made: the seed of their noise."""
     repetitions: int = 1
+    """Where pictures are to be made: how many per prompt."""
     mixed_precision: str = "no"
+    """Where pictures are to be made: no (fp32), bf16, or on a GPU fp16."""
 
 
 def main(argv: list[str]) -> None:
@@ -60,9 +67,9 @@ def main(argv: list[str]) -> None:
     from palate.evaluation.results import save
     from palate.evaluation.samples import Sampling
 
-    if options.prompts is None and (options.part or options.limit):
-        raise PalateError("--part and --limit choose among --prompts; give those, or leave the two out.")
-    suite = load_suite(options.prompts, options.part, options.limit) if options.prompts else None
+    if options.prompts is None and (options.part or options.limit or options.column):
+        raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")
+    suite = load_suite(options.prompts, options.part, options.limit, options.column) if options.prompts else None
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         mixed_precision=options.mixed_precision,

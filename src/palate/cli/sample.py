@@ -13,7 +13,7 @@ sampled with the same settings starts from the same noise. Interrupted? The same
 
 Examples:
   palate sample runs/dedpo --prompts parti.json --base --mixed-precision bf16
-  palate sample runs/dedpo --prompts hpsv2 --part photo --limit 100
+  palate sample runs/dedpo --prompts hpsv2/ --part photo --limit 100
   palate sample world --prompts world --to pictures --repetitions 4 --guidance 2
   palate sample runs/dpo --prompts parti.json --to pictures --negative runs/npo"""
 
@@ -28,6 +28,8 @@ class Options:
     """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
     limit: int | None = None
     """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
+    column: str | None = None
+    """The column of the prompts' file that holds them; prompt, caption or text when absent."""
     to: Path | None = None
     """Folder for the pictures; MODEL/samples for a run when absent."""
     base: bool = False
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         options.negative, options.negative_mix, options.classifier_scale, options.mixed_precision,
     )  # fmt: skip
-    suite = load_suite(options.prompts, options.part, options.limit)
+    suite = load_suite(options.prompts, options.part, options.limit, options.column)
     print(suite.line())
     for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size):
         print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

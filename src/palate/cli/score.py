@@ -14,9 +14,9 @@ Interrupted? The same command goes on; a second run costs nothing.
 Scorers:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
   world                                              the small world's truth
-  drift                                              brightness, contrast, saturation, warmth, sharpness, off_centre
-  diversity, diversity:clip                          how far the pictures of one prompt are apart
-  NAME                                               a plug-in
+  drift                                              brightness, contrast, saturation, warmth, sharpness, off_centre: no verdict
+  diversity, diversity:clip                          how far the pictures of a prompt are apart; needs --repetitions of 2 or more
+  NAME                                               a plug-in: a function of yours (docs/compare.md)
 
 Examples:
   palate score runs/sdxl --scorer hpsv2.1 --scorer drift
@@ -26,12 +26,12 @@ Examples:
 
 @dataclass
 class Options:
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Runs (their samples and base-samples), or folders of samples."""
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Runs (their samples and base-samples), or folders of samples; one at least."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """Who scores; can be given several times."""
+    """Who scores, one at least; can be given several times."""
     model: str | None = None
-    """Weights of the reward model: a local folder or file, or a hub name. With several: --set NAME.model=PATH."""
+    """Weights of the reward model: a local folder or file, or a hub name; its published hub name when absent. With several: --set NAME.model=PATH."""
     device: str | None = None
     """cuda, cuda:1, cpu; a GPU where there is one when absent."""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from palate.errors import PalateError
+from palate.evaluation.naming import require_models
 from palate.evaluation.prompts import Suite, load_suite
 from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.results import Comparison, Evaluated
@@ -37,6 +38,7 @@ def compare(
     pairs, and when a reward model has not scored all of them yet (`palate score`).
     """
     models = models if isinstance(models, list) else [models]
+    require_models(models, "compare")
     made = [samples_of(model, prompts, sampling, device) for model in models]
     base_samples, base_name = _base(models[0], against, prompts, sampling, device)
     for samples in made:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from palate.data.selection import number
 from palate.errors import PalateError
 
-COLUMNS = ("prompt", "caption", "text", "Prompt", "Caption", "TEXT")  # names under which suites keep their prompts
+COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
 _FILES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 
@@ -45,11 +45,13 @@ class Suite:
         return f"prompts: {len(self.prompts):,}{told} from {self.source} · {self.hash}"
 
 
-def load_suite(source: str | Path, part: str | None = None, limit: int | None = None) -> Suite:
+def load_suite(
+    source: str | Path, part: str | None = None, limit: int | None = None, column: str | None = None
+) -> Suite:
     """The suite in a file, in a folder of such files (each then a part), or the small world's for "world".
 
     Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt, caption
-    or text; a JSON object of lists has a part for each key. `part` is a category, style or challenge that a row names (in a
+    or text, or the one that `column` names; a JSON object of lists has a part for each key, one of rows is a list of them. `part` is a category, style or challenge that a row names (in a
     column of that name or in its metadata), or rows like 2400:3200. `limit` draws that many prompts by their address, so
     that a larger limit contains a smaller one; they keep their order.
 
@@ -61,8 +63,8 @@ def load_suite(source: str | Path, part: str | None = None, limit: int | None = 
 
         rows: list[tuple[Any, set[str]]] = [(prompt, set()) for prompt in PROMPTS]
     else:
-        rows = _read(Path(source))
-    read = [(_prompt(row, f"{source}: row {k + 1}"), parts) for k, (row, parts) in enumerate(rows)]
+        rows = _read(Path(source), column)
+    read = [(_prompt(row, f"{source}: row {k + 1}", column), parts) for k, (row, parts) in enumerate(rows)]
     texts = [text for text, _ in (read if part is None else _part(read, part, str(source)))]
     prompts = list(dict.fromkeys(text for text in texts if text))
     blank = texts.count("")
@@ -85,9 +87,11 @@ def load_suite(source: str | Path, part: str | None = None, limit: int | None = 
     )
 
 
-def load_prompts(source: str | Path, part: str | None = None, limit: int | None = None) -> list[str]:
+def load_prompts(
+    source: str | Path, part: str | None = None, limit: int | None = None, column: str | None = None
+) -> list[str]:
     """The prompts of `load_suite`."""
-    return list(load_suite(source, part, limit).prompts)
+    return list(load_suite(source, part, limit, column).prompts)
 
 
 def prompts_hash(prompts: list[str]) -> str:
@@ -95,15 +99,17 @@ def prompts_hash(prompts: list[str]) -> str:
     return hashlib.sha256("\x1f".join(prompts).encode()).hexdigest()[:12]
 
 
-def _read(path: Path) -> list[tuple[Any, set[str]]]:
+def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
     """Rows (text, or a dict) with the parts that they belong to, in lower case."""
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _FILES and not file.name.startswith("."))
+        files = sorted(
+            file for file in path.iterdir() if file.suffix.lower() in _FILES and not file.name.startswith(".")
+        )
         if not files:
             raise PalateError(f"{path}: no prompt files in this folder ({', '.join(_FILES)}).")
-        return [(row, parts | {file.stem.lower()}) for file in files for row, parts in _read(file)]
+        return [(row, parts | {file.stem.lower()}) for file in files for row, parts in _read(file, column)]
     try:
-        return [(row, parts | _parts(row)) for row, parts in _rows(path)]
+        return [(row, parts | _parts(row)) for row, parts in _rows(path, column)]
     except OSError as error:
         raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
     except UnicodeDecodeError as error:
@@ -115,34 +121,45 @@ def _read(path: Path) -> list[tuple[Any, set[str]]]:
         ) from error
 
 
-def _rows(path: Path) -> Iterator[tuple[Any, set[str]]]:
-    if path.suffix == ".parquet":
-        names = [name for name in pq.read_schema(path).names if name in COLUMNS or name.lower() in (*PARTS, "metadata")]
-        yield from ((row, set()) for row in pq.read_table(path, columns=names).to_pylist())
+def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
+    kind = path.suffix.lower()
+    if kind == ".parquet":  # without its other columns, which may be pictures
+        there = pq.read_schema(path).names
+        prompts = _column(there, str(path), column)
+        parts = [name for name in there if name != prompts and name.lower() in (*PARTS, "metadata")]
+        yield from ((row, set()) for row in pq.read_table(path, columns=[prompts, *parts]).to_pylist())
         return
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".json":
-        content = json.loads(text)
-        if not isinstance(content, dict | list) or (
-            isinstance(content, dict) and not all(isinstance(rows, list) for rows in content.values())
-        ):
-            raise ValueError("neither a list nor lists by category")
-        lists = content.items() if isinstance(content, dict) else [(None, content)]
-        yield from ((row, {name.lower()} if name else set()) for name, rows in lists for row in rows)
-    elif path.suffix == ".jsonl":
+    if kind == ".json":
+        yield from _listed(json.loads(text))
+    elif kind == ".jsonl":
         for line, row in enumerate(text.split("\n"), start=1):
             if row.strip():
                 try:
                     yield json.loads(row), set()
                 except ValueError as error:
                     raise ValueError(f"line {line}: {error}") from error
-    elif path.suffix in (".csv", ".tsv"):
-        table = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
-        yield from ((row, set()) for row in table)
-    elif path.suffix == ".txt":
-        yield from ((line, set()) for line in text.splitlines() if line.strip())
+    elif kind in (".csv", ".tsv"):
+        for row in (table := csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")):
+            if None in row:  # cells beyond the header: most often a prompt with a comma
+                raise ValueError(f"line {table.line_num} has more cells than the first; put quotes around its prompt")
+            yield row, set()
+    elif kind == ".txt":
+        yield from ((line, set()) for line in text.split("\n") if line.strip())  # and at no rarer kind of line end
     else:
         raise ValueError(f"files of kind {path.suffix or 'without ending'} are not read")
+
+
+def _listed(content: Any) -> Iterator[tuple[Any, set[str]]]:
+    """Rows of a JSON list, of an object of lists (each key a part), or of an object of rows (each key its name)."""
+    if isinstance(content, list):
+        yield from ((row, set()) for row in content)
+    elif isinstance(content, dict) and all(isinstance(rows, list) for rows in content.values()):
+        yield from ((row, {part.lower()}) for part, rows in content.items() for row in rows)
+    elif isinstance(content, dict) and all(isinstance(row, dict) for row in content.values()):
+        yield from ((row, set()) for row in content.values())
+    else:
+        raise ValueError("neither a list, nor lists by category, nor rows by name")
 
 
 def _parts(row: Any) -> set[str]:
@@ -169,16 +186,22 @@ def _part(rows: list[tuple[str, set[str]]], part: str, source: str) -> list[tupl
     return chosen
 
 
-def _prompt(row: Any, where: str) -> str:
+def _prompt(row: Any, where: str, asked: str | None) -> str:
     if isinstance(row, dict):
-        column = next((name for name in COLUMNS if name in row), None)
-        if column is None:
-            raise PalateError(
-                f"{where}: no column {' or '.join(COLUMNS[:3])} among {', '.join(map(str, row)) or 'none'}."
-            )
-        row = row[column]
+        row = row[_column(list(row), where, asked)]
     if row is None:
         return ""
     if not isinstance(row, str):
         raise PalateError(f"{where}: {row!r} is no prompt. Every row is a text, or has a column 'prompt'.")
     return row.strip()
+
+
+def _column(there: list[str], where: str, asked: str | None) -> str:
+    """The column of the prompt: the one that was asked for, else the first of the known names, in any case."""
+    wanted = COLUMNS if asked is None else (asked.lower(),)
+    known = {name.lower(): name for name in reversed(there)} | ({asked: asked} if asked in there else {})
+    for name in (asked, *wanted):
+        if name in known:
+            return known[name]
+    looked = " or ".join(COLUMNS) if asked is None else asked
+    raise PalateError(f"{where}: no column {looked} among {', '.join(there) or 'none'}. Name it: --column NAME.")

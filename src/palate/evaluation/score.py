@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 
 from palate.errors import PalateError
+from palate.evaluation.naming import require_models
 from palate.evaluation.provenance import trained_on_by_samples
 from palate.evaluation.samples import Samples, open_samples
-from palate.evaluation.scorers import Scorer, is_judge, load_scorer
-from palate.evaluation.scores import Scores, score_samples
+from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
+from palate.evaluation.scores import Scores, repetitions, score_samples
 from palate.evaluation.winrate import Interval, mean_interval
 
 
@@ -37,8 +38,14 @@ def score(
     `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
     Raises PalateError for a folder without samples, one `model` for several reward models, and as `score_samples` does.
     """
+    require_models(models, "score")
     folders = [open_samples(folder) for model in models for folder in _folders(Path(model))]
     asked = list(dict.fromkeys(scorers))
+    single = [str(samples.folder) for samples in folders if repetitions(samples) < 2]
+    if single and (
+        apart := [name for name in asked if name.partition(":")[0] == DIVERSITY]
+    ):  # before others take their time
+        raise PalateError(f"{single[0]}: {apart[0]} needs several pictures of a prompt. Sample with --repetitions 4.")
     given = scorer_settings(asked, common or {}, settings or [])
     results: dict[Path, list[Scores]] = {samples.folder: [] for samples in folders}
     for name in asked:

@@ -3,10 +3,13 @@
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 
+from palate.data.selection import number
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
+from palate.evaluation.naming import require_models
 from palate.evaluation.scorers import DIVERSITY, statistic_names
 from palate.evaluation.scores import scored_alike, stored_scores
 from palate.evaluation.seeds import Group
@@ -35,6 +38,7 @@ def report(
     for a run that has no model, or whose card was edited.
     """
     runs = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
+    require_models(runs, "report")
     for run in runs:
         if not is_run(run):
             raise PalateError(f"{run}: not a run (no config.yaml).")
@@ -176,7 +180,10 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
 
 
 def _spread(prompts: list[str], count: int) -> list[int]:
-    """Positions of `count` pictures, of as many different prompts as possible."""
-    first = list({prompt: i for i, prompt in reversed(list(enumerate(prompts)))}.values())[::-1]
-    rest = [i for i in range(len(prompts)) if i not in set(first)]
-    return sorted((first + rest)[:count])
+    """Positions of `count` pictures: a first one of as many prompts as possible, then further ones. The prompts are drawn
+    by their address, as `--limit` draws them: the first of a suite are often of one category."""
+    first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
+    drawn = [first[prompt] for prompt in sorted(first, key=lambda prompt: number("suite", prompt))]
+    shown = set(drawn)
+    rest = (i for i in range(len(prompts)) if i not in shown)
+    return sorted(islice(chain(drawn, rest), count))
