@@ -135,9 +135,9 @@ def _against(
 
 
 def _run_of(model: str | Path, samples: Samples) -> Path:
-    return (
-        Path(model) if (Path(model) / "config.yaml").is_file() else run_of(samples) or Path(samples.settings["model"])
-    )
+    if (Path(model) / "config.yaml").is_file():
+        return Path(model)
+    return run_of(samples) or Path(samples.settings.get("model", ""))
 
 
 def _default(samples: Samples) -> list[str]:

@@ -49,12 +49,13 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
     A judge that voted under another annotator id (`palate annotate --name`) is named as well, where the dataset is still
     there to say so. A relative path in a run's configuration is looked for in the folders above the run first, then here.
     """
-    found, seen, waiting = Learned(), set(), [Path(model)]
+    found, seen, first = Learned(), set(), Path(model)
+    waiting = [first.resolve() if first.is_dir() and str(model) != WORLD else first]
     while waiting:
         run = waiting.pop()
-        if run.resolve() in seen:
+        if run in seen:
             continue
-        seen.add(run.resolve())
+        seen.add(run)
         if not (run / "config.yaml").is_file():
             found |= _of_pipeline(str(run), revision)
             continue
@@ -64,18 +65,11 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
         found |= _of_pipeline(str(found_from(base, run) or base), config.get("revision"))
         if config.get("start_from"):
             earlier = found_from(config["start_from"], run, "config.yaml")
-            found |= (
-                Learned()
-                if earlier
-                else Learned(lost=(f"the run {config['start_from']}, from which {run.name} started",))
-            )
-            waiting += [earlier] if earlier else []
+            if earlier:
+                waiting.append(earlier.resolve())
+            else:
+                found |= Learned(lost=(f"the run {config['start_from']}, from which {run.name} started",))
     return found
-
-
-def trained_on(model: str | Path) -> frozenset[str]:
-    """The names alone of `learned_from`."""
-    return learned_from(model).names
 
 
 def learned_by_samples(samples: "Samples") -> Learned:
