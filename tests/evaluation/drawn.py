@@ -12,7 +12,8 @@ from palate.evaluation.samples import Samples, Sampling, open_samples
 
 
 def draw_samples(folder: Path, greys, repetitions: int = 1, model: str = "drawn", size: int = 8, **settings) -> Samples:
-    """Samples whose picture i has the brightness greys[i] / 255; prompt i // repetitions."""
+    """Samples whose picture i has the brightness greys[i] / 255; prompt i // repetitions. Those of no model learned from nobody;
+    others are as an older palate left them, which did not write down what made them."""
     count = len(greys) // repetitions
     prompts = [f"prompt {i}" for i in range(count)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,7 @@ def draw_samples(folder: Path, greys, repetitions: int = 1, model: str = "drawn"
     own = {"model": model, "prompts": prompts_hash(prompts)} | asdict(
         Sampling(**{"steps": 25, "guidance": 7.5, "repetitions": repetitions, **settings})
     )
-    text = json.dumps({"settings": own, "prompts": [p for p in prompts for _ in range(repetitions)]})
+    origin = {"origin": {"learned": {"trained_on": [], "lost": []}}} if model == "drawn" else {}
+    text = json.dumps({"settings": own, "prompts": [p for p in prompts for _ in range(repetitions)]} | origin)
     (folder / "samples.json").write_text(text)
     return open_samples(folder)

@@ -19,7 +19,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation import scorers
 from palate.evaluation.compare import compare
-from palate.evaluation.provenance import trained_on
+from palate.evaluation.provenance import learned_from
 from palate.evaluation.samples import open_samples
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
@@ -165,10 +165,10 @@ def test_what_a_model_learned_from_is_found_through_names_rounds_and_rewards(tmp
     first = make_run(tmp_path / "a", method="dedpo", judge="pick-fp16", dataset=str(dataset.path))
     second = make_run(tmp_path / "b", method="dpo", start_from=str(first))
     third = make_run(tmp_path / "c", method="spo", reward="brightness")
-    assert trained_on(first) == {"pick-fp16", "pickscore"} == trained_on(second)
-    assert trained_on(third) == {"brightness"} and trained_on("world") == frozenset()
+    assert learned_from(first).names == {"pick-fp16", "pickscore"} == learned_from(second).names
+    assert learned_from(third).names == {"brightness"} and learned_from("world").names == frozenset()
     (second / "labels.json").write_text(json.dumps({"judge": {"name": "aesthetic"}}))
-    assert trained_on(second) == {"pick-fp16", "pickscore", "aesthetic"}
+    assert learned_from(second).names == {"pick-fp16", "pickscore", "aesthetic"}
 
 
 def test_the_headline_is_the_first_scorer_that_nobody_was_trained_on(tmp_path, capsys):

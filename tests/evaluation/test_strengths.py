@@ -100,4 +100,6 @@ def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
         and section["models"][0]["win"]["winner"] == "a"
         and section["strengths"][0]["name"] == "up"
     )
-    assert {**printed, "created_at": 0} == {**stored, "created_at": 0} and (tmp_path / "kept.json").exists()
+    of_the_call = {"created_at": 0, "command": ""}
+    assert {**printed, **of_the_call} == {**stored, **of_the_call} and (tmp_path / "kept.json").exists()
+    assert printed["command"].endswith("kept.json") and stored["command"].endswith("--scorer brightness")

@@ -77,6 +77,6 @@ def full_page(page) -> Page:
     annotators = tuple(Votes("human", f"person-{k}", 40 - k, 40 - k) for k in range(20))
     return replace(
         page, rows=rows, table=table, contests=[contest], scorer="world", limits=["One training seed per model."],
-        others=[Section("bright", "1-abc", page.base, [replace(rows[0], no_evidence=True), rows[1]], (names[1],))],
+        others=[Section("bright", "1-abc", page.base, [replace(rows[0], no_evidence="used in training"), rows[1]], (names[1],))],
         labels=[Labels("prefs", 1536, 192, 1536, (*annotators, Votes("judge", "biased-judge", 1536, 1536)))],
     )  # fmt: skip

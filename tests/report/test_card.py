@@ -15,6 +15,7 @@ from palate.cli import report as report_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
+from palate.evaluation.provenance import Learned
 from palate.evaluation.samples import Sampling
 from palate.report.public import public, public_command
 from palate.report.runs import report
@@ -74,7 +75,7 @@ def test_the_index_holds_the_evidence_and_nothing_else(run, monkeypatch):
     told = result.metric_args
     assert (told["low_95"], told["high_95"], told["n"]) == (round(win.low, 4), round(win.high, 4), 40)
     assert "20 prompts, sha256" in result.dataset_name
-    monkeypatch.setattr("palate.evaluation.compare.trained_on_by_samples", lambda samples: frozenset({"contrast"}))
+    monkeypatch.setattr("palate.evaluation.compare.learned_by_samples", lambda _: Learned(frozenset({"contrast"})))
     report(run, scorer="contrast", card=True)
     assert card(run).data.eval_results is None
     assert "No verdict" in card(run).text and "used in training: no evidence" in card(run).text

@@ -96,7 +96,7 @@ def test_holm_takes_back_a_winner_that_an_interval_alone_would_name(page):
     assert verdict(unsure, "base") == "no winner: not sure among all pairs of models (Holm p 0.2)"
     assert summary(page.base, [unsure]).startswith("No winner between DPO · every human vote and base")
     assert "None of the 2" in summary(page.base, [unsure, page.rows[2]]) and "beats base" in summary(page.base, [sure])
-    blind = replace(sure, no_evidence=True)
+    blind = replace(sure, no_evidence="used in training")
     assert blind.winner is None and verdict(blind, "base") == "used in training: no evidence"
     console = Console(width=160)
     with console.capture() as said:

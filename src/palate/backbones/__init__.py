@@ -16,6 +16,7 @@ from palate.errors import PalateError
 __all__ = ["Backbone", "StableDiffusion", "load_backbone"]
 
 WORLD = "world"  # the name of the pipeline that comes with palate
+WORLD_FOLDER = Path(__file__).parent.parent / "world" / "pipeline"
 
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
@@ -38,7 +39,7 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
     does not know.
     """
     if name_or_path == WORLD:
-        name_or_path = str(Path(__file__).parent.parent / "world" / "pipeline")
+        name_or_path = str(WORLD_FOLDER)
     folder = resolve_folder(name_or_path, revision)
     pipeline = pipeline_class(folder)
     if pipeline not in FAMILIES:

@@ -7,8 +7,10 @@ from pathlib import Path
 from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
+PARTS, PART = 64, 1 << 20  # of a large file of weights, those that tell whether it is another one
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
 PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")  # weights that are refused
+TRAINED_ON = "trained_on.json"  # what `palate export` leaves beside a model, that knows its run no more
 OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
 
@@ -30,7 +32,13 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
     try:
         index = json.loads(Path(hf_hub_download(name_or_path, "model_index.json", revision=revision)).read_text())
         parts = [name for name, entry in index.items() if isinstance(entry, list)]
-        wanted = ["model_index.json", "README.md", "LICENSE*", *(f"{part}/*{end}" for part in parts for end in HASHED)]
+        wanted = [
+            "model_index.json",
+            "README.md",
+            "LICENSE*",
+            TRAINED_ON,
+            *(f"{part}/*{end}" for part in parts for end in HASHED),
+        ]
         return Path(
             snapshot_download(
                 name_or_path, revision=revision, allow_patterns=wanted, ignore_patterns=list(OTHER_COPIES)
@@ -78,3 +86,33 @@ def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[s
                         digest.update(chunk)
         found.append(digest.hexdigest())
     return found
+
+
+def weights_hash(folders: list[Path]) -> str | None:
+    """A short hash of the safetensors in these folders, None where there are none: it changes when a model is trained further.
+
+    Of a file above 64 MiB only its header, its size and 64 parts spread over it are read, because training moves weights
+    everywhere. The same tensors written again have the same hash, though their header may be in another order.
+    """
+    files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        _add_weights(digest, file)
+    return digest.hexdigest()[:16] if files else None
+
+
+def _add_weights(digest: "hashlib._Hash", file: Path) -> None:
+    size = file.stat().st_size
+    with open(file, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        start = 8 + length if 8 + length <= size else 0
+        try:
+            header = json.loads(handle.read(length)) if start else None
+        except ValueError:  # not what its name says: its bytes as they are
+            start, header = 0, None
+        digest.update(f"{json.dumps(header, sort_keys=True)} {size - start}".encode())
+        parts = 1 if size - start <= PARTS * PART else PARTS
+        for k in range(parts):
+            handle.seek(start + k * (size - start - PART) // (PARTS - 1) if parts > 1 else start)
+            digest.update(handle.read(PART if parts > 1 else -1))

@@ -1,6 +1,7 @@
 """`palate compare`"""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -76,13 +77,14 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     if options.judge and options.votes is None:
         raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
+    command = shlex.join(["palate", "compare", *argv])
     if options.votes is not None:
-        _by_votes(options, suite, sampling)
+        _by_votes(options, suite, sampling, command)
         if not options.scorer:
             return
     comparison = compare(
         list(options.models), options.against, prompts=suite, scorer=list(options.scorer) or None, sampling=sampling,
-        group=options.group,
+        group=options.group, command=command,
     )  # fmt: skip
     save(comparison, options.out or Path(options.models[0]) / "compare.json")
     if options.json:
@@ -91,7 +93,7 @@ def main(argv: list[str]) -> None:
         comparison.show()
 
 
-def _by_votes(options: Options, suite, sampling) -> None:
+def _by_votes(options: Options, suite, sampling, command: str) -> None:
     from palate.data.dataset import open_dataset
     from palate.evaluation.compare import two_models
     from palate.evaluation.contest import contest
@@ -99,8 +101,8 @@ def _by_votes(options: Options, suite, sampling) -> None:
 
     if len(options.models) != 1:
         raise PalateError(f"--votes compares one model with --against, and {len(options.models)} are named.")
-    names, samples = two_models(options.models[0], options.against, suite, sampling)
-    found = contest(*samples, open_dataset(options.votes), options.judge, names)
+    names, samples = two_models(options.models[0], options.against, suite, sampling, command)
+    found = contest(*samples, open_dataset(options.votes), options.judge, names, command)
     out = options.out if options.out and not options.scorer else None
     save(found, out or Path(options.models[0]) / "compare-votes.json")
     if options.json:

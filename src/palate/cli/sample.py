@@ -1,5 +1,6 @@
 """`palate sample`"""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -66,5 +67,6 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     suite = load_suite(options.prompts, options.part, options.limit, options.column)
     print(suite.line())
-    for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size):
+    command = shlex.join(["palate", "sample", *argv])
+    for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size, command):
         print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

@@ -1,6 +1,7 @@
 """`palate score`"""
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> None:
 
     common = {"model": options.model, "device": options.device, "dtype": options.dtype}
     common = {name: value for name, value in common.items() if value is not None}
-    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size)
+    command = shlex.join(["palate", "score", *argv])
+    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command)
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:

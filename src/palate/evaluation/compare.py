@@ -7,10 +7,11 @@ import numpy as np
 
 from palate.errors import PalateError
 from palate.evaluation.naming import require_models
-from palate.evaluation.prompts import Suite, load_suite
-from palate.evaluation.provenance import trained_on_by_samples
+from palate.evaluation.origin import require_one_base, run_of, said, trained_since
+from palate.evaluation.prompts import Suite, listed, load_suite
+from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
-from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, open_samples, sample
+from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import families, group_name, grouped
 from palate.evaluation.strengths import strengths
@@ -23,32 +24,36 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 def compare(
     models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
-    group: bool = False,
+    group: bool = False, command: str | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
     `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
     those that scored the first model's samples, else "world". With several the first that none of the models was trained
-    on is the headline; the comparisons by the rest are its `others`. Stored scores are used as they are.
+    on is the headline; the comparisons by the rest are its `others`. Where it cannot be known what a model was trained on,
+    none is. Stored scores are used as they are. `command` is stored with what is made.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
     included; with `group` all models are taken for such. Three or more models get a table of strengths.
 
     Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
-    pairs, and when a reward model has not scored all of them yet (`palate score`).
+    pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not scored
+    all of them yet (`palate score`).
     """
     models = models if isinstance(models, list) else [models]
     require_models(models, "compare")
-    made = [samples_of(model, prompts, sampling, device) for model in models]
-    base_samples, base_name = _base(models[0], against, prompts, sampling, device)
+    if against == "base":
+        require_one_base(models)
+    made = [samples_of(model, prompts, sampling, device, command) for model in models]
+    base_samples, base_name = _base(models[0], against, prompts, sampling, device, command)
     for samples in made:
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
     paths = [base_samples.folder, *map(Path, models)]
     scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
-    learned = [trained_on_by_samples(samples) for samples in everyone]
-    changes = [drift(samples) for samples in everyone]
+    learned = [learned_by_samples(samples) for samples in everyone]
+    changes = [drift(samples, command) for samples in everyone]
     seeds = (
         [list(range(len(models)))] if group else families([_run_of(*pair) for pair in zip(models, made, strict=True)])
     )
@@ -56,10 +61,10 @@ def compare(
         raise PalateError("--group combines the training seeds of one method: name two runs or more.")
     sections = []
     for one in dict.fromkeys(scorers):
-        scored = scored_alike(everyone, one)
+        scored = scored_alike(everyone, one, command)
         base, *rows = map(_evaluated, names, paths, everyone, scored, changes)
         rows = [_against(row, base, changes[k + 1], changes[0]) for k, row in enumerate(rows)]
-        judged = tuple(name for name, judges in zip(names, learned, strict=True) if one in judges)
+        judged = tuple(name for name, about in zip(names, learned, strict=True) if one in about.names)
         together = [
             grouped(group_name([rows[k].name for k in members]), [rows[k].name for k in members], [rows[k].scores for k in members],
                     base.scores, base_samples.prompts)
@@ -68,24 +73,33 @@ def compare(
         table = strengths(names, [row.scores for row in (base, *rows)], base_samples.prompts) if len(rows) > 1 else None
         sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
     headline = next((section for section in sections if not section.trained_on), sections[0])
-    return replace(headline, others=tuple(section for section in sections if section is not headline))
+    return replace(
+        headline,
+        others=tuple(section for section in sections if section is not headline),
+        lost={name: about.lost for name, about in zip(names, learned, strict=True) if about.lost},
+        older=tuple(name for name, samples in zip(names, everyone, strict=True) if trained_since(samples)),
+        command=said(command)["command"],
+    )
 
 
 def two_models(
-    model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None
-) -> tuple[tuple[str, str], tuple[Samples, Samples]]:
+    model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None,
+    command: str | None = None,
+) -> tuple[tuple[str, str], tuple[Samples, Samples]]:  # fmt: skip
     """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare` does."""
-    samples = samples_of(model, prompts, sampling)
-    base, base_name = _base(model, against, prompts, sampling, None)
+    samples = samples_of(model, prompts, sampling, command=command)
+    base, base_name = _base(model, against, prompts, sampling, None, command)
     _require_pairs(samples, base)
     names = _distinct([name_of(model), base_name], [model, base.folder])
     return (names[0], names[1]), (samples, base)
 
 
-def _base(model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None):
+def _base(
+    model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None, command: str | None
+) -> tuple[Samples, str]:
     if against == "base":
-        return base_samples_of(Path(model), prompts, sampling, device), "base"
-    return samples_of(against, prompts, sampling, device), name_of(against)
+        return base_samples_of(Path(model), prompts, sampling, device, command), "base"
+    return samples_of(against, prompts, sampling, device, command), name_of(against)
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
@@ -123,7 +137,9 @@ def _against(
 
 
 def _run_of(model: str | Path, samples: Samples) -> Path:
-    return Path(model) if (Path(model) / "config.yaml").is_file() else Path(samples.settings.get("model", ""))
+    if (Path(model) / "config.yaml").is_file():
+        return Path(model)
+    return run_of(samples) or Path(samples.settings.get("model", ""))
 
 
 def _default(samples: Samples) -> list[str]:
@@ -141,51 +157,65 @@ def _distinct(names: list[str], paths: list) -> list[str]:
 
 
 def samples_of(
-    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
-) -> Samples:
+    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
+    command: str | None = None,
+) -> Samples:  # fmt: skip
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of what."""
     folder = Path(model)
     if (folder / "samples.json").is_file():
         return open_samples(folder)
     if not (folder / "config.yaml").is_file():
         raise PalateError(f"{folder}: neither a run (no config.yaml) nor a folder of samples (no samples.json).")
-    return _sample_or_open(folder, folder / "samples", prompts, sampling, device)
+    return _sample_or_open(folder, folder / "samples", prompts, sampling, device, command)
 
 
 def base_samples_of(
-    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
-) -> Samples:
-    """The samples of the model that a run started from (RUN/base-samples)."""
+    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
+    command: str | None = None,
+) -> Samples:  # fmt: skip
+    """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's were."""
     if not (run / "config.yaml").is_file():
         raise PalateError(
             f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
         )
     config = load_config(run / "config.yaml")
     base, revision = config.pretrained_model_name_or_path, config.revision
-    if prompts is None and not (run / "base-samples").is_dir() and (run / "samples" / "samples.json").is_file():
-        made = open_samples(run / "samples")  # the base is sampled as the run was
-        shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
-        settings = Sampling(**{name: made.settings[name] for name in shared})
-        prompts = made.prompts[:: settings.repetitions]
-        return sample(base, prompts, run / "base-samples", settings, device=device, revision=revision)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, revision)
+    if prompts is None and (run / "samples" / "samples.json").is_file():
+        made = open_samples(run / "samples")
+        if not _holds_others(run / "base-samples", made):
+            shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
+            sampling = Sampling(**{name: made.settings[name] for name in shared})
+            prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, command, revision)
+
+
+def _holds_others(folder: Path, made: Samples) -> bool:
+    """Whether a folder holds samples that are finished, or were made otherwise than these: nothing is to be made there."""
+    if not (folder / "samples.json").is_file():
+        return False
+    there = open_samples(folder)
+    return not there.missing or _differ(made, there) != []
 
 
 def _sample_or_open(
-    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, revision: str | None = None
-) -> Samples:
+    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, command: str | None,
+    revision: str | None = None,
+) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision)
+        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision, command=command)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)
 
 
+def _differ(first: Samples, second: Samples) -> list[str]:
+    """In what two folders of samples were not made alike, beside the model."""
+    keys = [key for key in different_settings(first.settings, second.settings) if key not in OF_THE_MODEL]
+    return keys or ([] if first.prompts == second.prompts else ["prompts"])
+
+
 def _require_pairs(first: Samples, second: Samples) -> None:
-    keys = [
-        key for key in first.settings if key not in OF_THE_MODEL and first.settings[key] != second.settings.get(key)
-    ]
-    if keys or first.prompts != second.prompts:
-        raise PalateError(f"{first.folder} and {second.folder} were not sampled alike (different: {', '.join(keys) or 'prompts'}), "
+    if keys := _differ(first, second):
+        raise PalateError(f"{first.folder} and {second.folder} were not sampled alike (different: {', '.join(keys)}), "
                           "so they cannot be paired. Sample both with the same prompts and settings.")  # fmt: skip

@@ -12,8 +12,9 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.errors import PalateError
-from palate.evaluation.provenance import trained_on_by_samples
-from palate.evaluation.results import plain
+from palate.evaluation.origin import run_of, said, trained_since
+from palate.evaluation.provenance import learned_by_samples
+from palate.evaluation.results import plain, warnings
 from palate.evaluation.samples import Samples
 from palate.evaluation.winrate import binomial_interval
 from palate.judges.base import SELF
@@ -52,10 +53,18 @@ class Contest:
     other_pairs: int  # in the dataset, but of other pictures
     human: VoteRate
     judge: str | None
-    judge_used_in_training: bool
+    judge_used_in_training: bool | None  # None where that cannot be known
     judged: VoteRate | None  # the judge's choices alone
     powered: VoteRate | None  # people's and the judge's together
     propensities: bool  # known, or taken to be the labelled share
+    command: str = ""
+    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
+
+    @property
+    def judge_mark(self) -> str:
+        """What a reader must know of the judge's votes alone; "" where nothing."""
+        marks = {True: ", used in training: no evidence", None: ", perhaps used in training (not known): no evidence"}
+        return marks.get(self.judge_used_in_training, "") if self.judge else ""
 
     @property
     def headline(self) -> VoteRate:
@@ -71,8 +80,9 @@ class Contest:
 
 
 def contest(
-    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
-) -> Contest:
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
+    command: str | None = None,
+) -> Contest:  # fmt: skip
     """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their content.
 
     `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError where no pair is
@@ -100,7 +110,8 @@ def contest(
         powered = vote_rate(human, prompts, labels.propensity, judge=g)
     used = _used_in_training(judge, dataset, a, b)
     return Contest(*names, dataset.path, len(mine), len(set(prompts)), len(sides) - len(mine), vote_rate(human, prompts, labels.propensity),
-                   judge, used, judged, powered, bool(~np.isnan(known[labels.labelled]).any()))  # fmt: skip
+                   judge, used, judged, powered, bool(~np.isnan(known[labels.labelled]).any()), said(command)["command"],
+                   tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)))  # fmt: skip
 
 
 def vote_rate(
@@ -170,13 +181,14 @@ def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], p
     return side
 
 
-def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool:
-    """Whether one of the models was trained on this judge's votes, or is the judge itself."""
+def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool | None:
+    """Whether one of the models was trained on this judge's votes, or is the judge itself; None where that cannot be known."""
     entries = [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == judge]
     names = {judge} | {entry.get("judge") for entry in entries}
-    models = {Path(s.settings["model"]).resolve() for s in (a, b)}
+    models = {(run_of(s) or Path(s.settings["model"])).resolve() for s in (a, b)}
     itself = any(name and name.startswith(SELF) and Path(name.removeprefix(SELF)).resolve() in models for name in names)
-    return itself or bool(names & (trained_on_by_samples(a) | trained_on_by_samples(b)))
+    learned = learned_by_samples(a) | learned_by_samples(b)
+    return True if itself or names & learned.names else None if learned.lost else False
 
 
 def _only_judge(dataset: PreferenceDataset, votes, ids: set[str]) -> str | None:
@@ -193,9 +205,8 @@ def _lines(found: Contest) -> list[str]:
     out = [f"contest of {found.a} and {found.b} · {found.pairs:,} pairs on {found.prompts:,} prompts, {found.human.n:,} with votes of people"]  # fmt: skip
     rows = {"votes of people alone": found.human}
     if found.judge:
-        mark = ", used in training: no evidence" if found.judge_used_in_training else ""
         rows |= {
-            f"judge {found.judge} alone{mark}": found.judged,
+            f"judge {found.judge} alone{found.judge_mark}": found.judged,
             f"both, power {found.powered.power:.2f}": found.powered,
         }
     width = max(map(len, rows))
@@ -207,6 +218,7 @@ def _lines(found: Contest) -> list[str]:
         out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
     if not found.propensities and found.human.n < found.pairs:
         out.append("  no propensities are stored: the pairs that people saw are taken as drawn at random")
+    out += [f"WARNING: {warning}" for warning in warnings({}, found.older)]
     best = found.headline
     by = "votes of people" + (
         " and the judge together" if best.power else ", the judge adding nothing" if found.judge else ""

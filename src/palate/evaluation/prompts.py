@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,13 @@ def load_suite(
         blank,
         len(prompts) - len(chosen),
     )
+
+
+def listed(prompts: Iterable[str], source: str = "a list") -> Suite:
+    """The suite of a list of prompts as they are, each once."""
+    given = list(prompts)
+    once = tuple(dict.fromkeys(given))
+    return Suite(source, once, len(given), len(given) - len(once), 0, 0)
 
 
 def load_prompts(

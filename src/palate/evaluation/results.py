@@ -43,6 +43,11 @@ class Comparison:
     groups: tuple[Group, ...] = ()  # rows that differ in their training seed alone, as one
     table: Table | None = None  # of all models, where there are three or more
     others: tuple["Comparison", ...] = ()
+    lost: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # model -> what would say what it was trained on, and is gone
+    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
+    command: str = ""
 
     @property
     def models(self) -> list[Evaluated]:
@@ -61,7 +66,11 @@ class Comparison:
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "suite": {"source": self.base.samples.suite, "hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
-                "headline": None if self.trained_on else self.scorer,
+                "headline": None if self.trained_on or self.lost else self.scorer,
+                "command": self.command,
+                "training_not_known": self.lost,
+                "older_weights": self.older,
+                "warnings": warnings(self.lost, self.older),
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
         )  # fmt: skip
@@ -70,6 +79,19 @@ class Comparison:
 def save(result: Any, path: str | Path) -> None:
     """Write what `as_dict` gives as JSON, atomically."""
     write_text(path, json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
+
+
+def warnings(lost: dict[str, tuple[str, ...]], older: tuple[str, ...]) -> list[str]:
+    """What a reader must know before the numbers, as sentences: models that have other weights by now, and such whose training
+    is not known. `lost` and `older` are those of a comparison."""
+    out = []
+    if older:
+        out.append(f"The pictures of {_and(older)} are of older weights: training went on since, and these numbers are not of the model as it is. "
+                   "Delete those samples, and sample again.")  # fmt: skip
+    for name, what in lost.items():
+        out.append(f"It is not known what {name} was trained on: {' and '.join(what)} was not found. So any scorer may have been used in its "
+                   "training, and none gives the headline.")  # fmt: skip
+    return out
 
 
 def lines(comparison: Comparison) -> list[str]:
@@ -82,6 +104,10 @@ def lines(comparison: Comparison) -> list[str]:
                    if low > 0 or high < 0]  # fmt: skip
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")
+    out += [f"WARNING: {warning}" for warning in warnings(comparison.lost, comparison.older)]
+    if comparison.lost:
+        return [*out, f"No headline: it is not known whether {_and(tuple(comparison.lost))} learned from {comparison.scorer}. Sample anew where the "
+                "runs and datasets are, then it is written down."]  # fmt: skip
     if comparison.trained_on:
         return [*out, f"No headline: {_and(comparison.trained_on)} learned from {'these scorers' if comparison.others else comparison.scorer}, "
                 "so its verdict is no evidence. Name a scorer that was not used in training (--scorer)."]  # fmt: skip

@@ -2,9 +2,10 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guida
 from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.schema import content_id
 from palate.errors import PalateError
-from palate.evaluation.prompts import Suite, prompts_hash
+from palate.evaluation.origin import origin_of, same_model, trained_since
+from palate.evaluation.prompts import Suite, listed
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.training.config import load_config
@@ -53,6 +55,10 @@ class Sampling:
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still pairs.
 OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
+SHAPES = (
+    "latent_shape",
+    "picture_size",
+)  # [C, h, w] and [H, W]: settings that the model decides; older samples lack them
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Samples:
     prompts: list[str]  # one per picture
     settings: dict
     suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
+    origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
 
     @property
     def paths(self) -> list[Path]:
@@ -79,12 +86,20 @@ class Samples:
         self._require_all()
         return [content_id(path.read_bytes()) for path in self.paths]
 
+    @property
+    def missing(self) -> list[int]:
+        """Positions of the pictures that are still to be made."""
+        return [i for i, path in enumerate(self.paths) if not path.exists()]
+
     def _require_all(self) -> None:
-        missing = sum(not path.exists() for path in self.paths)
-        if missing:
-            raise PalateError(
-                f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. The same `palate sample` command goes on."
+        if missing := len(self.missing):
+            command = self.origin.get("command")
+            told = (
+                f"The command that began them goes on: {command}"
+                if command
+                else "The same `palate sample` command goes on."
             )
+            raise PalateError(f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. {told}")
 
 
 def sample(
@@ -95,35 +110,38 @@ def sample(
     batch_size: int | None = None,
     device: str | None = None,
     revision: str | None = None,
+    command: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
     `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a pipeline
-    on the hub; a run has its own.
-    Raises PalateError when `folder` holds samples of other prompts or settings, or of another model, and when the model or
-    its negative run cannot be used; nothing is written then.
+    on the hub; a run has its own. `command` is stored with the pictures, this process's own where there is none. A prompt that
+    comes again in a list is left out, as in a file.
+
+    Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before it was
+    trained further, and when the model or its negative run cannot be used; nothing is written then.
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
     if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
         sampling = _resolved(sampling, model, folder, revision)
-    prompts, suite = (list(prompts.prompts), prompts.source) if isinstance(prompts, Suite) else (prompts, "")
-    settings = {"model": str(model), "prompts": prompts_hash(prompts), **asdict(sampling)}
+    suite = prompts if isinstance(prompts, Suite) else listed(prompts)
+    if suite.repeated and suite is not prompts:
+        print(suite.line())
+    settings = {"model": str(model), "prompts": suite.hash, **asdict(sampling)}
     settings |= {"revision": revision} if revision else {}
-    per_picture = [prompt for prompt in prompts for _ in range(sampling.repetitions)]
-    samples = Samples(folder, per_picture, settings, suite)
-    _refuse_others(samples)
-    missing = [i for i in range(len(per_picture)) if not _path(folder, i).exists()]
-    if missing:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        backbone, network = load_model(
-            model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, revision
-        )
-    else:
-        _say_what_is_here(samples)
+    per_picture = [prompt for prompt in suite.prompts for _ in range(sampling.repetitions)]
+    samples = Samples(folder, per_picture, settings, suite.source if suite is prompts else "")
+    begun = (folder / "samples.json").exists()
+    samples = _refuse_others(samples) if begun else samples
+    if begun and not samples.missing:
         return samples
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    backbone, network = load_model(
+        model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, revision
+    )
     batch_size = batch_size or max(1, 32 * 256**2 // max(256, backbone.resolution) ** 2)
-    with progress_bar(f"sampling {Path(model).name}", len(missing)) as advance:
+    with progress_bar(f"sampling {Path(model).name}", len(samples.missing)) as advance:
         for start in range(0, len(per_picture), batch_size):
             # A batch is made whole even where some of its pictures are there: the last bits of a picture can depend on
             # what it is made together with, and an interrupted folder must end as one never interrupted.
@@ -135,24 +153,30 @@ def sample(
                 [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
             )
             pictures = generate(backbone, network, [per_picture[i] for i in index], noise, sampling)
-            _say_what_is_here(samples)  # not before the family has taken the settings
+            if not begun:  # not before the family has taken the settings
+                shapes = {"latent_shape": list(noise.shape[1:]), "picture_size": list(pictures.shape[1:3])}
+                origin = origin_of(model, negative, revision, command)
+                samples, begun = replace(samples, settings=settings | shapes, origin=origin), True
+                _say_what_is_here(samples)
             for i in wanted:
                 with atomic_path(_path(folder, i), durable=False) as temporary:
                     Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
             advance(len(wanted))
+    if not begun:  # all pictures were there, and nothing that says what they are
+        samples = replace(samples, origin=origin_of(model, negative, revision, command))
+        _say_what_is_here(samples)
     return samples
 
 
 def _say_what_is_here(samples: Samples) -> None:
-    path = samples.folder / "samples.json"
-    if not path.exists():
-        said = {"settings": samples.settings, "suite": samples.suite, "prompts": samples.prompts}
-        write_text(path, json.dumps(said, indent=1))
+    told = {"settings": samples.settings, "suite": samples.suite, "prompts": samples.prompts, "origin": samples.origin}
+    write_text(samples.folder / "samples.json", json.dumps(told, indent=1))
 
 
 def sample_verb(
-    model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None
-) -> list[Samples]:
+    model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None,
+    command: str | None = None,
+) -> list[Samples]:  # fmt: skip
     """Sample a model into its usual place, and the model it started from where asked: that one without a negative network.
 
     Raises PalateError without a place, and for a classifier's scale where there is no classifier.
@@ -164,12 +188,12 @@ def sample_verb(
         raise PalateError(f"{model} is not a run, so it has no base; leave out --base.")
     if sampling.classifier_scale != Sampling.classifier_scale and not _classifier_folder(Path(model)).is_dir():
         raise PalateError(f"{model} has no preference classifier (model/classifier); leave out --classifier-scale.")
-    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size)]
+    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size, command=command)]
     if base:
         config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        base, place = config.pretrained_model_name_or_path, Path(model) / "base-samples"
-        made.append(sample(base, suite, place, plain, batch_size, revision=config.revision))
+        name, place = config.pretrained_model_name_or_path, Path(model) / "base-samples"
+        made.append(sample(name, suite, place, plain, batch_size, revision=config.revision, command=command))
     return made
 
 
@@ -300,7 +324,7 @@ def open_samples(folder: str | Path) -> Samples:
         raise PalateError(f"{folder}: no samples here (no samples.json). Make some with `palate sample`.")
     stored = json.loads(path.read_text(encoding="utf-8"))
     settings = {**asdict(Sampling(steps=25, guidance=7.5)), **stored["settings"]}  # those of older versions lack keys
-    return Samples(Path(folder), stored["prompts"], settings, stored.get("suite", ""))
+    return Samples(Path(folder), stored["prompts"], settings, stored.get("suite", ""), stored.get("origin", {}))
 
 
 def _checked(sampling: Sampling) -> Sampling:
@@ -322,13 +346,35 @@ def _checked(sampling: Sampling) -> Sampling:
     return sampling
 
 
-def _refuse_others(samples: Samples) -> None:
-    if not (samples.folder / "samples.json").exists():
-        return
+def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of the settings in which two folders of samples differ; of what the model decides, only where both say it."""
+    names = [*one, *(name for name in other if name not in one)]
+    return [
+        name
+        for name in names
+        if one.get(name) != other.get(name) and not (name in SHAPES and not (name in one and name in other))
+    ]
+
+
+def _refuse_others(samples: Samples) -> Samples:
+    """The samples that are there. PalateError where they were made otherwise, or of older weights than the model has now."""
     before = open_samples(samples.folder)
-    if before.settings != samples.settings:
-        told = ", ".join(name for name in samples.settings if before.settings.get(name) != samples.settings[name])
-        raise PalateError(f"{samples.folder} holds samples made otherwise (different: {told}). Choose another folder.")
+    differ = different_settings(samples.settings, before.settings)
+    told = [
+        name
+        for name in differ
+        if name not in ("model", "negative") or not same_model(before, name, samples.settings[name])
+    ]
+    if told:
+        raise PalateError(
+            f"{samples.folder} holds samples made otherwise (different: {', '.join(told)}). Choose another folder."
+        )
+    if older := trained_since(before):
+        raise PalateError(
+            f"{samples.folder} holds pictures of older weights: {older} was trained further since. Delete that "
+            "folder, then the same command makes them anew; or choose another one to keep both."
+        )
+    return before
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -8,7 +8,8 @@ import yaml
 
 from palate.errors import PalateError
 from palate.evaluation.naming import require_models
-from palate.evaluation.provenance import trained_on_by_samples
+from palate.evaluation.origin import trained_since
+from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.samples import Samples, open_samples
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
 from palate.evaluation.scores import Scores, repetitions, score_samples
@@ -23,19 +24,23 @@ class Scored:
     means: dict[str, Interval]
     versions: dict[str, str]
     trained_on: tuple[str, ...]  # columns whose scorer the model was trained to please
+    lost: tuple[str, ...] = ()  # what would say what else it was trained on, and is not there
+    older: bool = False  # the model was trained further since
 
     def as_dict(self) -> dict[str, Any]:
         n = {"samples": self.samples.folder, "n": len(self.samples.prompts), "prompts": len(set(self.samples.prompts))}
-        return n | {"means": self.means, "versions": self.versions, "used_in_training": self.trained_on}
+        about = {"used_in_training": self.trained_on, "training_not_known": self.lost, "older_weights": self.older}
+        return n | {"means": self.means, "versions": self.versions} | about
 
 
 def score(
     models: list[str | Path], scorers: list[str], common: dict[str, Any] | None = None, settings: list[str] | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = None, command: str | None = None,
 ) -> list[Scored]:  # fmt: skip
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
-    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
+    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME. `command`
+    is stored beside the scores.
     Raises PalateError for a folder without samples, one `model` for several reward models, and as `score_samples` does.
     """
     require_models(models, "score")
@@ -51,7 +56,7 @@ def score(
     for name in asked:
         scorer: Scorer = load_scorer(name, **given[name])
         for samples in folders:
-            results[samples.folder] += score_samples(samples, scorer, batch_size)
+            results[samples.folder] += score_samples(samples, scorer, batch_size, command)
     return [_summary(samples, results[samples.folder]) for samples in folders]
 
 
@@ -62,6 +67,12 @@ def score_lines(scored: Scored) -> list[str]:
     for name, (mean, low, high) in scored.means.items():
         mark = "   used in training: no evidence" if name in scored.trained_on else ""
         out.append(f"  {name:<16} {mean:.3f} [{low:.3f}, {high:.3f}]{mark}")
+    if scored.lost:
+        out.append(
+            f"  not known what this model was trained on, so none of these is sure to be evidence: {'; '.join(scored.lost)} not found"
+        )
+    if scored.older:
+        out.append("  these pictures are of older weights: the model was trained further since")
     return out
 
 
@@ -93,10 +104,12 @@ def _folders(model: Path) -> list[Path]:
 
 
 def _summary(samples: Samples, scores: list[Scores]) -> Scored:
-    learned = trained_on_by_samples(samples)
+    learned = learned_by_samples(samples)
     return Scored(
         samples,
         {one.scorer: mean_interval(one.values, samples.prompts) for one in scores},
         {one.scorer: one.version for one in scores},
-        tuple(one.scorer for one in scores if one.scorer in learned),
+        tuple(one.scorer for one in scores if one.scorer in learned.names),
+        learned.lost,
+        bool(trained_since(samples)),
     )

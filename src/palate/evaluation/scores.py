@@ -1,5 +1,6 @@
 """Scores beside the pictures (scores.parquet): made batch by batch, kept by content, never made twice."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 
 from palate.data.images import decode_image
 from palate.errors import PalateError
+from palate.evaluation.origin import said
 from palate.evaluation.samples import Samples
 from palate.evaluation.scorers import DIVERSITY, DRIFT, Scorer, is_judge, load_scorer, statistic_names
-from palate.files import atomic_path
+from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 
 SCORES = pa.schema(
@@ -35,11 +37,13 @@ class Scores:
         return bool(np.isfinite(self.values).all())
 
 
-def score_samples(samples: Samples, scorer: Scorer | str, batch_size: int | None = None) -> list[Scores]:
+def score_samples(
+    samples: Samples, scorer: Scorer | str, batch_size: int | None = None, command: str | None = None
+) -> list[Scores]:
     """The scores of all pictures, one entry per column of the scorer; only what is not stored yet is made.
 
     Every batch is stored at once, so an interrupted call goes on. A score belongs to the bytes of its picture: one that
-    was made anew is scored anew. Raises PalateError while pictures are missing, for diversity of single pictures, and for
+    was made anew is scored anew. `command` goes into scores.json, this process's own where there is none. Raises PalateError while pictures are missing, for diversity of single pictures, and for
     a scorer that fails or gives no finite number; what was scored before is kept.
     """
     scorer = load_scorer(scorer) if isinstance(scorer, str) else scorer
@@ -60,6 +64,7 @@ def score_samples(samples: Samples, scorer: Scorer | str, batch_size: int | None
             for batch in _batches(missing, scorer, batch_size, repetitions(samples)):
                 values[batch] = _scored(samples, scorer, batch)
                 _store(samples, scorer, values)
+                _store_command(samples.folder, scorer, command)
                 advance(len(batch))
     return [Scores(column, scorer.version, values[:, k]) for k, column in enumerate(scorer.columns)]
 
@@ -72,10 +77,10 @@ def stored_scores(samples: Samples) -> list[Scores]:
     return [scores for scores in found if scores.complete]
 
 
-def drift(samples: Samples) -> dict[str, np.ndarray]:
+def drift(samples: Samples, command: str | None = None) -> dict[str, np.ndarray]:
     """Picture statistics [N] by name, and diversity where a prompt has several pictures: what changed that nobody asked for."""
     names = [DRIFT, DIVERSITY] if repetitions(samples) > 1 else [DRIFT]
-    return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name)}
+    return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name, command=command)}
 
 
 def verdicts(samples: Samples) -> list[str]:
@@ -83,7 +88,7 @@ def verdicts(samples: Samples) -> list[str]:
     return list(dict.fromkeys(s.scorer for s in stored_scores(samples) if not statistic_names(s.scorer)))
 
 
-def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
+def scored_alike(folders: list[Samples], scorer: str, command: str | None = None) -> list[Scores]:
     """Scores of several folders by one version of a scorer: what is stored, else made now unless it takes a reward model.
 
     Raises PalateError where folders lack the scores of a judge, or have them of different versions alone.
@@ -98,7 +103,7 @@ def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
             raise PalateError(
                 f"{scorer} is shown with every comparison and names no winner. Choose a scorer that does."
             )
-        return [score_samples(samples, loaded)[0] for samples in folders]
+        return [score_samples(samples, loaded, command=command)[0] for samples in folders]
     without = [str(samples.folder) for samples, versions in zip(folders, stored, strict=True) if not versions]
     if without:
         raise PalateError(
@@ -124,6 +129,15 @@ def read_scores(folder: Path) -> pa.Table:
         if set(SCORES.names) <= set(table.column_names)
         else SCORES.empty_table()
     )
+
+
+def score_commands(folder: Path) -> dict[str, dict[str, str]]:
+    """ "SCORER VERSION" -> the command that scored first, and its version of palate; {} where scores.json is not there or damaged."""
+    try:
+        told = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def repetitions(samples: Samples) -> int:
@@ -180,3 +194,10 @@ def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
     ]  # fmt: skip
     with atomic_path(samples.folder / "scores.parquet") as temporary:
         pq.write_table(pa.concat_tables([table.filter(pc.invert(own)), *new]), temporary)
+
+
+def _store_command(folder: Path, scorer: Scorer, command: str | None) -> None:
+    """Beside the scores: who asked for them first."""
+    told, name = score_commands(folder), f"{scorer.name} {scorer.version}"
+    if name not in told:
+        write_text(folder / "scores.json", json.dumps(told | {name: said(command)}, indent=1))

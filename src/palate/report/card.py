@@ -14,13 +14,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from palate.backbones import WORLD
 from palate.errors import PalateError
+from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
+from palate.report.commands import commands_of
 from palate.report.labels import labels_of, sources_of
 from palate.report.numbers import with_interval
 from palate.report.page import contest_rates, rate_places, rate_text
 from palate.report.parts import Labels, Page, Row, Section, Votes, verdict
-from palate.report.public import public, public_command
+from palate.report.public import public
 from palate.report.training import command_of, training_of, versions_of
 from palate.report.words import and_, contest_words, shortened, summary
 from palate.training.config import TrainConfig, load_config
@@ -61,12 +63,19 @@ def card_of(page: Page, name: str, run: Path) -> str:
     It names no person who voted, no place on this machine, and no secret.
     """
     config = load_config(run / "config.yaml")
-    sections = sorted((_of(name, one) for one in [page.headline, *page.others]), key=lambda one: bool(one.trained_on))
+    sections = sorted((_of(name, one) for one in [page.headline, *page.others]), key=lambda one: bool(one.no_evidence))
     contests = [found for found in page.contests if name in (found.a, found.b)]
     first = sections[0]
-    told = [summary(first.base, first.rows, None, first.trained_on, first.scorer), *map(contest_words, contests)]
+    told = [
+        summary(first.base, first.rows, None, first.trained_on, first.scorer, first.unknown),
+        *map(contest_words, contests),
+    ]
     row = next(row for row in page.rows if row.name == name)
-    results = _results(page, sections, contests)
+    about = {name, page.base.name}
+    lost = {one: what for one, what in page.lost.items() if one in about}
+    older = tuple(one for one in page.older if one in about)
+    told = [*warnings(lost, older), *told]
+    results = [] if older else _results(page, sections, contests)
     return _text(config, run, page, row, " ".join(told), sections, contests, results, _kind(config, run))
 
 
@@ -113,7 +122,7 @@ def _text(
         page=page, row=row, answer=answer, sections=sections, contests=contests, remark=remark, base=_base_words(config),
         kind=kind, component=component, component_class=component_class,
         annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
-        places=_places, contest_rates=contest_rates, command=public_command(row.command), page_command=public_command(page.command), and_=and_,
+        places=_places, contest_rates=contest_rates, commands=commands_of(page, row), and_=and_,
     )  # fmt: skip
     if (
         not hub
@@ -177,7 +186,12 @@ def _of(name: str, section: Section) -> Section:
     """The section with the rows about this model alone: its own, and the training seeds that it is one of."""
     rows = [row for row in section.rows if row.name == name or name in row.members]
     about = {section.base.name}.union(*({row.name, *row.members} for row in rows))
-    return replace(section, rows=rows, trained_on=tuple(one for one in section.trained_on if one in about))
+    return replace(
+        section,
+        rows=rows,
+        trained_on=tuple(one for one in section.trained_on if one in about),
+        unknown=tuple(one for one in section.unknown if one in about),
+    )
 
 
 def _results(page: Page, sections: list[Section], contests: list) -> list[EvalResult]:
@@ -187,7 +201,7 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
     out = []
     for section in sections:
         for row in section.rows:
-            if row.win is None or section.trained_on or section.statistic:
+            if row.win is None or section.no_evidence or section.statistic:
                 continue
             who = f"{row.name} over {section.base.name}" if row.members else f"over {section.base.name}"
             name = f"win rate {who} by {section.scorer}"

@@ -10,9 +10,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from palate.errors import PalateError
+from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.pages import colour, picture_uri, templates
+from palate.report.commands import commands_of
 from palate.report.numbers import Interval, decimals, with_interval
 from palate.report.parts import Page, Picture, Row, Section, Source, verdict
 from palate.report.plots import curve_panels
@@ -74,6 +76,8 @@ def render(page: Page) -> str:
             contest_rates=contest_rates,
             contest_words=contest_words,
             agreement_text=_column([source.agreement for source in page.sources], most=2),
+            warnings=warnings(page.lost, page.older),
+            commands=commands_of(page),
             with_interval=with_interval,
             shortened=shortened,
             verdict=verdict,
@@ -98,8 +102,7 @@ def contest_rates(found: Contest) -> list[tuple[str, VoteRate, bool]]:
     """(whose votes, how often the first model wins, whether it is evidence)."""
     rates = [("votes of people alone", found.human, True)]
     if found.judged and found.powered:
-        mark = ", used in training: no evidence" if found.judge_used_in_training else ""
-        rates.append((f"the judge {found.judge} alone{mark}", found.judged, False))
+        rates.append((f"the judge {found.judge} alone{found.judge_mark}", found.judged, False))
         rates.append((f"both together, power {found.powered.power:.2f}", found.powered, True))
     return rates
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the audit's page is drawn with these, too, and has no use f
     from palate.evaluation.contest import Contest
     from palate.evaluation.strengths import Table
 
+USED, UNKNOWN = "used in training", "training not known"  # why a verdict is no evidence
 _LEVEL = 0.05  # of Holm's corrected p-value
 
 
@@ -34,11 +35,13 @@ class Row:
     training: dict[str, str] = field(default_factory=dict)  # what it was trained on and how
     members: tuple[str, ...] = ()  # the runs that this row combines
     corrected: float | None = None  # Holm's p-value over all pairs of models; None where nothing had to be corrected
-    no_evidence: bool = False  # it was trained on what judges here
+    no_evidence: str = (
+        ""  # why what judges here is none: the model was "used in training", or its training is not known
+    )
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or it was its own judge."""
+        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no evidence."""
         unsure = self.corrected is not None and not self.corrected < _LEVEL
         return None if self.win is None or self.no_evidence or unsure else self.win.winner
 
@@ -53,6 +56,12 @@ class Section:
     rows: list[Row]
     trained_on: tuple[str, ...] = ()  # models that learned from this scorer
     statistic: bool = False  # it describes pictures, and more of it is not better
+    unknown: tuple[str, ...] = ()  # models of which it is not known what they learned from
+
+    @property
+    def no_evidence(self) -> str:
+        """In words why nothing follows from these verdicts; "" where something does."""
+        return USED if self.trained_on else UNKNOWN if self.unknown else ""
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,16 @@ class Page:
     contests: list[Contest] = field(default_factory=list)  # by votes on the pictures
     labels: list[Labels] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)  # what the numbers do not show
+    lost: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # model -> what would say what it was trained on, and is gone
+    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
+    commands: list[str] = field(default_factory=list)  # that made samples, scores and comparisons, in this order
 
     @property
     def headline(self) -> Section:
         scorer = self.scorer or self.utility_name
-        return Section(scorer, self.version, self.base, self.rows, self.trained_on, self.statistic)
+        return Section(scorer, self.version, self.base, self.rows, self.trained_on, self.statistic, tuple(self.lost))
 
 
 def verdict(row: Row, base: str, statistic: bool = False) -> str:
@@ -127,7 +141,7 @@ def verdict(row: Row, base: str, statistic: bool = False) -> str:
     if row.win is None:
         return ""
     if row.no_evidence:
-        return "used in training: no evidence"
+        return f"{row.no_evidence}: no evidence"
     if math.isnan(row.win.low):
         return "no winner: a single prompt gives no interval"
     if row.win.winner and not row.winner:

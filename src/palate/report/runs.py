@@ -1,6 +1,7 @@
 """The report of run folders: samples, scores, votes, metrics and labels become one page, and a model card for each run."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -10,15 +11,17 @@ from palate.data.selection import number
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
 from palate.evaluation.naming import require_models
+from palate.evaluation.results import warnings
 from palate.evaluation.scorers import DIVERSITY, statistic_names
 from palate.evaluation.scores import scored_alike, stored_scores
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import mean_interval
 from palate.report.card import card_path, write_card
+from palate.report.commands import evaluation_commands
 from palate.report.labels import labels_of, sources_of
 from palate.report.page import write_report
-from palate.report.parts import Page, Row, Section, Source
+from palate.report.parts import UNKNOWN, USED, Page, Row, Section, Source
 from palate.report.training import account_of, command_of, curves_of, is_run, training_of, versions_of
 from palate.report.votes import contests_of
 from palate.report.words import and_, limits, summary
@@ -44,7 +47,7 @@ def report(
             raise PalateError(f"{run}: not a run (no config.yaml).")
         if card:
             card_path(run)
-    comparison = compare(list(runs), scorer=scorer, group=group)
+    comparison = compare(list(runs), scorer=scorer, group=group, command=command or None)
     contests, missing = contests_of(comparison.models, Path(votes) if votes else None, judge)
     labels, lost = labels_of(runs)
     page = page_of(
@@ -55,6 +58,8 @@ def report(
     )
     page = replace(page, contests=contests, labels=labels)
     page = replace(page, limits=[*limits(page, comparison.scorer == "world"), *missing, *lost])
+    for warning in warnings(page.lost, page.older):
+        print(f"WARNING: {warning}")
     out = Path(out) if out else runs[0] / "report.html"
     write_report(page, out)
     if card:
@@ -71,7 +76,7 @@ def page_of(
     names = {row.name: row.name for row in comparison.models} | (names or {})
     samples = comparison.base.samples
     shown = _spread(samples.prompts, pictures)
-    headline = _section(comparison, names)
+    headline = _section(comparison, names, comparison.lost)
     changes = _diversity(comparison)
     base = _with_pictures(headline.base, comparison.base, shown, changes)
     paths = {names[row.name]: row for row in comparison.rows}
@@ -88,14 +93,16 @@ def page_of(
     }
     table = _renamed(comparison.table, names)
     return Page(
-        title=title, sentence=summary(base, rows, table, headline.trained_on, comparison.scorer), base=base, rows=rows,
+        title=title, sentence=summary(base, rows, table, headline.trained_on, comparison.scorer, headline.unknown), base=base, rows=rows,
         prompts=[samples.prompts[i] for i in shown],
         sources=sources if sources is not None else sources_of([row.path for row in comparison.rows]),
         judged_by=judged_by or _judge_words(comparison.scorer),
         facts=told, command=command, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
         scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
-        others=[_section(other, names) for other in comparison.others], table=table,
+        others=[_section(other, names, comparison.lost) for other in comparison.others], table=table,
+        lost={names[name]: what for name, what in comparison.lost.items()}, older=tuple(names[name] for name in comparison.older),
+        commands=evaluation_commands(comparison),
     )  # fmt: skip
 
 
@@ -111,30 +118,43 @@ def _judge_words(scorer: str) -> str:
     return f"{scorer}, a statistic of the pictures: more of it is not better" if statistic_names(scorer) else scorer
 
 
-def _section(comparison: Comparison, names: dict[str, str]) -> Section:
-    """A scorer's verdicts: training seeds that are combined first, then every model by itself."""
+def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str]) -> Section:
+    """A scorer's verdicts: training seeds that are combined first, then every model by itself. `lost` are models of which it is
+    not known what they learned from."""
     claims = comparison.table.claims if comparison.table else ()
     corrected = {
         claim.a if claim.b == comparison.base.name else claim.b: claim.p_corrected
         for claim in claims
         if comparison.base.name in (claim.a, claim.b)
     }
-    blind = set(comparison.trained_on)
-    base_blind = comparison.base.name in blind
-    rows = [_combined(group, names, base_blind or bool(blind & set(group.members))) for group in comparison.groups]
+    base = comparison.base.name
+
+    def no_evidence(*models: str) -> str:
+        about = {base, *models}
+        return USED if about & set(comparison.trained_on) else UNKNOWN if about & set(lost) else ""
+
+    rows = [_combined(group, names, no_evidence(*group.members)) for group in comparison.groups]
     for model in comparison.rows:
         rows.append(
             Row(
                 names[model.name], model.mean, model.win, corrected=corrected.get(model.name),
-                no_evidence=base_blind or model.name in blind,
+                no_evidence=no_evidence(model.name),
             )
         )  # fmt: skip
     trained_on = tuple(names[name] for name in comparison.trained_on)
-    base = Row(names[comparison.base.name], comparison.base.mean)
-    return Section(comparison.scorer, comparison.version, base, rows, trained_on, statistic_names(comparison.scorer))
+    statistic, unknown = statistic_names(comparison.scorer), tuple(names[name] for name in lost)
+    return Section(
+        comparison.scorer,
+        comparison.version,
+        Row(names[base], comparison.base.mean),
+        rows,
+        trained_on,
+        statistic,
+        unknown,
+    )
 
 
-def _combined(group: Group, names: dict[str, str], no_evidence: bool) -> Row:
+def _combined(group: Group, names: dict[str, str], no_evidence: str) -> Row:
     members = tuple(names[name] for name in group.members)
     return Row(group.name, group.mean, group.win, members=members, no_evidence=no_evidence)
 

@@ -19,14 +19,18 @@ def and_(names: list[str] | tuple[str, ...]) -> str:
 
 
 def summary(
-    base: Row, rows: list[Row], table: Table | None = None, trained_on: tuple[str, ...] = (), judge: str = ""
-) -> str:
+    base: Row, rows: list[Row], table: Table | None = None, trained_on: tuple[str, ...] = (), judge: str = "",
+    unknown: tuple[str, ...] = (),
+) -> str:  # fmt: skip
     """The result in one to three plain sentences; names a winner only where interval and correction allow it.
 
-    Runs that a row combines are told as that row. Nothing is concluded from a judge that one of the models learned from.
+    Runs that a row combines are told as that row. Nothing is concluded from a judge that one of the models learned from,
+    or may have: `unknown` are those of which it is not known.
     """
     if trained_on:
         return f"No verdict: {and_(trained_on)} learned from {judge}, so what {judge} says of it is no evidence."
+    if unknown:
+        return f"No verdict: it is not known whether {and_(unknown)} learned from {judge}."
     combined = {name for row in rows for name in row.members}
     rows = [row for row in rows if row.win and row.name not in combined]
     better = [row for row in rows if row.winner == "a"]

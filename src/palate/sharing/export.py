@@ -1,5 +1,6 @@
 """`palate export`: what a run trained, in the formats that other tools load."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Literal, get_args
@@ -8,9 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palate.backbones.folders import TRAINED_ON
 from palate.errors import PalateError
+from palate.evaluation.provenance import learned_from
 from palate.files import atomic_path
 from palate.report.card import plain_card
+from palate.report.public import public
 from palate.sharing.adapters import comfyui, kohya
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
@@ -119,6 +123,13 @@ def _save_fused(trained: Trained, path: Path, dtype: torch.dtype | None, whole_p
         save_network(network, folder / trained.denoiser, dtype)
         forget_places(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
+        (folder / TRAINED_ON).write_text(_learned(trained.run), encoding="utf-8")
+
+
+def _learned(run: Path) -> str:
+    """What the run was trained on, for whoever samples the model without the run; it names no place on this machine."""
+    told = learned_from(run).as_dict()
+    return json.dumps({key: [public(text) for text in texts] for key, texts in told.items()}, indent=1) + "\n"
 
 
 def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str:

@@ -11,7 +11,14 @@ from palate.data.importers.common import ImportReport, Record, Row, build_rows, 
 from palate.data.schema import content_id
 from palate.errors import PalateError
 
-_OF_THE_MODEL = ("model", "negative", "negative_mix", "classifier_scale")  # may differ between the sides of a pair
+_OF_THE_MODEL = (
+    "model",
+    "revision",
+    "negative",
+    "negative_mix",
+    "classifier_scale",
+)  # may differ between the sides of a pair
+_SHAPES = ("latent_shape", "picture_size")  # samples of older versions do not say them
 
 
 def read(sources: Sequence[Path], report: ImportReport) -> Iterator[Row]:
@@ -28,7 +35,11 @@ def read(sources: Sequence[Path], report: ImportReport) -> Iterator[Row]:
     about = [_about(folder) for folder in folders]
     for folder, one in zip(folders[1:], about[1:], strict=True):
         different = [
-            k for k, v in about[0]["settings"].items() if k not in _OF_THE_MODEL and one["settings"].get(k) != v
+            k
+            for k, v in about[0]["settings"].items()
+            if k not in _OF_THE_MODEL
+            and one["settings"].get(k) != v
+            and not (k in _SHAPES and k not in one["settings"])
         ]
         if different or one["prompts"] != about[0]["prompts"]:
             raise PalateError(
@@ -60,7 +71,9 @@ def _build(
 
 def _generator(settings: dict[str, Any], picture: int) -> dict[str, Any]:
     told = {
-        key: value for key, value in settings.items() if key not in ("repetitions", "prompts") and value is not None
+        key: value
+        for key, value in settings.items()
+        if key not in ("repetitions", "prompts", *_SHAPES) and value is not None
     }
     return told | {"repetition": picture % int(settings.get("repetitions", 1))}
 
