@@ -118,7 +118,7 @@ def _claims(names, table, wins, prompt_ids, confidence: float, resamples: int, s
     p_values = [_p_value(rate) for rate in rates]
     found = []
     for (i, j), p, corrected in zip(pairs, p_values, holm(p_values), strict=True):
-        win = win_rate(table[i], table[j], prompt_ids, confidence=confidence, resamples=resamples, seed=seed)
+        win = win_rate(table[i], table[j], prompt_ids, confidence=confidence)
         sure = win.winner if corrected < 1 - confidence else None
         winner = {"a": names[i], "b": names[j], None: None}[sure]
         found.append(Claim(names[i], names[j], win, p, float(corrected), winner))
