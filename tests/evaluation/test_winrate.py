@@ -179,7 +179,7 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch):
     rng = np.random.default_rng(6)
     prompts, a = np.repeat(np.arange(50), 3), rng.normal(size=150)
     whole = mean_interval(a, prompts)
-    monkeypatch.setattr("palate.evaluation.winrate._CELLS", 50 * 7)  # seven resamples at a time
+    monkeypatch.setattr("palate.evaluation.winrate.CELLS", 50 * 7)  # seven resamples at a time
     assert mean_interval(a, prompts) == pytest.approx(whole, rel=1e-12)
 
 

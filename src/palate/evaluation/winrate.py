@@ -20,7 +20,7 @@ from palate.errors import PalateError
 
 Interval = tuple[float, float, float]  # mean, low, high
 
-_CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
+CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,10 @@ def mean_intervals(
 
 def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same arguments."""
-    if prompts * resamples <= _CELLS:
+    if prompts * resamples <= CELLS:
         yield _kept_draws(prompts, resamples, seed)
         return
-    rng, chunk = np.random.default_rng(seed), max(1, _CELLS // prompts)
+    rng, chunk = np.random.default_rng(seed), max(1, CELLS // prompts)
     for start in range(0, resamples, chunk):
         yield _drawn(rng, prompts, min(chunk, resamples - start))
 
