@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import expit
 
 from palate.evaluation.compare import compare
-from palate.evaluation.seeds import families, group_name, outcomes_of, seeds_mean, seeds_win
+from palate.evaluation.seeds import families, group_name, group_names, outcomes_of, seeds_mean, seeds_win
 from palate.evaluation.winrate import mean_interval
 from palate.training.config import load_config, save_config
 
@@ -147,3 +147,33 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path, capsys):
     assert result.as_dict()["scorers"][0]["groups"][0]["win"]["seeds"] == 3
     forced = compare([*map(str, seeds), str(other)], scorer="brightness", group=True)
     assert len(forced.groups[0].members) == 4 and replace(forced.groups[0].win, seeds=1).n == 160
+
+
+def test_a_table_has_the_methods_and_not_their_seeds(tmp_path, capsys):
+    """Two methods with three seeds each; Holm's correction is over the three claims that there are."""
+    rng = np.random.default_rng(3)
+    base = 100 + rng.integers(-30, 30, 40)
+    methods = (("up", 40, 1.0), ("same", 0, 2.0))
+    runs = {name: [make_run(tmp_path / f"{name}{k}", base + shift + rng.integers(-20, 20, 40), seed=k, beta=beta) for k in range(3)]
+            for name, shift, beta in methods}  # fmt: skip
+    draw_samples(runs["up"][0] / "base-samples", base, repetitions=2, model="world")
+    result = compare([*map(str, [*runs["up"], *runs["same"]])], scorer="brightness")
+    assert {one.name for one in result.table.strengths} == {"base", "up · 3 seeds", "same · 3 seeds"}
+    assert [(claim.a, claim.b, claim.win.seeds, claim.win.seeds_b) for claim in result.table.claims] == [
+        ("base", "up · 3 seeds", 1, 3), ("base", "same · 3 seeds", 1, 3), ("up · 3 seeds", "same · 3 seeds", 3, 3)]  # fmt: skip
+    smallest = min(claim.p_value for claim in result.table.claims)
+    assert min(claim.p_corrected for claim in result.table.claims) == pytest.approx(3 * smallest)
+    result.show()
+    told = capsys.readouterr().out
+    assert "up · 3 seeds beats same · 3 seeds (p" in told and "same2" not in told[told.index("Sure of 3 pairs") :]
+    against = compare([*map(str, [*runs["up"], *runs["same"][1:]])], str(runs["same"][0]), scorer="brightness")
+    assert [group.against for group in against.groups] == ["same · 3 seeds"] * 2 and against.table is None
+    assert [group.win is None for group in against.groups] == [True, False]  # the base's own first
+    against.show()
+    assert "up · 3 seeds beats same · 3 seeds in" in capsys.readouterr().out
+    alone = compare([*map(str, runs["up"][1:])], str(runs["up"][0]), scorer="brightness")  # nothing but one method
+    assert [group.members for group in alone.groups] == [("up1", "up2")] and alone.groups[0].against == "up0"
+
+
+def test_names_of_groups_are_told_apart():
+    assert group_names([["run1", "run2"], ["run3", "run4"]]) == ["run1 to run2 · 2 seeds", "run3 to run4 · 2 seeds"]

@@ -150,3 +150,14 @@ def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
         and section["strengths"][0]["name"] == "up"
     )
     assert {**printed, "created_at": 0} == {**stored, "created_at": 0} and (tmp_path / "kept.json").exists()
+
+
+def test_one_prompt_is_said_to_give_no_interval_and_the_sign_test_is_shown(tmp_path, capsys):
+    a, b, c = (
+        draw_samples(tmp_path / name, [grey] * 6, repetitions=6) for name, grey in (("a", 90), ("b", 120), ("c", 150))
+    )
+    for models in ([a], [a, c]):
+        compare_verb.main([*(str(one.folder) for one in models), "--against", str(b.folder), "--scorer", "brightness"])
+        told = capsys.readouterr().out
+        assert "nan" not in told and told.count("[no interval: one prompt only]") >= 3
+        assert "n 6, ties 0, sign test p 0.031" in told

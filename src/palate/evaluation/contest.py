@@ -42,6 +42,11 @@ class VoteRate:
         """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
         return "a" if self.low > 0.5 else "b" if self.high < 0.5 else None
 
+    @property
+    def test_words(self) -> str:
+        """For example "sign test p 0.031"; "" where a judge helps, of which the test knows nothing."""
+        return "" if self.power else f"sign test p {self.p_value:.2g}"
+
 
 @dataclass(frozen=True)
 class Contest:
@@ -214,9 +219,9 @@ def _lines(found: Contest) -> list[str]:
         }
     width = max(map(len, rows))
     for name, rate in rows.items():
-        out.append(
-            f"  {name:<{width}}  wins {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]  n {rate.n:,}, ties {rate.ties:,}"
-        )
+        facts = [f"n {rate.n:,}", f"ties {rate.ties:,}", *filter(None, [rate.test_words])]
+        interval = "no interval: one prompt only" if np.isnan(rate.low) else f"{rate.low:.3f}, {rate.high:.3f}"
+        out.append(f"  {name:<{width}}  wins {rate.rate:.3f} [{interval}]  {', '.join(facts)}")
     if found.other_pairs:
         out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
     if not found.propensities and found.human.n < found.pairs:

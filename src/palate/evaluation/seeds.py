@@ -89,6 +89,15 @@ def group_name(members: Sequence[str]) -> str:
     return f"{common or members[0]} · {len(members)} seeds"
 
 
+def group_names(groups: Sequence[Sequence[str]]) -> list[str]:
+    """`group_name` of each; where two would be the same, with the first and the last member."""
+    names = [group_name(members) for members in groups]
+    return [
+        name if names.count(name) == 1 else f"{members[0]} to {members[-1]} · {len(members)} seeds"
+        for name, members in zip(names, groups, strict=True)
+    ]
+
+
 def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
     """Positions of the runs whose configurations differ in the seed alone (and where they were written), in groups of two
     or more. What is no run (None, or a folder without config.yaml) is in none; neither are runs of equal seeds."""

@@ -54,6 +54,13 @@ class WinRate:
             return "a"
         return "b" if self.high < 0.5 else None
 
+    @property
+    def test_words(self) -> str:
+        """The p-value and of which test it is, for example "sign test p 0.031"; "" where a single prompt leaves a group none."""
+        if self.clustered_p:
+            return "" if np.isnan(self.low) else f"p {self.p_value:.2g}"
+        return f"sign test p {self.p_value:.2g}"
+
     def sentence(self, name_a: str, name_b: str) -> str:
         """The result in plain words. It names a winner only where there is one."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"

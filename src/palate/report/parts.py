@@ -35,12 +35,14 @@ class Row:
     members: tuple[str, ...] = ()  # the runs that this row combines
     corrected: float | None = None  # Holm's p-value over all pairs of models; None where nothing had to be corrected
     no_evidence: bool = False  # it was trained on what judges here
+    one_of: str = ""  # the training seeds that it is one of: they are claimed as one, and not each of them
+    against: str = ""  # whom the wins are over, where that is not the base but all its training seeds
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or it was its own judge."""
+        """Either "a", the model, or "b", the base; None where interval or correction leave it open, it was its own judge, or is one seed."""
         unsure = self.corrected is not None and not self.corrected < _LEVEL
-        return None if self.win is None or self.no_evidence or unsure else self.win.winner
+        return None if self.win is None or self.no_evidence or self.one_of or unsure else self.win.winner
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def verdict(row: Row, base: str, statistic: bool = False) -> str:
         return ""
     if row.no_evidence:
         return "used in training: no evidence"
+    if row.one_of:
+        return f"one of {row.one_of}"
     if math.isnan(row.win.low):
         return "no winner: a single prompt gives no interval"
     if row.win.winner and not row.winner:

@@ -110,19 +110,27 @@ def _judge_words(scorer: str) -> str:
 def _section(comparison: Comparison, names: dict[str, str]) -> Section:
     """A scorer's verdicts: training seeds that are combined first, then every model by itself."""
     claims = comparison.table.claims if comparison.table else ()
+    base = next((group.against for group in comparison.groups if group.win), comparison.base.name)
     corrected = {
-        claim.a if claim.b == comparison.base.name else claim.b: claim.p_corrected
-        for claim in claims
-        if comparison.base.name in (claim.a, claim.b)
+        claim.a if claim.b == base else claim.b: claim.p_corrected for claim in claims if base in (claim.a, claim.b)
     }
     blind = set(comparison.trained_on)
     base_blind = comparison.base.name in blind
-    rows = [_combined(group, names, base_blind or bool(blind & set(group.members))) for group in comparison.groups]
+    rows = [
+        replace(
+            _combined(group, names, base_blind or bool(blind & set(group.members))),
+            corrected=corrected.get(group.name),
+            against="" if group.against == comparison.base.name else group.against,
+        )
+        for group in comparison.groups
+        if group.win
+    ]
+    one_of = {name: group.name for group in comparison.groups for name in group.members}
     for model in comparison.rows:
         rows.append(
             Row(
                 names[model.name], model.mean, model.win, corrected=corrected.get(model.name),
-                no_evidence=base_blind or model.name in blind,
+                no_evidence=base_blind or model.name in blind, one_of=one_of.get(model.name, ""),
             )
         )  # fmt: skip
     trained_on = tuple(names[name] for name in comparison.trained_on)
@@ -168,10 +176,18 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
     if table is None:
         return None
     claims = [
-        replace(claim, a=names[claim.a], b=names[claim.b], winner=names.get(claim.winner)) for claim in table.claims
+        replace(
+            claim,
+            a=names.get(claim.a, claim.a),
+            b=names.get(claim.b, claim.b),
+            winner=names.get(claim.winner, claim.winner),
+        )
+        for claim in table.claims
     ]
     return replace(
-        table, strengths=tuple(replace(one, name=names[one.name]) for one in table.strengths), claims=tuple(claims)
+        table,
+        strengths=tuple(replace(one, name=names.get(one.name, one.name)) for one in table.strengths),
+        claims=tuple(claims),
     )
 
 
