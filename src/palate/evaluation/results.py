@@ -13,7 +13,7 @@ from palate import __version__
 from palate.evaluation.samples import OF_THE_MODEL, Samples
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
-from palate.evaluation.winrate import Interval, WinRate
+from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import write_text
 
 
@@ -148,14 +148,16 @@ def _numbers(section: Comparison) -> list[str]:
     mark = f" · used in training {_and(section.trained_on)}: no evidence" if section.trained_on else ""
     out = [f"scored by {section.scorer} · {pictures} pictures each on {prompts} prompts{mark}"]
     for row in section.models:
-        out.append(f"  {row.name:<32} mean {_interval(row.mean, '.3f')}{_wins(row.win)}")
+        out.append(f"  {row.name:<32} mean {interval_text(row.mean, '.3f')}{_wins(row.win)}")
     for group in section.groups:
-        out.append(f"  {group.name:<32} mean {_interval(group.mean, '.3f')}{_wins(group.win)}{_over(group, section)}")
+        out.append(
+            f"  {group.name:<32} mean {interval_text(group.mean, '.3f')}{_wins(group.win)}{_over(group, section)}"
+        )
     if section.table:
         pairs = len(section.table.claims)
         out.append(f"strength in log-odds, from {pairs} pairs of models (mean 0; 0.4 is 60 % of the wins)")
         out += [
-            f"  {one.name:<32} {_interval((one.strength, one.low, one.high), '+.2f')}"
+            f"  {one.name:<32} {interval_text((one.strength, one.low, one.high), '+.2f')}"
             for one in section.table.strengths
         ]
     return out
@@ -166,18 +168,12 @@ def _wins(win: WinRate | None) -> str:
         return ""
     rate, low, high = (round(100 * x) / 100 if x == x else x for x in (win.rate, win.low, win.high))
     facts = [f"n {win.n}", f"ties {win.ties}", *filter(None, [win.test_words])]
-    return f"   wins {_interval((rate, low, high), '.2f')}  {', '.join(facts)}"
+    return f"   wins {interval_text((rate, low, high), '.2f')}  {', '.join(facts)}"
 
 
 def _over(group: Group, section: Comparison) -> str:
     """Against whom, where that is not the base but all its training seeds."""
     return f"  against {group.against}" if group.win and group.against != section.base.name else ""
-
-
-def _interval(interval: Interval, places: str) -> str:
-    """For example `0.70 [0.56, 0.84]`; where there is none, why."""
-    mean, low, high = (f"{number:{places}}" for number in interval)
-    return f"{mean} [no interval: one prompt only]" if math.isnan(interval[1]) else f"{mean} [{low}, {high}]"
 
 
 def _and(names: tuple[str, ...]) -> str:

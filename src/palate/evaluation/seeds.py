@@ -54,9 +54,9 @@ def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.
     """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T seeds.
 
     With T seeds of the other method, too, seeds of both sides and prompts are crossed random effects. Each side adds what
-    its seeds differ by (as in `seeds_mean`, of means over the other side's seeds); what two particular seeds have in
-    common counts on both sides, which is the safe one. A single model on a side is taken as it is. The half width becomes
-    a score interval, as in `rate_interval`, prompts being the clusters.
+    its seeds differ by (as in `seeds_mean`, of means over the other side's seeds), and the two sides together have
+    Satterthwaite's degrees of freedom; what two particular seeds have in common counts on both sides, which is the safe
+    one. A single model on a side is taken as it is. The half width becomes a score interval, as in `rate_interval`.
 
     The p-value is that of the interval: 1 less the confidence at which it touches one half. Where all prompts of all
     seeds have one rate, the interval is the exact binomial one with a prompt as a trial. NaN with a single prompt.
@@ -142,9 +142,11 @@ def _half_width(values: np.ndarray, confidence: float, spread: float = 0.0) -> f
     prompts = values.shape[-1]
     of_prompts = widened(values.mean(axis=(0, 1)).var(ddof=1) / prompts, prompts, spread)
     square = stats.t.ppf((1 + confidence) / 2, prompts - 1) ** 2 * of_prompts
-    for own in (values.mean(axis=1), values.mean(axis=0)):
-        if len(own) > 1:
-            square += stats.t.ppf((1 + confidence) / 2, len(own) - 1) ** 2 * seeds_variance(own)
+    sides = [own for own in (values.mean(axis=1), values.mean(axis=0)) if len(own) > 1]
+    variance = np.array([seeds_variance(own) for own in sides])
+    if variance.any():
+        freedom = variance.sum() ** 2 / (variance**2 / [len(own) - 1 for own in sides]).sum()  # Satterthwaite's
+        square += stats.t.ppf((1 + confidence) / 2, freedom) ** 2 * variance.sum()
     return float(np.sqrt(square))
 
 

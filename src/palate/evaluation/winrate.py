@@ -248,6 +248,12 @@ def _same_length(**columns: Sequence) -> None:
         raise PalateError("There is nothing to compare: 0 samples were scored. Score samples of at least two prompts.")
 
 
+def interval_text(interval: Interval, places: str) -> str:
+    """For example `0.70 [0.56, 0.84]` for the format ".2f"; where there is no interval, why."""
+    mean, low, high = (f"{number:{places}}" for number in interval)
+    return f"{mean} [no interval: one prompt only]" if np.isnan(interval[1]) else f"{mean} [{low}, {high}]"
+
+
 def seeds_words(win: WinRate) -> str:
     """For example " with 3 training seeds", of both sides where both have several; "" where none has."""
     if win.seeds_b == 1:
