@@ -45,6 +45,20 @@ def of_both(rng, seeds: int, others: int, prompts: int, middle: float, seed_effe
     return (rng.random(logit.shape) < expit(logit)).astype(float), np.tile(np.arange(prompts), repetitions)
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("middle", "seed_effect"), [(0.5, 0.2), (0.5, 0.5), (2.8, 0.2), (2.8, 0.5)])
+def test_wins_over_a_fixed_base_hold_the_truth_for_other_seeds_of_good_models_too(seeds, middle, seed_effect):
+    rng, repeats, held = np.random.default_rng([seeds, int(10 * middle), int(10 * seed_effect)]), 500, 0
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    expected = weight @ expit(middle + np.sqrt(1 + seed_effect**2 + 0.3**2) * x) / weight.sum()
+    for _ in range(repeats):
+        logit = middle + rng.normal(size=40) + seed_effect * rng.normal(size=(seeds, 1)) + 0.3 * rng.normal(size=(seeds, 40))  # fmt: skip
+        outcomes = (rng.random((seeds, 160)) < expit(np.tile(logit, 4))).astype(float)
+        win = seeds_win(outcomes, np.tile(np.arange(40), 4))
+        held += win.low <= expected <= win.high
+    assert 0.93 <= held / repeats <= 0.985
+
+
 @pytest.mark.parametrize(("seeds", "others"), [(3, 3), (5, 3), (8, 8)])
 @pytest.mark.parametrize(("middle", "seed_effect"), [(0.5, 0.1), (0.5, 0.5), (2.8, 0.3)])
 def test_group_against_group_holds_the_truth_for_other_seeds_of_both(seeds, others, middle, seed_effect):
