@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import expit
 
 from palate.evaluation.compare import compare
-from palate.evaluation.seeds import families, group_name, seeds_mean, seeds_win
+from palate.evaluation.seeds import families, group_name, group_names, outcomes_of, seeds_mean, seeds_win
 from palate.evaluation.winrate import mean_interval
 from palate.training.config import load_config, save_config
 
@@ -34,6 +34,60 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, seed_effect):
         _, low, high = seeds_mean(simulated(rng, seeds, 40, seed_effect))
         held += low <= expected <= high
     assert 0.93 <= held / repeats <= 0.97
+
+
+def of_both(rng, seeds: int, others: int, prompts: int, middle: float, seed_effect: float, repetitions: int = 4):
+    """Outcomes [S, T, N] of the seeds of one method against those of another, and prompt ids [N]."""
+    logit = middle + rng.normal(size=prompts)
+    for shape in ((seeds, 1), (1, others)):
+        logit = logit + seed_effect * rng.normal(size=(*shape, 1)) + 0.3 * rng.normal(size=(*shape, prompts))
+    logit = np.tile(logit, repetitions)
+    return (rng.random(logit.shape) < expit(logit)).astype(float), np.tile(np.arange(prompts), repetitions)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("middle", "seed_effect"), [(0.5, 0.2), (0.5, 0.5), (2.8, 0.2), (2.8, 0.5)])
+def test_wins_over_a_fixed_base_hold_the_truth_for_other_seeds_of_good_models_too(seeds, middle, seed_effect):
+    rng, repeats, held = np.random.default_rng([seeds, int(10 * middle), int(10 * seed_effect)]), 500, 0
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    expected = weight @ expit(middle + np.sqrt(1 + seed_effect**2 + 0.3**2) * x) / weight.sum()
+    for _ in range(repeats):
+        logit = middle + rng.normal(size=40) + seed_effect * rng.normal(size=(seeds, 1)) + 0.3 * rng.normal(size=(seeds, 40))  # fmt: skip
+        outcomes = (rng.random((seeds, 160)) < expit(np.tile(logit, 4))).astype(float)
+        win = seeds_win(outcomes, np.tile(np.arange(40), 4))
+        held += win.low <= expected <= win.high
+    assert 0.93 <= held / repeats <= 0.985
+
+
+@pytest.mark.parametrize(("seeds", "others"), [(3, 3), (5, 3), (8, 8)])
+@pytest.mark.parametrize(("middle", "seed_effect"), [(0.5, 0.1), (0.5, 0.5), (2.8, 0.3)])
+def test_group_against_group_holds_the_truth_for_other_seeds_of_both(seeds, others, middle, seed_effect):
+    rng, repeats, held = np.random.default_rng([seeds, others, int(10 * middle)]), 500, 0
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    expected = weight @ expit(middle + np.sqrt(1 + 2 * (seed_effect**2 + 0.3**2)) * x) / weight.sum()
+    for _ in range(repeats):
+        win = seeds_win(*of_both(rng, seeds, others, 40, middle, seed_effect))
+        held += win.low <= expected <= win.high
+    assert 0.94 <= held / repeats <= 0.99
+
+
+def test_the_other_methods_seed_taken_as_fixed_claims_too_much():
+    rng, repeats, fooled = np.random.default_rng(5), 300, np.zeros(2)
+    for _ in range(repeats):
+        outcomes, ids = of_both(rng, 4, 4, 60, 0.0, 0.6)  # equal methods
+        fooled += [seeds_win(outcomes[:, 0], ids).winner is not None, seeds_win(outcomes, ids).winner is not None]
+    assert fooled[0] / repeats > 0.08 and fooled[1] / repeats < 0.05
+
+
+def test_group_against_group_is_the_same_seen_from_the_other_side():
+    a, b = np.random.default_rng(6).normal(size=(2, 3, 60))
+    a, ids = a[:2] + 0.5, np.repeat(np.arange(20), 3)
+    forth, back = seeds_win(outcomes_of(a, b), ids), seeds_win(outcomes_of(b, a), ids)
+    assert (forth.n, forth.seeds, forth.seeds_b, back.seeds) == (2 * 3 * 60, 2, 3, 3)
+    assert (forth.rate, forth.low) == pytest.approx((1 - back.rate, 1 - back.high))
+    assert forth.p_value == pytest.approx(back.p_value) and "with 2 and 3 training seeds" in forth.sentence("a", "b")
+    alone = seeds_win(outcomes_of(a, b[0]), ids)  # a single model is taken as it is
+    assert alone == seeds_win(np.where(a == b[0], 0.5, a > b[0]), ids) and alone.seeds_b == 1
 
 
 def test_seeds_alone_or_prompts_alone_claim_too_much():
@@ -107,3 +161,33 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path, capsys):
     assert result.as_dict()["scorers"][0]["groups"][0]["win"]["seeds"] == 3
     forced = compare([*map(str, seeds), str(other)], scorer="brightness", group=True)
     assert len(forced.groups[0].members) == 4 and replace(forced.groups[0].win, seeds=1).n == 160
+
+
+def test_a_table_has_the_methods_and_not_their_seeds(tmp_path, capsys):
+    """Two methods with three seeds each; Holm's correction is over the three claims that there are."""
+    rng = np.random.default_rng(3)
+    base = 100 + rng.integers(-30, 30, 40)
+    methods = (("up", 40, 1.0), ("same", 0, 2.0))
+    runs = {name: [make_run(tmp_path / f"{name}{k}", base + shift + rng.integers(-20, 20, 40), seed=k, beta=beta) for k in range(3)]
+            for name, shift, beta in methods}  # fmt: skip
+    draw_samples(runs["up"][0] / "base-samples", base, repetitions=2, model="world")
+    result = compare([*map(str, [*runs["up"], *runs["same"]])], scorer="brightness")
+    assert {one.name for one in result.table.strengths} == {"base", "up · 3 seeds", "same · 3 seeds"}
+    assert [(claim.a, claim.b, claim.win.seeds, claim.win.seeds_b) for claim in result.table.claims] == [
+        ("base", "up · 3 seeds", 1, 3), ("base", "same · 3 seeds", 1, 3), ("up · 3 seeds", "same · 3 seeds", 3, 3)]  # fmt: skip
+    smallest = min(claim.p_value for claim in result.table.claims)
+    assert min(claim.p_corrected for claim in result.table.claims) == pytest.approx(3 * smallest)
+    result.show()
+    told = capsys.readouterr().out
+    assert "up · 3 seeds beats same · 3 seeds (p" in told and "same2" not in told[told.index("Sure of 3 pairs") :]
+    against = compare([*map(str, [*runs["up"], *runs["same"][1:]])], str(runs["same"][0]), scorer="brightness")
+    assert [group.against for group in against.groups] == ["same · 3 seeds"] * 2 and against.table is None
+    assert [group.win is None for group in against.groups] == [True, False]  # the base's own first
+    against.show()
+    assert "up · 3 seeds beats same · 3 seeds in" in capsys.readouterr().out
+    alone = compare([*map(str, runs["up"][1:])], str(runs["up"][0]), scorer="brightness")  # nothing but one method
+    assert [group.members for group in alone.groups] == [("up1", "up2")] and alone.groups[0].against == "up0"
+
+
+def test_names_of_groups_are_told_apart():
+    assert group_names([["run1", "run2"], ["run3", "run4"]]) == ["run1 to run2 · 2 seeds", "run3 to run4 · 2 seeds"]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from evaluation.drawn import draw_samples
-from scipy import optimize
-from scipy.special import expit
+from scipy import optimize, stats
+from scipy.special import expit, logit
 
 from palate.cli import compare as compare_verb
 from palate.evaluation.strengths import bradley_terry, holm, strengths
@@ -38,16 +38,65 @@ def scores(rng, prompts: int, means, spread: float = 0.7, repetitions: int = 2):
     return np.repeat(own, repetitions, axis=1) + rng.normal(size=(len(means), prompts * repetitions)), np.repeat(np.arange(prompts), repetitions)  # fmt: skip
 
 
-def test_intervals_hold_the_strengths_as_often_as_they_say():
-    rng, means, held, repeats = np.random.default_rng(0), (0.6, 0.2, 0.0), np.zeros(3), 300
-    large, ids = scores(rng, 100_000, means)
-    table = strengths("abc", large, ids, resamples=1)
-    expected = {one.name: one.strength for one in table.strengths}
+def limit(means, own):
+    """The strengths of infinitely many samples, where scores are normal with variances `own`."""
+    rates = stats.norm.cdf(np.subtract.outer(means, means) / np.sqrt(np.add.outer(own, own))) * (1 - np.eye(len(means)))
+    return bradley_terry(1e7 * rates[None])[0]
+
+
+@pytest.mark.parametrize(("means", "prompts", "repetitions"), [((0.6, 0.2, 0.0), 40, 2), ((1.8, 0.0), 25, 1), ((2.5, 0.0, -2.5), 30, 2)])  # fmt: skip
+def test_intervals_hold_the_strengths_as_often_as_they_say(means, prompts, repetitions):
+    rng, held, repeats = np.random.default_rng([prompts, 1]), np.zeros(len(means)), 800
+    expected = limit(means, [0.7**2 + 1] * len(means))
     for seed in range(repeats):
-        few, ids = scores(rng, 40, means)
-        for one in strengths("abc", few, ids, resamples=500, seed=seed).strengths:
-            held["abc".index(one.name)] += one.low <= expected[one.name] <= one.high
-    assert (0.92 <= held / repeats).all() and (held / repeats <= 0.98).all()
+        few, ids = scores(rng, prompts, means, repetitions=repetitions)
+        for one in strengths("abc"[: len(means)], few, ids, resamples=200, seed=seed).strengths:
+            held["abc".index(one.name)] += one.low <= expected["abc".index(one.name)] <= one.high
+    assert (0.92 <= held / repeats).all() and (held / repeats <= 0.985).all()
+
+
+def test_all_won_is_no_certainty():
+    """Of two models the interval is that of Jeffreys' prior for the rate, and of three it is wide for the one that always wins."""
+    two = strengths("ab", [np.ones(20), np.zeros(20)], np.arange(20), resamples=20_000).strengths
+    reach = np.sqrt(20 / 19) * stats.t.ppf(0.975, 19)
+    low = logit(stats.beta.ppf(stats.norm.sf(reach), 20.5, 0.5)) / 2  # half of the log-odds to each
+    assert two[0].name == "a" and two[0].low == pytest.approx(low, abs=0.05) and two[0].low > 0
+    assert two[0].low < two[0].strength < two[0].high < 10 and two[1].high == pytest.approx(-two[0].low)
+    rng = np.random.default_rng(2)
+    level = rng.normal(size=(2, 60))
+    three = strengths("abc", [level[0] + 20, *level], np.repeat(np.arange(20), 3)).strengths
+    assert (
+        three[0].name == "a" and three[0].high - three[0].low > 1 and three[0].low < three[0].strength < three[0].high
+    )
+    assert strengths("ab", [np.ones(9), np.ones(9)], np.arange(9)).strengths[0].low < -0.2  # nothing but ties
+
+
+def seeds_of(rng, seeds: int, prompts: int, own: float, spread: float = 0.5):
+    """Scores [S, 2 P] of the seeds of a method: its own mean, what a seed adds, noise."""
+    return own + spread * rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, 2 * prompts))
+
+
+def test_training_seeds_are_one_entry_and_their_strength_holds_for_other_seeds():
+    rng, held, fixed, repeats, ids = np.random.default_rng(8), np.zeros(3), 0, 200, np.repeat(np.arange(40), 2)
+    expected = limit((0.6, 0.2, 0.0), [0.5**2 + 1, 0.5**2 + 1, 1.0])
+    for seed in range(repeats):
+        models = [seeds_of(rng, 4, 40, 0.6), seeds_of(rng, 4, 40, 0.2), rng.normal(size=80)]
+        for one in strengths("abc", models, ids, resamples=200, seed=seed).strengths:
+            held["abc".index(one.name)] += one.low <= expected["abc".index(one.name)] <= one.high
+        first = strengths("abc", [models[0][0], models[1][0], models[2]], ids, resamples=200, seed=seed).strengths
+        fixed += all(one.low <= expected["abc".index(one.name)] <= one.high for one in first)
+    assert (held / repeats >= 0.93).all() and fixed / repeats < 0.7
+
+
+def test_claims_are_of_groups_and_equal_methods_are_told_apart_no_more_often_than_five_in_a_hundred():
+    rng, repeats, claimed, ids = np.random.default_rng(9), 200, 0, np.repeat(np.arange(30), 2)
+    for _ in range(repeats):
+        models = [seeds_of(rng, 3, 30, 0.0), seeds_of(rng, 3, 30, 0.0), seeds_of(rng, 3, 30, 0.0)]
+        table = strengths(["a · 3 seeds", "b · 3 seeds", "c · 3 seeds"], models, ids, resamples=20)
+        claimed += any(claim.winner for claim in table.claims)
+    assert claimed / repeats < 0.05 and len(table.claims) == 3
+    assert {(claim.win.seeds, claim.win.seeds_b, claim.win.n) for claim in table.claims} == {(3, 3, 9 * 60)}
+    assert [claim.p_value for claim in table.claims] == [claim.win.p_value for claim in table.claims]
 
 
 def test_equal_models_are_claimed_to_differ_no_more_often_than_five_in_a_hundred():
@@ -103,3 +152,14 @@ def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
     of_the_call = {"created_at": 0, "command": ""}
     assert {**printed, **of_the_call} == {**stored, **of_the_call} and (tmp_path / "kept.json").exists()
     assert printed["command"].endswith("kept.json") and stored["command"].endswith("--scorer brightness")
+
+
+def test_one_prompt_is_said_to_give_no_interval_and_the_sign_test_is_shown(tmp_path, capsys):
+    a, b, c = (
+        draw_samples(tmp_path / name, [grey] * 6, repetitions=6) for name, grey in (("a", 90), ("b", 120), ("c", 150))
+    )
+    for models in ([a], [a, c]):
+        compare_verb.main([*(str(one.folder) for one in models), "--against", str(b.folder), "--scorer", "brightness"])
+        told = capsys.readouterr().out
+        assert "nan" not in told and told.count("[no interval: one prompt only]") >= 3
+        assert "n 6, ties 0, sign test p 0.031" in told

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from palate.errors import PalateError
-from palate.evaluation.winrate import mean_interval, win_rate
+from palate.evaluation.winrate import mean_interval, mean_intervals, score_interval, win_rate
 
 
 def test_counts_rate_and_sign_test_by_hand():
@@ -59,14 +59,56 @@ def _clustered_rates(rng, prompts=30, samples=8, truth=0.6):
 def test_interval_covers_the_truth_on_clustered_data_where_an_unclustered_one_does_not():
     rng = np.random.default_rng(0)
     clustered = unclustered = 0
-    for seed in range(300):
+    for _ in range(300):
         won, prompts = _clustered_rates(rng)
-        result = win_rate(won.ravel(), 0.5 * np.ones(won.size), prompts, resamples=600, seed=seed)
+        result = win_rate(won.ravel(), 0.5 * np.ones(won.size), prompts)
         clustered += result.low <= 0.6 <= result.high
-        result = win_rate(won.ravel(), 0.5 * np.ones(won.size), np.arange(won.size), resamples=600, seed=seed)
+        result = win_rate(won.ravel(), 0.5 * np.ones(won.size), np.arange(won.size))
         unclustered += result.low <= 0.6 <= result.high
     assert 0.92 <= clustered / 300 <= 0.98
     assert unclustered / 300 < 0.85
+
+
+@pytest.mark.parametrize("repetitions", [1, 4])
+@pytest.mark.parametrize("prompts", [15, 30, 50, 150])
+@pytest.mark.parametrize("truth", [0.6, 0.78, 0.9])
+def test_intervals_of_good_models_hold_the_rate_as_often_as_they_say(truth, prompts, repetitions):
+    rng, repeats, held = np.random.default_rng([int(100 * truth), prompts, repetitions]), 800, 0
+    for _ in range(repeats):
+        won, ids = _clustered_rates(rng, prompts, repetitions, truth)
+        result = win_rate(won.ravel(), 0.5 * np.ones(won.size), ids)
+        held += result.low <= truth <= result.high
+    assert 0.93 <= held / repeats <= (0.98 if prompts >= 50 else 0.995)
+
+
+def test_one_loss_is_not_more_certain_than_none_by_much_and_the_score_interval_is_wilsons():
+    won = np.ones(40)
+    won[7] = 0
+    result = win_rate(won, 0.5 * np.ones(40), np.arange(40))
+    z, n = stats.t.ppf(0.975, 39), 39  # Student's quantile, and the variance has the divisor n - 1
+    middle, half = (0.975 + z**2 / (2 * n)) / (1 + z**2 / n), z * np.sqrt(0.975 * 0.025 / n + z**2 / (4 * n**2)) / (1 + z**2 / n)  # fmt: skip
+    assert (result.low, result.high) == pytest.approx((middle - half, middle + half))
+    assert 0 < result.low < result.rate < result.high < 1
+
+
+def test_few_prompts_that_agree_by_chance_are_no_certainty():
+    won = np.tile(
+        [1.0, 1.0, 1.0, 0.0], 4
+    )  # four prompts, three of four won in each but one: they hardly show how they vary
+    won[3] = 1.0
+    result = win_rate(won, 0.5 * np.ones(16), np.repeat(np.arange(4), 4))
+    scatter = np.var([1, 0.75, 0.75, 0.75], ddof=1) / 4
+    low, _ = score_interval(13 / 16, stats.t.ppf(0.975, 3) ** 2 * scatter / (13 / 16 * 3 / 16))
+    assert low > 0.55 and result.low < 0.5 and result.winner is None
+
+
+def test_means_together_are_those_of_each_alone():
+    rng = np.random.default_rng(7)
+    columns, prompts = rng.normal(size=(3, 60)), np.repeat(np.arange(20), 3)
+    together = mean_intervals(columns, prompts)
+    for one, alone in zip(together, columns, strict=True):
+        assert one == pytest.approx(mean_interval(alone, prompts), rel=1e-12)
+    assert mean_intervals([], prompts) == []
 
 
 def test_mean_interval_covers_with_few_prompts_of_unequal_size():
@@ -83,7 +125,7 @@ def test_mean_interval_covers_with_few_prompts_of_unequal_size():
 def test_unclustered_interval_agrees_with_scipy():
     rng = np.random.default_rng(2)
     a, b = rng.normal(0.3, 1, 500), rng.normal(0, 1, 500)
-    ours = win_rate(a, b, np.arange(500), resamples=9999)
+    ours = win_rate(a, b, np.arange(500))
     theirs = stats.bootstrap(((a > b).astype(float),), np.mean, n_resamples=9999, method="percentile", rng=5)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.004)
     ours = mean_interval(a, np.arange(500), resamples=9999, confidence=0.8)
@@ -137,7 +179,7 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch):
     rng = np.random.default_rng(6)
     prompts, a = np.repeat(np.arange(50), 3), rng.normal(size=150)
     whole = mean_interval(a, prompts)
-    monkeypatch.setattr("palate.evaluation.winrate._CELLS", 50 * 7)  # seven resamples at a time
+    monkeypatch.setattr("palate.evaluation.winrate.CELLS", 50 * 7)  # seven resamples at a time
     assert mean_interval(a, prompts) == pytest.approx(whole, rel=1e-12)
 
 

@@ -59,7 +59,7 @@ def test_the_card_of_a_trained_run_is_read_by_the_hubs_parser(pipeline_folder, d
     assert str(tmp_path) not in text and "ana" not in text.split() and "| human | person 1 | 8 | 8 |" in text
     assert "prompts.txt: 3 prompts, sha256" in text and "pipeline.load_lora_weights" in text
     win = found.rows[0].win
-    assert f"| {win.n} | {win.prompts} | {win.wins} / {win.ties} / {win.losses} |" in text
+    assert f"| {win.n} | {win.test_words} | {win.prompts} | {win.wins} / {win.ties} / {win.losses} |" in text
     again = ModelCard(str(card(run)))
     assert again.data.to_dict() == data.to_dict()
     palate.train(run / "config.yaml")  # finished already: the model is written anew, and the card stays

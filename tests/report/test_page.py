@@ -51,7 +51,7 @@ def test_every_part_is_there(page):
         "DPO · every human vote",
         "1,536 human votes",
         "0.80 [0.56, 0.94]",
-        "n 100",
+        "n 100 · sign test p 1.1e-09",
         "80 won, 0 tied, 20 lost; 20 prompts",
         "brighter, as the judge likes it",
         "biased judge",
@@ -119,7 +119,7 @@ def test_no_winner_where_the_interval_includes_one_half(page):
 def test_a_single_prompt_shows_no_interval(page):
     win = win_rate(np.ones(9), np.zeros(9), ["one prompt"] * 9)
     html = render(replace(page, rows=[replace(page.rows[0], win=win)], sources=[]))
-    assert "1.00 [no interval]" in html and "no winner: a single prompt gives no interval" in html
+    assert "1.00 [no interval: one prompt only]" in html and "no winner: a single prompt gives no interval" in html
     assert "nan" not in re.sub(r'src="[^"]*"', "", html).lower()
 
 

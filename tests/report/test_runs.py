@@ -83,10 +83,34 @@ def test_training_seeds_are_one_row_and_one_answer(tmp_path):
     combined, *single = page.rows
     assert combined.members == tuple(run.name for run in runs) and combined.win.seeds == 3 and not combined.pictures
     assert page.sentence.startswith("dedpo · 3 seeds") and "with 3 training seeds" in page.sentence
-    assert all(row.pictures and row.corrected is not None for row in single)  # three seeds and the base: four models
+    assert page.table is None  # the method and its base: three seeds are not three models
+    assert all(row.pictures and row.winner is None for row in single) and single[0].win.winner == "a"
     text = Reader(render(page)).text
-    assert "dedpo-seed0, dedpo-seed1 and dedpo-seed2 together" in text and "Every pair of models (6)" in text
-    assert "over training seeds where several stand together" in text
+    assert "dedpo-seed0, dedpo-seed1 and dedpo-seed2 together" in text and "All models together" not in text
+    assert "one of dedpo · 3 seeds" in text and "over training seeds where several stand together" in text
+
+
+def test_two_methods_with_seeds_are_compared_as_methods(tmp_path):
+    rng = np.random.default_rng(1)
+    base = 100 + rng.integers(-30, 30, 40)
+    runs = [make_run(tmp_path / f"{name}-seed{k}", base + shift + rng.integers(-8, 8, 40), base, seed=k, beta=beta)
+            for name, shift, beta in (("up", 30, 1.0), ("same", 0, 2.0)) for k in range(3)]  # fmt: skip
+    page = page_of(compare([*map(str, runs)], scorer="brightness"), "title", "command")
+    assert {one.name for one in page.table.strengths} == {"up · 3 seeds", "same · 3 seeds", "base"}
+    assert len(page.table.claims) == 3 and page.rows[0].corrected is not None
+    assert page.sentence.startswith("up · 3 seeds wins") and "It beats every other model here." in page.sentence
+    text = Reader(render(page)).text
+    assert "Every pair of models (3)" in text and "up · 3 seeds and same · 3 seeds" in text
+    against = page_of(
+        compare([*map(str, [*runs[:3], *runs[4:]])], str(runs[3]), scorer="brightness"), "title", "command"
+    )
+    (row, *_) = against.rows
+    assert (row.name, row.against, row.win.seeds, row.win.seeds_b) == ("up · 3 seeds", "same · 3 seeds", 3, 3)
+    assert (
+        against.sentence.startswith("up · 3 seeds beats same · 3 seeds")
+        and "3 and 3 training seeds" in against.sentence
+    )
+    assert "together, against same · 3 seeds" in Reader(render(against)).text
 
 
 def test_holm_takes_back_a_winner_that_an_interval_alone_would_name(page):

@@ -13,9 +13,9 @@ from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
-from palate.evaluation.seeds import families, group_name, grouped
-from palate.evaluation.strengths import strengths
-from palate.evaluation.winrate import Interval, mean_interval, win_rate
+from palate.evaluation.seeds import Group, families, group_names, grouped
+from palate.evaluation.strengths import Table, strengths
+from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
 from palate.training.config import load_config
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
@@ -34,7 +34,8 @@ def compare(
     none is. Stored scores are used as they are. `command` is stored with what is made.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
-    included; with `group` all models are taken for such. Three or more models get a table of strengths.
+    included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its seeds
+    vary, too. Three or more models or groups get a table of strengths, a group being one entry.
 
     Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
     pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not scored
@@ -53,25 +54,22 @@ def compare(
     scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
     learned = [learned_by_samples(samples) for samples in everyone]
-    changes = [drift(samples, command) for samples in everyone]
-    seeds = (
-        [list(range(len(models)))] if group else families([_run_of(*pair) for pair in zip(models, made, strict=True)])
-    )
+    drifts = [drift(samples, command) for samples in everyone]
+    changes = _changes(drifts, base_samples.prompts)
+    start = base_samples.folder if against == "base" else against
+    seeds = [list(range(1, len(everyone)))] if group else _families([start, *models], everyone)
     if group and len(models) < 2:
         raise PalateError("--group combines the training seeds of one method: name two runs or more.")
     sections = []
     for one in dict.fromkeys(scorers):
         scored = scored_alike(everyone, one, command)
-        base, *rows = map(_evaluated, names, paths, everyone, scored, changes)
-        rows = [_against(row, base, changes[k + 1], changes[0]) for k, row in enumerate(rows)]
+        scores = [own.values for own in scored]
+        means = mean_intervals(scores, base_samples.prompts)
+        base, *rows = map(_evaluated, names, paths, everyone, scored, drifts, means)
+        rows = [_against(row, base, change) for row, change in zip(rows, changes, strict=True)]
         judged = tuple(name for name, about in zip(names, learned, strict=True) if one in about.names)
-        together = [
-            grouped(group_name([rows[k].name for k in members]), [rows[k].name for k in members], [rows[k].scores for k in members],
-                    base.scores, base_samples.prompts)
-            for members in seeds
-        ]  # fmt: skip
-        table = strengths(names, [row.scores for row in (base, *rows)], base_samples.prompts) if len(rows) > 1 else None
-        sections.append(Comparison(base, rows, one, scored[0].version, judged, tuple(together), table))
+        groups, table = _together(names, scores, seeds, base_samples.prompts)
+        sections.append(Comparison(base, rows, one, scored[0].version, judged, groups, table))
     headline = next((section for section in sections if not section.trained_on), sections[0])
     return replace(
         headline,
@@ -105,11 +103,12 @@ def _base(
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
     """Score samples, keep the scores beside them, and pair them with those of `base`."""
     (scores,) = scored_alike([samples], scorer)
-    row = _evaluated(name, path, samples, scores, drift(samples))
+    drifted = drift(samples)
+    row = _evaluated(name, path, samples, scores, drifted, mean_interval(scores.values, samples.prompts))
     if base is None:
         return row
     _require_pairs(samples, base.samples)
-    return _against(row, base, drift(samples), drift(base.samples))
+    return _against(row, base, *_changes([drift(base.samples), drifted], samples.prompts))
 
 
 def name_of(model: str | Path) -> str:
@@ -120,20 +119,51 @@ def name_of(model: str | Path) -> str:
     return path.name
 
 
-def _evaluated(name: str, path: Path, samples: Samples, scores: Scores, drifted: dict[str, np.ndarray]) -> Evaluated:
-    means = {statistic: float(values.mean()) for statistic, values in drifted.items()}
-    return Evaluated(name, path, samples, scores.values, mean_interval(scores.values, samples.prompts), means, None)
-
-
-def _against(
-    row: Evaluated, base: Evaluated, drifted: dict[str, np.ndarray], before: dict[str, np.ndarray]
+def _evaluated(
+    name: str, path: Path, samples: Samples, scores: Scores, drifted: dict[str, np.ndarray], mean: Interval
 ) -> Evaluated:
-    change: dict[str, Interval] = {
-        name: mean_interval(values - before[name], row.samples.prompts)
-        for name, values in drifted.items()
-        if name in before
-    }
+    means = {statistic: float(values.mean()) for statistic, values in drifted.items()}
+    return Evaluated(name, path, samples, scores.values, mean, means, None)
+
+
+def _against(row: Evaluated, base: Evaluated, change: dict[str, Interval]) -> Evaluated:
     return replace(row, win=win_rate(row.scores, base.scores, row.samples.prompts), drift_change=change)
+
+
+def _changes(drifts: list[dict[str, np.ndarray]], prompts: list[str]) -> list[dict[str, Interval]]:
+    """Per model after the first, which is the base, how its picture statistics differ; all intervals from one set of draws."""
+    before, *after = drifts
+    found = [(k, name, values - before[name]) for k, own in enumerate(after) for name, values in own.items() if name in before]  # fmt: skip
+    out: list[dict[str, Interval]] = [{} for _ in after]
+    for (k, name, _), interval in zip(found, mean_intervals([values for *_, values in found], prompts), strict=True):
+        out[k][name] = interval
+    return out
+
+
+def _families(folders: list[str | Path], everyone: list[Samples]) -> list[list[int]]:
+    """Positions of the runs that are training seeds of one method, the base at 0 among them where others are left to compare."""
+    runs = [_run_of(*pair) for pair in zip(folders, everyone, strict=True)]
+    found = families(runs)
+    return families([None, *runs[1:]]) if [*range(len(runs))] in map(sorted, found) else found
+
+
+def _together(
+    names: list[str], scores: list[np.ndarray], seeds: list[list[int]], prompts: list[str]
+) -> tuple[tuple[Group, ...], Table | None]:
+    """The groups of training seeds against the base (or its own seeds), and the table of groups and single models."""
+    titles = group_names([[names[k] for k in members] for members in seeds])
+    of_base = next(((title, members) for title, members in zip(titles, seeds, strict=True) if 0 in members), (names[0], [0]))  # fmt: skip
+    base = np.stack([scores[k] for k in of_base[1]])
+    groups = tuple(
+        grouped(title, [names[k] for k in members], [scores[k] for k in members], None if 0 in members else base, prompts, of_base[0])
+        for title, members in zip(titles, seeds, strict=True)
+    )  # fmt: skip
+    single = [(names[k], [k]) for k in range(len(names)) if not any(k in members for members in seeds)]
+    entries = sorted([*single, *zip(titles, seeds, strict=True)], key=lambda entry: min(entry[1]))
+    if len(entries) < 3:
+        return groups, None
+    tables = [np.stack([scores[k] for k in members]) for _, members in entries]
+    return groups, strengths([name for name, _ in entries], tables, prompts)
 
 
 def _run_of(model: str | Path, samples: Samples) -> Path:

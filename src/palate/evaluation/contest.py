@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
@@ -16,7 +15,7 @@ from palate.evaluation.origin import run_of, said, trained_since
 from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import plain, warnings
 from palate.evaluation.samples import Samples
-from palate.evaluation.winrate import binomial_interval
+from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
 from palate.judges.base import SELF
 
 
@@ -34,11 +33,20 @@ class VoteRate:
     prompts: int  # with a vote
     power: float = 0.0  # of the judge: 0 these votes alone
     confidence: float = 0.95
+    error: float = float(
+        "nan"
+    )  # standard error of the rate, clustered by prompt; NaN where the votes are of one prompt
+    p_value: float = 1.0  # exact sign test on these votes alone; it knows neither prompts nor the judge
 
     @property
     def winner(self) -> str | None:
         """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
         return "a" if self.low > 0.5 else "b" if self.high < 0.5 else None
+
+    @property
+    def test_words(self) -> str:
+        """For example "sign test p 0.031"; "" where a judge helps, of which the test knows nothing."""
+        return "" if self.power else f"sign test p {self.p_value:.2g}"
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,11 @@ def vote_rate(
     tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of `palate.targets.dedpo`;
     with equal propensities and one pair per prompt this is `powered_mean` at lambda = kappa * N_unlabelled / N.
 
-    The variance is that of the sums of influences by prompt, because pictures of one prompt go together, with
-    Student's quantile for the prompts that have votes. Where all votes are equal the exact binomial interval with such a
-    prompt as a trial is given. Raises PalateError without a vote, for a propensity outside (0, 1] and unequal lengths.
+    The variance is that of the sums of influences by prompt, because pictures of one prompt go together; a tuned power
+    costs one degree of freedom. It becomes a score interval (`rate_interval`), as if rate were a share of as many
+    independent votes as give this variance, with Kish's effective number of prompts: the published normal interval (`powered_mean`) is too short near 0 and 1.
+    Where all votes are equal the exact binomial interval with a voted prompt as a trial is given. Raises PalateError
+    without a vote, for a propensity outside (0, 1] and unequal lengths.
     """
     y = np.asarray(votes, dtype=np.float64)
     g = np.full(len(y), 0.5) if judge is None else np.where(np.isnan(judge), 0.5, np.asarray(judge, dtype=np.float64))
@@ -151,20 +161,29 @@ def vote_rate(
     _, prompt = np.unique(np.asarray(prompt_ids).astype(str), return_inverse=True)
     own = np.bincount(prompt, weights=w * (y - w @ y))  # influences by prompt at power 0 …
     change = np.bincount(prompt, weights=(g - g.mean()) / len(g) - w * (g - w @ g))  # … and per unit of power
-    if power == "tuned":
+    unanimous, tuned = np.ptp(y[voted]) == 0, power == "tuned"
+    if tuned and unanimous:
+        power = 0.0  # nothing of the votes' spread could be explained
+    elif tuned:
         power = float(np.clip(-(own @ change) / (change @ change), 0, 1)) if change @ change > 1e-24 else 0.0
     rate = float(np.clip(power * g.mean() + w @ (y - power * g), 0, 1))
     clusters = len(set(prompt[voted]))
-    low = high = float("nan")
-    if clusters > 1 and np.ptp(y[voted]) == 0 and power == 0:
+    fitted = int(tuned and power > 0)
+    low = high = error = float("nan")
+    if clusters > 1:
+        variance = clusters / max(1, clusters - 1 - fitted) * np.square(own + power * change).sum()
+        error = float(np.sqrt(variance))
+    if clusters > 1 and unanimous and power == 0:
         low, high = binomial_interval(rate, clusters, confidence)
     elif clusters > 1:
-        error = np.sqrt(clusters / (clusters - 1) * np.square(own + power * change).sum())
-        reach = float(stats.t.ppf((1 + confidence) / 2, clusters - 1) * error)
-        low, high = max(0.0, rate - reach), min(1.0, rate + reach)
+        people = float(w @ y)  # whose votes' variance is what the influences have
+        spread = 0.5 / clusters if unanimous else people * (1 - people)
+        weighed = 1 / np.square(np.bincount(prompt, weights=w)).sum()  # as many prompts of equal weight
+        low, high = rate_interval(rate, variance, weighed, confidence, spread=spread, fitted=fitted)
     wins, losses = int((y[voted] > 0.5).sum()), int((y[voted] < 0.5).sum())
     n = int(voted.sum())
-    return VoteRate(rate, low, high, n, wins, n - wins - losses, losses, clusters, float(power), confidence)
+    return VoteRate(rate, low, high, n, wins, n - wins - losses, losses, clusters, float(power), confidence, error,
+                    sign_test(wins, losses))  # fmt: skip
 
 
 def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], prompts: list[str]) -> np.ndarray:
@@ -211,9 +230,9 @@ def _lines(found: Contest) -> list[str]:
         }
     width = max(map(len, rows))
     for name, rate in rows.items():
-        out.append(
-            f"  {name:<{width}}  wins {rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]  n {rate.n:,}, ties {rate.ties:,}"
-        )
+        facts = [f"n {rate.n:,}", f"ties {rate.ties:,}", *filter(None, [rate.test_words])]
+        interval = "no interval: one prompt only" if np.isnan(rate.low) else f"{rate.low:.3f}, {rate.high:.3f}"
+        out.append(f"  {name:<{width}}  wins {rate.rate:.3f} [{interval}]  {', '.join(facts)}")
     if found.other_pairs:
         out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
     if not found.propensities and found.human.n < found.pairs:

@@ -13,7 +13,7 @@ from palate import __version__
 from palate.evaluation.samples import OF_THE_MODEL, Samples
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
-from palate.evaluation.winrate import Interval, WinRate
+from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import write_text
 
 
@@ -117,19 +117,19 @@ def lines(comparison: Comparison) -> list[str]:
 def _words(comparison: Comparison) -> list[str]:
     """The headline's findings: groups as one, and with several models only what Holm's correction leaves."""
     base, together = comparison.base.name, {name for group in comparison.groups for name in group.members}
-    out = [group.win.sentence(group.name, base) for group in comparison.groups]
-    single = [row for row in comparison.rows if row.name not in together]
-    if comparison.table is None or not single:
-        return out + [row.win.sentence(row.name, base) for row in single]
-    claims = [claim for claim in comparison.table.claims if not {claim.a, claim.b} & together]
+    claims = comparison.table.claims if comparison.table else ()
+    taken = {(claim.a, claim.b) for claim in claims if claim.win.winner and not claim.winner}  # by the correction
+    out = [group.win.sentence(group.name, group.against) for group in comparison.groups
+           if group.win and not taken & {(group.name, group.against), (group.against, group.name)}]  # fmt: skip
+    if not claims:
+        return out + [row.win.sentence(row.name, base) for row in comparison.rows if row.name not in together]
     sure = [
         f"{claim.winner} beats {claim.b if claim.winner == claim.a else claim.a} (p {claim.p_corrected:.2g})"
         for claim in claims
         if claim.winner
     ]
     open_ = [f"{claim.a} and {claim.b} (p {claim.p_corrected:.2g})" for claim in claims if not claim.winner]
-    count = len(comparison.table.claims)
-    out += [f"Sure of {count} pairs of models together (Holm): {'; '.join(sure)}."] if sure else []
+    out += [f"Sure of {len(claims)} pairs of models together (Holm): {'; '.join(sure)}."] if sure else []
     return out + ([f"No winner between {'; '.join(open_)}."] if open_ else [])
 
 
@@ -174,16 +174,17 @@ def _numbers(section: Comparison) -> list[str]:
     mark = f" · used in training {_and(section.trained_on)}: no evidence" if section.trained_on else ""
     out = [f"scored by {section.scorer} · {pictures} pictures each on {prompts} prompts{mark}"]
     for row in section.models:
-        mean, low, high = row.mean
-        out.append(f"  {row.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(row.win)}")
+        out.append(f"  {row.name:<32} mean {interval_text(row.mean, '.3f')}{_wins(row.win)}")
     for group in section.groups:
-        mean, low, high = group.mean
-        out.append(f"  {group.name:<32} mean {mean:.3f} [{low:.3f}, {high:.3f}]{_wins(group.win)}")
+        out.append(
+            f"  {group.name:<32} mean {interval_text(group.mean, '.3f')}{_wins(group.win)}{_over(group, section)}"
+        )
     if section.table:
         pairs = len(section.table.claims)
         out.append(f"strength in log-odds, from {pairs} pairs of models (mean 0; 0.4 is 60 % of the wins)")
         out += [
-            f"  {one.name:<32} {one.strength:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in section.table.strengths
+            f"  {one.name:<32} {interval_text((one.strength, one.low, one.high), '+.2f')}"
+            for one in section.table.strengths
         ]
     return out
 
@@ -192,7 +193,13 @@ def _wins(win: WinRate | None) -> str:
     if win is None:
         return ""
     rate, low, high = (round(100 * x) / 100 if x == x else x for x in (win.rate, win.low, win.high))
-    return f"   wins {rate:.2f} [{low:.2f}, {high:.2f}]  n {win.n}, ties {win.ties}"
+    facts = [f"n {win.n}", f"ties {win.ties}", *filter(None, [win.test_words])]
+    return f"   wins {interval_text((rate, low, high), '.2f')}  {', '.join(facts)}"
+
+
+def _over(group: Group, section: Comparison) -> str:
+    """Against whom, where that is not the base but all its training seeds."""
+    return f"  against {group.against}" if group.win and group.against != section.base.name else ""
 
 
 def _and(names: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.samples import Samples, open_samples
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
 from palate.evaluation.scores import Scores, repetitions, score_samples
-from palate.evaluation.winrate import Interval, mean_interval
+from palate.evaluation.winrate import Interval, interval_text, mean_interval
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def score_lines(scored: Scored) -> list[str]:
     """The means as lines for a terminal."""
     prompts = scored.samples.prompts
     out = [f"score: {scored.samples.folder} · {len(prompts):,} pictures on {len(set(prompts)):,} prompts"]
-    for name, (mean, low, high) in scored.means.items():
+    for name, interval in scored.means.items():
         mark = "   used in training: no evidence" if name in scored.trained_on else ""
-        out.append(f"  {name:<16} {mean:.3f} [{low:.3f}, {high:.3f}]{mark}")
+        out.append(f"  {name:<16} {interval_text(interval, '.3f')}{mark}")
     if scored.lost:
         out.append(
             f"  not known what this model was trained on, so none of these is sure to be evidence: {'; '.join(scored.lost)} not found"

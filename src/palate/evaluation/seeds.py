@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from palate.errors import PalateError
-from palate.evaluation.winrate import Interval, WinRate, binomial_interval
+from palate.evaluation.winrate import Interval, WinRate, binomial_interval, score_interval, widened
 from palate.training.config import FREE_ON_RESUME, read_yaml
 
 _NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
@@ -25,7 +25,8 @@ class Group:
     name: str
     members: tuple[str, ...]
     mean: Interval  # of the scores
-    win: WinRate | None  # over the base
+    win: WinRate | None  # over `against`; None for the group that the base itself is one of
+    against: str = ""  # the base, or the group of training seeds that it is one of
 
 
 def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -50,30 +51,51 @@ def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.95) -> WinRate:
-    """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples; `seeds_mean` by prompt.
+    """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T seeds.
+
+    With T seeds of the other method, too, seeds of both sides and prompts are crossed random effects. Each side adds what
+    its seeds differ by (as in `seeds_mean`, of means over the other side's seeds), and the two sides together have
+    Satterthwaite's degrees of freedom; what two particular seeds have in common counts on both sides, which is the safe
+    one. A single model on a side is taken as it is. The half width becomes a score interval, as in `rate_interval`.
 
     The p-value is that of the interval: 1 less the confidence at which it touches one half. Where all prompts of all
-    seeds have one rate, the interval is the exact binomial one with a prompt as a trial.
+    seeds have one rate, the interval is the exact binomial one with a prompt as a trial. NaN with a single prompt.
     """
     outcomes = np.asarray(outcomes, dtype=np.float64)
-    by_prompt = _by_prompt(outcomes, prompt_ids)
-    rate, low, high = seeds_mean(by_prompt, confidence)
-    p_value = float("nan")
-    if np.ptp(by_prompt) == 0:
-        low, high = binomial_interval(rate, by_prompt.shape[1], confidence)
-        p_value = 1.0 if rate == 0.5 else min(1.0, 2 * 0.5 ** by_prompt.shape[1])
-    elif not np.isnan(low):
-        low, high = max(0.0, low), min(1.0, high)
-        p_value = _p_value(by_prompt, abs(rate - 0.5))
+    outcomes = outcomes[:, None] if outcomes.ndim == 2 else outcomes
+    by_prompt = _by_prompt(outcomes, prompt_ids)  # [S, T, P]
+    prompts, rate, low, high, p_value = by_prompt.shape[-1], float(by_prompt.mean()), float("nan"), float("nan"), 1.0
+    if prompts > 1 and np.ptp(by_prompt) == 0:
+        low, high = binomial_interval(rate, prompts, confidence)
+        p_value = 1.0 if rate == 0.5 else min(1.0, 2 * 0.5**prompts)
+    elif prompts > 1 and max(by_prompt.shape[:2]) > 1:
+        spread = rate * (1 - rate)
+        low, high = score_interval(rate, _half_width(by_prompt, confidence, spread) ** 2 / spread)
+        p_value = _p_value(by_prompt, spread, 2 * abs(rate - 0.5) * np.sqrt(spread))
     wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
-    return WinRate(outcomes.size, wins, outcomes.size - wins - losses, losses, rate, low, high, p_value, by_prompt.shape[1], confidence,
-                   seeds=len(outcomes))  # fmt: skip
+    return WinRate(outcomes.size, wins, outcomes.size - wins - losses, losses, rate, low, high, p_value, prompts, confidence,
+                   seeds=outcomes.shape[0], seeds_b=outcomes.shape[1])  # fmt: skip
+
+
+def outcomes_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Outcomes [S, T, N] of every seed's scores of a, [N] or [S, N], against every one's of b, [N] or [T, N]."""
+    a, b = np.atleast_2d(a)[:, None], np.atleast_2d(b)[None]
+    return np.where(a == b, 0.5, a > b)
 
 
 def group_name(members: Sequence[str]) -> str:
     """What the members' names have in common, with their number."""
     common = os.path.commonprefix(list(members)).rstrip("-_. 0123456789").removesuffix("seed").rstrip("-_. ")
     return f"{common or members[0]} · {len(members)} seeds"
+
+
+def group_names(groups: Sequence[Sequence[str]]) -> list[str]:
+    """`group_name` of each; where two would be the same, with the first and the last member."""
+    names = [group_name(members) for members in groups]
+    return [
+        name if names.count(name) == 1 else f"{members[0]} to {members[-1]} · {len(members)} seeds"
+        for name, members in zip(names, groups, strict=True)
+    ]
 
 
 def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
@@ -91,39 +113,55 @@ def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
 
 
 def grouped(
-    name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Sequence
-) -> Group:
-    """The group of these members, by their scores [N] each and those of the base. Raises PalateError for unequal lengths."""
-    if len({len(one) for one in [*scores, *([base] if base is not None else [])]}) > 1:
+    name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Sequence,
+    against: str = "",
+) -> Group:  # fmt: skip
+    """The group of these members, by their scores [N] each and those of the base, [N] or [T, N] for T seeds of it, too.
+
+    Raises PalateError for unequal lengths.
+    """
+    if len({len(one) for one in [*scores, *([] if base is None else np.atleast_2d(base))]}) > 1:
         raise PalateError(f"{name}: the members have different numbers of samples. Sample all of them alike.")
     table = np.stack(scores)
-    win = None
-    if base is not None:
-        win = seeds_win(np.where(table == base, 0.5, table > base), prompt_ids)
-    return Group(name, tuple(members), seeds_mean(_by_prompt(table, prompt_ids)), win)
+    win = None if base is None else seeds_win(outcomes_of(table, base), prompt_ids)
+    return Group(name, tuple(members), seeds_mean(_by_prompt(table, prompt_ids)), win, against)
 
 
-def _half_width(values: np.ndarray, confidence: float) -> float:
+def seeds_variance(values: np.ndarray) -> float:
+    """What the seeds add to the variance of the mean of `values` [S, P]: the prompts' share and the interaction taken off."""
     seeds, prompts = values.shape
     by_seed, by_prompt = values.mean(axis=1), values.mean(axis=0)
     rest = values - by_seed[:, None] - by_prompt + values.mean()
     interaction = (rest**2).sum() / ((seeds - 1) * (prompts - 1))
-    of_prompts = by_prompt.var(ddof=1) / prompts
-    of_seeds = max(0.0, by_seed.var(ddof=1) / seeds - interaction / (seeds * prompts))
-    reach = stats.t.ppf((1 + confidence) / 2, [seeds - 1, prompts - 1])
-    return float(np.sqrt(reach[0] ** 2 * of_seeds + reach[1] ** 2 * of_prompts))
+    return max(0.0, float(by_seed.var(ddof=1) / seeds - interaction / (seeds * prompts)))
 
 
-def _p_value(by_prompt: np.ndarray, distance: float) -> float:
+def _half_width(values: np.ndarray, confidence: float, spread: float = 0.0) -> float:
+    """Of the mean of [S, P] or [S, T, P]; `spread` is the variance of a single trial, 0 where values are no outcomes."""
+    values = values[:, None] if values.ndim == 2 else values
+    prompts = values.shape[-1]
+    of_prompts = widened(values.mean(axis=(0, 1)).var(ddof=1) / prompts, prompts, spread)
+    square = stats.t.ppf((1 + confidence) / 2, prompts - 1) ** 2 * of_prompts
+    sides = [own for own in (values.mean(axis=1), values.mean(axis=0)) if len(own) > 1]
+    variance = np.array([seeds_variance(own) for own in sides])
+    if variance.any():
+        freedom = variance.sum() ** 2 / (variance**2 / [len(own) - 1 for own in sides]).sum()  # Satterthwaite's
+        square += stats.t.ppf((1 + confidence) / 2, freedom) ** 2 * variance.sum()
+    return float(np.sqrt(square))
+
+
+def _p_value(by_prompt: np.ndarray, spread: float, distance: float) -> float:
     if distance == 0:
         return 1.0
     edge = 1 - 1e-9
-    if _half_width(by_prompt, edge) < distance:
+    if _half_width(by_prompt, edge, spread) < distance:
         return 1 - edge
-    return float(1 - brentq(lambda confidence: _half_width(by_prompt, confidence) - distance, 0.0, edge))
+    return float(1 - brentq(lambda level: _half_width(by_prompt, level, spread) - distance, 0.0, edge))
 
 
 def _by_prompt(values: np.ndarray, prompt_ids: Sequence) -> np.ndarray:
-    """Means [S, P] of values [S, N] by prompt."""
+    """Means [..., P] of values [..., N] by prompt."""
     _, index, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
-    return np.stack([np.bincount(index, weights=row) for row in values]) / counts
+    flat = values.reshape(-1, values.shape[-1])
+    means = np.stack([np.bincount(index, weights=row) for row in flat]) / counts
+    return means.reshape(*values.shape[:-1], len(counts))

@@ -1,6 +1,10 @@
 """Paired win rates and means with intervals that know that samples of one prompt are not independent.
 
-Both intervals come from the bootstrap over prompts: whole prompts are drawn with replacement, each with all samples.
+A win rate has a score interval (Wilson 1927): the spread of a rate depends on the rate, and an interval that takes it
+from the estimate alone is too short near 0 and 1. How much the prompts' rates scatter says how many independent
+comparisons all of them are worth.
+
+A mean has the interval of the bootstrap over prompts: whole prompts are drawn with replacement, each with all samples.
 The percentiles are widened for few prompts (the "expanded percentile interval" of T. Hesterberg, What Teachers Should
 Know About the Bootstrap, 2015); with many prompts that is the plain percentile interval.
 """
@@ -16,7 +20,7 @@ from palate.errors import PalateError
 
 Interval = tuple[float, float, float]  # mean, low, high
 
-_CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
+CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,15 @@ class WinRate:
     p_value: float  # exact sign test on the comparisons that are not ties; it does not know about prompts
     prompts: int  # clusters
     confidence: float = 0.95
-    seeds: int = 1  # training seeds; with several the interval holds for another seed, too, and p_value is of its test
+    seeds: int = (
+        1  # training seeds of a; with several the interval holds for another seed, too, and p_value is of its test
+    )
+    seeds_b: int = 1  # training seeds of b, likewise
+
+    @property
+    def clustered_p(self) -> bool:
+        """Whether `p_value` is the interval's own and knows of prompts and seeds, and not the sign test's."""
+        return self.seeds > 1 or self.seeds_b > 1
 
     @property
     def winner(self) -> str | None:
@@ -42,10 +54,17 @@ class WinRate:
             return "a"
         return "b" if self.high < 0.5 else None
 
+    @property
+    def test_words(self) -> str:
+        """The p-value and of which test it is, for example "sign test p 0.031"; "" where a single prompt leaves a group none."""
+        if self.clustered_p:
+            return "" if np.isnan(self.low) else f"p {self.p_value:.2g}"
+        return f"sign test p {self.p_value:.2g}"
+
     def sentence(self, name_a: str, name_b: str) -> str:
         """The result in plain words. It names a winner only where there is one."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
-        counts += f" with {self.seeds} training seeds" if self.seeds > 1 else ""
+        counts += seeds_words(self)
         level = f"No winner between {name_a} and {name_b}: {name_a} won {_percent(self.rate)} of {counts}"
         if np.isnan(self.low):
             return f"{level}, and a single prompt gives no interval."
@@ -64,18 +83,16 @@ def win_rate(
     *,
     tie_tolerance: float = 0.0,
     confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> WinRate:
     """Compare two models sample by sample; higher scores are better.
 
     score_a, score_b: [N] scores of the two models on the same prompt and noise; prompt_ids: [N], equal for samples of
     one prompt. A comparison is a tie where the scores differ by at most `tie_tolerance`, and counts as half a win.
 
-    The interval is clustered by prompt. Where all prompts have one and the same rate (all wins, say) the bootstrap has
-    no spread and would claim certainty; the exact binomial interval (Clopper and Pearson 1934) with each prompt as one
-    trial is given instead. With one prompt the interval is NaN. Raises PalateError for no comparisons, unequal lengths,
-    and scores that are NaN or infinite.
+    The interval is `rate_interval` with the variance of the prompts' shares in the rate. Where all prompts have one and
+    the same rate (all wins, say) nothing shows how much prompts vary; the exact binomial interval (Clopper and Pearson
+    1934) with each prompt as one trial is given instead. With one prompt the interval is NaN. Raises PalateError for no
+    comparisons, unequal lengths, and scores that are NaN or infinite.
     """
     score_a, score_b = _numbers(score_a, "score_a"), _numbers(score_b, "score_b")
     _same_length(score_a=score_a, score_b=score_b, prompt_ids=prompt_ids)
@@ -83,14 +100,47 @@ def win_rate(
     ties = np.abs(difference) <= tie_tolerance
     outcome = np.where(ties, 0.5, difference > 0)  # [N] in {0, 1/2, 1}
     sums, counts = _by_prompt(outcome, prompt_ids)
-    rate = float(outcome.mean())
+    rate, low, high = float(outcome.mean()), float("nan"), float("nan")
     if len(sums) > 1 and np.all(sums * counts[0] == sums[0] * counts):
         low, high = binomial_interval(rate, len(sums), confidence)
-    else:
-        low, high = _bootstrap_interval(sums, counts, confidence, resamples, seed)
+    elif len(sums) > 1:
+        variance = len(sums) / (len(sums) - 1) * np.square((sums - rate * counts) / len(outcome)).sum()
+        low, high = rate_interval(rate, variance, len(sums), confidence)
     wins, losses = int((outcome == 1).sum()), int((outcome == 0).sum())
-    p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    p_value = sign_test(wins, losses)
     return WinRate(len(outcome), wins, int(ties.sum()), losses, rate, low, high, p_value, len(sums), confidence)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p-value of so many wins and losses where both are as likely; 1 without any."""
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def rate_interval(
+    rate: float, variance: float, clusters: float, confidence: float, *, spread: float | None = None, fitted: int = 0
+) -> tuple[float, float]:
+    """Score interval of a rate that was estimated with this variance from so many clusters: (low, high) in [0, 1].
+
+    One win or loss has the variance `spread`, rate (1 - rate) when absent, so the estimate is worth spread / variance
+    independent trials, and Wilson's interval for such a number is given, with Student's quantile for clusters - 1 less
+    the number of `fitted` parameters. The variance is that of the clusters, or what it would be with one more cluster that
+    is a single trial where that is larger: few clusters that agree by chance are not taken for certainty.
+    """
+    spread = rate * (1 - rate) if spread is None else spread
+    variance = widened(variance, clusters, spread)
+    reach = float(stats.t.ppf((1 + confidence) / 2, max(1, clusters - 1 - fitted)))
+    return score_interval(rate, reach**2 * variance / spread)
+
+
+def widened(variance: float, clusters: float, spread: float) -> float:
+    """The variance of a rate with one more cluster that is a single trial, where that is larger."""
+    return max(variance, (clusters * variance + spread / clusters) / (clusters + 1))
+
+
+def score_interval(rate: float, ratio: float) -> tuple[float, float]:
+    """All rates p that lie within sqrt(ratio p (1 - p)) of this one (Wilson 1927, where ratio is z² / trials)."""
+    middle, half = rate + ratio / 2, np.sqrt(ratio * rate * (1 - rate) + ratio**2 / 4)
+    return max(0.0, float((middle - half) / (1 + ratio))), min(1.0, float((middle + half) / (1 + ratio)))
 
 
 def mean_interval(
@@ -100,37 +150,48 @@ def mean_interval(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[float, float, float]:
+) -> Interval:
     """Mean of `values` [N] with its interval from the bootstrap over prompts: (mean, low, high), in the values' unit.
 
     prompt_ids: [N]. With one prompt the interval is NaN; values that do not vary give an interval of width zero.
     Raises PalateError for no values, unequal lengths, and values that are NaN or infinite.
     """
-    values = _numbers(values, "values")
-    _same_length(values=values, prompt_ids=prompt_ids)
-    sums, counts = _by_prompt(values, prompt_ids)
-    return (float(values.mean()), *_bootstrap_interval(sums, counts, confidence, resamples, seed))
+    return mean_intervals([values], prompt_ids, confidence=confidence, resamples=resamples, seed=seed)[0]
 
 
-def _bootstrap_interval(
-    sums: np.ndarray, counts: np.ndarray, confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Interval of sum(sums) / sum(counts), both [prompts], when whole prompts are drawn with replacement."""
-    prompts = len(sums)
-    if prompts < 2:
-        return float("nan"), float("nan")
-    means = [(times @ sums) / (times @ counts) for times in prompt_draws(prompts, resamples, seed)]
-    tail = tail_beyond(prompts, confidence)
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+def mean_intervals(
+    columns: Sequence[Sequence[float]],
+    prompt_ids: Sequence,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Interval]:
+    """`mean_interval` of each of the columns, all [N]. They share the draws, which take most of the time."""
+    tables = [_numbers(values, "values") for values in columns]
+    for values in tables:
+        _same_length(values=values, prompt_ids=prompt_ids)
+    if not tables:
+        return []
+    by_prompt = [_by_prompt(values, prompt_ids) for values in tables]
+    sums, counts = np.stack([sums for sums, _ in by_prompt], axis=1), by_prompt[0][1]  # [prompts, columns], [prompts]
+    low = high = np.full(len(tables), np.nan)
+    if len(counts) > 1:
+        means = [(times @ sums) / (times @ counts)[:, None] for times in prompt_draws(len(counts), resamples, seed)]
+        tail = tail_beyond(len(counts), confidence)
+        low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    return [
+        (float(values.mean()), float(below), float(above))
+        for values, below, above in zip(tables, low, high, strict=True)
+    ]
 
 
 def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same arguments."""
-    if prompts * resamples <= _CELLS:
+    if prompts * resamples <= CELLS:
         yield _kept_draws(prompts, resamples, seed)
         return
-    rng, chunk = np.random.default_rng(seed), max(1, _CELLS // prompts)
+    rng, chunk = np.random.default_rng(seed), max(1, CELLS // prompts)
     for start in range(0, resamples, chunk):
         yield _drawn(rng, prompts, min(chunk, resamples - start))
 
@@ -185,6 +246,19 @@ def _same_length(**columns: Sequence) -> None:
         raise PalateError(f"{shown} rows. Give one row per sample in each, in the same order.")
     if not next(iter(lengths.values())):
         raise PalateError("There is nothing to compare: 0 samples were scored. Score samples of at least two prompts.")
+
+
+def interval_text(interval: Interval, places: str) -> str:
+    """For example `0.70 [0.56, 0.84]` for the format ".2f"; where there is no interval, why."""
+    mean, low, high = (f"{number:{places}}" for number in interval)
+    return f"{mean} [no interval: one prompt only]" if np.isnan(interval[1]) else f"{mean} [{low}, {high}]"
+
+
+def seeds_words(win: WinRate) -> str:
+    """For example " with 3 training seeds", of both sides where both have several; "" where none has."""
+    if win.seeds_b == 1:
+        return f" with {win.seeds} training seeds" if win.seeds > 1 else ""
+    return f" with {win.seeds} and {win.seeds_b} training seeds"
 
 
 def _percent(rate: float) -> str:

@@ -19,7 +19,7 @@ from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.report.commands import commands_of
 from palate.report.labels import labels_of, sources_of
-from palate.report.numbers import with_interval
+from palate.report.numbers import ONE_PROMPT, with_interval
 from palate.report.page import contest_rates, rate_places, rate_text
 from palate.report.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.report.public import public
@@ -122,7 +122,7 @@ def _text(
         page=page, row=row, answer=answer, sections=sections, contests=contests, remark=remark, base=_base_words(config),
         kind=kind, component=component, component_class=component_class,
         annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
-        places=_places, contest_rates=contest_rates, commands=commands_of(page, row), and_=and_,
+        places=_places, contest_rates=contest_rates, ONE_PROMPT=ONE_PROMPT, commands=commands_of(page, row), and_=and_,
     )  # fmt: skip
     if (
         not hub
@@ -203,7 +203,8 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
         for row in section.rows:
             if row.win is None or section.no_evidence or section.statistic:
                 continue
-            who = f"{row.name} over {section.base.name}" if row.members else f"over {section.base.name}"
+            over = row.against or section.base.name
+            who = f"{row.name} over {over}" if row.members else f"over {over}"
             name = f"win rate {who} by {section.scorer}"
             out.append(EvalResult(**about, metric_type="win_rate", metric_name=public(name), metric_value=round(row.win.rate, 4),
                                   metric_args=_interval(row.win)))  # fmt: skip

@@ -12,10 +12,13 @@ def decimals(intervals: Iterable[Interval], most: int = 4) -> int:
     return min(most, max(0, 1 - math.floor(math.log10(max(widths))))) if widths else min(2, most)
 
 
-def with_interval(interval: Interval, places: int) -> str:
-    """For example `2.57 [2.41, 2.72]`; a missing interval is said to be missing."""
+ONE_PROMPT = ": one prompt only"  # why an interval over prompts is missing
+
+
+def with_interval(interval: Interval, places: int, why: str = "") -> str:
+    """For example `2.57 [2.41, 2.72]`; a missing interval is said to be missing, and `why`."""
     mean, low, high = (f"{_rounded(number, places):.{places}f}" for number in interval)
-    return f"{mean} [no interval]" if any(map(math.isnan, interval[1:])) else f"{mean} [{low}, {high}]"
+    return f"{mean} [no interval{why}]" if any(map(math.isnan, interval[1:])) else f"{mean} [{low}, {high}]"
 
 
 def percent(rate: float) -> str:

@@ -15,7 +15,7 @@ from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.pages import colour, picture_uri, templates
 from palate.report.commands import commands_of
-from palate.report.numbers import Interval, decimals, with_interval
+from palate.report.numbers import ONE_PROMPT, Interval, decimals, with_interval
 from palate.report.parts import Page, Picture, Row, Section, Source, verdict
 from palate.report.plots import curve_panels
 from palate.report.words import and_, contest_words, shortened
@@ -95,7 +95,7 @@ def rate_places(rows: list[Row]) -> int:
 def rate_text(win: WinRate | VoteRate, places: int) -> str:
     """Rate and interval; with one more decimal where rounding would put the interval of a winner on one half."""
     hidden = win.winner and 0.5 in (round(win.low, places), round(win.high, places))
-    return with_interval((win.rate, win.low, win.high), places + 1 if hidden else places)
+    return with_interval((win.rate, win.low, win.high), places + 1 if hidden else places, ONE_PROMPT)
 
 
 def contest_rates(found: Contest) -> list[tuple[str, VoteRate, bool]]:
@@ -120,7 +120,7 @@ def _results(section: Section, heading: str) -> dict[str, Any]:
         "section": section,
         "heading": heading,
         "rows": rows,
-        "utility_text": _column([row.utility for row in rows]),
+        "utility_text": _column([row.utility for row in rows], why=ONE_PROMPT),
         "places": rate_places(section.rows),
     }
 
@@ -131,7 +131,7 @@ def _strengths(page: Page) -> list[tuple[str, str, Interval]]:
         return []
     rows = [(one.name, (one.strength, one.low, one.high)) for one in page.table.strengths]
     end = max([abs(value) for _, values in rows for value in values if value == value] + [1e-9])
-    text = _column([interval for _, interval in rows], most=2)
+    text = _column([interval for _, interval in rows], most=2, why=ONE_PROMPT)
     return [(name, text(values), tuple(0.5 + value / (2 * end) for value in values)) for name, values in rows]
 
 
@@ -176,7 +176,7 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, Markup]]:
     return [(_METRICS.get(metric, metric), metric, Markup(svg)) for metric, svg in panels]
 
 
-def _column(intervals: list[Interval | None], most: int = 4) -> Callable[[Interval], str]:
+def _column(intervals: list[Interval | None], most: int = 4, why: str = "") -> Callable[[Interval], str]:
     """A function from an interval to text, with as many decimals as suit the whole column."""
     places = decimals([interval for interval in intervals if interval], most)
-    return lambda interval: with_interval(interval, places)
+    return lambda interval: with_interval(interval, places, why)

@@ -38,12 +38,14 @@ class Row:
     no_evidence: str = (
         ""  # why what judges here is none: the model was "used in training", or its training is not known
     )
+    one_of: str = ""  # the training seeds that it is one of: they are claimed as one, and not each of them
+    against: str = ""  # whom the wins are over, where that is not the base but all its training seeds
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no evidence."""
+        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no evidence; and of one seed among several."""
         unsure = self.corrected is not None and not self.corrected < _LEVEL
-        return None if self.win is None or self.no_evidence or unsure else self.win.winner
+        return None if self.win is None or self.no_evidence or self.one_of or unsure else self.win.winner
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def verdict(row: Row, base: str, statistic: bool = False) -> str:
         return ""
     if row.no_evidence:
         return f"{row.no_evidence}: no evidence"
+    if row.one_of:
+        return f"one of {row.one_of}"
     if math.isnan(row.win.low):
         return "no winner: a single prompt gives no interval"
     if row.win.winner and not row.winner:

@@ -122,23 +122,31 @@ def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str])
     """A scorer's verdicts: training seeds that are combined first, then every model by itself. `lost` are models of which it is
     not known what they learned from."""
     claims = comparison.table.claims if comparison.table else ()
+    start = comparison.base.name
+    base = next((group.against for group in comparison.groups if group.win), start)  # with its seeds, where it has some
     corrected = {
-        claim.a if claim.b == comparison.base.name else claim.b: claim.p_corrected
-        for claim in claims
-        if comparison.base.name in (claim.a, claim.b)
+        claim.a if claim.b == base else claim.b: claim.p_corrected for claim in claims if base in (claim.a, claim.b)
     }
-    base = comparison.base.name
 
     def no_evidence(*models: str) -> str:
-        about = {base, *models}
+        about = {start, *models}
         return USED if about & set(comparison.trained_on) else UNKNOWN if about & set(lost) else ""
 
-    rows = [_combined(group, names, no_evidence(*group.members)) for group in comparison.groups]
+    rows = [
+        replace(
+            _combined(group, names, no_evidence(*group.members)),
+            corrected=corrected.get(group.name),
+            against="" if group.against == start else group.against,
+        )
+        for group in comparison.groups
+        if group.win
+    ]
+    one_of = {name: group.name for group in comparison.groups for name in group.members}
     for model in comparison.rows:
         rows.append(
             Row(
                 names[model.name], model.mean, model.win, corrected=corrected.get(model.name),
-                no_evidence=no_evidence(model.name),
+                no_evidence=no_evidence(model.name), one_of=one_of.get(model.name, ""),
             )
         )  # fmt: skip
     trained_on = tuple(names[name] for name in comparison.trained_on)
@@ -146,7 +154,7 @@ def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str])
     return Section(
         comparison.scorer,
         comparison.version,
-        Row(names[base], comparison.base.mean),
+        Row(names[start], comparison.base.mean),
         rows,
         trained_on,
         statistic,
@@ -192,10 +200,18 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
     if table is None:
         return None
     claims = [
-        replace(claim, a=names[claim.a], b=names[claim.b], winner=names.get(claim.winner)) for claim in table.claims
+        replace(
+            claim,
+            a=names.get(claim.a, claim.a),
+            b=names.get(claim.b, claim.b),
+            winner=names.get(claim.winner, claim.winner),
+        )
+        for claim in table.claims
     ]
     return replace(
-        table, strengths=tuple(replace(one, name=names[one.name]) for one in table.strengths), claims=tuple(claims)
+        table,
+        strengths=tuple(replace(one, name=names.get(one.name, one.name)) for one in table.strengths),
+        claims=tuple(claims),
     )
 
 

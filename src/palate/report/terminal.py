@@ -3,14 +3,14 @@
 from rich.markup import escape
 from rich.table import Table
 
-from palate.report.numbers import decimals, with_interval
+from palate.report.numbers import ONE_PROMPT, decimals, with_interval
 from palate.report.page import Page, Row, rate_places, rate_text, verdict
 
 _STYLES = {"a": "green", "b": "red", None: "dim"}
 
 
 def results_table(page: Page) -> Table:
-    """One line per model: utility, win rate over base with its interval and n, and a note. Print with rich.
+    """One line per model: utility, win rate over base with its interval, n and test, and a note. Print with rich.
 
     Green: better than base, red: worse, dim: no winner.
     """
@@ -24,17 +24,22 @@ def results_table(page: Page) -> Table:
     table.add_column(escape(page.utility_name), justify="right", no_wrap=True)
     table.add_column("wins over base (95 %)", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("sign test p", no_wrap=True)
     table.add_column("")
     for row in rows:
-        utility = escape(with_interval(row.utility, utility_places)) if row.utility else "–"
-        table.add_row(escape(row.name), utility, *_wins(row, places), _note(row, page.base.name))
+        utility = escape(with_interval(row.utility, utility_places, ONE_PROMPT)) if row.utility else "–"
+        table.add_row(escape(row.name), utility, *_wins(row, places), _note(row, row.against or page.base.name))
     return table
 
 
-def _wins(row: Row, places: int) -> tuple[str, str]:
+def _wins(row: Row, places: int) -> tuple[str, str, str]:
     if row.win is None:
-        return "–", ""
-    return f"[{_STYLES[row.winner]}]{escape(rate_text(row.win, places))}[/]", f"{row.win.n:,}"
+        return "–", "", ""
+    return (
+        f"[{_STYLES[row.winner]}]{escape(rate_text(row.win, places))}[/]",
+        f"{row.win.n:,}",
+        row.win.test_words.removeprefix("sign test p "),
+    )
 
 
 def _note(row: Row, base: str) -> str:

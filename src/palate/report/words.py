@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from palate.evaluation.winrate import seeds_words
 from palate.report.numbers import percent
 from palate.report.parts import Page, Row, Votes
 
@@ -32,22 +33,22 @@ def summary(
     if unknown:
         return f"No verdict: it is not known whether {and_(unknown)} learned from {judge}."
     combined = {name for row in rows for name in row.members}
-    rows = [row for row in rows if row.win and row.name not in combined]
+    rows = [row for row in rows if row.win and row.name not in combined and not row.one_of]
     better = [row for row in rows if row.winner == "a"]
     worse = [row.name for row in rows if row.winner == "b"]
     if len(rows) == 1:
-        name, win = rows[0].name, rows[0].win
+        name, win, other = rows[0].name, rows[0].win, rows[0].against or base.name
         if rows[0].winner == win.winner:
-            return win.sentence(name, base.name)
-        return (f"No winner between {name} and {base.name}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is not sure "
+            return win.sentence(name, other)
+        return (f"No winner between {name} and {other}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is not sure "
                 "among all pairs of models (Holm).")  # fmt: skip
     if not better:
         text = f"None of the {len(rows)} trained models is shown to be better than {base.name}."
     else:
         best = max(better, key=lambda row: row.win.rate)
-        seeds = f" with {best.win.seeds} training seeds" if best.win.seeds > 1 else ""
-        text = (f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with {base.name}{seeds} on equal prompts and "
-                f"noise (95 % interval {percent(best.win.low)} to {percent(best.win.high)}).{_among_models(best.name, base.name, table)}")  # fmt: skip
+        other = best.against or base.name
+        text = (f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with {other}{seeds_words(best.win)} on equal prompts and "
+                f"noise (95 % interval {percent(best.win.low)} to {percent(best.win.high)}).{_among_models(best.name, other, table)}")  # fmt: skip
     return text + (f" Worse than {base.name}: {', '.join(worse)}." if worse else "")
 
 
