@@ -9,6 +9,17 @@ from PIL import Image
 
 from palate.evaluation.prompts import prompts_hash
 from palate.evaluation.samples import Samples, Sampling, open_samples
+from palate.evaluation.scorers import Scorer
+from palate.evaluation.scores import score_samples
+
+# A judge of these pictures: as brightness says, but a verdict and no statistic.
+TASTE = Scorer("taste", "1", ("taste",), lambda images, prompts: np.array([[np.asarray(image).mean() / 255] for image in images]))  # fmt: skip
+
+
+def judge_all(folder: Path) -> None:
+    """Let TASTE score every folder of samples in a folder."""
+    for path in sorted(folder.rglob("samples.json")):
+        score_samples(open_samples(path.parent), TASTE)
 
 
 def draw_samples(folder: Path, greys, repetitions: int = 1, model: str = "drawn", size: int = 8, **settings) -> Samples:

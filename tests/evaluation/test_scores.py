@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from evaluation.drawn import draw_samples
+from evaluation.drawn import draw_samples, judge_all
 from judges.reward_models import save_clip, save_image_reward, save_open_clip
 from PIL import Image
 
@@ -116,6 +116,11 @@ def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
     samples = draw_samples(tmp_path / "s", [10, 10, 0, 250], repetitions=2)
     (diversity,) = score_samples(samples, load_scorer("diversity:clip", model=folder))
     assert diversity.values[0] == diversity.values[1] < diversity.values[2] == diversity.values[3] <= 2
+    others = draw_samples(tmp_path / "others", [10, 10, 0, 250], repetitions=2)
+    with pytest.raises(
+        PalateError, match="no scores of diversity:clip yet. Make them: palate score"
+    ):  # and no network is sought
+        compare(samples.folder, against=others.folder, scorer="diversity:clip")
 
 
 class Brighter:
@@ -183,7 +188,14 @@ def test_the_headline_is_the_first_scorer_that_nobody_was_trained_on(tmp_path, c
     alone.show()
     told = capsys.readouterr().out
     assert "used in training run: no evidence" in told and "No headline: run learned from brightness" in told
-    assert alone.as_dict()["headline"] is None and "beats" not in told and both.as_dict()["headline"] == "contrast"
+    assert alone.as_dict()["headline"] is None and "beats" not in told and both.as_dict()["headline"] is None
+    both.show()  # contrast is no verdict either
+    assert (
+        "do not clearly differ in contrast" in (told := capsys.readouterr().out) and "More of it is not better" in told
+    )
+    judge_all(tmp_path)
+    judged = compare(str(run), scorer=["contrast", "brightness", "taste"])
+    assert judged.scorer == judged.as_dict()["headline"] == "taste"
     sampled = {"negative": str(run), "guidance": 7.5}
     draw_samples(tmp_path / "guided", [200, 210, 90, 220], model="world", **sampled)  # by what brightness taught
     assert compare(tmp_path / "guided", against=run / "base-samples", scorer="brightness").trained_on == ("guided",)

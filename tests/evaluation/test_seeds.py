@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation.drawn import draw_samples
+from evaluation.drawn import draw_samples, judge_all
 from scipy import stats
 from scipy.special import expit
 
@@ -171,7 +171,8 @@ def test_a_table_has_the_methods_and_not_their_seeds(tmp_path, capsys):
     runs = {name: [make_run(tmp_path / f"{name}{k}", base + shift + rng.integers(-20, 20, 40), seed=k, beta=beta) for k in range(3)]
             for name, shift, beta in methods}  # fmt: skip
     draw_samples(runs["up"][0] / "base-samples", base, repetitions=2, model="world")
-    result = compare([*map(str, [*runs["up"], *runs["same"]])], scorer="brightness")
+    judge_all(tmp_path)
+    result = compare([*map(str, [*runs["up"], *runs["same"]])], scorer="taste")
     assert {one.name for one in result.table.strengths} == {"base", "up · 3 seeds", "same · 3 seeds"}
     assert [(claim.a, claim.b, claim.win.seeds, claim.win.seeds_b) for claim in result.table.claims] == [
         ("base", "up · 3 seeds", 1, 3), ("base", "same · 3 seeds", 1, 3), ("up · 3 seeds", "same · 3 seeds", 3, 3)]  # fmt: skip
@@ -180,12 +181,12 @@ def test_a_table_has_the_methods_and_not_their_seeds(tmp_path, capsys):
     result.show()
     told = capsys.readouterr().out
     assert "up · 3 seeds beats same · 3 seeds (p" in told and "same2" not in told[told.index("Sure of 3 pairs") :]
-    against = compare([*map(str, [*runs["up"], *runs["same"][1:]])], str(runs["same"][0]), scorer="brightness")
+    against = compare([*map(str, [*runs["up"], *runs["same"][1:]])], str(runs["same"][0]), scorer="taste")
     assert [group.against for group in against.groups] == ["same · 3 seeds"] * 2 and against.table is None
     assert [group.win is None for group in against.groups] == [True, False]  # the base's own first
     against.show()
     assert "up · 3 seeds beats same · 3 seeds in" in capsys.readouterr().out
-    alone = compare([*map(str, runs["up"][1:])], str(runs["up"][0]), scorer="brightness")  # nothing but one method
+    alone = compare([*map(str, runs["up"][1:])], str(runs["up"][0]), scorer="taste")  # nothing but one method
     assert [group.members for group in alone.groups] == [("up1", "up2")] and alone.groups[0].against == "up0"
 
 

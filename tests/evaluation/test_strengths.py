@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from evaluation.drawn import draw_samples
+from evaluation.drawn import draw_samples, judge_all
 from scipy import optimize, stats
 from scipy.special import expit, logit
 
@@ -132,7 +132,8 @@ def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
         draw_samples(tmp_path / name, 100 + shift + rng.integers(-30, 30, 40))
         for name, shift in (("up", 40), ("same", 0))
     )
-    command = [str(up.folder), str(same.folder), "--against", str(base.folder), "--scorer", "brightness"]
+    judge_all(tmp_path)
+    command = [str(up.folder), str(same.folder), "--against", str(base.folder), "--scorer", "taste"]
     compare_verb.main(command)
     told = capsys.readouterr().out
     assert (
@@ -151,7 +152,7 @@ def test_the_verb_prints_the_table_and_stores_everything(tmp_path, capsys):
     )
     of_the_call = {"created_at": 0, "command": ""}
     assert {**printed, **of_the_call} == {**stored, **of_the_call} and (tmp_path / "kept.json").exists()
-    assert printed["command"].endswith("kept.json") and stored["command"].endswith("--scorer brightness")
+    assert printed["command"].endswith("kept.json") and stored["command"].endswith("--scorer taste")
 
 
 def test_one_prompt_is_said_to_give_no_interval_and_the_sign_test_is_shown(tmp_path, capsys):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation.drawn import draw_samples
+from evaluation.drawn import draw_samples, judge_all
 from report.test_page import Reader
 from rich.console import Console
 from tiny import make_labelled_dataset
@@ -95,15 +95,14 @@ def test_two_methods_with_seeds_are_compared_as_methods(tmp_path):
     base = 100 + rng.integers(-30, 30, 40)
     runs = [make_run(tmp_path / f"{name}-seed{k}", base + shift + rng.integers(-8, 8, 40), base, seed=k, beta=beta)
             for name, shift, beta in (("up", 30, 1.0), ("same", 0, 2.0)) for k in range(3)]  # fmt: skip
-    page = page_of(compare([*map(str, runs)], scorer="brightness"), "title", "command")
+    judge_all(tmp_path)
+    page = page_of(compare([*map(str, runs)], scorer="taste"), "title", "command")
     assert {one.name for one in page.table.strengths} == {"up · 3 seeds", "same · 3 seeds", "base"}
     assert len(page.table.claims) == 3 and page.rows[0].corrected is not None
     assert page.sentence.startswith("up · 3 seeds wins") and "It beats every other model here." in page.sentence
     text = Reader(render(page)).text
     assert "Every pair of models (3)" in text and "up · 3 seeds and same · 3 seeds" in text
-    against = page_of(
-        compare([*map(str, [*runs[:3], *runs[4:]])], str(runs[3]), scorer="brightness"), "title", "command"
-    )
+    against = page_of(compare([*map(str, [*runs[:3], *runs[4:]])], str(runs[3]), scorer="taste"), "title", "command")
     (row, *_) = against.rows
     assert (row.name, row.against, row.win.seeds, row.win.seeds_b) == ("up · 3 seeds", "same · 3 seeds", 3, 3)
     assert (
@@ -133,13 +132,12 @@ def test_three_models_get_strengths_and_the_answer_says_what_the_claims_allow(tm
     base = rng.integers(80, 120, 60)
     best = make_run(tmp_path / "best", base + 60, base)
     near = make_run(tmp_path / "near", base + 60 + np.where(np.arange(60) % 2, 1, -1), base, beta=1.0)
-    page = page_of(compare([best, near], scorer="brightness"), "title", "command")
+    judge_all(tmp_path)
+    page = page_of(compare([best, near], scorer="taste"), "title", "command")
     assert "It is not shown to be better than" in page.sentence
     assert [one.name for one in page.table.strengths][-1] == "base"
     assert [claim.winner for claim in page.table.claims if {claim.a, claim.b} == {"best", "near"}] == [None]
-    renamed = page_of(
-        compare([best, near], scorer="brightness"), "t", "c", names={"best": "the best", "base": "before"}
-    )
+    renamed = page_of(compare([best, near], scorer="taste"), "t", "c", names={"best": "the best", "base": "before"})
     assert {one.name for one in renamed.table.strengths} == {"the best", "near", "before"}
     assert (
         "the best and before" in Reader(render(renamed)).text or "before and the best" in Reader(render(renamed)).text

@@ -12,6 +12,7 @@ from palate.evaluation.prompts import Suite, listed, load_suite
 from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
+from palate.evaluation.scorers import statistic_names
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
@@ -30,7 +31,7 @@ def compare(
 
     `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
     those that scored the first model's samples, else "world". With several the first that none of the models was trained
-    on is the headline; the comparisons by the rest are its `others`. Where it cannot be known what a model was trained on,
+    on is the headline, and a statistic of the pictures only where there is nothing else; the comparisons by the rest are its `others`. Where it cannot be known what a model was trained on,
     none is. Stored scores are used as they are. `command` is stored with what is made.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
@@ -70,7 +71,7 @@ def compare(
         judged = tuple(name for name, about in zip(names, learned, strict=True) if one in about.names)
         groups, table = _together(names, scores, seeds, base_samples.prompts)
         sections.append(Comparison(base, rows, one, scored[0].version, judged, groups, table))
-    headline = next((section for section in sections if not section.trained_on), sections[0])
+    headline = min(sections, key=lambda section: (bool(section.trained_on), statistic_names(section.scorer)))
     return replace(
         headline,
         others=tuple(section for section in sections if section is not headline),
@@ -178,7 +179,7 @@ def _default(samples: Samples) -> list[str]:
 
     if set(samples.prompts) <= set(PROMPTS):
         return ["world"]
-    raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer brightness, say), or let a "
+    raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer NAME), or let a "
                       f"reward model score them first: palate score {samples.folder} --scorer pickscore.")  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from palate import __version__
 from palate.evaluation.samples import OF_THE_MODEL, Samples
+from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
@@ -66,7 +67,7 @@ class Comparison:
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "suite": {"source": self.base.samples.suite, "hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
-                "headline": None if self.trained_on or self.lost else self.scorer,
+                "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
                 "training_not_known": self.lost,
                 "older_weights": self.older,
@@ -117,6 +118,13 @@ def lines(comparison: Comparison) -> list[str]:
 def _words(comparison: Comparison) -> list[str]:
     """The headline's findings: groups as one, and with several models only what Holm's correction leaves."""
     base, together = comparison.base.name, {name for group in comparison.groups for name in group.members}
+    if statistic_names(comparison.scorer):
+        out = [
+            group.win.sentence(group.name, group.against, comparison.scorer) for group in comparison.groups if group.win
+        ]
+        return out + [
+            row.win.sentence(row.name, base, comparison.scorer) for row in comparison.rows if row.name not in together
+        ]
     claims = comparison.table.claims if comparison.table else ()
     taken = {(claim.a, claim.b) for claim in claims if claim.win.winner and not claim.winner}  # by the correction
     out = [group.win.sentence(group.name, group.against) for group in comparison.groups

@@ -97,7 +97,9 @@ def scored_alike(folders: list[Samples], scorer: str, command: str | None = None
     common = [version for version in stored[0] if all(version in versions for versions in stored)]
     if common:
         return [versions[common[-1]] for versions in stored]
-    if not is_judge(scorer):
+    if not is_judge(scorer) and not scorer.startswith(
+        f"{DIVERSITY}:"
+    ):  # that of embeddings takes a judge's network, too
         loaded = load_scorer(scorer)
         if len(loaded.columns) > 1:
             raise PalateError(

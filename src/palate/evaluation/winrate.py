@@ -61,14 +61,22 @@ class WinRate:
             return "" if np.isnan(self.low) else f"p {self.p_value:.2g}"
         return f"sign test p {self.p_value:.2g}"
 
-    def sentence(self, name_a: str, name_b: str) -> str:
-        """The result in plain words. It names a winner only where there is one."""
+    def sentence(self, name_a: str, name_b: str, more_of: str = "") -> str:
+        """The result in plain words. It names a winner only where there is one; `more_of` is a statistic of the pictures, of
+        which there is more or less, and no winner."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
         counts += seeds_words(self)
-        level = f"No winner between {name_a} and {name_b}: {name_a} won {_percent(self.rate)} of {counts}"
+        level = f"No winner between {name_a} and {name_b}: {name_a} {f'has more {more_of} in' if more_of else 'won'} {_percent(self.rate)} of {counts}"
         if np.isnan(self.low):
             return f"{level}, and a single prompt gives no interval."
         interval = f"{self.confidence * 100:g} % interval {_percent(self.low)} to {_percent(self.high)}"
+        if more_of:
+            share = f"more in {_percent(self.rate)} of {counts} ({interval})"
+            told = {
+                "a": f"{name_a} has more {more_of} than {name_b}",
+                "b": f"{name_a} has less {more_of} than {name_b}",
+            }
+            return f"{told.get(self.winner, f'{name_a} and {name_b} do not clearly differ in {more_of}')}: {share}. More of it is not better."
         if self.winner == "a":
             return f"{name_a} beats {name_b} in {_percent(self.rate)} of {counts} ({interval})."
         if self.winner == "b":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from palate.evaluation.scorers import statistic_names
 from palate.evaluation.winrate import seeds_words
 from palate.report.numbers import percent
 from palate.report.parts import Page, Row, Votes
@@ -34,6 +35,8 @@ def summary(
         return f"No verdict: it is not known whether {and_(unknown)} learned from {judge}."
     combined = {name for row in rows for name in row.members}
     rows = [row for row in rows if row.win and row.name not in combined and not row.one_of]
+    if statistic_names(judge):
+        return " ".join(row.win.sentence(row.name, row.against or base.name, judge) for row in rows)
     better = [row for row in rows if row.winner == "a"]
     worse = [row.name for row in rows if row.winner == "b"]
     if len(rows) == 1:
