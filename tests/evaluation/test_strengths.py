@@ -163,4 +163,4 @@ def test_one_prompt_is_said_to_give_no_interval_and_the_sign_test_is_shown(tmp_p
         compare_verb.main([*(str(one.folder) for one in models), "--against", str(b.folder), "--scorer", "brightness"])
         told = capsys.readouterr().out
         assert "nan" not in told and told.count("[no interval: one prompt only]") >= 3
-        assert "n 6, ties 0, sign test p 0.031" in told
+        assert "n 6, ties 0, sign test p 1\n" in told

@@ -15,8 +15,11 @@ def test_counts_rate_and_sign_test_by_hand():
     result = win_rate(a, b, ["x", "x", "x", "y", "y", "y", "z", "z"])
     assert (result.n, result.wins, result.ties, result.losses, result.prompts) == (8, 5, 1, 2, 3)
     assert result.rate == 5.5 / 8
-    # P(5 or more of 7 fair coins), both sides: 2 * (21 + 7 + 1) / 128
-    assert result.p_value == pytest.approx(58 / 128)
+    assert result.p_value == 1.0  # two prompts mostly won, one lost: no less likely than any other of three fair coins
+    each = win_rate(a, b, range(8))  # P(5 or more of 7 fair coins), both sides: 2 * (21 + 7 + 1) / 128
+    assert each.p_value == pytest.approx(58 / 128)
+    twice = win_rate(a * 2, b * 2, [*range(8)] * 2)
+    assert twice.p_value == each.p_value  # the same pictures again tell nothing new
     assert result.low <= result.rate <= result.high
 
 

@@ -51,7 +51,7 @@ def test_every_part_is_there(page):
         "DPO · every human vote",
         "1,536 human votes",
         "0.80 [0.56, 0.94]",
-        "n 100 · sign test p 1.1e-09",
+        "n 100 · sign test p 1.9e-06",
         "80 won, 0 tied, 20 lost; 20 prompts",
         "brighter, as the judge likes it",
         "biased judge",

@@ -18,7 +18,7 @@ def test_one_line_per_model_with_interval_n_and_note(page):
     for column in ("labels used", "true utility", "wins over base (95 %)", "n", "sign test p"):
         assert column in header
     assert base.split() == ["base", "2.00", "[1.90,", "2.10]", "–"]
-    assert "0.80 [0.56, 0.94]" in all_votes and " 100   1.1e-09" in all_votes and "←" not in all_votes
+    assert "0.80 [0.56, 0.94]" in all_votes and " 100   1.9e-06" in all_votes and "←" not in all_votes
     assert "← worse than base · brighter, as the judge likes it" in as_is
     assert "DeDPO [κ]" in level and "← no winner" in level  # brackets in a name are text, not markup
     assert "judged by the world's truth" in judged

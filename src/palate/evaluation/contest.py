@@ -36,7 +36,7 @@ class VoteRate:
     error: float = float(
         "nan"
     )  # standard error of the rate, clustered by prompt; NaN where the votes are of one prompt
-    p_value: float = 1.0  # exact sign test on these votes alone; it knows neither prompts nor the judge
+    p_value: float = 1.0  # exact sign test on the prompts of these votes alone; it does not know the judge
 
     @property
     def winner(self) -> str | None:
@@ -183,7 +183,7 @@ def vote_rate(
     wins, losses = int((y[voted] > 0.5).sum()), int((y[voted] < 0.5).sum())
     n = int(voted.sum())
     return VoteRate(rate, low, high, n, wins, n - wins - losses, losses, clusters, float(power), confidence, error,
-                    sign_test(wins, losses))  # fmt: skip
+                    sign_test(np.bincount(prompt, weights=np.where(voted, y, 0.0)), np.bincount(prompt, weights=voted)))  # fmt: skip
 
 
 def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], prompts: list[str]) -> np.ndarray:

@@ -34,7 +34,7 @@ class WinRate:
     rate: float  # (wins + ties / 2) / n
     low: float  # NaN with a single prompt: nothing can then be said about other prompts
     high: float
-    p_value: float  # exact sign test on the comparisons that are not ties; it does not know about prompts
+    p_value: float  # exact sign test on prompts: those mostly won against those mostly lost
     prompts: int  # clusters
     confidence: float = 0.95
     seeds: int = (
@@ -115,13 +115,15 @@ def win_rate(
         variance = len(sums) / (len(sums) - 1) * np.square((sums - rate * counts) / len(outcome)).sum()
         low, high = rate_interval(rate, variance, len(sums), confidence)
     wins, losses = int((outcome == 1).sum()), int((outcome == 0).sum())
-    p_value = sign_test(wins, losses)
+    p_value = sign_test(sums, counts)
     return WinRate(len(outcome), wins, int(ties.sum()), losses, rate, low, high, p_value, len(sums), confidence)
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of so many wins and losses where both are as likely; 1 without any."""
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+def sign_test(wins: np.ndarray, counts: np.ndarray) -> float:
+    """Two-sided exact p-value of the prompts that were mostly won among those mostly won or lost, where both are as likely; 1
+    without any. A prompt counts once, because its samples are not independent: wins and counts [prompts], a tie half a win."""
+    ahead, behind = int((wins > counts / 2).sum()), int((wins < counts / 2).sum())
+    return float(stats.binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
 
 
 def rate_interval(
