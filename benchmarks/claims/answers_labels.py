@@ -5,7 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.claims import figures
-from benchmarks.claims.conditions import COMMON, FEW, FRACTIONS, JUDGES, LONG, PAIRS, POOLS, TUNED_RATES, few_labels
+from benchmarks.claims.conditions import (
+    COMMON,
+    FEW,
+    FRACTIONS,
+    JUDGES,
+    LONG,
+    PAIRS,
+    POOLS,
+    TUNED_RATES,
+    at_rate,
+    few_labels,
+)
 from benchmarks.claims.estimates import difference, estimate
 from benchmarks.claims.results import Results
 from benchmarks.claims.tables import (
@@ -44,14 +55,14 @@ def tell_dedpo(results: Results, there: list[str], folder: Path) -> Answer:
     points = [
         f"**Why few are enough**: a vote of the eighth is visited {visits['alone']:.0f} times alone, {visits['in half of each batch']:.1f} times where a judge votes on the other half of each batch, one of all human votes {visits['of all']:.1f} times. "
         f"So the conditions differ in the size of the steps that they come to (margin {reading(results, 'rewards/margins', 1)('human-12')} against {reading(results, 'rewards/margins', 1)('human-100')}) as well as in their labels. The next two questions give each a learning rate of its own, and more steps.",
-        point("The judge's votes as they are** (`mix`), **against the eighth alone", gaps(results, _per_judge("mix-12"), alone)),
+        point("The judge's votes as they are, against the eighth alone", gaps(results, _per_judge("mix-12"), alone), aside="`mix`"),
         point("DeDPO with tuned power, against the eighth alone", gaps(results, tuned, alone), f"Worse beyond the interval: {len(worse)} of {len(tuned)}. Of an adversary it takes nothing: its power there is 0, and the run that of the eighth alone." if results.of("dedpo-tuned-12/adversarial") and max(results.reading("dedpo-tuned-12/adversarial", "power").values(), default=1) == 0 else f"Worse beyond the interval: {len(worse)} of {len(tuned)}."),
-        point(f"What `palate audit` advises** (of {_advised_counts(results)}), **against the eighth alone", listed_gaps(advice, alone), f"All judges together {difference(pooled, alone).text()}, against all human votes {difference(pooled, all_votes).text()}." if pooled else ""),
-        point("The same without picture statistics, on the judge's score alone** (`score-dedpo`), **against the eighth alone", gaps(results, _per_judge("score-dedpo-12"), alone), "The correction sees picture statistics, among them brightness and place, of which the utility here is made; elsewhere they may tell less."),
-        point("At a quarter, with the useful judge** (calibrated), **against all human votes", gaps(results, {way: f"{way}-25/calibrated" for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")}, all_votes)),
+        point("What `palate audit` advises, against the eighth alone", listed_gaps(advice, alone), aside=f"it advised {_advised_counts(results)}", more=f"All judges together {difference(pooled, alone).text()}, against all human votes {difference(pooled, all_votes).text()}." if pooled else ""),
+        point("The same on the judge's score alone, against the eighth alone", gaps(results, _per_judge("score-dedpo-12"), alone), aside="`score-dedpo`", more="The correction sees picture statistics, among them brightness and place, of which the utility here is made; elsewhere they may tell less."),
+        point("At a quarter, with the useful judge, against all human votes", gaps(results, {way: f"{way}-25/calibrated" for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")}, all_votes), aside="`calibrated`"),
         point("At a quarter, with the biased judge, against all human votes", gaps(results, {way: f"{way}-25/biased-judge" for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")}, all_votes)),
         point("At a twentieth, with the biased judge, against the twentieth alone", gaps(results, {way: f"{way}-05/biased-judge" for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")}, results.gain("human-05"))),
-        point("The model as its own judge** (cross-fitted), **against the eighth alone", gaps(results, {"self-training": "self-training-12"}, alone)),
+        point("The model as its own judge, against the eighth alone", gaps(results, {"self-training": "self-training-12"}, alone), aside="cross-fitted"),
         point("A share of the residual chosen by held-out votes, against the eighth alone", listed_gaps({judge: shrunk(results, judge) for judge in JUDGES}, alone)),
         point("Robust losses on the biased judge's votes as they are, against the eighth alone", gaps(results, {name: f"mix-{name}-12/biased-judge" for name in ("cdpo", "rdpo", "ipo", "holder")}, alone)),
         point("Fewer and more human votes alone, against all of them", gaps(results, {f"{int(share)} %": f"human-{share}" for share in FRACTIONS}, all_votes)),
@@ -117,9 +128,15 @@ def tell_own_rate(results: Results, there: list[str], folder: Path) -> Answer:
         f"(difference {difference(results.gain(alone), results.gain(every)).text()}). With a judge, against the eighth alone: {gaps(results, {f'`{name}`': name for name in ways}, results.gain(alone))}."
     )
     rates = chosen(results)
+    moved = {
+        f"`{way}`": difference(results.gain(name), results.gain(at_rate(way, COMMON["learning_rate"]).name)).text()
+        for way, name in names.items()
+        if rates[way] != COMMON["learning_rate"]
+    }
     points = [
         f"**The rate** is the best of {', '.join(f'{rate:.0e}' for rate in TUNED_RATES)} by the true utility of one repetition that no table uses: {', '.join(f'`{way}` {rates[way]:.0e}' for way in names)}.",
-    ]
+        point(f"What another rate than the common {COMMON['learning_rate']:.0e} changes", "; ".join(f"{way} {gap}" for way, gap in moved.items()), "One repetition chooses noisily: a way that it moved need not have gained."),
+    ]  # fmt: skip
     columns = {"fidelity": change(results, "fidelity"), "margin": reading(results, "rewards/margins", 1)}
     there = list(names.values())
     figure = figures.bars(results, there, folder / "evidence-own-rate.png", alone, every)

@@ -8,7 +8,7 @@ from benchmarks.claims import figures
 from benchmarks.claims.conditions import COMMON, LINKS, LONG, RANKED, RATES, SLACKS, TUNED_RATES
 from benchmarks.claims.estimates import clearly, difference, estimate, kept
 from benchmarks.claims.results import Results
-from benchmarks.claims.tables import Answer, best, change, gaps, listed_gaps, named, point, reading, table, verdict
+from benchmarks.claims.tables import Answer, best, change, listed_gaps, named, point, reading, table, verdict
 from benchmarks.claims.tuning import chosen, tuned_conditions
 from benchmarks.claims.world import FLIPS, MINORITY
 
@@ -30,11 +30,11 @@ def tell_sdpo(results: Results, there: list[str], folder: Path) -> Answer:
     still = [name for name in guarded if name not in rising]
     top = best(results, [_plain_and_guarded(rate)[0] for rate in RATES])
     points = [
-        f"**It rises all the same**, its interval above 0, in {len(rising)} of {len(guarded)} guarded conditions; not in {named(still) or 'any'}. The bound is one of a small plain step on the pairs of a batch; these steps are AdamW's, and the error is measured at other noise.",
+        f"**It rises all the same**, its interval above 0, in {len(rising)} of {len(guarded)} guarded conditions; not in {named(still) or 'any'}; with mu 0.9 by {_share_of_plain(results)} of what it rises without. The bound is one of a small plain step on the pairs of a batch; these steps are AdamW's, and the error is measured at other noise.",
         point("The gain against plain DPO at the same learning rate", "; ".join(_guarded(results, rate, "utility") for rate in both)),
-        point("The fidelity that this keeps** (shapes and colours as the prompt says)**", "; ".join(_guarded(results, rate, "fidelity") for rate in both)),
+        point("The fidelity that this keeps", "; ".join(_guarded(results, rate, "fidelity") for rate in both), aside="shapes and colours as the prompt says"),
         point("The other base losses at 1e-04, gain with less without", _links(results, "utility"), f"Fidelity: {_links(results, 'fidelity')}."),
-        point("Per pair, per batch, exact** (1e-04)**", "; ".join(f"{how} {estimate(results.gain(name)).text()}, winner's error {final(name)}" for how, name in {"pair": "sdpo-lr-1e-04", "batch": "safeguard-batch", "exact": "safeguard-exact"}.items() if results.of(name))),
+        point("Per pair, per batch, exact", "; ".join(f"{how} {estimate(results.gain(name)).text()}, winner's error {final(name)}" for how, name in {"pair": "sdpo-lr-1e-04", "batch": "safeguard-batch", "exact": "safeguard-exact"}.items() if results.of(name)), aside="at 1e-04"),
         *(_at_the_best(results, top) if top else []),
     ]  # fmt: skip
     columns = {
@@ -43,6 +43,14 @@ def tell_sdpo(results: Results, there: list[str], folder: Path) -> Answer:
     }  # fmt: skip
     figure = figures.sweep(results, folder / "evidence-sdpo.png")
     return Answer(headline + ".", points, "utility and the winner's error over the learning rate", figure, table(results, there, ("human-100",), columns))  # fmt: skip
+
+
+def _share_of_plain(results: Results) -> str:
+    """From how little to how much of plain training's rise of the winner's error remains with mu 0.9, over rates and links."""
+    pairs = [_plain_and_guarded(rate) for rate in RATES] + [(f"{link}-hot", f"{link}-hot-safeguard") for link in (*LINKS, "beta-500")]  # fmt: skip
+    rises = [[estimate(results.reading(name, "winner_error")).mean for name in pair] for pair in pairs if all(results.of(name) for name in pair)]  # fmt: skip
+    shares = [max(guarded, 0.0) / plain for plain, guarded in rises if plain > 0]
+    return f"{min(shares):.0%} to {max(shares):.0%}" if shares else "an unknown share"
 
 
 def _at_the_best(results: Results, top: str) -> list[str]:
@@ -55,14 +63,14 @@ def _at_the_best(results: Results, top: str) -> list[str]:
         if results.of(name)
     )
     lines = [
-        point(f"At the best of plain DPO's {len(RATES)} rates** (`{top}`), **the gain against it", costs if top == "human-100" else "")
+        point(f"At the best of plain DPO's {len(RATES)} rates, the gain against it", costs if top == "human-100" else "", aside=f"`{top}`")
     ]  # fmt: skip
     if top == "human-100" and difference(results.gain(slacks["mu 0.9"]), results.gain(top)).high < 0:
-        longer = gaps(results, {f"mu 0.9 with {LONG} steps": "long-sdpo"}, results.gain(top))
+        longer = difference(results.gain("long-sdpo"), results.gain(top)) if results.of("long-sdpo") else None
         lines.append(
-            f"**A possible reason**: there plain DPO gains while the winner's error rises ({error(top)}) and the loser's more ({reading(results, 'loser_error', 4)(top)}); a safeguard that forbids the first leaves what lowers the winner's error, which goes slower."
-            + (f" Against plain DPO's {COMMON['max_train_steps']} steps {longer}." if longer else "")
-        )
+            f"**A possible reason**: there plain DPO gains while the winner's error rises ({error(top)}) and the loser's more ({reading(results, 'loser_error', 4)(top)}); a safeguard that forbids the first leaves little of that."
+            + (f" {'More steps do not make up for it' if longer.high < 0 else 'More steps make up for it'}: mu 0.9 with {LONG} steps against plain DPO with {COMMON['max_train_steps']} {longer.text()}." if longer else "")
+        )  # fmt: skip
     return lines
 
 
@@ -105,9 +113,9 @@ def tell_adaptive(results: Results, there: list[str], folder: Path) -> Answer:
     kept_by = {"DPO": "dpo-crowd", "robust DPO at a rate of 20 %": "rdpo-crowd", "Adaptive-DPO": "adaptive-crowd"}
     at_30 = {"averaged over the draws of a run": "adaptive-memory-flipped-30", "the margin inside β, where it acts (ours)": "adaptive-inside-flipped-30"}  # fmt: skip
     points = [
-        point("More than DPO on the same votes", "; ".join(f"{p} % {estimate(gain).text()}" for p, gain in more.items() if gain), f"On clean votes it gains {difference(own, clean).text()} more, since it takes larger steps; beyond that: {'; '.join(f'{p} % {estimate(gain).text()}' for p, gain in beyond.items() if gain)}." if own else ""),
-        point(f"A real minority** ({MINORITY} % of the pairs voted on by people of the opposite taste in composition; where tastes agree these vote alike)**", "; ".join(f"{name} keeps {share[one].text()}" for name, one in kept_by.items() if one in share), f"Of its own clean gain Adaptive-DPO keeps {kept(results.gain('adaptive-crowd'), own).text()}." if own and results.of("adaptive-crowd") else ""),
-        point("How well the metric finds flipped votes** (area under the curve)**", "; ".join(f"{p} % {found.text()}" for p, found in auc.items() if found.n), "A possible reason for less at many flips: the model that it asks learned from them."),
+        point("More than DPO on the same votes", "; ".join(f"{p} % {estimate(gain).text()}" for p, gain in more.items() if gain), f"On clean votes it gains {difference(own, clean).text()} more, by larger steps (winner's error {reading(results, 'winner_error', 4)('adaptive-flipped-0')} against {reading(results, 'winner_error', 4)('human-100')}); beyond that: {'; '.join(f'{p} % {estimate(gain).text()}' for p, gain in beyond.items() if gain)}." if own else ""),
+        point("A real minority", "; ".join(f"{name} keeps {share[one].text()}" for name, one in kept_by.items() if one in share), f"Of its own clean gain Adaptive-DPO keeps {kept(results.gain('adaptive-crowd'), own).text()}." if own and results.of("adaptive-crowd") else "", aside=f"{MINORITY} % of the pairs voted on by people of the opposite taste in composition; where tastes agree these vote alike"),
+        point("How well the metric finds flipped votes", "; ".join(f"{p} % {found.text()}" for p, found in auc.items() if found.n), "A possible reason for less at many flips: the model that it asks learned from them.", aside="area under the curve"),
         point("Variants at 30 %, share of DPO's clean gain", "; ".join(f"{name} {share[one].text()}" for name, one in at_30.items() if one in share)),
     ]  # fmt: skip
     columns = {

@@ -30,9 +30,9 @@ class Answer:
         return "\n\n".join(part for part in parts if part)
 
 
-def point(title: str, content: str, more: str = "") -> str:
-    """A line of the answer; empty where there is no content."""
-    return f"**{title}**: {content}. {more}".strip() if content else ""
+def point(title: str, content: str, more: str = "", aside: str = "") -> str:
+    """A line of the answer, with an aside after its title and more after its content; empty where there is no content."""
+    return f"**{title}**{f' ({aside})' if aside else ''}: {content}. {more}".strip() if content else ""
 
 
 def table(
