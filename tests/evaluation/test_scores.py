@@ -1,8 +1,11 @@
 """Scores: made once, kept by content, by one version; what a model was trained on is no evidence about it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -286,3 +289,27 @@ def test_a_killed_scoring_keeps_every_batch_and_goes_on(tmp_path):
     whole, seen = counting()
     score_samples(samples, whole)
     assert len(seen) == 200 - kept and read_scores(samples.folder)["picture"].to_pylist() == list(range(200))
+
+
+def test_scores_are_read_whole_while_another_process_replaces_them(tmp_path):
+    small, large = (
+        score_samples(draw_samples(tmp_path / name, range(count)), "brightness") and tmp_path / name / "scores.parquet"
+        for name, count in (("small", 3), ("large", 250))
+    )
+    (tmp_path / "read").mkdir()
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            for path in (small, large):
+                shutil.copy(path, tmp_path / "next")
+                os.replace(tmp_path / "next", tmp_path / "read" / "scores.parquet")
+
+    shutil.copy(small, tmp_path / "read" / "scores.parquet")
+    other = threading.Thread(target=replace)
+    other.start()
+    try:
+        assert {len(read_scores(tmp_path / "read")) for _ in range(500)} <= {3, 250}
+    finally:
+        stop.set()
+        other.join()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
 from palate.training import cache, encoded
 from palate.training.cache import EncodedPairs, encode_pairs
+from palate.training.storage import Storage
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import loader  # noqa: E402
@@ -249,6 +251,28 @@ def test_two_processes_that_encode_at_once_leave_one_good_cache(data, backbone, 
     found = EncodedPairs(folder)
     assert len(found) == 8 and not found.damaged
     torch.testing.assert_close(found.latents(IDS), encode_pairs(data, backbone).latents(IDS), atol=2e-3, rtol=2e-3)
+
+
+def test_a_file_that_vanishes_while_a_folder_is_listed_is_not_there(tmp_path):
+    """As when another process writes its next shard: its temporary file is renamed between the listing and the look at it."""
+    (tmp_path / "kept").write_bytes(b"abc")
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            for k in range(20):
+                (tmp_path / f".tmp{k}").touch()
+            for k in range(20):
+                (tmp_path / f".tmp{k}").unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        storage = Storage(tmp_path)
+        assert all(storage.sizes() == {"kept": 3} for _ in range(3000))
+    finally:
+        stop.set()
+        other.join()
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

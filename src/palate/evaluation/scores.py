@@ -123,7 +123,7 @@ def read_scores(folder: Path) -> pa.Table:
     if not path.exists():
         return SCORES.empty_table()
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # one file, also while another process replaces it
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
     return (

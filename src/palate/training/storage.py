@@ -6,6 +6,7 @@ Files of a remote folder are fetched whole on first use into a local mirror and 
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -36,8 +37,13 @@ class Storage:
     def sizes(self) -> dict[str, int]:
         """The finished files by name, in order, with their bytes; none where the folder is not there yet."""
         if self._remote is None:
-            entries = os.scandir(self.folder) if self.folder.is_dir() else ()
-            found = {e.name: e.stat().st_size for e in entries if e.is_file()}
+            found = {}
+            for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
+                with suppress(
+                    FileNotFoundError
+                ):  # what another process was writing, or found damaged, may be gone by now
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
         else:
             found = self._reach(self._list)
         return {name: found[name] for name in sorted(found) if not name.startswith(".")}
