@@ -57,7 +57,7 @@ def tell_dedpo(results: Results, there: list[str], folder: Path) -> Answer:
         f"So the conditions differ in the size of the steps that they come to (margin {reading(results, 'rewards/margins', 1)('human-12')} against {reading(results, 'rewards/margins', 1)('human-100')}) as well as in their labels. The next two questions give each a learning rate of its own, and more steps.",
         point("The judge's votes as they are, against the eighth alone", gaps(results, _per_judge("mix-12"), alone), aside="`mix`"),
         point("DeDPO with tuned power, against the eighth alone", gaps(results, tuned, alone), f"Worse beyond the interval: {len(worse)} of {len(tuned)}. Of an adversary it takes nothing: its power there is 0, and the run that of the eighth alone." if results.of("dedpo-tuned-12/adversarial") and max(results.reading("dedpo-tuned-12/adversarial", "power").values(), default=1) == 0 else f"Worse beyond the interval: {len(worse)} of {len(tuned)}."),
-        point("What `palate audit` advises, against the eighth alone", listed_gaps(advice, alone), aside=f"it advised {_advised_counts(results)}", more=f"All judges together {difference(pooled, alone).text()}, against all human votes {difference(pooled, all_votes).text()}." if pooled else ""),
+        point("What `palate audit` advises, against the eighth alone", listed_gaps(advice, alone), aside=f"it advised {_advised_counts(results)}", more=f"All judges together {difference(pooled, alone).text()}, against all human votes {difference(pooled, all_votes).text()}. The variance that was predicted for the first steps, relative to the eighth alone: {_predicted(results)}{'; no gain follows from it here' if difference(pooled, alone).low <= 0 else ''}." if pooled else ""),
         point("The same on the judge's score alone, against the eighth alone", gaps(results, _per_judge("score-dedpo-12"), alone), aside="`score-dedpo`", more="The correction sees picture statistics, among them brightness and place, of which the utility here is made; elsewhere they may tell less."),
         point("At a quarter, with the useful judge, against all human votes", gaps(results, {way: f"{way}-25/calibrated" for way in ("dedpo", "dedpo-tuned", "corrected-dedpo")}, all_votes), aside="`calibrated`"),
         point("At a quarter, with the biased judge, against all human votes", gaps(results, {way: f"{way}-25/biased-judge" for way in ("mix", "dedpo-tuned", "corrected", "corrected-dedpo")}, all_votes)),
@@ -106,6 +106,12 @@ def advised(results: Results) -> dict[str, Gain]:
             if seed in (gain := results.gain(name)):
                 out[judge][seed] = gain[seed]
     return {judge: gain for judge, gain in out.items() if gain}
+
+
+def _predicted(results: Results) -> str:
+    """What the runs that the audit advises predicted of their gradient's variance, per judge."""
+    found = {judge: results.reading(name, "variance") for judge, name in _per_judge("corrected-dedpo-12").items()}
+    return "; ".join(f"{judge} {estimate(of).text()}" for judge, of in found.items() if of)
 
 
 def _common(gains: dict[str, Gain]) -> set[int]:

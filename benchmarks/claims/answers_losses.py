@@ -172,7 +172,7 @@ def tell_methods(results: Results, there: list[str], folder: Path) -> Answer:
         f"with so few seeds only differences well above {reach:.2f} can show"
     )
     points = [
-        f"**The rate** is the best of {', '.join(f'{rate:.0e}' for rate in TUNED_RATES)} by the true utility of one repetition that no table uses, which is a noisy choice; β and everything else are common. At an end of that list, so that another might be better still: {named(edge) or 'none'}.",
+        f"**The rate** is the best of {', '.join(f'{rate:.0e}' for rate in TUNED_RATES)} by the true utility of one repetition that no table uses, which is a noisy choice; β and everything else are common (`human-100` is `dpo` and `adaptive-flipped-0` is `adaptive-dpo` at {COMMON['learning_rate']:.0e}). At an end of that list, so that another might be better still: {named(edge) or 'none'}.",
         f"**The five highest against DPO**: {listed_gaps({f'`{method}`': gains[method] for method in sorted(gains, key=lambda method: -estimate(gains[method]).mean)[:5]}, results.gain(dpo))}.",
         "**Beyond chance** means Student's test paired by seed, corrected for the number of comparisons by Holm's method; the table's intervals are not.",
         "**Not in the ranking**: methods that learn from ranked lists (`rankdpo`, `diffusion-lpo`), a judge (`smpo`, `madpo`, `uncertainty-dpo`), or a reward on the model's own samples (`spo`, `tailorpo`), those that change how one samples (`npo`, `self-npo`, `pc-diffusion`), and for their cost those that invert or sample first (`inpo`, `spin`) and the second pass of `sdpo-exact`. `dspo-sd15` is `sft` here; `adaptive-ipo` and `rdpo` are variants of what is there. The effect of each shows in [its own test](methods.md#from-paper-to-preset-to-test).",

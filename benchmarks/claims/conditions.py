@@ -11,7 +11,7 @@ from benchmarks.claims.world import FEW, FLIPS, PAIRS
 PEOPLE, CROWD = ["majority"], ["crowd"]
 FRACTIONS = {"05": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 JUDGES = ("calibrated", "biased-judge", "chance", "adversarial")
-POOLS = (2 * FEW, 4 * FEW, PAIRS, 2 * PAIRS)
+POOLS = (2 * FEW, PAIRS, 2 * PAIRS)
 RESIDUALS = (0.0, 0.5, 1.0)
 ADVISED = {
     "none": "soft-dedpo",
