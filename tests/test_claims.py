@@ -1,6 +1,7 @@
 """The plan of the claims benchmark, its labels and its intervals; the runs themselves are hours of work and not made here."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.claims import (  # noqa: E402
     answers_losses,
     estimates,
     evidence,
+    figures,
     measure,
     results,
     tables,
@@ -196,3 +198,16 @@ def test_a_ranking_claims_only_what_survives_the_number_of_comparisons(tmp_path)
         < told.index("| `human-100` | 0.00")
     )
     assert (tmp_path / "evidence-methods.png").exists()
+
+
+def test_the_page_is_what_the_committed_results_say(tmp_path):
+    docs = Path(__file__).parents[1] / "docs"
+    shutil.copy(docs / figures.WALL, tmp_path)  # of pictures that are not committed
+    evidence.write_evidence(plan.questions(), benchmark.COMMITTED, tmp_path / "evidence.md")
+    assert (tmp_path / "evidence.md").read_text() == (docs / "evidence.md").read_text()
+    shown = {
+        line.rpartition("(")[2].strip(")")
+        for line in (docs / "evidence.md").read_text().splitlines()
+        if line.startswith("![")
+    }
+    assert shown == {path.name for path in tmp_path.glob("*.png")}
