@@ -23,7 +23,7 @@ def bars(results: Results, names: list[str], path: Path, low: str, high: str) ->
     names = [name for name in names if results.of(name) and not name.startswith("residual")]
     found = [estimate(results.gain(name)) for name in names]
     figure, axes = plt.subplots(figsize=(SIZE[0], 0.8 + 0.22 * len(names)))
-    for name, colour in ((low, COLOURS[5]), (high, COLOURS[2])):
+    for name, colour in {low: COLOURS[5], high: COLOURS[2]}.items():
         if results.of(name):
             axes.axvline(estimate(results.gain(name)).mean, color=colour, linewidth=1, linestyle="--", label=name)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -89,14 +89,15 @@ def flips(results: Results, path: Path) -> Path:
         "Adaptive-DPO": "adaptive-flipped",
         "majority of three, a third of the pairs": "three-votes",
     }
-    for (label, name), colour in zip(methods.items(), COLOURS, strict=False):
+    for k, ((label, name), colour) in enumerate(zip(methods.items(), COLOURS, strict=False)):
         there = [p for p in (0, *FLIPS) if results.of(_flipped(name, p))]
         found = [kept(results.gain(_flipped(name, p)), clean) for p in there]
+        beside = [p + 0.5 * (k - 1.5) for p in there]  # so that intervals can be told apart
         axes.errorbar(
-            there, [f.mean for f in found], yerr=_reach(found), fmt="o-", color=colour, label=label, markersize=4
+            beside, [f.mean for f in found], yerr=_reach(found), fmt="o-", color=colour, label=label, markersize=4
         )
     axes.axhline(0.8, color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="flipped votes, %", ylabel="share of the clean gain")
+    axes.set(xlabel="flipped votes, %", ylabel="share of DPO's clean gain", xticks=(0, *FLIPS))
     axes.legend(frameon=False)
     return _save(figure, path)
 
