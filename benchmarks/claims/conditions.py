@@ -286,5 +286,5 @@ def at_rate(way: str, rate: float) -> Condition:
 def quick() -> dict[str, list[Condition]]:
     """The few runs that show the form of every answer in minutes."""
     wanted = ("human-100", "human-12", "mix-12/biased-judge", "corrected-dedpo-12/biased-judge", "dpo-lr-1e-04", "sdpo-lr-1e-04", "dpo-flipped-30", "adaptive-flipped-30")  # fmt: skip
-    short = {name: [c for c in conditions if c.name in wanted] for name, conditions in questions().items()}
-    return {name: conditions for name, conditions in short.items() if len(conditions) > 1}
+    chosen = {name: questions()[name] for name in ("dedpo", "sdpo", "adaptive")}
+    return {name: [c for c in conditions if c.name in wanted] for name, conditions in chosen.items()}
