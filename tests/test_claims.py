@@ -63,6 +63,7 @@ def test_intervals_over_seeds_cover():
 def test_a_share_of_nothing_has_no_interval():
     share = estimates.kept({0: 0.1, 1: 0.2, 2: 0.0}, {0: 0.1, 1: -0.2, 2: 0.05})
     assert np.isnan(share.low) and np.isnan(share.high)
+    assert share.text() == f"{share.mean:.2f} [no interval]"
 
 
 def write_run(folder: Path, name: str, seed: int, gain: float, **readings: float | str) -> str:

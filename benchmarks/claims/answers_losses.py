@@ -105,7 +105,7 @@ def tell_adaptive(results: Results, there: list[str], folder: Path) -> Answer:
     headline = (
         f"At 30 % flipped votes Adaptive-DPO keeps {share['adaptive-flipped-30'].text()} of DPO's clean gain and {kept(adaptive, own).text()} of its own; "
         + ", ".join(f"{label} keeps {share[name].text()}" for label, name in others.items() if name in share)
-        + f". What it gains more than these three: {'; '.join(f'{label} {difference(adaptive, results.gain(name)).text()}' for label, name in others.items() if name in share)}"
+        + f". What it gains more than {'; '.join(f'{label} {difference(adaptive, results.gain(name)).text()}' for label, name in others.items() if name in share)}"
     )
     more = {p: _paired_gain(results, p) for p in FLIPS}
     beyond = {p: {seed: gain - (own[seed] - clean[seed]) for seed, gain in of.items() if seed in own and seed in clean} for p, of in more.items()}  # fmt: skip

@@ -27,6 +27,8 @@ class Estimate:
             return "–"
         if self.n == 1:
             return f"{self.mean:.{places}f} (one seed)"
+        if self.low != self.low:
+            return f"{self.mean:.{places}f} [no interval]"
         return f"{self.mean:.{places}f} [{self.low:.{places}f}, {self.high:.{places}f}]"
 
 
