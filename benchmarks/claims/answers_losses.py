@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.claims import figures
-from benchmarks.claims.conditions import COMMON, LINKS, LONG, RANKED, RATES, SLACKS, TUNED_RATES
+from benchmarks.claims.conditions import COMMON, LINKS, LONG, RANKED, RATES, SLACKS, TUNED_RATES, at_rate
 from benchmarks.claims.estimates import clearly, difference, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.tables import Answer, best, change, listed_gaps, named, point, reading, table, verdict
@@ -75,7 +75,7 @@ def _at_the_best(results: Results, top: str) -> list[str]:
 
 
 def _plain_and_guarded(rate: float) -> tuple[str, str]:
-    return "human-100" if rate == COMMON["learning_rate"] else f"dpo-lr-{rate:.0e}", f"sdpo-lr-{rate:.0e}"
+    return at_rate("dpo", rate).name, at_rate("sdpo", rate).name
 
 
 def _guarded(results: Results, rate: float, column: str) -> str:

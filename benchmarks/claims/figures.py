@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.claims.conditions import POOLS, RATES
+from benchmarks.claims.conditions import POOLS, RATES, at_rate
 from benchmarks.claims.estimates import Estimate, estimate, kept
 from benchmarks.claims.results import Results
 from benchmarks.claims.world import FLIPS, PAIRS
@@ -61,8 +61,8 @@ def sweep(results: Results, path: Path) -> Path:
     figure, axes = plt.subplots(1, 2, figsize=SIZE)
     rates = RATES
     for label, colour, name in (
-        ("DPO", COLOURS[1], _plain),
-        ("with the safeguard", COLOURS[0], lambda rate: f"sdpo-lr-{rate:.0e}"),
+        ("DPO", COLOURS[1], lambda rate: at_rate("dpo", rate).name),
+        ("with the safeguard", COLOURS[0], lambda rate: at_rate("sdpo", rate).name),
     ):
         there = [rate for rate in rates if results.of(name(rate))]
         for axis, value in ((axes[0], results.gain), (axes[1], lambda c: results.reading(c, "winner_error"))):
@@ -125,10 +125,6 @@ def pools(results: Results, path: Path) -> Path:
     axes.minorticks_off()
     axes.legend(frameon=False)
     return _save(figure, path)
-
-
-def _plain(rate: float) -> str:
-    return "human-100" if rate == 2e-5 else f"dpo-lr-{rate:.0e}"
 
 
 def _flipped(name: str, percent: int) -> str:

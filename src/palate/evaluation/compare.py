@@ -31,8 +31,9 @@ def compare(
 
     `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
     those that scored the first model's samples, else "world". With several the first that none of the models was trained
-    on is the headline, and a statistic of the pictures only where there is nothing else; the comparisons by the rest are its `others`. Where it cannot be known what a model was trained on,
-    none is. Stored scores are used as they are. `command` is stored with what is made.
+    on is the headline, and a statistic of the pictures only where there is nothing else; the comparisons by the rest are its
+    `others`. Where it cannot be known what a model was trained on, none is. Stored scores are used as they are. `command` is
+    stored with what is made.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
     included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its seeds
