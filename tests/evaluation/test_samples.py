@@ -348,3 +348,11 @@ def test_sampling_that_means_nothing_is_refused_before_anything_is_written(chang
     with pytest.raises(PalateError, match=why):
         sample(pipeline_folder, list(PROMPTS), tmp_path / "samples", replace(QUICK, **changes))
     assert not (tmp_path / "samples").exists()
+
+
+@pytest.mark.parametrize("count", [{"repetitions": 0}, {"steps": 0}, {"batch_size": -1}])
+def test_counts_below_one_are_refused_and_nothing_is_written(count, tmp_path):
+    given = {"batch_size": count.pop("batch_size", None)}
+    with pytest.raises(PalateError, match="at least 1 is needed"):
+        sample("world", ["a red circle"], tmp_path / "s", Sampling(**count), **given)
+    assert not (tmp_path / "s").exists()

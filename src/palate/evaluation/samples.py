@@ -123,6 +123,8 @@ def sample(
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
+    if batch_size is not None and batch_size < 1:
+        raise PalateError(f"batch_size: {batch_size}, but at least 1 is needed.")
     if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
         sampling = _resolved(sampling, model, folder, revision)
     suite = prompts if isinstance(prompts, Suite) else listed(prompts)
@@ -330,6 +332,9 @@ def open_samples(folder: str | Path) -> Samples:
 def _checked(sampling: Sampling) -> Sampling:
     if sampling.sampler not in ("default", *SAMPLERS):
         raise PalateError(f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}.")
+    for name in ("steps", "repetitions"):
+        if (value := getattr(sampling, name)) is not None and value < 1:
+            raise PalateError(f"{name}: {value}, but at least 1 is needed.")
     if not 0 <= sampling.negative_mix <= 1:
         raise PalateError(f"negative_mix: {sampling.negative_mix} is not between 0 and 1.")
     if not math.isfinite(sampling.classifier_scale):
