@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
-from palate.evaluation.samples import Sampling, sample
-from palate.training import cache
+from palate.encoding import cache
+from palate.sampling.samples import Sampling, sample
 from palate.training.loop import train
 
 STEPS = 8

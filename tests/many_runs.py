@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import palate
-from palate.training.cache import EncodedPairs
-from palate.training.checkpoint import checkpoints
-from palate.training.distributed import rank, together
+from palate.distributed import rank, together
+from palate.encoding.cache import EncodedPairs
+from palate.run.checkpoint import checkpoints
 
 
 def environment() -> dict:

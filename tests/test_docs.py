@@ -18,11 +18,11 @@ from palate.cli import VERBS
 from palate.cli.options import parse
 from palate.cli.train import _preset as preset_of
 from palate.errors import PalateError
-from palate.methods import Method, methods, preset
 from palate.objectives.links import LINK_PARAMETERS, LINKS, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, REFERENCE_FREE
-from palate.training.config import LoraOptions, TrainConfig, load_config
-from palate.training.metrics import PairReadings, summarise
+from palate.presets import Method, methods, preset
+from palate.run.config import LoraOptions, TrainConfig, load_config
+from palate.run.metrics import PairReadings, summarise
 from palate.world.voters import VOTERS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,8 +19,8 @@ from palate.backbones import load_backbone
 from palate.backbones.conditioning import concatenate, expand, take
 from palate.backbones.folders import resolve_folder
 from palate.data.dataset import PreferenceDataset
+from palate.encoding.cache import encode_pairs, planned_cache, prepare_image
 from palate.judges.base import Pair, load_judge
-from palate.training.cache import encode_pairs, planned_cache, prepare_image
 
 FAMILIES = {"sd": make_sd, "sd-v": make_sd_v, "sdxl": make_sdxl, "sdxl-v": make_sdxl_v}
 STEPS, GUIDANCE = 4, 3.0
@@ -277,8 +277,8 @@ def test_a_scheduler_without_timesteps_is_refused(folders, tmp_path):
 
 
 def test_lora_targets_that_match_nothing_are_refused_with_some_that_would(folders, tmp_path):
-    from palate.training.config import load_config
-    from palate.training.model import make_policy
+    from palate.network.model import make_policy
+    from palate.run.config import load_config
 
     def policy(*targets):
         config = {"pretrained_model_name_or_path": "world", "dataset": "none", "output_dir": str(tmp_path)}

@@ -7,7 +7,7 @@ from training.test_train import settings
 
 import palate
 from palate.evaluation.compare import compare
-from palate.evaluation.samples import Sampling, sample
+from palate.sampling.samples import Sampling, sample
 
 SAMPLING = Sampling(steps=2, guidance=2.0)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from parity.cases import cases, close, errors, get, predictions
 
+from palate.network.model import Policy
 from palate.objectives.adaptive import winner_margin
 from palate.objectives.logit import logit
-from palate.training.model import Policy
 from palate.training.snapshots import Snapshots
 
 

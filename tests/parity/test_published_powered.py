@@ -6,7 +6,7 @@ from parity.cases import arrays, cases, get
 
 from palate.data.labels import Labels
 from palate.evaluation.powered import classical_mean, powered_mean
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 
 
 def is_powered(case):

@@ -19,7 +19,7 @@ from tiny import PROMPTS, make_pipeline, refusal
 import palate
 from palate.backbones import load_backbone
 from palate.cli import export as export_verb
-from palate.evaluation.samples import Sampling, initial_noise
+from palate.sampling.samples import Sampling, initial_noise
 
 SAMPLING = Sampling(steps=3, guidance=2.0, sampler="ddim")
 

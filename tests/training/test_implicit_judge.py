@@ -12,23 +12,23 @@ from tiny import make_labelled_dataset
 from palate.backbones import load_backbone
 from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset
+from palate.demos.dataset import make_dataset
 from palate.errors import PalateError
 from palate.judges.annotate import annotate
 from palate.judges.base import Pair, load_judge
 from palate.judges.weights import content_hash
+from palate.labels.votes import folds_of
+from palate.network.model import load_trained
 from palate.objectives.logit import denoising_error, logit
+from palate.run.votes_used import FILE, votes_used
 from palate.training.draws import draws
-from palate.training.labels import folds_of
 from palate.training.loop import train
-from palate.training.model import load_trained
 from palate.training.self_judge import mean_of_unseen, seen_by
-from palate.training.votes_used import FILE, votes_used
-from palate.world.dataset import make_dataset
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, pipeline_folder):
-    from palate.training.config import load_config
+    from palate.run.config import load_config
 
     folder = tmp_path_factory.mktemp("runs")
     dataset = make_labelled_dataset(folder / "data", pairs=8, labelled=8)

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
 import palate
+from palate import distributed
+from palate.distributed import counts
+from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
-from palate.training import distributed
-from palate.training.cache import EncodedPairs
-from palate.training.checkpoint import checkpoints
-from palate.training.config import load_config, save_config
-from palate.training.distributed import counts
+from palate.run.checkpoint import checkpoints
+from palate.run.config import load_config, save_config
+from palate.run.metrics import read_metrics
 from palate.training.launch import _work
-from palate.training.metrics import read_metrics
 from palate.training.spikes import Spike, read_spikes
 
 LORA = {"lora": {"rank": 4}}
@@ -292,7 +292,7 @@ def test_what_cannot_be_spread_is_refused_with_the_reason(changes, reason, folde
 
 
 def test_the_rows_of_a_batch_are_dealt_out_evenly(monkeypatch):
-    monkeypatch.setattr("palate.training.distributed.processes", lambda: 4)
+    monkeypatch.setattr("palate.distributed.processes", lambda: 4)
     assert [counts(rows) for rows in (4, 5, 7, 8)] == [[1, 1, 1, 1], [2, 1, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]]
 
 

@@ -9,7 +9,7 @@ from many_runs import farthest, run_in_two
 from tiny import make_labelled_dataset
 
 import palate
-from palate.training.metrics import read_metrics
+from palate.run.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 TRAINED = {"lora": {"lora": {"rank": 4}}, "full": {}}

@@ -19,12 +19,12 @@ from tiny import make_labelled_dataset
 import palate
 from palate.backbones import load_backbone
 from palate.errors import PalateError
+from palate.labels.votes import prepare_rows
+from palate.network.model import ENCODERS, load_trained
+from palate.network.precision import hold_frozen
+from palate.run.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
+from palate.run.config import load_config
 from palate.training.assemble import assemble, make_any_policy
-from palate.training.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
-from palate.training.config import load_config
-from palate.training.labels import prepare_rows
-from palate.training.model import ENCODERS, load_trained
-from palate.training.precision import hold_frozen
 
 
 def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
@@ -383,7 +383,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(pipeline_folder, datase
 
 
 def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkeypatch):
-    import palate.training.cache as cache
+    import palate.encoding.cache as cache
 
     monkeypatch.setattr(cache, "SHARD", 4)
     dataset = make_labelled_dataset(tmp_path / "data", pairs=12, labelled=12)
@@ -433,7 +433,7 @@ def test_frozen_weights_reach_the_device_in_half_precision(pipeline_folder, data
         held.append({parameter.device.type for parameter in network.parameters()})
         hold_frozen(network, dtype)
 
-    monkeypatch.setattr("palate.training.model.hold_frozen", hold)
+    monkeypatch.setattr("palate.network.model.hold_frozen", hold)
     policy = make_any_policy(backbone, config)
     assert held == [{"cpu"}] and {parameter.device.type for parameter in policy.network.parameters()} == {"meta"}
     assert backbone.device == torch.device("meta")

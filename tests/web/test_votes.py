@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from web.served import People, new_id
 
-from palate.audit.evidence import read_evidence
+from palate.audits.evidence import read_evidence
 from palate.cli.votes import main as votes_verb
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.labels import Labels
@@ -14,7 +14,7 @@ from palate.data.queue import open_views
 from palate.data.store import Settings, default_store, live_votes, open_store, plan_rows, record_vote, withdraw_vote
 from palate.data.summary import summarise
 from palate.errors import PalateError
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 from palate.web.export import export_votes
 from palate.web.labelstudio import export_tasks, import_annotations
 from palate.web.plan import draw_pairs, labelled_propensities

@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "audit", DESCRIPTION)
     from rich.console import Console
 
-    from palate.audit.findings import audit
-    from palate.audit.page import write_page
-    from palate.audit.terminal import print_findings
+    from palate.audits.findings import audit
+    from palate.audits.page import write_page
+    from palate.audits.terminal import print_findings
     from palate.data.dataset import open_dataset
 
     dataset = open_dataset(options.dataset)

@@ -78,7 +78,7 @@ def _files(options: Options) -> ImportReport:
 
 
 def _world(options: Options) -> ImportReport:
-    from palate.world.dataset import import_world
+    from palate.demos.dataset import import_world
 
     if options.sources:
         raise PalateError(f"world: it has no sources, but {options.sources[0]} was given. Its pairs are made now.")

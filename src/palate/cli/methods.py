@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.cli.options import parse
-from palate.methods import Method, method, methods
-from palate.training.config import help_of_keys
+from palate.presets import Method, method, methods
+from palate.run.config import help_of_keys
 
 DESCRIPTION = """The methods of the literature as presets, and what each one sets.
 

@@ -43,7 +43,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "report", DESCRIPTION)
-    from palate.report.runs import report
+    from palate.reports.runs import report
 
     page = report(
         list(options.runs), options.out, list(options.scorer) or None, options.pictures, votes=options.votes, judge=options.judge,

@@ -17,7 +17,7 @@ Every key of the file is an option here, with its type and default; an option wi
 
 
 def main(argv: list[str]) -> None:
-    from palate.training.config import TrainConfig, load_config, read_config
+    from palate.run.config import TrainConfig, load_config, read_config
 
     dry_run = "--dry-run" in argv
     options = [argument for argument in argv if argument != "--dry-run"]
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
             "train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys."
         )
 
-    from palate.training.distributed import together
+    from palate.distributed import together
     from palate.training.loop import train
 
     with together():  # of several processes the first one prints

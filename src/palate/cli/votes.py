@@ -64,7 +64,7 @@ def _studio(options: Options) -> tuple[dict, str]:
 
 
 def _simulate(options: Options) -> tuple[dict, str]:
-    from palate.world.simulate import simulate_votes
+    from palate.demos.simulate import simulate_votes
 
     dataset, engine = _dataset_and_store(options)
     done = simulate_votes(engine, dataset, options.voter, options.count)

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from palate.errors import PalateError
-from palate.evaluation.naming import require_models
-from palate.evaluation.origin import require_one_base, run_of, said, trained_since
-from palate.evaluation.prompts import Suite, listed, load_suite
-from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
-from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
-from palate.training.config import load_config
+from palate.run.config import load_config
+from palate.sampling.naming import require_models
+from palate.sampling.origin import require_one_base, run_of, said, trained_since
+from palate.sampling.prompts import Suite, listed, load_suite
+from palate.sampling.provenance import learned_by_samples
+from palate.sampling.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
 

@@ -11,12 +11,12 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.errors import PalateError
-from palate.evaluation.origin import run_of, said, trained_since
-from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import plain, warnings
-from palate.evaluation.samples import Samples
 from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
 from palate.judges.base import SELF
+from palate.sampling.origin import run_of, said, trained_since
+from palate.sampling.provenance import learned_by_samples
+from palate.sampling.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def vote_rate(
         rate = power * mean(judge) + weighted mean over the voted pairs of (vote - power * judge)
 
     which has the mean vote of all pairs as its expectation up to the weights' normalisation, whatever the judge says. The
-    tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of `palate.targets.dedpo`;
+    tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of `palate.labels.targets.dedpo`;
     with equal propensities and one pair per prompt this is `powered_mean` at lambda = kappa * N_unlabelled / N.
 
     The variance is that of the sums of influences by prompt, because pictures of one prompt go together; a tuned power

@@ -51,7 +51,7 @@ def powered_mean(
     human, judged: [n] or [n, d], answers and judge's predictions on the same samples; judged_unlabelled: [N] or [N, d].
     weights [n] and weights_unlabelled [N] (importance weights, rescaled to mean 1) are taken as known factors.
     power: the lambda of PPI++, 0 human answers alone, 1 plain prediction-powered inference. It is kappa * N/(n + N) for
-    the power kappa of `palate.targets.dedpo`, whose judge votes on the labelled pairs too. "tuned": the estimate of
+    the power kappa of `palate.labels.targets.dedpo`, whose judge votes on the labelled pairs too. "tuned": the estimate of
     least variance, clipped to [0, 1], one number from summed variances, or one per coordinate.
 
     Published formulas throughout (aangelopoulos/ppi_py), variances with divisors n and N and the normal quantile

@@ -7,13 +7,13 @@ from typing import Any
 import yaml
 
 from palate.errors import PalateError
-from palate.evaluation.naming import require_models
-from palate.evaluation.origin import trained_since
-from palate.evaluation.provenance import learned_by_samples
-from palate.evaluation.samples import Samples, open_samples
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
 from palate.evaluation.scores import Scores, repetitions, score_samples
 from palate.evaluation.winrate import Interval, interval_text, mean_interval
+from palate.sampling.naming import require_models
+from palate.sampling.origin import trained_since
+from palate.sampling.provenance import learned_by_samples
+from palate.sampling.samples import Samples, open_samples
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from palate.objectives import links
-from palate.objectives.odds import mapo, winner_error
+from palate.objectives.dspo import dspo_sd15, dspo_sdxl
+from palate.objectives.kto import kto, mean_offset
+from palate.objectives.mapo import mapo, winner_error
 from palate.objectives.ranking import plackett_luce, rankdpo
-from palate.objectives.score import dspo_sd15, dspo_sdxl
-from palate.objectives.utility import kto, mean_offset
 
 HUBER_WIDTH = 1e-3  # Self-NPO's c (arXiv 2505.11777, released code)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from palate.backbones.folders import TRAINED_ON
 from palate.errors import PalateError
-from palate.evaluation.provenance import learned_from
 from palate.files import atomic_path
-from palate.report.card import plain_card
-from palate.report.public import public
+from palate.reports.card import plain_card
+from palate.reports.public import public
+from palate.sampling.provenance import learned_from
 from palate.sharing.adapters import comfyui, kohya
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from palate.errors import PalateError
-from palate.report.public import public
+from palate.reports.public import public
 from palate.sharing.export import export, size_of
 
 

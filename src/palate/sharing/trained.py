@@ -14,8 +14,8 @@ from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
 from palate.errors import PalateError
-from palate.training.config import TrainConfig, load_config
-from palate.training.model import load_trained
+from palate.network.model import load_trained
+from palate.run.config import TrainConfig, load_config
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 DENOISERS = ("unet", "transformer")

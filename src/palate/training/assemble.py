@@ -10,15 +10,11 @@ from accelerate import Accelerator
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
-from palate.training.averages import Average
-from palate.training.batches import Batches
-from palate.training.cache import EncodedPairs, encode_pairs
-from palate.training.checks import needs_reference
-from palate.training.compiled import compile_network
-from palate.training.config import TrainConfig
-from palate.training.distributed import first_before_others, processes
-from palate.training.draws import address
-from palate.training.model import (
+from palate.distributed import first_before_others, processes
+from palate.encoding.cache import EncodedPairs, encode_pairs
+from palate.labels.rows import Rows
+from palate.network.averages import Average
+from palate.network.model import (
     Policy,
     let_go_of_encoders,
     make_classifier,
@@ -26,18 +22,22 @@ from palate.training.model import (
     on_cpu,
     starting_network,
 )
+from palate.network.sharding import shard
+from palate.network.timesteps import timestep_settings
+from palate.run.checks import needs_reference
+from palate.run.config import TrainConfig
+from palate.training.batches import Batches
+from palate.training.compiled import compile_network
+from palate.training.draws import address
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
 from palate.training.precomputed import PrecomputedErrors, open_precomputed
 from palate.training.reference import SharedErrors, make_reference
-from palate.training.rows import Rows
-from palate.training.sharding import shard
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
 from palate.training.spikes import Spikes
 from palate.training.step import Stepper
-from palate.training.timesteps import timestep_settings
 from palate.training.validation import Validation, make_validation
 
 

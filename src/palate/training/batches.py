@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from palate.distributed import part
 from palate.errors import PalateError
-from palate.training.distributed import part
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from accelerate.state import AcceleratorState
 
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
+from palate.encoding.cache import EncodedPairs, encode_pairs, planned_cache
 from palate.errors import PalateError
-from palate.training.cache import EncodedPairs, encode_pairs, planned_cache
-from palate.training.checks import check_family, needs_reference, other_draws
-from palate.training.config import TrainConfig, load_config
-from palate.training.model import let_go_of_encoders
-from palate.training.precision import check_precision
+from palate.network.model import let_go_of_encoders
+from palate.network.precision import check_precision
+from palate.network.timesteps import choose_timesteps
+from palate.run.checks import check_family, needs_reference, other_draws
+from palate.run.config import TrainConfig, load_config
 from palate.training.precomputed import count_missing, precompute
-from palate.training.timesteps import choose_timesteps
 
 
 def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:

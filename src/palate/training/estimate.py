@@ -17,13 +17,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning
+from palate.distributed import processes
 from palate.errors import PalateError
-from palate.training.checks import needs_reference
-from palate.training.config import LoraOptions, TrainConfig
-from palate.training.distributed import processes
-from palate.training.model import Policy, make_policy, meta_network
-from palate.training.optimizers import STATE_BYTES, make_optimizer
-from palate.training.precision import DTYPES, hold_frozen
+from palate.network.model import Policy, make_policy, meta_network
+from palate.network.optimizers import STATE_BYTES, make_optimizer
+from palate.network.precision import DTYPES, hold_frozen
+from palate.run.checks import needs_reference
+from palate.run.config import LoraOptions, TrainConfig
 from palate.training.reference import make_reference
 
 GIB = 2**30

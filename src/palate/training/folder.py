@@ -7,10 +7,10 @@ from pathlib import Path
 
 from palate.errors import PalateError
 from palate.files import remove_unfinished, write_text
-from palate.training.checkpoint import checkpoints, step_of
-from palate.training.config import TrainConfig, load_config, refuse_another, save_config
-from palate.training.environment import describe_environment
-from palate.training.rows import Rows
+from palate.labels.rows import Rows
+from palate.run.checkpoint import checkpoints, step_of
+from palate.run.config import TrainConfig, load_config, refuse_another, save_config
+from palate.run.environment import describe_environment
 from palate.training.spikes import forget_spikes
 
 

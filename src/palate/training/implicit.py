@@ -11,12 +11,12 @@ import torch
 
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.conditioning import Conditioning, move
+from palate.network.model import load_trained, starting_network
+from palate.network.precision import compute_in
+from palate.network.timesteps import choose_timesteps
 from palate.objectives.logit import denoising_error
-from palate.training.config import TrainConfig
+from palate.run.config import TrainConfig
 from palate.training.draws import draws
-from palate.training.model import load_trained, starting_network
-from palate.training.precision import compute_in
-from palate.training.timesteps import choose_timesteps
 
 
 @dataclass(frozen=True)

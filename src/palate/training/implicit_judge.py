@@ -12,15 +12,15 @@ import torch
 
 from palate.backbones.conditioning import concatenate, move, repeat
 from palate.data.schema import content_id
+from palate.encoding.cache import at_once, prepare_image
 from palate.errors import PalateError
 from palate.judges.base import SELF, Pair
 from palate.judges.weights import choose_device, content_hash
-from palate.training.cache import at_once, prepare_image
-from palate.training.config import load_config
+from palate.run.config import load_config
+from palate.run.votes_used import votes_used
 from palate.training.implicit import ImplicitReward, load_implicit_reward
 from palate.training.loop import train
 from palate.training.self_judge import found_folds, mean_of_unseen, seen_by, trained_folds
-from palate.training.votes_used import votes_used
 
 
 class ImplicitJudge:

@@ -21,7 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import palate
 from palate.errors import PalateError
-from palate.training.config import TrainConfig, load_config, save_config
+from palate.run.config import TrainConfig, load_config, save_config
 
 PARENT = "PALATE_LAUNCHER"  # its process id, in the environment of those that it starts
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

@@ -13,31 +13,31 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 
+from palate import distributed
 from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
+from palate.labels.votes import prepare_rows, save_account
+from palate.network.model import Policy, check_adapters, is_merged, save_model
+from palate.network.optimizers import make_optimizer
+from palate.network.precision import check_precision
+from palate.network.sharding import is_sharded, like, number, whole
+from palate.network.timesteps import choose_timesteps
 from palate.progress import progress_bar
-from palate.training import distributed
+from palate.run.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
+from palate.run.checks import check_family, judge_name
+from palate.run.config import TrainConfig, load_config, refuse_another
+from palate.run.metrics import MetricsLog, everywhere, join, read_metrics, summarise
+from palate.run.votes_used import save_votes_used
 from palate.training.assemble import assemble, make_any_policy
-from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
-from palate.training.checks import check_family, judge_name
 from palate.training.compiled import check_compiled
-from palate.training.config import TrainConfig, load_config, refuse_another
 from palate.training.estimate import refuse_hopeless
 from palate.training.folder import claim_folder, claim_rows
-from palate.training.labels import prepare_rows, save_account
-from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
-from palate.training.model import Policy, check_adapters, is_merged, save_model
-from palate.training.optimizers import make_optimizer
 from palate.training.plan import tell_plan
-from palate.training.precision import check_precision
 from palate.training.self_judge import cross_fitted_votes
-from palate.training.sharding import is_sharded, like, number, whole
 from palate.training.spikes import Spike, rolled_back
-from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
-from palate.training.votes_used import save_votes_used
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, take
+from palate.network.model import Policy
 from palate.objectives.logit import denoising_error, logit
 from palate.objectives.regions import region_error
-from palate.training.model import Policy
 
 
 @dataclass(frozen=True)

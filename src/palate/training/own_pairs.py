@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from palate.backbones.conditioning import expand, move, repeat
 from palate.backbones.trajectories import step_regression
+from palate.distributed import first_alone, first_says, is_first, processes, wait
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.rewards import load_reward
+from palate.network.model import let_go_of_encoders
 from palate.progress import progress_bar
+from palate.run.checkpoint import checkpoints, step_of
 from palate.training.batches import Batches
-from palate.training.checkpoint import checkpoints, step_of
-from palate.training.distributed import first_alone, first_says, is_first, processes, wait
 from palate.training.draws import address
-from palate.training.model import let_go_of_encoders
 from palate.training.networks import Problem
 from palate.training.rollouts import StepPairs, collect_step_pairs
 from palate.training.sources import Setting, against_samples, as_sampled

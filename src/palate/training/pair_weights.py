@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from palate.distributed import counts, gather, part
+from palate.labels.rows import Rows
+from palate.labels.targets import debias, ramp, ramped
 from palate.objectives.adaptive import adaptive_margin, adaptive_weight, label_side, minority_parts, winner_margin
 from palate.objectives.logit import logit
 from palate.objectives.losses import Measured
-from palate.objectives.weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
-from palate.targets import debias, ramp, ramped
-from palate.training.checks import SELF
-from palate.training.config import TrainConfig
-from palate.training.distributed import counts, gather, part
+from palate.objectives.pair_weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
+from palate.run.checks import SELF
+from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem
-from palate.training.rows import Rows
 from palate.training.snapshots import MinorityRecord, Snapshots
 
 Redraw = Callable[[Problem, int], Problem]  # the same rows at another of their draws

@@ -5,14 +5,14 @@ from accelerate import Accelerator
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning
 from palate.data.dataset import PreferenceDataset
+from palate.distributed import processes
+from palate.encoding.cache import EncodedPairs, planned_cache
+from palate.labels.rows import Rows
+from palate.network.model import let_go_of_encoders
+from palate.run.config import TrainConfig
 from palate.training.assemble import make_any_policy, make_batches
-from palate.training.cache import EncodedPairs, planned_cache
-from palate.training.config import TrainConfig
-from palate.training.distributed import processes
 from palate.training.estimate import GIB, Memory, estimate_memory, free_memory, measure_step, refuse_too_little
-from palate.training.model import let_go_of_encoders
 from palate.training.precomputed import open_precomputed
-from palate.training.rows import Rows
 
 
 def tell_plan(

@@ -17,20 +17,20 @@ from safetensors.torch import load_file, save_file
 
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
+from palate.distributed import counts
+from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
 from palate.files import atomic_path, write_text
+from palate.labels.rows import Rows
+from palate.network.model import Policy, on_cpu, starting_network
+from palate.network.precision import hold_frozen
+from palate.network.timesteps import timestep_settings
 from palate.progress import progress_bar
-from palate.training.cache import EncodedPairs
+from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
-from palate.training.config import TrainConfig
-from palate.training.distributed import counts
 from palate.training.draws import address
-from palate.training.model import Policy, on_cpu, starting_network
 from palate.training.networks import Networks
-from palate.training.precision import hold_frozen
-from palate.training.rows import Rows
 from palate.training.sources import Setting, rows_problem
-from palate.training.timesteps import timestep_settings
 
 PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"

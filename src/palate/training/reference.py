@@ -13,11 +13,11 @@ import torch
 from accelerate import cpu_offload
 
 from palate.files import atomic_path
+from palate.network.model import Policy
+from palate.network.precision import hold_frozen
+from palate.network.sharding import is_sharded
+from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
-from palate.training.config import TrainConfig
-from palate.training.model import Policy
-from palate.training.precision import hold_frozen
-from palate.training.sharding import is_sharded
 
 
 def make_reference(

@@ -16,18 +16,18 @@ from scipy.special import expit
 
 from palate.backbones.conditioning import repeat
 from palate.data.dataset import PreferenceDataset
+from palate.distributed import first_alone, first_says
+from palate.encoding.cache import encode_pairs
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.weights import choose_device
+from palate.labels.rows import pairs_of_two
+from palate.labels.votes import folds_of
 from palate.progress import progress_bar
-from palate.training.cache import encode_pairs
-from palate.training.checks import SELF
-from palate.training.config import FREE_ON_RESUME, TrainConfig, load_config
-from palate.training.distributed import first_alone, first_says
+from palate.run.checks import SELF
+from palate.run.config import FREE_ON_RESUME, TrainConfig, load_config
+from palate.run.votes_used import votes_used
 from palate.training.implicit import load_implicit_reward
-from palate.training.labels import folds_of
-from palate.training.rows import pairs_of_two
-from palate.training.votes_used import votes_used
 
 FOLDER = "self-judge"  # in a run, with one fold run each
 

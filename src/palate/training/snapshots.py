@@ -11,8 +11,8 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from palate.files import atomic_path
-from palate.training.model import Policy
-from palate.training.sharding import is_sharded, like
+from palate.network.model import Policy
+from palate.network.sharding import is_sharded, like
 
 
 class Snapshots:

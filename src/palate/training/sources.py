@@ -13,15 +13,15 @@ import torch
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
+from palate.distributed import largest
+from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
+from palate.labels.rows import Rows
 from palate.objectives.regions import region_mask
+from palate.run.config import TrainConfig
 from palate.training.batches import Batches
-from palate.training.cache import EncodedPairs
-from palate.training.config import TrainConfig
-from palate.training.distributed import largest
 from palate.training.draws import Draws, address, draws
 from palate.training.networks import Networks, Problem
-from palate.training.rows import Rows
 
 JITTER = 0.1  # of the noise that InPO's inversion adds per step, in units of the step's spread (released code)
 TEACHER_GRID, TEACHER_STEPS = 25, 5  # Self-NPO (arXiv 2505.11777, released code)

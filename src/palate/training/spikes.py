@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import torch
 
+from palate.distributed import first_alone
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.training.checkpoint import checkpoints, step_of
-from palate.training.config import TrainConfig
-from palate.training.distributed import first_alone
+from palate.run.checkpoint import checkpoints, step_of
+from palate.run.config import TrainConfig
 
 T = TypeVar("T")
 

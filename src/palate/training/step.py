@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from palate import distributed
+from palate.network.sharding import is_sharded
 from palate.objectives.links import alpha_dpo, make_link, moving_alpha
 from palate.objectives.logit import full_precision, logit
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured
@@ -16,14 +18,12 @@ from palate.objectives.safeguard import (
     protected_errors,
     pulls_image_0,
 )
-from palate.training import distributed
-from palate.training.checks import uses_reference
-from palate.training.config import TrainConfig
-from palate.training.metrics import PairReadings
+from palate.run.checks import uses_reference
+from palate.run.config import TrainConfig
+from palate.run.metrics import PairReadings
 from palate.training.networks import Networks, Problem
 from palate.training.pair_weights import PairWeights
 from palate.training.reference import SharedErrors
-from palate.training.sharding import is_sharded
 from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from palate.distributed import counts, gather, part, processes
 from palate.objectives.links import sigmoid
-from palate.training.distributed import counts, gather, part, processes
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 

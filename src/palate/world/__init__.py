@@ -1,1 +1,1 @@
-"""A small world with a known truth: procedural pictures, simulated voters, and a real, shipped diffusion pipeline."""
+"""The ground truth of small worlds: procedural pictures, what is measured in them, and simulated voters. numpy alone."""

@@ -1,0 +1,214 @@
+"""The network in training: adapters or all weights, and the folder that diffusers loads afterwards."""
+
+import gc
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import peft
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+
+from palate.backbones import Backbone
+from palate.backbones.classifier import PreferenceClassifier
+from palate.backbones.components import component_config
+from palate.backbones.folders import component_class
+from palate.backbones.guidance import plain_weights
+from palate.errors import PalateError
+from palate.files import atomic_path
+from palate.network.precision import hold_frozen
+from palate.network.sharding import like
+from palate.run.config import TrainConfig
+
+ENCODERS = ("vae", "texts", "text_pipeline", "text_encoder", "text_encoder_2")  # of all families, as they keep them
+
+
+@dataclass
+class Policy:
+    """The network that is trained, with the parameters that training changes, in a fixed order."""
+
+    network: torch.nn.Module  # the denoiser, or a classifier beside it
+    names: list[str]
+    is_lora: bool = False
+    is_classifier: bool = False
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        named = dict(self.network.named_parameters())
+        return [named[name] for name in self.names]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, self.parameters, strict=True))
+
+    def load_state(self, weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.state().items():
+                parameter.copy_(like(weights[name], parameter))
+
+
+def network_class(backbone: Backbone) -> type[torch.nn.Module]:
+    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
+    name = component_class(backbone.folder, backbone.denoiser)
+    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
+
+
+def meta_network(backbone: Backbone) -> torch.nn.Module:
+    """The denoiser as its configuration says, of tensors without contents."""
+    kind = network_class(backbone)
+    with torch.device("meta"):
+        return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+
+
+def check_adapters(backbone: Backbone, config: TrainConfig) -> None:
+    """Raises PalateError when one of the adapter's targets matches no module; no weights are loaded."""
+    if config.lora:
+        network = meta_network(backbone)
+        with torch.device("meta"):
+            make_policy(network, config)
+
+
+@contextmanager
+def on_cpu(backbone: Backbone) -> Iterator[None]:
+    """What is loaded meanwhile comes to lie on the CPU: weights that are held in half precision reach a GPU as such."""
+    device, backbone.device = backbone.device, "cpu"
+    try:
+        yield
+    finally:
+        backbone.device = device
+
+
+def let_go_of_encoders(backbone: Backbone) -> None:
+    """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads again."""
+    held = [name for name in ENCODERS if vars(backbone).pop(name, None) is not None]
+    if held and torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
+    """The denoiser that training starts from, and its reference: the base model's, or that of an earlier run. Raises
+    PalateError when that run has no model, or started from another base model."""
+    if config.start_from is None:
+        return backbone.network
+    with on_cpu(backbone):  # two networks and their sums
+        base = backbone.network.to("cpu")
+        weights = plain_weights(load_trained(type(backbone)(backbone.folder), Path(config.start_from) / "model"))
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in base.state_dict().items()}:
+        raise PalateError(
+            f"start_from: {config.start_from} has a network of another shape than {backbone.folder}; it started from another model."
+        )
+    base.load_state_dict(weights)
+    return base.to(backbone.device)
+
+
+def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
+    """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets matches no
+    module."""
+    network.train()  # none of the families has drop-out: this only allows gradient checkpointing
+    if config.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    if config.lora:
+        network.requires_grad_(False)
+        options = config.lora
+        _check_targets(network, options.target_modules)
+        torch.manual_seed(config.seed)  # the adapters' first factor is random
+        try:
+            network.add_adapter(
+                peft.LoraConfig(
+                    r=options.rank,
+                    lora_alpha=options.alpha or options.rank,
+                    target_modules=list(options.target_modules),
+                )
+            )
+        except ValueError as error:  # a module of a kind that takes no adapter
+            raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+        hold_frozen(network, config.weight_dtype)
+    else:
+        network.requires_grad_(True)
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return Policy(network, names, is_lora=bool(config.lora))
+
+
+def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
+    """Every target is the name of a module, or the end of one."""
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    wrong = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name, _ in network.named_modules())]
+    if wrong:
+        ends = Counter(re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names)
+        raise PalateError(
+            f"lora.target_modules: {', '.join(wrong)} match no module of the {type(network).__name__}. "
+            f"It has, for example, {', '.join(name for name, _ in ends.most_common(6))}."
+        )
+
+
+def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
+    """A new preference classifier for this backbone's latents and prompts (PC-Diffusion); the denoiser is not needed."""
+    torch.manual_seed(config.seed)
+    width = component_config(backbone.folder, backbone.denoiser)["cross_attention_dim"]
+    classifier = PreferenceClassifier(backbone.latent_channels, width)
+    classifier.to(backbone.device).train()
+    return Policy(classifier, [name for name, _ in classifier.named_parameters()], is_classifier=True)
+
+
+def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
+    """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
+    (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
+    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads none."""
+    denoiser = backbone.denoiser
+    with atomic_path(folder) as temporary:
+        if policy.is_classifier:
+            policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
+        elif policy.is_lora and is_merged(backbone, config):
+            merged = type(policy.network).from_config(policy.network.config)
+            merged.load_state_dict(plain_weights(policy.network))
+            merged.save_pretrained(temporary / denoiser, safe_serialization=True)
+        elif policy.is_lora:
+            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(policy.network))
+            options = {
+                f"{denoiser}_lora_layers": layers,
+                f"{denoiser}_lora_adapter_metadata": _scaling(policy.network.peft_config["default"]),
+            }
+            backbone.pipeline_class.save_lora_weights(temporary, safe_serialization=True, **options)
+        else:
+            policy.network.save_pretrained(temporary / denoiser, safe_serialization=True)
+        if (folder / "README.md").is_file():  # a model card, which somebody may have edited
+            shutil.copy2(folder / "README.md", temporary / "README.md")
+
+
+def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
+    """Whether adapters are saved as part of the weights: the base model alone, or the family's pipeline, takes none."""
+    return config.start_from is not None or not hasattr(backbone.pipeline_class, "save_lora_weights")
+
+
+def _scaling(adapter: peft.LoraConfig) -> dict | None:
+    """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing is
+    kept, because safetensors writes two entries of a header in any order, and the same model would be other bytes."""
+    if adapter.lora_alpha == adapter.r:
+        return None
+    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules)}
+
+
+def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
+    """The network that a run's model folder describes; an adapter is added to the backbone's own network.
+
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.
+    """
+    denoiser = backbone.denoiser
+    lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
+    if full.is_dir():
+        return network_class(backbone).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
+    if not lora.is_file():
+        raise PalateError(
+            f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
+        )
+    network = backbone.network
+    layers, *alphas, scaling = backbone.pipeline_class.lora_state_dict(folder, return_lora_metadata=True)
+    network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
+    return network

@@ -1,0 +1,39 @@
+"""The optimiser that a configuration names."""
+
+import torch
+
+from palate.errors import PalateError
+from palate.run.config import TrainConfig
+
+# Bytes that each keeps per trained parameter: two fp32 moments, two of 8 bits, next to nothing
+STATE_BYTES = {"adamw": 8.0, "adamw-8bit": 2.0, "adafactor": 0.1}
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; AdamW with moments in 8 bits (Dettmers et al., arXiv 2110.02861); or Adafactor (Shazeer and Stern, arXiv
+    1804.04235) with learning_rate as it is, neither scaled by the parameters nor by the step.
+
+    Raises PalateError when the library of the 8-bit one is not installed.
+    """
+    if config.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(
+            parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay, clip_threshold=1.0,
+            scale_parameter=False, relative_step=False, warmup_init=False,
+        )  # fmt: skip
+    adamw = torch.optim.AdamW if config.optimizer == "adamw" else _adamw_8bit()
+    return adamw(
+        parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
+    )  # fmt: skip
+
+
+def _adamw_8bit() -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise PalateError(
+            "optimizer: adamw-8bit needs bitsandbytes. pip install 'palate[8bit]', or use optimizer: adafactor."
+        ) from error
+    return AdamW8bit
