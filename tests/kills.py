@@ -16,8 +16,9 @@ from safetensors import safe_open
 
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
+from palate.data.samples import Sampling
 from palate.encoding import cache
-from palate.sampling.samples import Sampling, sample
+from palate.sampling.samples import sample
 from palate.training.loop import train
 
 STEPS = 8

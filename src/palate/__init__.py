@@ -13,7 +13,7 @@ _HOMES = {
     "open_dataset": "palate.data.dataset",
     "train": "palate.training.loop",
     "load_prompts": "palate.sampling.prompts",
-    "Sampling": "palate.sampling.samples",
+    "Sampling": "palate.data.samples",
     "sample": "palate.sampling.samples",
     "score": "palate.evaluation.score",
     "compare": "palate.evaluation.compare",

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from palate.addresses import number
 from palate.data.labels import Labels
-from palate.data.selection import by_score, judge_scores, number, propensities, uniform
+from palate.data.selection import by_score, judge_scores, propensities, uniform
 from palate.errors import PalateError
 from palate.labels.targets import dedpo
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.evaluation import scorers
 from palate.evaluation.compare import compare
@@ -29,7 +30,6 @@ from palate.judges import base
 from palate.judges.base import Pair, load_judge
 from palate.run.config import load_config, save_config
 from palate.sampling.provenance import learned_from
-from palate.sampling.samples import open_samples
 
 
 def noise(seed: int, size: int = 24) -> Image.Image:

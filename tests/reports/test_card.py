@@ -13,12 +13,12 @@ from training.test_train import settings
 import palate
 from palate.cli import report as report_verb
 from palate.data.dataset import PreferenceDataset
+from palate.data.samples import Sampling
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
 from palate.reports.public import public, public_command
 from palate.reports.runs import report
 from palate.sampling.provenance import Learned
-from palate.sampling.samples import Sampling
 
 
 @pytest.fixture

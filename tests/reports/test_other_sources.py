@@ -4,9 +4,9 @@ import pytest
 from training.test_train import settings
 
 import palate
+from palate.data.samples import Sampling
 from palate.evaluation.compare import compare
 from palate.reports.runs import report
-from palate.sampling.samples import Sampling
 
 SAMPLING = Sampling(steps=2, guidance=2.0)
 

@@ -15,6 +15,7 @@ from palate.cli import import_ as import_verb
 from palate.cli import report as report_verb
 from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
 from palate.evaluation.scorers import Scorer
@@ -26,7 +27,6 @@ from palate.reports.runs import page_of, report
 from palate.reports.terminal import results_table
 from palate.reports.words import shortened, summary
 from palate.run.config import load_config, save_config
-from palate.sampling.samples import open_samples
 
 
 def make_run(folder, greys, base=None, repetitions=2, **changes):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation.drawn import draw_samples
-from sampling.test_samples import QUICK, make_run
 from reports.test_page import Reader
 from safetensors.torch import load_file, save_file
+from sampling.test_samples import QUICK, make_run
 from tiny import PROMPTS, make_pipeline, refusal
 
 import palate
@@ -21,11 +21,12 @@ from palate.cli import report as report_command
 from palate.cli import sample as sample_command
 from palate.cli import score as score_command
 from palate.data.dataset import PreferenceDataset
+from palate.data.samples import Sampling, open_samples
 from palate.evaluation.compare import compare
 from palate.run.config import load_config, save_config
 from palate.sampling.prompts import load_suite
 from palate.sampling.provenance import learned_by_samples, learned_from
-from palate.sampling.samples import Sampling, open_samples, sample
+from palate.sampling.samples import sample
 
 
 def taught(folder: Path, pipeline: Path, **changes) -> Path:

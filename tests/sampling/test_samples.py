@@ -17,20 +17,12 @@ from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, plain_weights
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.cli import sample as sample_command
+from palate.data.samples import OF_THE_MODEL, Samples, Sampling, open_samples
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
 from palate.network.model import make_policy, save_model
 from palate.run.config import load_config, save_config
-from palate.sampling.samples import (
-    OF_THE_MODEL,
-    Samples,
-    Sampling,
-    generate,
-    initial_noise,
-    load_model,
-    open_samples,
-    sample,
-)
+from palate.sampling.samples import generate, initial_noise, load_model, sample
 
 QUICK = Sampling(steps=2, guidance=2.0, repetitions=2)
 

@@ -19,7 +19,8 @@ from tiny import PROMPTS, make_pipeline, refusal
 import palate
 from palate.backbones import load_backbone
 from palate.cli import export as export_verb
-from palate.sampling.samples import Sampling, initial_noise
+from palate.data.samples import Sampling
+from palate.sampling.samples import initial_noise
 
 SAMPLING = Sampling(steps=3, guidance=2.0, sampler="ddim")
 

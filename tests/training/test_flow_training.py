@@ -7,7 +7,8 @@ from families_flow import make_flux, make_flux2_klein, make_pixart, make_sana, m
 from tiny import make_labelled_dataset, make_pipeline, refusal
 
 from palate.backbones import load_backbone
-from palate.sampling.samples import Sampling, sample
+from palate.data.samples import Sampling
+from palate.sampling.samples import sample
 from palate.training.loop import train
 
 FAMILIES = {

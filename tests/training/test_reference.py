@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tiny import make_pipeline, refusal
 
 import palate
+from palate.addresses import address
 from palate.cli.encode import main
 from palate.data.dataset import PreferenceDataset
-from palate.training.draws import address
 from palate.training.encode import encode, plan
 from palate.training.precomputed import PrecomputedErrors
 

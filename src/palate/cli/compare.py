@@ -63,10 +63,10 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
+    from palate.data.samples import Sampling
     from palate.evaluation.compare import compare
     from palate.evaluation.results import save
     from palate.sampling.prompts import load_suite
-    from palate.sampling.samples import Sampling
 
     if options.prompts is None and (options.part or options.limit or options.column):
         raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")

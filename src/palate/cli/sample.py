@@ -58,8 +58,9 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "sample", DESCRIPTION)
+    from palate.data.samples import Sampling
     from palate.sampling.prompts import load_suite
-    from palate.sampling.samples import Sampling, sample_verb
+    from palate.sampling.samples import sample_verb
 
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.addresses import random_order
 from palate.errors import PalateError
 
 
@@ -159,8 +159,8 @@ def _keep_fraction(ids: pa.Array, human: np.ndarray, fraction: float, seed: int)
     labelled = np.flatnonzero(~np.isnan(human))
     if fraction == 1 or len(labelled) == 0:
         return human, 1.0
-    rank = [blake2b(f"{seed}/{ids[i].as_py()}".encode(), digest_size=8).digest() for i in labelled]
-    keep = labelled[np.argsort(np.array(rank, dtype="S8"), kind="stable")[: max(1, round(fraction * len(labelled)))]]
+    order = random_order(f"{seed}/{ids[i].as_py()}" for i in labelled)
+    keep = labelled[order[: max(1, round(fraction * len(labelled)))]]
     kept = np.full(len(human), np.nan)
     kept[keep] = human[keep]
     return kept, len(keep) / len(labelled)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from palate.addresses import number
 from palate.data.database import reading, writing
-from palate.data.selection import number
 from palate.data.store import KNOWN, LIVE, OF_PLAN, PLAN, VIEWS, VOTES, Settings, View
 
 REPEAT_GAP = 10  # views between a pair and its repetition, so that it is judged again and not remembered

@@ -4,13 +4,13 @@ Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its
 plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from palate.addresses import numbers
 from palate.data.labels import collect_labels
 from palate.errors import PalateError
 
@@ -130,17 +130,6 @@ def judge_scores(pair_ids: Sequence[str], votes: pa.Table, selection: str, judge
     if not enough.any():
         raise PalateError(f"--select {selection}: no pair has the votes of {needed} judges. Use --select uniform.")
     return np.where(enough, score, score[enough].mean())
-
-
-def numbers(what: str, seed: int, pair_ids: Sequence[str]) -> np.ndarray:
-    """One number in [0, 1) per pair, [N]: a function of (what, seed, pair_id), spread evenly and alike on every machine."""
-    return np.array([number(what, seed, pair_id) for pair_id in pair_ids], dtype=np.float64)
-
-
-def number(*parts: object) -> float:
-    """A number in [0, 1) from anything that prints, with 53 random bits."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def _require_budget(budget: int) -> None:

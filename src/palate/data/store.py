@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from palate.addresses import number
 from palate.data.database import connect, reading, writing
 from palate.data.schema import CHOICES
-from palate.data.selection import number
 from palate.errors import PalateError
 
 ANSWERS = ("left", "right", "tie", "skip")

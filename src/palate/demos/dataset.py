@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.backbones import Backbone
+from palate.addresses import address, normal
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image
 from palate.data.importers.common import ImportReport
+from palate.data.samples import Sampling
 from palate.errors import PalateError
 from palate.progress import progress_bar
-from palate.sampling.samples import Sampling, generate, load_model
-from palate.training.draws import address
+from palate.sampling.samples import generate, load_model
 from palate.world.measure import Measurement, measure
 from palate.world.pictures import PROMPTS
 from palate.world.voters import VOTERS
@@ -72,11 +72,12 @@ def import_world(
 
 def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
     backbone, network = load_model(model)
+    shape = backbone.latent_shape(backbone.resolution)
     with progress_bar("sampling pairs", len(missing)) as advance:
         for start in range(0, len(missing), PAIRS_AT_ONCE):
             index = missing[start : start + PAIRS_AT_ONCE]
             prompts = [PROMPTS[address("prompt", seed, i) % len(PROMPTS)] for i in index]
-            noise = torch.stack([_noise(backbone, seed, i, side) for i in index for side in (0, 1)])
+            noise = torch.stack([normal(shape, "pair", seed, i, side) for i in index for side in (0, 1)])
             pictures = generate(backbone, network, [prompt for prompt in prompts for _ in (0, 1)], noise, SAMPLING)
             for k, i in enumerate(index):
                 made_by = {
@@ -91,11 +92,6 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
                     "generator_0": made_by | {"seed": f"{seed}/{i}/0"}, "generator_1": made_by | {"seed": f"{seed}/{i}/1"},
                 }  # fmt: skip
             advance(len(index))
-
-
-def _noise(backbone: Backbone, seed: int, pair: int, side: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(address("pair", seed, pair, side))
-    return torch.randn(backbone.latent_shape(backbone.resolution), generator=generator)
 
 
 def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
 
+from palate.addresses import hashes
 from palate.backbones.conditioning import Conditioning
 from palate.encoding.storage import Storage
 from palate.errors import PalateError
@@ -247,12 +248,6 @@ class PromptOf:
         if found < 0:
             raise PalateError(f"{self._encoded.storage.place}: the prompt of pair '{pair_id}' is not encoded. Run the same command again.")  # fmt: skip
         return prompts.name[int(found)].as_py()
-
-
-def hashes(names: list[str]) -> np.ndarray:
-    """64 bits of each name, [len(names)] uint64: of a million names, two are the same once in thirty million caches."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-    return np.frombuffer(digests, np.uint64)
 
 
 def _index_name(kind: str, shards: list[tuple[str, int]]) -> str:

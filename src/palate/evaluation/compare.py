@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palate.data.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples
 from palate.errors import PalateError
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.scorers import statistic_names
@@ -17,7 +18,7 @@ from palate.sampling.naming import require_models
 from palate.sampling.origin import require_one_base, run_of, said, trained_since
 from palate.sampling.prompts import Suite, listed, load_suite
 from palate.sampling.provenance import learned_by_samples
-from palate.sampling.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
+from palate.sampling.samples import sample
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
 

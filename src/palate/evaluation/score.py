@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
 from palate.evaluation.scores import Scores, repetitions, score_samples
@@ -13,7 +14,6 @@ from palate.evaluation.winrate import Interval, interval_text, mean_interval
 from palate.sampling.naming import require_models
 from palate.sampling.origin import trained_since
 from palate.sampling.provenance import learned_by_samples
-from palate.sampling.samples import Samples, open_samples
 
 
 @dataclass(frozen=True)

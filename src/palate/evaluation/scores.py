@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from palate.data.images import decode_image
+from palate.data.samples import Samples
 from palate.errors import PalateError
 from palate.evaluation.scorers import DIVERSITY, DRIFT, Scorer, is_judge, load_scorer, statistic_names
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
 from palate.sampling.origin import said
-from palate.sampling.samples import Samples
 
 SCORES = pa.schema(
     [("picture", pa.int32()), ("prompt", pa.string()), ("repetition", pa.int32()), ("scorer", pa.string()),

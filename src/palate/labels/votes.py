@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from palate.addresses import address
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
@@ -46,7 +47,6 @@ from palate.labels.targets import (
 )
 from palate.run.checks import SELF, judge_name, judges_of
 from palate.run.config import TrainConfig
-from palate.training.draws import address
 
 
 def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np.ndarray | None = None) -> Rows:

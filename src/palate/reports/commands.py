@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from palate.data.samples import Samples
 from palate.evaluation.results import Comparison
 from palate.evaluation.scores import score_commands
 from palate.reports.parts import Page, Row
 from palate.reports.public import public_command
-from palate.sampling.samples import Samples
 
 
 def evaluation_commands(comparison: Comparison) -> list[str]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 
-from palate.data.selection import number
+from palate.addresses import number
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
 from palate.evaluation.results import warnings

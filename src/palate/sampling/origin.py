@@ -14,7 +14,7 @@ from palate.run.config import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 
 if TYPE_CHECKING:
-    from palate.sampling.samples import Samples
+    from palate.data.samples import Samples
 
 DENOISERS = ("unet", "transformer")
 

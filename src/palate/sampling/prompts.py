@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from palate.data.selection import number
+from palate.addresses import number
 from palate.errors import PalateError
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts

@@ -18,7 +18,7 @@ from palate.run.checks import SELF as ITSELF
 from palate.run.config import read_yaml
 
 if TYPE_CHECKING:
-    from palate.sampling.samples import Samples
+    from palate.data.samples import Samples
 
 
 @dataclass(frozen=True)

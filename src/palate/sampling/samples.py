@@ -2,22 +2,21 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from palate.addresses import normal
 from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
-from palate.data.schema import content_id
+from palate.data.samples import Samples, Sampling, different_settings, open_samples, picture_path
 from palate.errors import PalateError
 from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
@@ -26,80 +25,8 @@ from palate.progress import progress_bar
 from palate.run.config import load_config
 from palate.sampling.origin import origin_of, same_model, trained_since
 from palate.sampling.prompts import Suite, listed
-from palate.training.draws import address
 
 DEFAULT_SAMPLERS = ("dpm++", "euler")  # of families with a noise schedule, and of flow matching
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are made. Guidance in diffusers' convention: unconditional + guidance·(conditional - unconditional)."""
-
-    steps: int | None = None
-    """None is what the model's family is sampled with, 25 for Stable Diffusion 1.x; so for guidance, 7.5 there."""
-    guidance: float | None = None
-    sampler: str = "default"
-    """default is euler for models of flow matching, and dpm++ for all others."""
-    seed: int = 0
-    repetitions: int = 1
-    """Pictures per prompt, each from its own noise."""
-    negative: str | None = None
-    """A run whose network takes the place of the unconditional one (Diffusion-NPO); needs guidance above 1."""
-    negative_mix: float = 0.0
-    """The negative network stands around the positive one (0, as published), the base (1), or between."""
-    classifier_scale: float = 1.0
-    """How strongly a run's preference classifier guides; models without one have nothing to scale."""
-    mixed_precision: str = "no"
-    """In what the denoiser is held and computes: no (fp32), bf16 or fp16. Encoders, sampler and VAE stay in fp32."""
-
-
-# Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still pairs.
-OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
-SHAPES = (
-    "latent_shape",
-    "picture_size",
-)  # [C, h, w] and [H, W]: settings that the model decides; older samples lack them
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A folder of samples: pictures in the order of `prompts`, each prompt `repetitions` times in a row."""
-
-    folder: Path
-    prompts: list[str]  # one per picture
-    settings: dict
-    suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
-    origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
-
-    @property
-    def paths(self) -> list[Path]:
-        return [_path(self.folder, i) for i in range(len(self.prompts))]
-
-    def images(self) -> np.ndarray:
-        """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
-        self._require_all()
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
-
-    @cached_property
-    def contents(self) -> list[str]:
-        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be made."""
-        self._require_all()
-        return [content_id(path.read_bytes()) for path in self.paths]
-
-    @property
-    def missing(self) -> list[int]:
-        """Positions of the pictures that are still to be made."""
-        return [i for i, path in enumerate(self.paths) if not path.exists()]
-
-    def _require_all(self) -> None:
-        if missing := len(self.missing):
-            command = self.origin.get("command")
-            told = (
-                f"The command that began them goes on: {command}"
-                if command
-                else "The same `palate sample` command goes on."
-            )
-            raise PalateError(f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. {told}")
 
 
 def sample(
@@ -148,7 +75,7 @@ def sample(
             # A batch is made whole even where some of its pictures are there: the last bits of a picture can depend on
             # what it is made together with, and an interrupted folder must end as one never interrupted.
             index = range(start, min(start + batch_size, len(per_picture)))
-            wanted = [i for i in index if not _path(folder, i).exists()]
+            wanted = [i for i in index if not picture_path(folder, i).exists()]
             if not wanted:
                 continue
             noise = torch.stack(
@@ -161,7 +88,7 @@ def sample(
                 samples, begun = replace(samples, settings=settings | shapes, origin=origin), True
                 _say_what_is_here(samples)
             for i in wanted:
-                with atomic_path(_path(folder, i), durable=False) as temporary:
+                with atomic_path(picture_path(folder, i), durable=False) as temporary:
                     Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
             advance(len(wanted))
     if not begun:  # all pictures were there, and nothing that says what they are
@@ -298,8 +225,7 @@ def _classifier_folder(run: Path) -> Path:
 
 def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -> torch.Tensor:
     """The noise [C, h, w] that a picture starts from: a function of (seed, prompt, repetition), not of the model."""
-    generator = torch.Generator().manual_seed(address("sample", seed, prompt, repetition))
-    return torch.randn(backbone.latent_shape(backbone.resolution), generator=generator)
+    return normal(backbone.latent_shape(backbone.resolution), "sample", seed, prompt, repetition)
 
 
 @flushed_denormals()
@@ -317,16 +243,6 @@ def generate(
             f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
-
-
-def open_samples(folder: str | Path) -> Samples:
-    """Samples made earlier. Raises PalateError when the folder holds none."""
-    path = Path(folder) / "samples.json"
-    if not path.is_file():
-        raise PalateError(f"{folder}: no samples here (no samples.json). Make some with `palate sample`.")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    settings = {**asdict(Sampling(steps=25, guidance=7.5)), **stored["settings"]}  # those of older versions lack keys
-    return Samples(Path(folder), stored["prompts"], settings, stored.get("suite", ""), stored.get("origin", {}))
 
 
 def _checked(sampling: Sampling) -> Sampling:
@@ -351,16 +267,6 @@ def _checked(sampling: Sampling) -> Sampling:
     return sampling
 
 
-def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the settings in which two folders of samples differ; of what the model decides, only where both say it."""
-    names = [*one, *(name for name in other if name not in one)]
-    return [
-        name
-        for name in names
-        if one.get(name) != other.get(name) and not (name in SHAPES and not (name in one and name in other))
-    ]
-
-
 def _refuse_others(samples: Samples) -> Samples:
     """The samples that are there. PalateError where they were made otherwise, or of older weights than the model has now."""
     before = open_samples(samples.folder)
@@ -380,7 +286,3 @@ def _refuse_others(samples: Samples) -> Samples:
             "folder, then the same command makes them anew; or choose another one to keep both."
         )
     return before
-
-
-def _path(folder: Path, index: int) -> Path:
-    return folder / f"{index:06}.png"

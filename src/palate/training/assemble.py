@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from palate.addresses import address
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
@@ -28,7 +29,6 @@ from palate.run.checks import needs_reference
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
 from palate.training.compiled import compile_network
-from palate.training.draws import address
 from palate.training.networks import Networks, Problem
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights

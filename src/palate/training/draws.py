@@ -4,10 +4,11 @@ So a resumed run equals one that was never stopped, the result does not depend o
 anything, and the reference's errors at a draw can be shared by every run that visits it.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
+
+from palate.addresses import address
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,3 @@ def draws(seed: int, pair_ids: list[str], numbers: list[int], shape: tuple[int, 
         uniform.append(torch.rand((), generator=generator))
         noise.append(torch.randn(shape, generator=generator))
     return Draws(torch.stack(timestep), torch.stack(noise), torch.stack(uniform))
-
-
-def address(*parts: object) -> int:
-    """A 63-bit number from anything that prints: a seed for a generator, or a rank for a random order."""
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

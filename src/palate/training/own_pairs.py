@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
+from palate.addresses import address, normal
 from palate.backbones.conditioning import expand, move, repeat
 from palate.backbones.trajectories import step_regression
 from palate.distributed import first_alone, first_says, is_first, processes, wait
@@ -18,7 +19,6 @@ from palate.network.model import let_go_of_encoders
 from palate.progress import progress_bar
 from palate.run.checkpoint import checkpoints, step_of
 from palate.training.batches import Batches
-from palate.training.draws import address
 from palate.training.networks import Problem
 from palate.training.rollouts import StepPairs, collect_step_pairs
 from palate.training.sources import Setting, against_samples, as_sampled
@@ -124,8 +124,7 @@ def _sample_reference(setting: Setting) -> torch.Tensor:
         pipeline = backbone.pipeline(network, DDIMScheduler)
         for start in range(0, len(rows), SAMPLED_AT_ONCE):
             index = range(start, min(start + SAMPLED_AT_ONCE, len(rows)))
-            seeds = [address("reference sample", config.seed, rows.id[i]) for i in index]
-            noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+            noise = torch.stack([normal(shape, "reference sample", config.seed, rows.id[i]) for i in index])
             parts.append(pipeline(
                 [rows.prompt[i] for i in index], latents=noise.to(setting.device), num_inference_steps=config.sampling_steps,
                 guidance_scale=config.sampling_guidance, output_type="latent", height=side, width=side,

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from palate.addresses import address
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.distributed import counts
@@ -28,7 +29,6 @@ from palate.network.timesteps import timestep_settings
 from palate.progress import progress_bar
 from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
-from palate.training.draws import address
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from scipy.special import expit
 from torch import Tensor
 
+from palate.addresses import address, normal
 from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, take
@@ -25,7 +26,6 @@ from palate.files import atomic_path
 from palate.judges.rewards import Reward, checked
 from palate.objectives.logit import full_precision
 from palate.progress import progress_bar
-from palate.training.draws import address
 
 DECODED_AT_ONCE = 8  # pictures
 
@@ -179,13 +179,13 @@ def _branches(
 
     shape = backbone.latent_shape(resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
-    noisy = torch.stack([_normal(shape, *key, "start") for key in keys]).to(device)
+    noisy = torch.stack([normal(shape, "rollout", *key, "start") for key in keys]).to(device)
     prediction = predict(noisy[:, None], grid[0])[:, 0]
     for step, timestep, previous in zip(range(1, steps), grid[:-2], grid[1:-1], strict=True):
         here, there = (torch.tensor([time], device=device) for time in (timestep, previous))  # the same for all
         mean, std = step_distribution(noisy, prediction, here, there, alphas_cumprod, prediction_type, eta)
         several = candidates if step >= first_step else 1
-        fresh = torch.stack([_normal((several, *shape), *key, step) for key in keys]).to(device)
+        fresh = torch.stack([normal((several, *shape), "rollout", *key, step) for key in keys]).to(device)
         following = mean[:, None] + std * fresh
         predictions = predict(following, previous)
         x0, _ = x0_and_noise(predictions, following, there, alphas_cumprod, prediction_type)
@@ -213,11 +213,6 @@ def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
     parts = latents.split(DECODED_AT_ONCE)
     decoded = torch.cat([backbone.decode_latents(part) for part in parts])
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _normal(shape: tuple[int, ...], *parts: object) -> Tensor:
-    """Standard normal numbers by their address, made on the CPU, because generators differ between devices."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(address("rollout", *parts)))
 
 
 def _check(num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from palate.addresses import address, normal
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
@@ -20,7 +21,7 @@ from palate.labels.rows import Rows
 from palate.objectives.regions import region_mask
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
-from palate.training.draws import Draws, address, draws
+from palate.training.draws import Draws, draws
 from palate.training.networks import Networks, Problem
 
 JITTER = 0.1  # of the noise that InPO's inversion adds per step, in units of the step's spread (released code)
@@ -190,7 +191,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
             [1 + address(*key, "high") % max(1, int(s)) for key, s in zip(keys, span, strict=True)], device=device
         )
         high = high.clamp_max(setting.backbone.num_timesteps - 1)
-        noise = torch.stack([_normal(tuple(latents.shape[1:]), *key, "again") for key in keys])
+        noise = torch.stack([normal(tuple(latents.shape[1:]), *key, "again") for key in keys])
         signal = (schedule[high] / schedule[low]).view(-1, 1, 1, 1)
         noisy = signal.sqrt() * state + (1 - signal).sqrt() * noise.to(device)
         abar = schedule[high].view(-1, 1, 1, 1)
@@ -237,19 +238,13 @@ def _inverted(
     jitter = None
     if config.noise == "inversion":  # addressed, and shared by the images of a row
         shape = (config.inversion_steps, *latents.shape[1:])
-        jitter = torch.stack(
-            [_normal(shape, "jitter", config.seed, *key) for key in keys], dim=1
-        )  # [steps, B, C, h, w]
+        jitter = torch.stack([normal(shape, "jitter", config.seed, *key) for key in keys], dim=1)  # [steps, B, C, h, w]
         jitter = jitter.repeat(1, len(latents) // len(keys), 1, 1, 1).to(latents.device)
     with torch.no_grad():
         return invert(
             predict, latents, timestep, setting.schedule, setting.prediction_type, config.inversion_steps, config.noise == "renoise",
             jitter=0.0 if jitter is None else JITTER, noise=jitter,
         )  # fmt: skip
-
-
-def _normal(shape: tuple[int, ...], *key: object) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(address(*key)))
 
 
 def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:
