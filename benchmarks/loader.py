@@ -32,8 +32,8 @@ from palate.labels.votes import prepare_rows
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
 from palate.training.draws import draws
-from palate.training.loop import train
 from palate.training.step import Stepper
+from palate.training.train import train
 
 ROWS = 1024  # of a shard of the dataset
 # Of one image and one prompt, as the families' networks take them at the resolution that they were made for.

@@ -18,7 +18,8 @@ from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.presets import method, methods, preset
 from palate.run.checks import SELF, UNVOTED
-from palate.run.config import TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 from palate.training import assemble
 
 BASE = "dpo"

@@ -31,9 +31,9 @@ from palate.data.dataset import open_dataset
 from palate.distributed import counts, is_first, together, total, wait
 from palate.labels.votes import prepare_rows
 from palate.network.sharding import number
-from palate.run.config import load_config
-from palate.run.metrics import everywhere, join, summarise
+from palate.run.load import load_config
 from palate.training.assemble import assemble
+from palate.training.readings import everywhere, join, summarise
 
 WAYS = {"LoRA, ddp": {"lora": {"rank": 16}}, "full, ddp": {}, "full, fsdp2": {"parallel": "fsdp2"}}
 

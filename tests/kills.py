@@ -19,7 +19,7 @@ from palate.data.dataset import open_dataset
 from palate.data.samples import Sampling
 from palate.encoding import cache
 from palate.sampling.samples import sample
-from palate.training.loop import train
+from palate.training.train import train
 
 STEPS = 8
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from palate.audits.planning import Recommendation
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.world.pictures import PROMPTS
 
 sys.path.append(str(Path(__file__).parents[1]))

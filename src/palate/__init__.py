@@ -6,12 +6,12 @@ Everything is one import away and loaded when first used: `palate.open_dataset`,
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+from palate.version import __version__
 
 _HOMES = {
     "PalateError": "palate.errors",
     "open_dataset": "palate.data.dataset",
-    "train": "palate.training.loop",
+    "train": "palate.training.train",
     "load_prompts": "palate.sampling.prompts",
     "Sampling": "palate.data.samples",
     "sample": "palate.sampling.samples",

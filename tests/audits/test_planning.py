@@ -7,7 +7,7 @@ from scipy.special import expit
 from palate.audits.planning import Recommendation, gain_of, leading, plan, recommend
 from palate.data.labels import Labels
 from palate.labels.targets import dedpo, tuned_power, variance_ratio
-from palate.run.config import load_config
+from palate.run.load import load_config
 
 REQUIRED = {"pretrained_model_name_or_path": "world", "dataset": "prefs", "output_dir": "runs/one"}
 

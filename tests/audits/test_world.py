@@ -24,7 +24,7 @@ from palate.errors import PalateError
 from palate.judges.correction import agreement
 from palate.judges.embeddings import FILE, EmbeddingStore
 from palate.run.checks import judges_of
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.world.voters import VOTERS
 
 

@@ -18,7 +18,7 @@ from tiny import PROMPTS, make_labelled_dataset
 import palate
 from palate.backbones import load_backbone
 from palate.labels.votes import prepare_rows
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.sampling.samples import load_model
 from palate.training.assemble import assemble
 

@@ -12,7 +12,7 @@ from palate.data.store import default_store, live_votes
 from palate.demos.dataset import measure_pairs
 from palate.demos.simulate import simulate_votes
 from palate.errors import PalateError
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.world.voters import VOTERS
 
 

@@ -186,7 +186,7 @@ def test_three_models_make_all_pairs_and_unlike_samples_none(tmp_path, capsys):
 
 
 def test_the_judge_that_trained_a_model_is_marked(tmp_path):
-    from palate.run.config import load_config, save_config
+    from palate.run.load import load_config, save_config
 
     run = tmp_path / "run"
     save_config(load_config({"pretrained_model_name_or_path": "world", "dataset": "none", "output_dir": str(run), "method": "dedpo", "judge": "brightness"}), run / "config.yaml")  # fmt: skip

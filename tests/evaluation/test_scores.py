@@ -27,8 +27,9 @@ from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
 from palate.evaluation.scores import read_scores, score_samples, stored_scores
 from palate.judges import base
-from palate.judges.base import Pair, load_judge
-from palate.run.config import load_config, save_config
+from palate.judges.base import Pair
+from palate.judges.load import load_judge
+from palate.run.load import load_config, save_config
 from palate.sampling.provenance import learned_from
 
 

@@ -21,7 +21,8 @@ from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.judges import base
 from palate.judges.annotate import annotate
-from palate.judges.base import Answer, Pair, ask
+from palate.judges.ask import ask
+from palate.judges.base import Answer, Pair
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from PIL import Image
 from tiny import refusal
 
 from palate.judges.aesthetic import AestheticJudge, load_head
-from palate.judges.base import Pair, ask, load_judge
+from palate.judges.ask import ask
+from palate.judges.base import Pair
 from palate.judges.clip import ClipJudge
 from palate.judges.image_reward import ImageRewardJudge
+from palate.judges.load import load_judge
 from palate.judges.weights import load_state, pictures
 
 HEAD = Path(os.environ.get("PALATE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data" / "aesthetic"

@@ -16,8 +16,9 @@ from tiny import refusal
 
 from palate.cli.annotate import main
 from palate.judges.annotate import annotate
-from palate.judges.base import Pair, load_judge
+from palate.judges.base import Pair
 from palate.judges.chat import Chat, Unanswered
+from palate.judges.load import load_judge
 from palate.judges.vlm import VisionLanguageJudge, data_url, first_of_logprobs, letter_of, load_template
 
 pytest.importorskip("httpx")

@@ -16,7 +16,7 @@ from palate.judges.annotate import annotate
 from palate.judges.calibration import calibrated_votes, recalibrate
 from palate.judges.embeddings import FILE, EmbeddingStore
 from palate.labels.votes import prepare_rows
-from palate.run.config import load_config
+from palate.run.load import load_config
 
 PAIRS, LABELLED, WIDTH = 600, 300, 8
 

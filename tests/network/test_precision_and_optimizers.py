@@ -14,7 +14,7 @@ from palate.errors import PalateError
 from palate.network.model import make_policy
 from palate.network.optimizers import STATE_BYTES, make_optimizer
 from palate.network.precision import check_precision
-from palate.run.config import load_config
+from palate.run.load import load_config
 
 LORA = {"rank": 4}
 

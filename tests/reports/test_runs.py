@@ -26,7 +26,7 @@ from palate.reports.parts import Votes, verdict
 from palate.reports.runs import page_of, report
 from palate.reports.terminal import results_table
 from palate.reports.words import shortened, summary
-from palate.run.config import load_config, save_config
+from palate.run.load import load_config, save_config
 
 
 def make_run(folder, greys, base=None, repetitions=2, **changes):

@@ -23,7 +23,7 @@ from palate.cli import score as score_command
 from palate.data.dataset import PreferenceDataset
 from palate.data.samples import Sampling, open_samples
 from palate.evaluation.compare import compare
-from palate.run.config import load_config, save_config
+from palate.run.load import load_config, save_config
 from palate.sampling.prompts import load_suite
 from palate.sampling.provenance import learned_by_samples, learned_from
 from palate.sampling.samples import sample

@@ -21,7 +21,7 @@ from palate.data.samples import OF_THE_MODEL, Samples, Sampling, open_samples
 from palate.errors import PalateError
 from palate.evaluation.compare import compare
 from palate.network.model import make_policy, save_model
-from palate.run.config import load_config, save_config
+from palate.run.load import load_config, save_config
 from palate.sampling.samples import generate, initial_noise, load_model, sample
 
 QUICK = Sampling(steps=2, guidance=2.0, repetitions=2)

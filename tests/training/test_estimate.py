@@ -14,7 +14,7 @@ from tiny import refusal
 
 import palate
 from palate.backbones import load_backbone
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.training.encode import encode
 from palate.training.estimate import GIB, estimate_memory
 

@@ -9,7 +9,7 @@ from tiny import make_labelled_dataset, make_pipeline, refusal
 from palate.backbones import load_backbone
 from palate.data.samples import Sampling
 from palate.sampling.samples import sample
-from palate.training.loop import train
+from palate.training.train import train
 
 FAMILIES = {
     "sd3": make_sd3,

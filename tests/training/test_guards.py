@@ -12,7 +12,7 @@ import palate
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.labels.votes import folds_of, prepare_rows
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.run.votes_used import save_votes_used, votes_used
 from palate.training.snapshots import MinorityRecord
 

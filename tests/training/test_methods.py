@@ -13,7 +13,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.labels.votes import prepare_rows
 from palate.presets import methods
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.run.metrics import MetricsLog
 
 NEEDS_JUDGE = {"mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo"}

@@ -20,10 +20,10 @@ from palate.distributed import counts
 from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
 from palate.run.checkpoint import checkpoints
-from palate.run.config import load_config, save_config
+from palate.run.load import load_config, save_config
 from palate.run.metrics import read_metrics
-from palate.training.launch import _work
 from palate.training.spikes import Spike, read_spikes
+from palate.training.worker import work
 
 LORA = {"lora": {"rank": 4}}
 FSDP2 = {"parallel": "fsdp2"}
@@ -301,9 +301,9 @@ def test_every_kind_of_refusal_in_a_process_is_told_as_one(folder, monkeypatch):
         raise Spike(3, "the loss is not a number", ["p1"])
 
     save_config(load_config(settings(folder, "never")), folder / "spiked.yaml")
-    monkeypatch.setattr("palate.training.loop.train", spiked)
+    monkeypatch.setattr("palate.training.loop.train_in_this_process", spiked)
     with pytest.raises(PalateError, match="step 3") as told:
-        _work(str(folder / "spiked.yaml"), "palate train")
+        work(str(folder / "spiked.yaml"), "palate train")
     assert type(told.value) is PalateError  # whose name the process that started this one looks for
 
 

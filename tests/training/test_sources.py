@@ -16,7 +16,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.encoding.cache import encode_pairs
 from palate.labels.votes import prepare_rows
 from palate.objectives.losses import HUBER_WIDTH, LOSSES
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.training.assemble import Parts, assemble
 
 

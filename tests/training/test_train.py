@@ -23,7 +23,7 @@ from palate.labels.votes import prepare_rows
 from palate.network.model import ENCODERS, load_trained
 from palate.network.precision import hold_frozen
 from palate.run.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.training.assemble import assemble, make_any_policy
 
 

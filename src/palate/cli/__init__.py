@@ -44,7 +44,7 @@ def main() -> None:
         print(_help())
         return
     if arguments[0] == "--version":
-        from palate import __version__
+        from palate.version import __version__
 
         print(f"palate {__version__}")
         return

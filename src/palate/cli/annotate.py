@@ -78,20 +78,25 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "annotate", DESCRIPTION)
     from palate.data.dataset import open_dataset
     from palate.judges.annotate import Report, annotate
+    from palate.judges.base import SELF
     from palate.judges.calibration import can_calibrate, recalibrate
+    from palate.judges.load import load_judge
 
     dataset = open_dataset(options.dataset)
     if options.recalibrate:
         correction = recalibrate(dataset, options.name or options.judge)
         print(json.dumps(asdict(correction.after)) if options.json else f"annotate: {correction.sentence()}")
         return
+    load = load_judge
+    if options.judge.startswith(SELF):
+        from palate.training.implicit_judge import load_any_judge as load
     with (
         contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     ):  # folds in training print
         report: Report = annotate(
             dataset, options.judge, settings=_settings(options), annotator=options.name, temperature=options.temperature,
             batch_size=options.batch_size, limit=options.limit, engine=options.engine, workers=options.workers,
-            gpus=options.gpus, embeddings=options.embeddings,
+            gpus=options.gpus, embeddings=options.embeddings, load=load,
         )  # fmt: skip
     calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
     if options.json:

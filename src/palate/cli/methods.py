@@ -13,7 +13,7 @@ from rich.text import Text
 
 from palate.cli.options import parse
 from palate.presets import Method, method, methods
-from palate.run.config import help_of_keys
+from palate.run.load import help_of_keys
 
 DESCRIPTION = """The methods of the literature as presets, and what each one sets.
 

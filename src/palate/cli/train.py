@@ -17,7 +17,8 @@ Every key of the file is an option here, with its type and default; an option wi
 
 
 def main(argv: list[str]) -> None:
-    from palate.run.config import TrainConfig, load_config, read_config
+    from palate.run.config import TrainConfig
+    from palate.run.load import load_config, read_config
 
     dry_run = "--dry-run" in argv
     options = [argument for argument in argv if argument != "--dry-run"]
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
         )
 
     from palate.distributed import together
-    from palate.training.loop import train
+    from palate.training.train import train
 
     with together():  # of several processes the first one prints
         run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)

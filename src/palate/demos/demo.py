@@ -16,7 +16,7 @@ from palate.reports.page import Page, write_report
 from palate.reports.runs import page_of
 from palate.reports.terminal import results_table
 from palate.sampling.samples import sample
-from palate.training.loop import train
+from palate.training.train import train
 from palate.world.pictures import PROMPTS
 
 JUDGE = "biased-judge"

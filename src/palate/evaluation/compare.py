@@ -13,7 +13,7 @@ from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.sampling.naming import require_models
 from palate.sampling.origin import require_one_base, run_of, said, trained_since
 from palate.sampling.prompts import Suite, listed, load_suite

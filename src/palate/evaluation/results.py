@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from palate import __version__
 from palate.data.samples import OF_THE_MODEL, Samples
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import write_text
+from palate.version import __version__
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from palate.errors import PalateError
 from palate.judges.answers import judge_key
-from palate.judges.base import BUILT_IN, SELF, Judge, Pair, load_judge
+from palate.judges.base import SELF, Judge, Pair
 from palate.judges.covariates import picture_statistics
+from palate.judges.load import BUILT_IN, load_judge
 from palate.judges.rewards import STATISTICS, load_reward
 
 DRIFT, DIVERSITY = "drift", "diversity"

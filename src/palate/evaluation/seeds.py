@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from palate.errors import PalateError
 from palate.evaluation.winrate import Interval, WinRate, binomial_interval, score_interval, widened
-from palate.run.config import FREE_ON_RESUME, read_yaml
+from palate.run.load import FREE_ON_RESUME, read_yaml
 
 _NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
 

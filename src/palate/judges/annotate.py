@@ -20,9 +20,11 @@ from palate.data.images import image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
-from palate.judges.base import SELF, Answer, Judge, at_temperature, load_judge
+from palate.judges.ask import at_temperature
+from palate.judges.base import SELF, Answer, Judge
 from palate.judges.calibration import view_folder
 from palate.judges.embeddings import FILE, EmbeddingStore, can_embed, embed_pairs, picture_content
+from palate.judges.load import load_judge
 from palate.judges.workers import UNREADABLE, Embedding, Voting, maker
 from palate.progress import progress_bar
 
@@ -56,20 +58,21 @@ class Report:
 def annotate(
     dataset: PreferenceDataset, judge: str, *, settings: dict[str, Any] | None = None, annotator: str | None = None,
     temperature: float | None = None, batch_size: int | None = None, limit: int | None = None, engine: str = "local",
-    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto",
+    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto", load: Callable[..., Judge] = load_judge,
 ) -> Report:  # fmt: skip
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
     score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto, where
-    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. Raises
+    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `load` finds a
+    judge by its name, here and on other machines. Raises
     PalateError for a judge that cannot be used or says nothing, and for an annotator id that voted before with another
     version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
     settings = settings or {}
-    voter = load_judge(judge, **settings)
+    voter = load(judge, **settings)
     annotator = annotator or getattr(voter, "annotator", judge)
     key, version = _identity(judge, voter, temperature)
     voted = _already(dataset, annotator, version)
@@ -105,7 +108,7 @@ def annotate(
         if embeddings == "all" or (beside and todo):
             vectors = opened.enter_context(EmbeddingStore(view_folder(dataset, annotator) / FILE, key))
         if todo:
-            make = maker(Voting, engine, judge, voter, settings, beside)
+            make = maker(Voting, engine, load, judge, voter, settings, beside)
             store = opened.enter_context(AnswerStore(dataset.path / "judges" / "answers.sqlite"))
             rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
             batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None)
@@ -116,7 +119,7 @@ def annotate(
                 _write(dataset, report, _tempered(answers, scale), who)
                 raise
         if embeddings == "all":
-            make = maker(Embedding, engine, judge, voter, settings)
+            make = maker(Embedding, engine, load, judge, voter, settings)
             report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
     answers = _tempered(answers, scale)

@@ -25,7 +25,8 @@ from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
 from palate.reports.training import command_of, training_of, versions_of
 from palate.reports.words import and_, contest_words, shortened, summary
-from palate.run.config import TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOTHING_MEASURED = (

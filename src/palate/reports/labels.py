@@ -9,7 +9,7 @@ from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.errors import PalateError
 from palate.reports.parts import Labels, Source, Votes
 from palate.reports.training import account_of
-from palate.run.config import read_yaml
+from palate.run.load import read_yaml
 
 
 def sources_of(runs: list[Path]) -> list[Source]:

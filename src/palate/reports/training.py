@@ -6,7 +6,8 @@ from typing import Any
 
 from palate.errors import PalateError
 from palate.run.checks import judge_name
-from palate.run.config import TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 from palate.run.metrics import read_metrics
 
 CURVES = (

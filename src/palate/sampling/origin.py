@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate import __version__
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.errors import PalateError
-from palate.run.config import read_yaml
+from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
+from palate.version import __version__
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples

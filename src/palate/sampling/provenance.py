@@ -12,10 +12,11 @@ from palate.backbones import WORLD
 from palate.backbones.folders import TRAINED_ON
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
-from palate.judges.base import BUILT_IN, SELF
+from palate.judges.base import SELF
+from palate.judges.load import BUILT_IN
 from palate.judges.rewards import STATISTICS
 from palate.run.checks import SELF as ITSELF
-from palate.run.config import read_yaml
+from palate.run.load import read_yaml
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples

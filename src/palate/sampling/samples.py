@@ -22,7 +22,7 @@ from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
 from palate.network.precision import PRECISIONS, check_precision, compute_in
 from palate.progress import progress_bar
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.sampling.origin import origin_of, same_model, trained_since
 from palate.sampling.prompts import Suite, listed
 

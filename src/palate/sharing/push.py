@@ -56,7 +56,7 @@ def push(run: str | Path, repository: str, private: bool = True, planned: Sendin
     The token is that of the hub's own login or of HF_TOKEN. Raises PalateError, in one line: as `plan`, without a login, when the
     hub refuses or cannot be reached, and when the repository is public and `private` was asked for.
     """
-    from palate import __version__
+    from palate.version import __version__
 
     sending = planned or plan(run, repository)
     if not get_token():

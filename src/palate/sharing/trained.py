@@ -15,7 +15,8 @@ from torch import Tensor
 from palate.backbones import Backbone, load_backbone, pipeline_class
 from palate.errors import PalateError
 from palate.network.model import load_trained
-from palate.run.config import TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 DENOISERS = ("unet", "transformer")

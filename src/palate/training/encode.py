@@ -13,7 +13,8 @@ from palate.network.model import let_go_of_encoders
 from palate.network.precision import check_precision
 from palate.network.timesteps import choose_timesteps
 from palate.run.checks import check_family, needs_reference, other_draws
-from palate.run.config import TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 from palate.training.precomputed import count_missing, precompute
 
 

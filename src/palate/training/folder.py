@@ -9,8 +9,9 @@ from palate.errors import PalateError
 from palate.files import remove_unfinished, write_text
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
-from palate.run.config import TrainConfig, load_config, refuse_another, save_config
+from palate.run.config import TrainConfig
 from palate.run.environment import describe_environment
+from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
 

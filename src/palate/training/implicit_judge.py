@@ -4,8 +4,9 @@ Where a run has fold runs, each of them trained without a part of the human vote
 that did not see its vote.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,24 @@ from palate.backbones.conditioning import concatenate, move, repeat
 from palate.data.schema import content_id
 from palate.encoding.cache import at_once, prepare_image
 from palate.errors import PalateError
-from palate.judges.base import SELF, Pair
+from palate.judges.base import SELF, Judge, Pair
+from palate.judges.load import load_judge, make_judge
 from palate.judges.weights import choose_device, content_hash
-from palate.run.config import load_config
+from palate.run.load import load_config
 from palate.run.votes_used import votes_used
 from palate.training.implicit import ImplicitReward, load_implicit_reward
-from palate.training.loop import train
 from palate.training.self_judge import found_folds, mean_of_unseen, seen_by, trained_folds
+from palate.training.train import train
+
+
+def load_any_judge(name: str, **settings: Any) -> Judge:
+    """The judge of that name, also `self:RUN` and `self:CONFIG.yaml`: a run, or the models that a configuration trains.
+
+    Raises PalateError as `palate.judges.load.load_judge` does, and for what is no finished run.
+    """
+    if name.startswith(SELF):
+        return make_judge(name, partial(ImplicitJudge, run=name.removeprefix(SELF)), settings)
+    return load_judge(name, **settings)
 
 
 class ImplicitJudge:

@@ -2,11 +2,8 @@
 
 import contextlib
 import math
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,14 +24,16 @@ from palate.network.timesteps import choose_timesteps
 from palate.progress import progress_bar
 from palate.run.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.run.checks import check_family, judge_name
-from palate.run.config import TrainConfig, load_config, refuse_another
-from palate.run.metrics import MetricsLog, everywhere, join, read_metrics, summarise
+from palate.run.config import TrainConfig
+from palate.run.load import load_config, refuse_another
+from palate.run.metrics import MetricsLog, read_metrics
 from palate.run.votes_used import save_votes_used
 from palate.training.assemble import assemble, make_any_policy
 from palate.training.compiled import check_compiled
 from palate.training.estimate import refuse_hopeless
 from palate.training.folder import claim_folder, claim_rows
 from palate.training.plan import tell_plan
+from palate.training.readings import everywhere, join, summarise
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.spikes import Spike, rolled_back
 from palate.training.validation import large_logit_warning
@@ -58,21 +57,9 @@ class Run:
 
 
 @flushed_denormals()
-def train(
-    config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any
-) -> Run:
-    """Train, or go on training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
-
-    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run.
-    Returns the run. Raises PalateError before any work starts when something cannot work, and when the loss stops being a
-    number, naming the pairs; what was reached before is kept.
-    """
-    config = load_config(config, **overrides)
-    if config.processes > 1 and not dry_run and not distributed.launched():
-        from palate.training.launch import launch  # which one process has no use for
-
-        launch(config, command or shlex.join(sys.argv))
-        return Run(Path(config.output_dir))
+def train_in_this_process(config: TrainConfig, command: str | None = None, dry_run: bool = False) -> Run:
+    """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started several."""
+    config = load_config(config)
     with distributed.together():
         return rolled_back(config, lambda: _train(config, command, dry_run))
 
@@ -91,7 +78,9 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
     check_family(config, backbone)
     choose_timesteps(backbone, config)
-    rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
+    rows = prepare_rows(
+        dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train_in_this_process)
+    )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device, backbone.family)

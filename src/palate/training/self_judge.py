@@ -25,7 +25,8 @@ from palate.labels.rows import pairs_of_two
 from palate.labels.votes import folds_of
 from palate.progress import progress_bar
 from palate.run.checks import SELF
-from palate.run.config import FREE_ON_RESUME, TrainConfig, load_config
+from palate.run.config import TrainConfig
+from palate.run.load import FREE_ON_RESUME, load_config
 from palate.run.votes_used import votes_used
 from palate.training.implicit import load_implicit_reward
 

@@ -20,9 +20,9 @@ from palate.objectives.safeguard import (
 )
 from palate.run.checks import uses_reference
 from palate.run.config import TrainConfig
-from palate.run.metrics import PairReadings
 from palate.training.networks import Networks, Problem
 from palate.training.pair_weights import PairWeights
+from palate.training.readings import PairReadings
 from palate.training.reference import SharedErrors
 from palate.training.spikes import Spike
 
