@@ -225,7 +225,15 @@ def test_the_table_of_sources_is_complete_and_names_the_presets_of_each():
 
 
 def test_what_a_run_is_said_to_hold_is_written_by_training():
-    sources = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("src/palate/training/*.py"), *ROOT.glob("src/palate/run/*.py"), *ROOT.glob("src/palate/labels/*.py"), *ROOT.glob("src/palate/network/*.py")])
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in [
+            *ROOT.glob("src/palate/training/*.py"),
+            *ROOT.glob("src/palate/run/*.py"),
+            *ROOT.glob("src/palate/labels/*.py"),
+            *ROOT.glob("src/palate/network/*.py"),
+        ]
+    )
     for files, _ in rows("docs/train.md", "in `output_dir`"):
         for part in [part for name in ticked(files) for part in name.strip("/").split("/")]:
             written = re.sub(r"\d+", r"\\{[^}]+\\}", re.escape(part))  # a number is a field of an f-string
@@ -327,7 +335,15 @@ def test_the_table_of_metrics_is_what_a_step_logs():
                             timestep=torch.tensor([0, 999]), labelled=torch.tensor([True, False]))  # fmt: skip
     logged = {name for name in summarise(readings, 1.0, 1000, "JUDGE")}
     always = {name for name in logged if not name.startswith("by_")} | {"loss", "learning_rate", "gradient_norm"}
-    sources = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("src/palate/training/*.py"), *ROOT.glob("src/palate/run/*.py"), *ROOT.glob("src/palate/labels/*.py"), *ROOT.glob("src/palate/network/*.py")])
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in [
+            *ROOT.glob("src/palate/training/*.py"),
+            *ROOT.glob("src/palate/run/*.py"),
+            *ROOT.glob("src/palate/labels/*.py"),
+            *ROOT.glob("src/palate/network/*.py"),
+        ]
+    )
     sometimes = {f"{kind}/{name}" for kind, name in re.findall(r'"(validation|lambda)/(\w+)"', sources)} - always
     told = {cells[0].strip("`"): cells[1] for cells in rows("docs/objective.md", "name", "meaning")}
     assert told.keys() == always | sometimes and len(sometimes) >= 6

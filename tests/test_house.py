@@ -28,7 +28,9 @@ def floors() -> dict[str, int]:
     """Room -> floor, 0 at the ground, as pyproject.toml has them."""
     import tomllib
 
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     return {room: floor for floor, rooms in enumerate(reversed(layers)) for room in rooms.split(" | ")}
 

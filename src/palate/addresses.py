@@ -1,7 +1,7 @@
 """Numbers and seeds that are addressed, not consumed: a function of what they belong to, and of nothing else.
 
-So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or the order of anything,
-and a plan is made again on any machine. An address is a list of parts that print: ("draw", seed, pair_id).
+So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or the order of
+anything, and a plan is made again on any machine. An address is a list of parts that print: ("draw", seed, pair_id).
 """
 
 import hashlib
@@ -27,7 +27,8 @@ def number(*parts: object) -> float:
 
 
 def numbers(what: str, seed: int, names: Sequence[str]) -> np.ndarray:
-    """One number in [0, 1) per name, [N] float64: a function of (what, seed, name), spread evenly and alike on every machine."""
+    """One number in [0, 1) per name, [N] float64: a function of (what, seed, name), spread evenly and alike on every
+    machine."""
     return np.array([number(what, seed, name) for name in names], dtype=np.float64)
 
 
@@ -37,7 +38,8 @@ def hashes(names: Iterable[str]) -> np.ndarray:
 
 
 def random_order(names: Iterable[str]) -> np.ndarray:
-    """Positions [N] of the names in a random order that depends on each name alone: leaving names out moves no other."""
+    """Positions [N] of the names in a random order that depends on each name alone: leaving names out moves no
+    other."""
     return np.argsort(np.frombuffer(b"".join(map(_digest, names)), ">u8"), kind="stable")
 
 

@@ -1,7 +1,7 @@
 """Several processes on one run: whose rows are whose, sums and gathers over all of them, and who writes.
 
-Every process makes the same plan of batches and takes its part of the rows of each micro-batch; draws are addressed, so a
-row is the same row wherever it is computed. With one process every function here gives back what it was given, and
+Every process makes the same plan of batches and takes its part of the rows of each micro-batch; draws are addressed, so
+a row is the same row wherever it is computed. With one process every function here gives back what it was given, and
 communicates nothing.
 """
 
@@ -139,7 +139,8 @@ def mean_part(values: Tensor, rows: int) -> Tensor:
 
 
 def gather(values: Tensor, numbers: list[int]) -> Tensor:
-    """The values [n, ...] of all processes, of which each has as many as `numbers` says, in their order, without gradient."""
+    """The values [n, ...] of all processes, of which each has as many as `numbers` says, in their order, without
+    gradient."""
     if processes() == 1:
         return values
     if values.dtype == torch.bool:

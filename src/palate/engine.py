@@ -1,7 +1,7 @@
 """Map a stateful worker over a table, batch by batch: in this process, or on a pool of Ray actors.
 
-The caller commits each result as it comes, by its own key, so nothing is lost or doubled when a worker, a machine or this
-process dies: what was not committed is done again.
+The caller commits each result as it comes, by its own key, so nothing is lost or doubled when a worker, a machine or
+this process dies: what was not committed is done again.
 """
 
 from collections import deque
@@ -20,9 +20,10 @@ def mapped(
 ) -> Iterator[tuple[list, list]]:
     """Every batch with what a worker made of it, in order of completion.
 
-    `make` builds a worker, once in this process or once per actor (it is pickled then); a worker maps a batch to as many
-    results. `gpus` is what each Ray actor reserves. A batch whose actor died is given to another one. Raises PalateError
-    for an engine that does not exist or is not installed, when workers keep dying, and whatever a worker raises.
+    `make` builds a worker, once in this process or once per actor (it is pickled then); a worker maps a batch to as
+    many results. `gpus` is what each Ray actor reserves. A batch whose actor died is given to another one. Raises
+    PalateError for an engine that does not exist or is not installed, when workers keep dying, and whatever a worker
+    raises.
     """
     if engine not in ENGINES:
         raise PalateError(f"engine {engine!r} is none of {', '.join(ENGINES)}.")
@@ -56,7 +57,8 @@ def _on_ray(
         worker = Worker.remote()
         return worker.start.remote(make), (worker, None)
 
-    # what will be there -> who makes it, of what (None: it only starts). Work goes to workers that have started, because
+    # what will be there -> who makes it, of what (None: it only starts). Work goes to workers that have started,
+    # because
     # a machine that was lost may leave no room for another worker, and a batch given to it would wait for ever
     busy: dict[Any, tuple[Any, list | None]] = dict(started() for _ in range(workers))
     idle: list[Any] = []

@@ -64,7 +64,8 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from content."""
+    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from
+    content."""
     sums = {name: _sha256(folder / name) for name in _files(folder)}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 

@@ -22,8 +22,8 @@ def krippendorff_alpha(counts: np.ndarray, values: np.ndarray | None = None) -> 
 def alpha_estimate(votes: Votes, group: np.ndarray, seed: int = 0) -> Estimate | None:
     """Alpha of the votes with a bootstrap interval over groups [N] (prompts); None without a pair that two people saw.
 
-    Of several votes of one person on a pair the first counts. A tie lies halfway between the images: squared differences,
-    which for votes without ties is the nominal alpha.
+    Of several votes of one person on a pair the first counts. A tie lies halfway between the images: squared
+    differences, which for votes without ties is the nominal alpha.
     """
     votes = votes.first_only()
     counts = _counts(votes, len(group))

@@ -78,10 +78,10 @@ def read_evidence(
 ) -> Evidence:
     """Everything the audit looks at. Single images are left out, with a note; so are pictures that cannot be read.
 
-    `human_annotators` and `human_votes` keep some people's votes, or those on so many pairs, as the keys of that name do
-    in training: what is asked of the audit is then what a run would be given. Picture statistics are computed once and
-    kept in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people who never
-    voted, and more pairs than have a human vote.
+    `human_annotators` and `human_votes` keep some people's votes, or those on so many pairs, as the keys of that name
+    do in training: what is asked of the audit is then what a run would be given. Picture statistics are computed once
+    and kept in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people who
+    never voted, and more pairs than have a human vote.
     """
     notes: list[str] = []
     singles = single_images(dataset)
@@ -132,7 +132,8 @@ def _of_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
     if unknown := set(people) - known:
         raise PalateError(
-            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are {', '.join(sorted(known)) or 'none'}."
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
+            f" {', '.join(sorted(known)) or 'none'}."
         )
     return votes.filter(
         pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))

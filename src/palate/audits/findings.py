@@ -72,17 +72,26 @@ def audit(
         notes.append("No judge voted: nothing can stand in for human votes.")
     if unordered := [judge.name for judge in judges if judge.correction == "none" and judge.first is None]:
         notes.append(
-            f"Position bias of {', '.join(unordered)}: the order in which the images were shown is not recorded (order_shown)."
+            f"Position bias of {', '.join(unordered)}: the order in which the images were shown is not recorded"
+            " (order_shown)."
         )
     return Findings(
-        dataset=dataset.name, path=str(dataset.path), pairs=pairs, prompts=len(set(evidence.prompts)),
-        labelled=int(evidence.labels().labelled.sum()), left_out=people.opposed if followed is not evidence else (),
-        human_votes=len(evidence.human), judges=judges, people=people,
+        dataset=dataset.name,
+        path=str(dataset.path),
+        pairs=pairs,
+        prompts=len(set(evidence.prompts)),
+        labelled=int(evidence.labels().labelled.sum()),
+        left_out=people.opposed if followed is not evidence else (),
+        human_votes=len(evidence.human),
+        judges=judges,
+        people=people,
         recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
-        suspects=suspects(evidence, flip, metric, most_suspects), suspects_by="flip probability" if run is None else "run",
+        suspects=suspects(evidence, flip, metric, most_suspects),
+        suspects_by="flip probability" if run is None else "run",
         suspect_share=float(np.nanmean(flip)) if np.isfinite(flip).any() else None,
-        plan=plan(leading(gains), labelled, pairs, square) if labelled else [], notes=notes,
-    )  # fmt: skip
+        plan=plan(leading(gains), labelled, pairs, square) if labelled else [],
+        notes=notes,
+    )
 
 
 def _plain(value: Any) -> Any:

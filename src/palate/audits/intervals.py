@@ -29,10 +29,11 @@ class Estimate:
 
 
 def mean_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> Estimate | None:
-    """Weighted mean of values [n] whose groups [n] are independent of each other, pairs of one group not; None for n = 0.
+    """Weighted mean of values [n] whose groups [n] are independent of each other, pairs of one group not; None for n =
+    0.
 
-    The interval is that of the linearised ratio sum(w v) / sum(w) over the K groups (Cochran, Sampling Techniques, 1977,
-    section 6.3), with K/(K - 1) and Student's quantile for K - 1 degrees of freedom.
+    The interval is that of the linearised ratio sum(w v) / sum(w) over the K groups (Cochran, Sampling Techniques,
+    1977, section 6.3), with K/(K - 1) and Student's quantile for K - 1 degrees of freedom.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):

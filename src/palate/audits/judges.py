@@ -56,7 +56,8 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
     """Every judge as it is and, where there are enough human votes, corrected, and so all of them together; and the
     probabilities [N] of each, by (name, correction) joined with "/".
 
-    The correction is that of `palate.judges.correction`, cross-fitted: no pair's corrected probability saw its own vote.
+    The correction is that of `palate.judges.correction`, cross-fitted: no pair's corrected probability saw its own
+    vote.
     """
     found: list[Judge] = []
     probabilities: dict[str, np.ndarray] = {}
@@ -82,15 +83,16 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
 def favours(residual: np.ndarray, difference: np.ndarray, group: np.ndarray, weights: np.ndarray) -> Estimate | None:
     """How much more often the judge takes the picture that has more of a statistic than people do, in shares of pairs.
 
-    The mean of (judge - human) * sign(statistic of image 0 - statistic of image 1), [n] each: the same whichever image is
-    called 0, and the systematic part of the error that DeDPO has to take out.
+    The mean of (judge - human) * sign(statistic of image 0 - statistic of image 1), [n] each: the same whichever image
+    is called 0, and the systematic part of the error that DeDPO has to take out.
     """
     known = difference != 0
     return mean_estimate((residual * np.sign(difference))[known], group[known], weights[known])
 
 
 def calibration_curve(judge: np.ndarray, human: np.ndarray, group: np.ndarray, weights: np.ndarray) -> list[Bin]:
-    """People's agreement by the judge's confidence, [n] each, in up to six bins of equally many pairs, least sure first.
+    """People's agreement by the judge's confidence, [n] each, in up to six bins of equally many pairs, least sure
+    first.
 
     A probability g for image 0 is read as confidence max(g, 1 - g) in the image it speaks for, so that the curve is the
     same when images are exchanged. Pairs on which it says exactly 1/2 are left out; equal confidences share a bin.
@@ -119,7 +121,8 @@ def _as_it_is(evidence: Evidence, name: str, labels: Labels) -> Judge:
 
 
 def _by_order(evidence: Evidence, name: str) -> tuple[Estimate | None, Estimate | None]:
-    """Share for the image shown first, and of answers that changed with the order, from single votes or averaged ones."""
+    """Share for the image shown first, and of answers that changed with the order, from single votes or averaged
+    ones."""
     if name not in evidence.in_both_orders:
         own = evidence.judges.of(name)
         return first_share(own, evidence.group), order_flips(own, evidence.group)
@@ -162,8 +165,8 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
 def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
     """Accuracy on prompts longer than the median minus accuracy on the others; None where all are equally long.
 
-    Both images of a pair have the same prompt, so its length cannot speak for one of them: what it can do is to make the
-    judge worse. The difference of two weighted means is one mean of signed, rescaled values.
+    Both images of a pair have the same prompt, so its length cannot speak for one of them: what it can do is to make
+    the judge worse. The difference of two weighted means is one mean of signed, rescaled values.
     """
     length = np.array([len(prompt) for prompt in prompts])
     longer = length > np.median(length)

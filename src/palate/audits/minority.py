@@ -33,12 +33,12 @@ def flip_probabilities(
 ) -> np.ndarray:
     """For each first human vote of a person on a pair the probability that somebody else would say the opposite, [M].
 
-    probability [N]: what `predicted_votes` expects of a pair without having seen its votes. What the *other* people said
-    about the same pair is added to it, so that a vote never speaks for itself: the utility difference s of a pair is
-    normal around the prediction, person k prefers image 0 with probability sigmoid(a_k s), where a_k is the logit of the
-    reliability, 1 for the mean person and negative for one of the opposite taste, and the deviation of s is the likeliest
-    one for all votes (derived). So two people against one count for little between pictures that are nearly equal. Ties
-    are NaN.
+    probability [N]: what `predicted_votes` expects of a pair without having seen its votes. What the *other* people
+    said about the same pair is added to it, so that a vote never speaks for itself: the utility difference s of a pair
+    is normal around the prediction, person k prefers image 0 with probability sigmoid(a_k s), where a_k is the logit of
+    the reliability, 1 for the mean person and negative for one of the opposite taste, and the deviation of s is the
+    likeliest one for all votes (derived). So two people against one count for little between pictures that are nearly
+    equal. Ties are NaN.
     """
     votes = evidence.human.first_only()
     z = logit(np.clip(probability, 1 - _SUREST, _SUREST))  # [N]
@@ -76,8 +76,8 @@ def _slopes(names: tuple[str, ...], reliability: dict[str, Estimate | None]) -> 
 def predicted_votes(evidence: Evidence, seed: int = 0) -> np.ndarray:
     """P(people prefer image 0) for each pair [N], cross-validated: from judges and pictures, never from its own votes.
 
-    The regression of the corrected judge on the logits of all judges and the picture statistics together; a pair without
-    any judge's vote is read from its pictures. 1/2 everywhere where there are too few votes to fit it.
+    The regression of the corrected judge on the logits of all judges and the picture statistics together; a pair
+    without any judge's vote is read from its pictures. 1/2 everywhere where there are too few votes to fit it.
     """
     human = evidence.labels().human
     judges = np.nan_to_num(evidence.fitted, nan=0.5) if evidence.judges.names else np.full((len(human), 1), 0.5)
@@ -98,7 +98,8 @@ def read_metric(run: str | Path, ids: list[str]) -> np.ndarray:
     path = Path(run) / "minority.parquet"
     if not path.is_file():
         raise PalateError(
-            f"{path}: no such file. Give a run of an adaptive method (adaptive: true) that has finished, or leave out --run."
+            f"{path}: no such file. Give a run of an adaptive method (adaptive: true) that has finished, or leave out"
+            " --run."
         )
     try:
         table = pq.read_table(path, columns=["pair_id", "minority"])

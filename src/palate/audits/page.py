@@ -26,12 +26,29 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
 
     pictures: pair_id -> data addresses of its two images; pairs without are shown in words.
     """
-    return templates(Path(__file__).parent).get_template("audit.html.j2").render(
-        found=findings, pictures=pictures or {}, command=command, configuration=configuration(findings), percent=percent,
-        points=points, number=number, source_name=source_name, bias=bias, favoured=favoured, corrected=_corrected(findings), curve=calibration_points,
-        chart=plan_chart(findings.plan), places={f"{j.name}/{j.correction}": k for k, j in enumerate(findings.judges)}, widest=_widest(findings.judges), step_name=step_name,
-        colour=colour,
-    )  # fmt: skip
+    return (
+        templates(Path(__file__).parent)
+        .get_template("audit.html.j2")
+        .render(
+            found=findings,
+            pictures=pictures or {},
+            command=command,
+            configuration=configuration(findings),
+            percent=percent,
+            points=points,
+            number=number,
+            source_name=source_name,
+            bias=bias,
+            favoured=favoured,
+            corrected=_corrected(findings),
+            curve=calibration_points,
+            chart=plan_chart(findings.plan),
+            places={f"{j.name}/{j.correction}": k for k, j in enumerate(findings.judges)},
+            widest=_widest(findings.judges),
+            step_name=step_name,
+            colour=colour,
+        )
+    )
 
 
 def suspect_pictures(findings: Findings, dataset: PreferenceDataset) -> dict[str, tuple[str, str]]:
@@ -50,7 +67,8 @@ def suspect_pictures(findings: Findings, dataset: PreferenceDataset) -> dict[str
 
 
 def calibration_points(judge: Judge) -> list[dict[str, float | str]]:
-    """The bins of a calibration curve in percent of the plot: x from confidence 1/2 to 1, y from share 0 to 1 upward."""
+    """The bins of a calibration curve in percent of the plot: x from confidence 1/2 to 1, y from share 0 to 1
+    upward."""
     return [
         {
             "x": 100 * (2 * point.confidence - 1), "y": 100 * (1 - point.share.value), "radius": 4,

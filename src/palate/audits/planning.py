@@ -1,7 +1,8 @@
 """What a judge is worth to DeDPO, what more human votes would buy, and what to do.
 
-At the start of training (z = 0) the noise of the gradient is that of a mean over pairs of a = y - 1/2, human votes alone,
-or of a corrected by the judge, d = a - power * (g - 1/2). With m of N pairs labelled at random and E the mean over pairs,
+At the start of training (z = 0) the noise of the gradient is that of a mean over pairs of a = y - 1/2, human votes
+alone, or of a corrected by the judge, d = a - power * (g - 1/2). With m of N pairs labelled at random and E the mean
+over pairs,
 
     Var(human votes alone) = E a^2 / m        Var(DeDPO) = E a^2 / N + (1/m - 1/N) * E d^2
 
@@ -41,9 +42,9 @@ class Gain:
 def gain_of(labels: Labels, group: np.ndarray, seed: int = 0) -> Gain | None:
     """The gain from a judge, intervals from the bootstrap over groups [N]; None where every human vote is a tie.
 
-    The point estimates are `tuned_power` and `variance_ratio` of palate.labels.targets. Labelled pairs on which the judge did
-    not vote are left out. The power is estimated on the same votes, one number from all of them: with few votes the
-    ratio is a little too good, and the interval is what to look at.
+    The point estimates are `tuned_power` and `variance_ratio` of palate.labels.targets. Labelled pairs on which the
+    judge did not vote are left out. The power is estimated on the same votes, one number from all of them: with few
+    votes the ratio is a little too good, and the interval is what to look at.
     """
     both = labels.labelled & ~np.isnan(labels.judge)
     a, b, w = labels.human[both] - 0.5, labels.judge[both] - 0.5, 1 / labels.propensity[both]
@@ -91,8 +92,8 @@ class Step:
 def plan(gains: dict[str, Gain], labelled: int, pairs: int, square: float) -> list[Step]:
     """The table of what to expect at more human votes (or fewer, where every pair has one), today's number among them.
 
-    gains: by "judge/correction"; square: E a^2. Votes are taken to go to new pairs drawn at random, and judges to stay as
-    good as they are today, though a corrected one gets better with more votes.
+    gains: by "judge/correction"; square: E a^2. Votes are taken to go to new pairs drawn at random, and judges to stay
+    as good as they are today, though a corrected one gets better with more votes.
     """
     factors = (1, 1.5, 2, 3, 4, 8, 16) if labelled < pairs else (0.03125, 0.0625, 0.125, 0.25, 0.5, 1)
     grid = {min(round(factor * labelled), pairs) for factor in factors} | ({pairs} if pairs <= 32 * labelled else set())
@@ -133,17 +134,20 @@ def recommend(
     opposed: tuple[str, ...] = (),
     agreeing: tuple[str, ...] = (),
 ) -> Recommendation:
-    """The recommendation for `labelled` of `pairs` pairs with human votes, judges' names (all of them are meant by the name
-    of their combination), and people who vote against the others (`opposed`) among those who do not (`agreeing`). Gains
-    and numbers are without the votes of the opposed."""
+    """The recommendation for `labelled` of `pairs` pairs with human votes, judges' names (all of them are meant by the
+    name of their combination), and people who vote against the others (`opposed`) among those who do not (`agreeing`).
+    Gains and numbers are without the votes of the opposed."""
     advice = _main_advice(gains, judges, labelled, pairs)
     if not opposed or not agreeing:
         return advice
     them = ", ".join(opposed)
     return replace(
         advice,
-        reason=f"{advice.reason} {them} {'votes' if len(opposed) == 1 else 'vote'} against the others more often than with them: "
-        f"follow one side (human_annotators), or let adaptive: true find the pairs. The numbers of judges and of more votes are without {them}.",
+        reason=(
+            f"{advice.reason} {them} {'votes' if len(opposed) == 1 else 'vote'} against the others more often than with"
+            " them: follow one side (human_annotators), or let adaptive: true find the pairs. The numbers of judges"
+            f" and of more votes are without {them}."
+        ),
         configuration=advice.configuration | {"human_annotators": list(agreeing)},
     )
 
@@ -154,32 +158,44 @@ def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int,
     alone = {"method": "dpo"}
     if not judges:
         return Recommendation(
-            f"Train on the {labelled:,} human votes." if labelled == pairs else f"Train on the {labelled:,} human votes, or add a judge for the other {pairs - labelled:,} pairs.",
-            "There is no judge in the dataset, so human votes are all there is.", alone,
-        )  # fmt: skip
+            (
+                f"Train on the {labelled:,} human votes."
+                if labelled == pairs
+                else f"Train on the {labelled:,} human votes, or add a judge for the other {pairs - labelled:,} pairs."
+            ),
+            "There is no judge in the dataset, so human votes are all there is.",
+            alone,
+        )
     if labelled == pairs:
         return Recommendation(
             f"Train on the human votes: all {pairs:,} pairs have one.",
-            "A judge can only stand in for votes that are missing. The table of votes shows how many would have been enough.", alone,
-        )  # fmt: skip
+            "A judge can only stand in for votes that are missing. The table of votes shows how many would have been"
+            " enough.",
+            alone,
+        )
     if not gains:
         return Recommendation(
             f"Label more pairs: {labelled:,} with a human vote are too few to measure a judge.",
-            "About 50 pairs drawn at random show whether a judge is better than a coin, some 200 how much it is worth.", alone,
-        )  # fmt: skip
+            "About 50 pairs drawn at random show whether a judge is better than a coin, some 200 how much it is worth.",
+            alone,
+        )
     best = min(gains, key=lambda name: gains[name].variance.value)
     gain, (judge, correction) = gains[best], best.rsplit("/", 1)
     which = judge if correction == "none" else f"{judge}, corrected,"
     chosen = judge if judge in judges else list(judges)
-    ratio = f"predicted variance {gain.variance.value:.2f} (95 % {gain.variance.low:.2f} to {gain.variance.high:.2f}) of that of the human votes alone"
+    ratio = (
+        f"predicted variance {gain.variance.value:.2f} (95 % {gain.variance.low:.2f} to {gain.variance.high:.2f}) of"
+        " that of the human votes alone"
+    )
     if gain.variance.high < CLEAR:
         double = min(float(gain.alone / gain.spread(2 * labelled)), pairs)
         return Recommendation(
-            f"Train with DeDPO on the human votes and {which.rstrip(',')}: {labelled:,} labelled pairs then count like {gain.worth.value:,.0f} (95 % {gain.worth.low:,.0f} to {gain.worth.high:,.0f}), "
-            f"and {min(labelled, pairs - labelled):,} more would make that {double:,.0f}.",
+            f"Train with DeDPO on the human votes and {which.rstrip(',')}: {labelled:,} labelled pairs then count like"
+            f" {gain.worth.value:,.0f} (95 % {gain.worth.low:,.0f} to {gain.worth.high:,.0f}), and"
+            f" {min(labelled, pairs - labelled):,} more would make that {double:,.0f}.",
             f"It has a {ratio}{_second_best(gains, best)}.",
             {"method": "dedpo", "judge": chosen, "correction": correction, "power": "auto"},
-        )  # fmt: skip
+        )
     needed = _votes_to_halve(labelled, pairs)
     return Recommendation(
         f"Train on the {labelled:,} human votes alone, and label {needed:,} more pairs before trusting a judge.",
@@ -193,7 +209,8 @@ def _without_people(judges: tuple[str, ...]) -> Recommendation:
             "Label some pairs, or let a judge vote: there are no votes.", "Nothing can be trained on."
         )
     return Recommendation(
-        "Label about 50 pairs drawn at random before training: without human votes no judge can be checked or corrected.",
+        "Label about 50 pairs drawn at random before training: without human votes no judge can be checked or"
+        " corrected.",
         "Training on a judge alone gives its taste, bias included.",
         {"method": "judge", "judge": judges[0], "correction": "none"},
     )

@@ -44,9 +44,9 @@ def dawid_skene(
     """Expectation maximisation of A. P. Dawid and A. M. Skene (1979), started from the shares of the votes.
 
     `symmetric` (ours) makes the confusion of a person and the prior the same when the images are exchanged, as which
-    image is called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to every
-    count of answers, `times` [N] counts each pair so often, `start` [N, 2] is a posterior to start from. Off, 0 and
-    without ties this is the published algorithm.
+    image is called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to
+    every count of answers, `times` [N] counts each pair so often, `start` [N, 2] is a posterior to start from. Off, 0
+    and without ties this is the published algorithm.
     """
     answer = np.where(votes.value == 0.5, 2, votes.value).astype(int)
     people = len(votes.names)
@@ -83,11 +83,15 @@ def dawid_skene_estimates(
         for times in resampled(group, resamples, seed)
     ])  # fmt: skip
     return {
-        name: bootstrap_estimate(float(fit.reliability[k]), draws[:, k], group[votes.pair[votes.annotator == k]], int(shared[k]))
-        if shared[k] >= FEWEST_SHARED
-        else None
+        name: (
+            bootstrap_estimate(
+                float(fit.reliability[k]), draws[:, k], group[votes.pair[votes.annotator == k]], int(shared[k])
+            )
+            if shared[k] >= FEWEST_SHARED
+            else None
+        )
         for k, name in enumerate(votes.names)
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,13 @@ class NoisyBradleyTerry:
 def noisy_bradley_terry(votes: Votes, pairs: int, nodes: int = 31) -> NoisyBradleyTerry:
     """Bradley-Terry votes of people who follow one common utility, each with a slope and a position bias.
 
-    P(person k prefers image 0 of pair i) = sigmoid(a_k s_i + b_k side), where s_i, the utility difference of the pair, is
-    standard normal and integrated out by Gauss-Hermite quadrature, side is +1 where image 0 was shown first, -1 where
-    image 1 was and 0 where that is not known. Faint normal priors, a_k around 1 with deviation 2, b_k around 0 with
-    deviation 1; errors from the curvature. Derived: the idea is that of X. Chen et al., Pairwise ranking aggregation in a
-    crowdsourced setting (2013), whose voters mix truth and its opposite; a pair is seen by a handful of people, so that
-    its utility cannot be fitted as there, and with it integrated out their mixing rate and the spread of the utilities
-    cannot be told apart.
+    P(person k prefers image 0 of pair i) = sigmoid(a_k s_i + b_k side), where s_i, the utility difference of the pair,
+    is standard normal and integrated out by Gauss-Hermite quadrature, side is +1 where image 0 was shown first, -1
+    where image 1 was and 0 where that is not known. Faint normal priors, a_k around 1 with deviation 2, b_k around 0
+    with deviation 1; errors from the curvature. Derived: the idea is that of X. Chen et al., Pairwise ranking
+    aggregation in a crowdsourced setting (2013), whose voters mix truth and its opposite; a pair is seen by a handful
+    of people, so that its utility cannot be fitted as there, and with it integrated out their mixing rate and the
+    spread of the utilities cannot be told apart.
     """
     people = len(votes.names)
     s, mass = np.polynomial.hermite_e.hermegauss(nodes)

@@ -61,10 +61,15 @@ def _judges(findings: Findings, width: int) -> Table:
     for judge in findings.judges:
         gain = judge.gain
         cells = [
-            source_name(judge), percent(judge.accuracy), number(judge.brier), f"{judge.accuracy.n:,}" if judge.accuracy else "–",
-            *[bias(judge) for _ in favours], f"{gain.power.value:.2f}" if gain else "–", number(gain and gain.variance),
+            source_name(judge),
+            percent(judge.accuracy),
+            number(judge.brier),
+            f"{judge.accuracy.n:,}" if judge.accuracy else "–",
+            *[bias(judge) for _ in favours],
+            f"{gain.power.value:.2f}" if gain else "–",
+            number(gain and gain.variance),
             number(gain and gain.worth, 0),
-        ]  # fmt: skip
+        ]
         table.add_row(*_fitted(cells, width))
     table.caption = (
         "variance: of DeDPO at that power, relative to human votes alone; worth: labelled pairs they alone would need"
@@ -105,7 +110,10 @@ def _plan(findings: Findings) -> Table:
     for step in findings.plan:
         cells = [f"± {step.judges[name]:.1f} (like {step.worth[name]:,.0f})" for name in names]
         table.add_row(f"{step.votes:,}{' (now)' if step.now else ''}", f"± {step.alone:.1f}", *cells)
-    table.caption = "half of a 95 % interval of a share, in percentage points; in brackets the labelled pairs that human votes alone would need"
+    table.caption = (
+        "half of a 95 % interval of a share, in percentage points; in brackets the labelled pairs that human votes"
+        " alone would need"
+    )
     table.caption_justify = "left"
     return table
 

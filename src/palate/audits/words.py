@@ -7,13 +7,21 @@ from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge
 
 MORE = {
-    "brightness": "brighter", "contrast": "higher-contrast", "saturation": "more colourful", "warmth": "warmer", "sharpness": "sharper",
+    "brightness": "brighter",
+    "contrast": "higher-contrast",
+    "saturation": "more colourful",
+    "warmth": "warmer",
+    "sharpness": "sharper",
     "off_centre": "less centred",
-}  # fmt: skip
+}
 LESS = {
-    "brightness": "darker", "contrast": "lower-contrast", "saturation": "more muted", "warmth": "cooler", "sharpness": "softer",
+    "brightness": "darker",
+    "contrast": "lower-contrast",
+    "saturation": "more muted",
+    "warmth": "cooler",
+    "sharpness": "softer",
     "off_centre": "better centred",
-}  # fmt: skip
+}
 
 
 def source_name(judge: Judge) -> str:

@@ -1,4 +1,5 @@
-"""Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict, sample.
+"""Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict,
+sample.
 
 `Backbone` says what a family does. Each loads a component when it is first used, so that training on a full cache never
 loads the autoencoder.
@@ -35,8 +36,8 @@ FAMILIES = {
 def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
     """The backbone for a diffusers pipeline folder, a hub name, or "world" (the pipeline inside the package).
 
-    Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is of a family that palate
-    does not know.
+    Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is
+    of a family that palate does not know.
     """
     if name_or_path == WORLD:
         name_or_path = str(WORLD_FOLDER)

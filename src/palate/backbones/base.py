@@ -34,7 +34,8 @@ class Backbone(Protocol):
 
     @property
     def vae_factor(self) -> int:
-        """Pixels that the resolution must be a multiple of: the VAE's factor times the network's patch, where it has one."""
+        """Pixels that the resolution must be a multiple of: the VAE's factor times the network's patch, where it has
+        one."""
 
     @property
     def latent_channels(self) -> int: ...
@@ -50,11 +51,12 @@ class Backbone(Protocol):
         """Images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w], as the network takes them (scaled, shifted), fp32."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """What the network is told of prompts: `embeddings` [B, L, D] and what else the family has, one row per prompt."""
+        """What the network is told of prompts: `embeddings` [B, L, D] and what else the family has, one row per
+        prompt."""
 
     def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        """What the network is told of an image that was width x height pixels before it was fitted to resolution x resolution
-        from its middle: one row; nothing for most families."""
+        """What the network is told of an image that was width x height pixels before it was fitted to resolution x
+        resolution from its middle: one row; nothing for most families."""
 
     def timestep(self, drawn: Tensor) -> Tensor:
         """The timestep [B] of a draw, integers in [0, num_timesteps) [B], each equally likely: itself, or another
@@ -72,4 +74,5 @@ class Backbone(Protocol):
     def sample(
         self, network: torch.nn.Module, prompts: list[str], noise: Tensor, steps: int, guidance: float, sampler: str
     ) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] from initial noise [B, C, h, w] (unit variance), by the family's stock pipeline."""
+        """Pictures [B, 3, H, W] in [0, 1] from initial noise [B, C, h, w] (unit variance), by the family's stock
+        pipeline."""

@@ -1,4 +1,5 @@
-"""Components of a pipeline folder: their configurations, models, tokenizers and samplers, as every family's file needs them."""
+"""Components of a pipeline folder: their configurations, models, tokenizers and samplers, as every family's file needs
+them."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +46,8 @@ def load_component(kind: type, folder: Path, name: str, **options):
 
 
 def load_model(kind: type, folder: Path, name: str, device: str | torch.device) -> torch.nn.Module:
-    """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled alone."""
+    """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled
+    alone."""
     require_safetensors(folder / name)
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
     return load_component(kind, folder, name, **{dtype: torch.float32}, use_safetensors=True).to(device)
@@ -97,8 +99,8 @@ def kl_latents(vae: torch.nn.Module, images: Tensor) -> Tensor:
 def make_scheduler(folder: Path, sampler: str, samplers: dict[str, type], family: str, **settings):
     """The scheduler of a sampler with the folder's settings; "default" is the folder's own.
 
-    `settings` stand where the folder has none: what another class calls otherwise. Raises PalateError for a sampler that
-    the family does not have.
+    `settings` stand where the folder has none: what another class calls otherwise. Raises PalateError for a sampler
+    that the family does not have.
     """
     known = {kind.__name__: kind for kind in samplers.values()}
     kind = known.get(component_class(folder, "scheduler")) if sampler == "default" else samplers.get(sampler)

@@ -13,14 +13,16 @@ SCHEMES = ("logit_normal", "none")
 
 
 def static_shift(scheduler: dict) -> float:
-    """The factor by which a scheduler's configuration shifts sigmas toward noise, whatever the resolution; 1 for none."""
+    """The factor by which a scheduler's configuration shifts sigmas toward noise, whatever the resolution; 1 for
+    none."""
     if scheduler.get("use_dynamic_shifting"):  # shifted by resolution, while sampling only
         return 1.0
     return scheduler.get("shift", scheduler.get("flow_shift", 1.0))
 
 
 def scheduler_settings(scheduler: dict) -> dict:
-    """What diffusers' flow-match Euler and its DPM-Solver call otherwise, for turning one's configuration into the other's."""
+    """What diffusers' flow-match Euler and its DPM-Solver call otherwise, for turning one's configuration into the
+    other's."""
     shift = static_shift(scheduler)
     return {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 

@@ -1,4 +1,5 @@
-"""FLUX.1 dev and schnell: flow matching on latents in 2x2 patches, T5 and CLIP's pooled embedding, distilled guidance."""
+"""FLUX.1 dev and schnell: flow matching on latents in 2x2 patches, T5 and CLIP's pooled embedding, distilled
+guidance."""
 
 from functools import cached_property
 from pathlib import Path

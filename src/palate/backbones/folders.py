@@ -20,7 +20,8 @@ def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise PalateError(
-                f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with pipeline.save_pretrained."
+                f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with"
+                " pipeline.save_pretrained."
             )
         return folder
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
@@ -56,7 +57,8 @@ def component_class(folder: Path, component: str) -> str | None:
 
 
 def require_safetensors(component: Path) -> None:
-    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds them."""
+    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds
+    them."""
     suffixes = {file.suffix for file in component.rglob("*")}
     if suffixes & set(PICKLED) and ".safetensors" not in suffixes:
         raise PalateError(
@@ -71,7 +73,8 @@ def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
 
 
 def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
-    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed.
+    """For each component the fingerprint of it and those named before it: the first that differs tells what has
+    changed.
 
     Raises PalateError for pickled weights.
     """
@@ -89,10 +92,11 @@ def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[s
 
 
 def weights_hash(folders: list[Path]) -> str | None:
-    """A short hash of the safetensors in these folders, None where there are none: it changes when a model is trained further.
+    """A short hash of the safetensors in these folders, None where there are none: it changes when a model is trained
+    further.
 
-    Of a file above 64 MiB only its header, its size and 64 parts spread over it are read, because training moves weights
-    everywhere. The same tensors written again have the same hash, though their header may be in another order.
+    Of a file above 64 MiB only its header, its size and 64 parts spread over it are read, because training moves
+    weights everywhere. The same tensors written again have the same hash, though their header may be in another order.
     """
     files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
     digest = hashlib.sha256()

@@ -1,4 +1,5 @@
-"""PixArt-Alpha and PixArt-Sigma: a transformer that predicts noise in a VAE's latent space, told of the prompt by T5."""
+"""PixArt-Alpha and PixArt-Sigma: a transformer that predicts noise in a VAE's latent space, told of the prompt by
+T5."""
 
 from functools import cached_property
 from pathlib import Path

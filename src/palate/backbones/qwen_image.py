@@ -87,7 +87,8 @@ class QwenImage(FlowMatching):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """`embeddings` [B, L, D], and `mask` [B, L]: 1 where a token belongs to the prompt, at the same L for every batch."""
+        """`embeddings` [B, L, D], and `mask` [B, L]: 1 where a token belongs to the prompt, at the same L for every
+        batch."""
         pipeline = QwenImagePipeline(transformer=None, vae=None, scheduler=None, **self.texts)
         embeddings, mask = pipeline.encode_prompt(
             prompts, device=self.device, max_sequence_length=self.max_sequence_length
@@ -108,7 +109,8 @@ class QwenImage(FlowMatching):
     def sample(
         self, network: torch.nn.Module, prompts: list[str], noise: Tensor, steps: int, guidance: float, sampler: str
     ) -> Tensor:
-        """`guidance` is diffusers' `true_cfg_scale`, against the empty prompt. Samplers: "default" and "euler", the same."""
+        """`guidance` is diffusers' `true_cfg_scale`, against the empty prompt. Samplers: "default" and "euler", the
+        same."""
         scheduler = make_scheduler(self.folder, sampler, SAMPLERS, self.family)
         pipeline = QwenImagePipeline(transformer=network, vae=self.vae, scheduler=scheduler, **self.texts)
         return run_pipeline(

@@ -32,7 +32,8 @@ SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler"
 
 
 class StableDiffusion:
-    """One pipeline folder. The Protocol `Backbone` says what each method gives; the frozen encoders are held in fp32, too."""
+    """One pipeline folder. The Protocol `Backbone` says what each method gives; the frozen encoders are held in fp32,
+    too."""
 
     family = "Stable Diffusion"
     denoiser = "unet"
@@ -73,7 +74,8 @@ class StableDiffusion:
         schedule = load_component(DDPMScheduler, self.folder, "scheduler")
         if schedule.config.prediction_type not in PREDICTIONS:
             raise PalateError(
-                f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of {PREDICTIONS}."
+                f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of"
+                f" {PREDICTIONS}."
             )
         return schedule
 
@@ -167,9 +169,15 @@ class StableDiffusion:
     def pipeline(self, network: torch.nn.Module, scheduler_class: type) -> StableDiffusionPipeline:
         """The stock pipeline of this folder with `network` and a scheduler of another class in place of its own."""
         pipeline = StableDiffusionPipeline(
-            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=network, scheduler=self._scheduler(scheduler_class),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=network,
+            scheduler=self._scheduler(scheduler_class),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -179,14 +187,25 @@ class StableDiffusion:
 
     @torch.no_grad()
     def sample(
-        self, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, steps: int, guidance: float, sampler: str
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        network: torch.nn.Module,
+        prompts: list[str],
+        noise: torch.Tensor,
+        steps: int,
+        guidance: float,
+        sampler: str,
+    ) -> torch.Tensor:
         """Samplers: "ddim", "dpm++" (also "default"), "euler". Raises PalateError for another one."""
         if sampler not in ("default", *SAMPLERS):
             raise PalateError(f"{self.family} cannot be sampled with {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
         pipeline = self.pipeline(network, SAMPLERS["dpm++" if sampler == "default" else sampler])
         height, width = (side * self.vae_factor for side in noise.shape[-2:])
         return pipeline(
-            prompts, latents=noise.to(self.device), num_inference_steps=steps, guidance_scale=guidance, output_type="pt",
-            height=height, width=width,
-        ).images  # fmt: skip
+            prompts,
+            latents=noise.to(self.device),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="pt",
+            height=height,
+            width=width,
+        ).images

@@ -62,7 +62,8 @@ class StableDiffusion3(FlowMatching):
 
     @cached_property
     def text_pipeline(self) -> StableDiffusion3Pipeline:
-        """The stock pipeline with its text parts alone; it asks its transformer how wide the zeros in place of T5 are."""
+        """The stock pipeline with its text parts alone; it asks its transformer how wide the zeros in place of T5
+        are."""
         with init_empty_weights():
             transformer = SD3Transformer2DModel.from_config(self.config)
         return StableDiffusion3Pipeline(transformer=transformer, vae=None, scheduler=None, **self.texts)
@@ -90,7 +91,8 @@ class StableDiffusion3(FlowMatching):
         largest = self.config["pos_embed_max_size"] * self.config.get("patch_size", 2)
         if side > largest:
             raise PalateError(
-                f"resolution {resolution}: this transformer has positions for {largest * kl_factor(self.vae_config)} pixels at most."
+                f"resolution {resolution}: this transformer has positions for {largest * kl_factor(self.vae_config)}"
+                " pixels at most."
             )
         return self.latent_channels, side, side
 

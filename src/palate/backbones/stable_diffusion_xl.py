@@ -37,8 +37,9 @@ class StableDiffusionXL(StableDiffusion):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """`embeddings` [B, L, D], the last hidden states but one of both encoders side by side, and `pooled` [B, D'] of the
-        second. The empty prompt, which stands for none, is zeros where the stock pipeline guides away from zeros."""
+        """`embeddings` [B, L, D], the last hidden states but one of both encoders side by side, and `pooled` [B, D'] of
+        the second. The empty prompt, which stands for none, is zeros where the stock pipeline guides away from
+        zeros."""
         embeddings, _, pooled, _ = self._pipeline(None, None).encode_prompt(
             prompts, device=self.device, do_classifier_free_guidance=False
         )
@@ -48,8 +49,8 @@ class StableDiffusionXL(StableDiffusion):
         return {"embeddings": embeddings, "pooled": pooled}
 
     def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        """`time_ids` [1, 6], pixels: height and width as it was, top and left of the crop once its short side had become
-        `resolution`, height and width that it has now."""
+        """`time_ids` [1, 6], pixels: height and width as it was, top and left of the crop once its short side had
+        become `resolution`, height and width that it has now."""
         short = min(width, height)
         top, left = ((resolution * side // short - resolution) // 2 for side in (height, width))
         return {"time_ids": torch.tensor([[height, width, top, left, resolution, resolution]], dtype=torch.float32)}
@@ -68,7 +69,13 @@ class StableDiffusionXL(StableDiffusion):
 
     def _pipeline(self, network: torch.nn.Module | None, scheduler) -> StableDiffusionXLPipeline:
         return StableDiffusionXLPipeline(
-            vae=None if network is None else self.vae, text_encoder=self.text_encoder, text_encoder_2=self.text_encoder_2,
-            tokenizer=self.tokenizer, tokenizer_2=self.tokenizer_2, unet=network, scheduler=scheduler,
-            force_zeros_for_empty_prompt=self.zeros_for_empty, add_watermarker=False,
-        )  # fmt: skip
+            vae=None if network is None else self.vae,
+            text_encoder=self.text_encoder,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            unet=network,
+            scheduler=scheduler,
+            force_zeros_for_empty_prompt=self.zeros_for_empty,
+            add_watermarker=False,
+        )

@@ -69,8 +69,9 @@ def main() -> None:
         if not type(error).__name__ == "OutOfMemoryError":  # torch's, which only some verbs have loaded
             raise
         sys.exit(
-            "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision: bf16, weight_dtype: bf16, "
-            "gradient_checkpointing: true or a smaller train_batch_size; for sampling, with --mixed-precision bf16 or a smaller --batch-size."
+            "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision: bf16,"
+            " weight_dtype: bf16, gradient_checkpointing: true or a smaller train_batch_size; for sampling, with"
+            " --mixed-precision bf16 or a smaller --batch-size."
         )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -76,7 +76,8 @@ def main(argv: list[str]) -> None:
 
 
 def _configuration(findings, dataset, file: Path) -> str:
-    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says which."""
+    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says
+    which."""
     import yaml
 
     made_by = [entry["model"] for entry in dataset.provenance if isinstance(entry, dict) and "model" in entry]

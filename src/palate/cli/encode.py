@@ -8,7 +8,8 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """Compute before training what training would compute: latents and embeddings of all pairs, and the reference's
+DESCRIPTION = """\
+Compute before training what training would compute: latents and embeddings of all pairs, and the reference's
 errors at addressed draws, which every run of a sweep over methods, beta and seeds then shares. Interrupted? The same
 command goes on.
 
@@ -38,13 +39,15 @@ def main(argv: list[str]) -> None:
         print(f"dry run: {todo['to encode']:,} of {todo['pairs']:,} pairs would be encoded")
         if todo["draws"]:
             print(
-                f"dry run: {todo['to compute']:,} errors of the reference would be computed, at {todo['draws']} draws of each pair"
+                f"dry run: {todo['to compute']:,} errors of the reference would be computed, at {todo['draws']} draws"
+                " of each pair"
             )
         return
     done = encode(options.config, options.reference_draws)
     print(f"encode: {done['pairs']} pairs are encoded")
     if done["draws"]:
         print(
-            f"encode: the reference's errors at {done['draws']} draws of each pair are there, {done['computed']} of them computed now. "
-            f"Next: palate train {options.config} --reference precomputed --reference-draws {done['draws']}"
+            f"encode: the reference's errors at {done['draws']} draws of each pair are there, {done['computed']} of"
+            f" them computed now. Next: palate train {options.config} --reference precomputed --reference-draws"
+            f" {done['draws']}"
         )

@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
 
 
 def _preset(options: list[str]) -> dict[str, str]:
-    """The method and the recipe given as options: they stand behind the file's keys, so they are needed before these."""
+    """The method and the recipe given as options: they stand behind the file's keys, so they are needed before
+    these."""
     found = {}
     for option, following in zip(options, [*options[1:], ""], strict=False):
         name, equals, value = option.removeprefix("--").partition("=")

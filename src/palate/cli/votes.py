@@ -10,7 +10,8 @@ import tyro
 from palate.cli.options import parse
 from palate.errors import PalateError
 
-DESCRIPTION = """Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
+DESCRIPTION = """\
+Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
 that is there already is left as it is. In the small world, simulated people can do the voting.
 
 Examples:
@@ -68,8 +69,12 @@ def _simulate(options: Options) -> tuple[dict, str]:
 
     dataset, engine = _dataset_and_store(options)
     done = simulate_votes(engine, dataset, options.voter, options.count)
-    return asdict(done), (
-        f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs have one"
+    return (
+        asdict(done),
+        (
+            f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs"
+            " have one"
+        ),
     )
 
 

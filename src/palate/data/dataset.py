@@ -187,9 +187,9 @@ class PreferenceDataset:
     def set_propensities(self, propensity: Mapping[str, float]) -> int:
         """Set the propensity of these pairs, by pair_id; returns of how many it changed.
 
-        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are not
-        here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and writes
-        nothing, for one outside (0, 1].
+        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are
+        not here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and
+        writes nothing, for one outside (0, 1].
         """
         for pair_id, value in propensity.items():
             if not 0 < value <= 1:

@@ -38,8 +38,8 @@ def bytes_of_pair(pair: Mapping[str, Any]) -> int:
 def decode_image(image: Mapping[str, Any] | None, root: str | Path, name: str | None = None) -> Image.Image:
     """`image` ({"bytes", "path"}) as an RGB picture, upright by its EXIF note; a relative path is taken from `root`.
 
-    Raises PalateError as `image_bytes` does, and, calling the image `name` (or its path), with the first bytes of what is
-    there when that is not a picture, or only a part of one.
+    Raises PalateError as `image_bytes` does, and, calling the image `name` (or its path), with the first bytes of what
+    is there when that is not a picture, or only a part of one.
     """
     data = image_bytes(image, root)
     try:

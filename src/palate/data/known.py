@@ -41,7 +41,8 @@ class Answer:
 
 
 def known_answers(dataset: PreferenceDataset, people: int = 1) -> list[Answer]:
-    """The pairs of two images on which at least `people` people voted, all of them for the same image; skips left out."""
+    """The pairs of two images on which at least `people` people voted, all of them for the same image; skips left
+    out."""
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
     said: dict[str, set[str]] = defaultdict(set)

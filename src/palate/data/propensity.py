@@ -1,6 +1,7 @@
 """The propensities that a labelling gave to pairs: a small table beside the pairs, so that it rewrites no picture.
 
-It holds over the column of the same name. It is replaced as a whole, so a reader sees all of the old one or all of the new.
+It holds over the column of the same name. It is replaced as a whole, so a reader sees all of the old one or all of the
+new.
 """
 
 from collections.abc import Mapping

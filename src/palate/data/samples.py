@@ -15,7 +15,8 @@ from palate.errors import PalateError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made. Guidance in diffusers' convention: unconditional + guidance·(conditional - unconditional)."""
+    """How pictures are made. Guidance in diffusers' convention: unconditional + guidance·(conditional -
+    unconditional)."""
 
     steps: int | None = None
     """None is what the model's family is sampled with, 25 for Stable Diffusion 1.x; so for guidance, 7.5 there."""
@@ -35,7 +36,8 @@ class Sampling:
     """In what the denoiser is held and computes: no (fp32), bf16 or fp16. Encoders, sampler and VAE stay in fp32."""
 
 
-# Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still pairs.
+# Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still
+# pairs.
 OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
 
 
@@ -66,7 +68,8 @@ class Samples:
 
     @cached_property
     def contents(self) -> list[str]:
-        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be made."""
+        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be
+        made."""
         self._require_all()
         return [content_id(path.read_bytes()) for path in self.paths]
 
@@ -102,7 +105,8 @@ def open_samples(folder: str | Path) -> Samples:
 
 
 def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the settings in which two folders of samples differ; of what the model decides, only where both say it."""
+    """Names of the settings in which two folders of samples differ; of what the model decides, only where both say
+    it."""
     names = [*one, *(name for name in other if name not in one)]
     return [
         name

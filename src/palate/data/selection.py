@@ -1,7 +1,7 @@
 """Which pairs are shown to people, and with what probability: the propensity that DeDPO divides by.
 
-Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So the same
-plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
+Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So the
+same plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
 """
 
 from collections.abc import Sequence
@@ -45,19 +45,20 @@ def by_score(pair_ids: Sequence[str], score: np.ndarray, budget: int, seed: int,
 
     Each pair is drawn on its own, when its number, uniform in [0, 1), is below its propensity. So the propensity is the
     exact inclusion probability, and pairs are drawn independently. The number of pairs is `budget` on average with a
-    standard deviation of at most sqrt(budget). Shown in an order that does not depend on the score. Raises PalateError as
-    `propensities` does.
+    standard deviation of at most sqrt(budget). Shown in an order that does not depend on the score. Raises PalateError
+    as `propensities` does.
     """
     propensity = propensities(score, budget, floor)
     return Drawn(propensity, numbers("draw", seed, pair_ids) < propensity, numbers("order", seed, pair_ids))
 
 
 def propensities(score: np.ndarray, budget: int, floor: float = FLOOR) -> np.ndarray:
-    """min(1, f + c * score), [N], with f = floor * budget / N and c such that the sum is `budget`; all 1 if that is above N.
+    """min(1, f + c * score), [N], with f = floor * budget / N and c such that the sum is `budget`; all 1 if that is
+    above N.
 
     The floor keeps every pair's propensity above 0, and the weight 1/propensity below N / (floor * budget). A score of
-    zeros gives budget/N. Each propensity grows with the budget. Raises PalateError for a budget below 1, a floor outside
-    (0, 1], or a score that is negative or not finite.
+    zeros gives budget/N. Each propensity grows with the budget. Raises PalateError for a budget below 1, a floor
+    outside (0, 1], or a score that is negative or not finite.
     """
     _require_budget(budget)
     score = np.asarray(score, dtype=np.float64)

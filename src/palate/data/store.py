@@ -107,7 +107,8 @@ class Refused(PalateError):
 
 
 def default_store(dataset: str | Path) -> str | sa.URL:
-    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's name."""
+    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's
+    name."""
     file = Path(dataset).absolute() / "votes.sqlite"
     return os.environ.get("PALATE_STORE") or sa.URL.create("sqlite", database=str(file))
 

@@ -66,11 +66,11 @@ def liked_images(
 ) -> tuple[LikedImages, Counter[str]]:
     """Every image that people judged, once per prompt, and whether they liked it: the data of Diffusion-KTO.
 
-    human [N]: the mean human vote of each row of the dataset, in its order; NaN where there is none. Of a pair the winner
-    is liked (1) and the loser disliked (0); a single image is liked as far as its voters did. Rows of exactly one half
-    are left out. An image that was judged several times keeps the best judgement: one that both won and lost counts as
-    liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is no dislike. That a
-    single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
+    human [N]: the mean human vote of each row of the dataset, in its order; NaN where there is none. Of a pair the
+    winner is liked (1) and the loser disliked (0); a single image is liked as far as its voters did. Rows of exactly
+    one half are left out. An image that was judged several times keeps the best judgement: one that both won and lost
+    counts as liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is no
+    dislike. That a single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
     `readable`: the pair_ids whose images can be used (e.g. those that are encoded). An image is then named by a row
     among them, and left out where there is none; votes on the others still count.
 
@@ -109,13 +109,13 @@ def ranked_lists(
 ) -> tuple[Lists, Counter[str]]:
     """The images that people compared, as ranked lists: the data of Diffusion-LPO (arXiv 2510.01540).
 
-    human [N] and `readable` are as in `liked_images`. The pairs of one group_id, and those without one that have a prompt
-    in common, form lists: images belong to one list where decided votes connect them, directly or through others, because
-    nothing is known about the order of images that are not connected. So a pair that shares no image is a list of 2.
-    Images are ordered by `copeland_ranks`. Ties and contradictions that leave no order, images without a decided vote
-    and single images are left out and counted.
-    A list longer than `length` is split into parts that each go from the best to the worst (every k-th image); an image
-    that is left over, alone or with its equals only, is left out and counted.
+    human [N] and `readable` are as in `liked_images`. The pairs of one group_id, and those without one that have a
+    prompt in common, form lists: images belong to one list where decided votes connect them, directly or through
+    others, because nothing is known about the order of images that are not connected. So a pair that shares no image is
+    a list of 2. Images are ordered by `copeland_ranks`. Ties and contradictions that leave no order, images without a
+    decided vote and single images are left out and counted. A list longer than `length` is split into parts that each
+    go from the best to the worst (every k-th image); an image that is left over, alone or with its equals only, is left
+    out and counted.
 
     How the paper makes its lists of Pick-a-Pic votes was not visible: derived.
     Returns the lists, and counts of what was used and of what was left out and why.

@@ -1,4 +1,5 @@
-"""A preference dataset of the small world: pairs of samples of a model, and the votes of simulated people and judges."""
+"""A preference dataset of the small world: pairs of samples of a model, and the votes of simulated people and
+judges."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -88,9 +89,13 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
                 }
                 images = [encode_image(Image.fromarray(picture)) for picture in pictures[2 * k : 2 * k + 2]]
                 yield {
-                    "pair_id": _pair_id(seed, i), "prompt": prompts[k], "image_0": images[0], "image_1": images[1],
-                    "generator_0": made_by | {"seed": f"{seed}/{i}/0"}, "generator_1": made_by | {"seed": f"{seed}/{i}/1"},
-                }  # fmt: skip
+                    "pair_id": _pair_id(seed, i),
+                    "prompt": prompts[k],
+                    "image_0": images[0],
+                    "image_1": images[1],
+                    "generator_0": made_by | {"seed": f"{seed}/{i}/0"},
+                    "generator_1": made_by | {"seed": f"{seed}/{i}/1"},
+                }
             advance(len(index))
 
 

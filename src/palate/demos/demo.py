@@ -21,9 +21,16 @@ from palate.world.pictures import PROMPTS
 
 JUDGE = "biased-judge"
 COMMON = {
-    "pretrained_model_name_or_path": WORLD, "human_annotators": ["majority"], "beta": 2000.0, "learning_rate": 2e-5, "lr_scheduler": "constant",
-    "train_batch_size": 24, "checkpointing_steps": 50, "checkpoints_total_limit": 1, "share_reference": True,
-}  # fmt: skip
+    "pretrained_model_name_or_path": WORLD,
+    "human_annotators": ["majority"],
+    "beta": 2000.0,
+    "learning_rate": 2e-5,
+    "lr_scheduler": "constant",
+    "train_batch_size": 24,
+    "checkpointing_steps": 50,
+    "checkpoints_total_limit": 1,
+    "share_reference": True,
+}
 AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
 
@@ -88,10 +95,16 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
         strengths(["base", *rows], [row.scores for row in (base, *compared)], prompts) if len(compared) > 1 else None
     )
     page = page_of(
-        Comparison(base, compared, "world", table=table), title="palate demo · small world", command=_command(), pictures=30,
+        Comparison(base, compared, "world", table=table),
+        title="palate demo · small world",
+        command=_command(),
+        pictures=30,
         names={name: title for name, (title, _) in rows.items()},
-        facts={"dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so", "runs": "one training seed per row; seeds differ more than rows that look alike"},
-    )  # fmt: skip
+        facts={
+            "dataset": f"{pairs:,} pairs of base samples; human votes: {human:,} of them, or all where it says so",
+            "runs": "one training seed per row; seeds differ more than rows that look alike",
+        },
+    )
     write_report(page, out / "report.html")
     console.print()
     console.print(results_table(page))

@@ -6,8 +6,8 @@ Two stages, each seeded and resumable (run the same command again after an inter
 2. the denoiser and its text encoder together, epsilon prediction, `UNET_STEPS` steps of 64 (about 30 minutes).
 
 It stops while the model is still imperfect, on purpose: a base model that draws everything right would leave nothing to
-align. The result is a stock diffusers `StableDiffusionPipeline` folder, autoencoder and denoiser in fp16. The folder `palate/world/pipeline` was made
-by this script with its defaults.
+align. The result is a stock diffusers `StableDiffusionPipeline` folder, autoencoder and denoiser in fp16. The folder
+`palate/world/pipeline` was made by this script with its defaults.
 """
 
 import json
@@ -58,7 +58,8 @@ def main(options: Options) -> None:
     )  # fmt: skip
     with atomic_path(options.out) as folder:
         vae.half()
-        unet.half()  # the text encoder is small and stays fp32: stored in fp16 it would be loaded in fp16, the others in fp32
+        # the text encoder is small and stays fp32: stored in fp16 it would be loaded in fp16, the others in fp32
+        unet.half()
         pipeline.save_pretrained(folder)
 
 
@@ -110,11 +111,17 @@ def make_tokenizer() -> CLIPTokenizer:
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def make_scheduler() -> DDIMScheduler:

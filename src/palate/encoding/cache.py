@@ -2,10 +2,11 @@
 
 A single image is encoded once too; its pair of latents has zeros in place of the second image, and is never handed out.
 
-A cache is a folder of shards under the dataset, or at a URL, named by a hash of everything its content depends on. Each shard
-is complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added here. Pairs
-are encoded in the same company whether it was interrupted or not, so the tensors are the same to the last bit; and a shard is
-named by what it holds, so processes that encode at once write the same files, not each over the other's.
+A cache is a folder of shards under the dataset, or at a URL, named by a hash of everything its content depends on. Each
+shard is complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added
+here. Pairs are encoded in the same company whether it was interrupted or not, so the tensors are the same to the last
+bit; and a shard is named by what it holds, so processes that encode at once write the same files, not each over the
+other's.
 """
 
 import hashlib
@@ -47,10 +48,10 @@ def encode_pairs(
 ) -> EncodedPairs:
     """The cache of this dataset for this model, made or completed first where needed.
 
-    Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are missing
-    or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the resolution.
-    `place` is a folder or URL that holds caches, the dataset's folder `cache` where it is None, or is one cache itself:
-    then PalateError when that was made by another model or with other settings.
+    Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are
+    missing or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the
+    resolution. `place` is a folder or URL that holds caches, the dataset's folder `cache` where it is None, or is one
+    cache itself: then PalateError when that was made by another model or with other settings.
     """
     resolution = resolution or backbone.resolution
     storage, settings, other = planned_cache(dataset, backbone, resolution, dtype, place)
@@ -79,12 +80,14 @@ def planned_cache(
     place: str | Path | None = None,
 ) -> tuple[Storage, dict, str]:
     """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
-    does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it encodes.
+    does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it
+    encodes.
     """
     resolution = resolution or backbone.resolution
     if resolution % backbone.vae_factor:
         raise PalateError(
-            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple of it."
+            f"resolution {resolution}: the autoencoder works in blocks of {backbone.vae_factor} pixels; use a multiple"
+            " of it."
         )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
@@ -105,7 +108,8 @@ def planned_cache(
 
 
 def _told(backbone: Backbone, resolution: int) -> dict:
-    """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they were."""
+    """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they
+    were."""
     names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
     zeros = getattr(backbone, "zeros_for_empty", None)
     return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
@@ -182,8 +186,8 @@ def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
 
 
 def _blocks(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, Iterator[dict]]]:
-    """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together does
-    not depend on what was encoded before. A block must be read to its end before the next."""
+    """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together
+    does not depend on what was encoded before. A block must be read to its end before the next."""
     for block, rows in groupby(_missing_rows(dataset, missing), key=lambda found: found[0]):
         yield block, (row for _, row in rows)
 
@@ -232,7 +236,8 @@ class _Batch:
                 self._encode()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """`latents` [n, 2, C, h, w] of the n rows, zeros where there is no second one; conditioning alike, in its own dtype."""
+        """`latents` [n, 2, C, h, w] of the n rows, zeros where there is no second one; conditioning alike, in its own
+        dtype."""
         self._encode()
         flat = {"latents": torch.cat(self._latents)}
         flat |= {IMAGE + name: tensor for name, tensor in concatenate(self._conditioning).items()}

@@ -28,7 +28,8 @@ IMAGE = "image."  # what the names of an image's own conditioning begin with, in
 
 @dataclass(frozen=True)
 class Index:
-    """The N rows of all shards of one kind, in the order of their hashes; of a name that occurs twice, the first row."""
+    """The N rows of all shards of one kind, in the order of their hashes; of a name that occurs twice, the first
+    row."""
 
     shards: list[tuple[str, int]]  # name and bytes
     hash: np.ndarray  # [N] uint64 of the name, ascending
@@ -51,8 +52,8 @@ class Index:
 
 
 class EncodedPairs:
-    """A cache, opened for reading; `folder` is its folder on this machine. Shards that cannot be read are left out, each
-    with a line that names it."""
+    """A cache, opened for reading; `folder` is its folder on this machine. Shards that cannot be read are left out,
+    each with a line that names it."""
 
     def __init__(self, place: Path | str | Storage):
         self.storage = place if isinstance(place, Storage) else Storage(place)
@@ -99,7 +100,8 @@ class EncodedPairs:
         return set(self._pairs.name.filter(pa.array(self._pairs.single)).to_pylist())
 
     def lost_prompts(self) -> list[str]:
-        """Prompts of encoded pairs, and the empty one, that are themselves not encoded: their shard was damaged or deleted."""
+        """Prompts of encoded pairs, and the empty one, that are themselves not encoded: their shard was damaged or
+        deleted."""
         lost = np.unique(self._pairs.prompt[self._prompts.find_hashes(self._pairs.prompt) < 0])
         texts = {""} if len(self) else set()
         for shard in np.unique(self._pairs.shard[np.isin(self._pairs.prompt, lost)]):
@@ -121,19 +123,21 @@ class EncodedPairs:
         return self._rows(self._pairs, "latents", self._pair_places(pair_ids, sides), sides)
 
     def prompt_conditioning(self, prompts: list[str]) -> Conditioning:
-        """What the network is told of prompts that occur in the dataset, or of the empty one: a row each, floats in fp32."""
+        """What the network is told of prompts that occur in the dataset, or of the empty one: a row each, floats in
+        fp32."""
         places = self._prompts.find(prompts)
         if (places < 0).any():
             missing = prompts[int(np.flatnonzero(places < 0)[0])]
             raise PalateError(
-                f"{self.storage.place}: prompt {missing!r} is not encoded. Run the same command again; it encodes what is missing."
+                f"{self.storage.place}: prompt {missing!r} is not encoded. Run the same command again; it encodes what"
+                " is missing."
             )
         names = self._shard(*self._prompts.shards[self._prompts.shard[places[0]]]).keys()
         return {name: self._rows(self._prompts, name, places) for name in names}
 
     def image_conditioning(self, images: list[tuple[str, int]]) -> Conditioning:
-        """What the network is told of these images beside their prompt (true size and crop), a row each; {} for families
-        without it."""
+        """What the network is told of these images beside their prompt (true size and crop), a row each; {} for
+        families without it."""
         pair_ids, sides = [pair_id for pair_id, _ in images], [side for _, side in images]
         places = self._pair_places(pair_ids, sides)
         if not len(places):
@@ -143,7 +147,8 @@ class EncodedPairs:
         return {name.removeprefix(IMAGE): self._rows(self._pairs, name, places, sides) for name in names}
 
     def _rows(self, index: Index, name: str, places: np.ndarray, sides: list[int] | None = None) -> torch.Tensor:
-        """The rows of a tensor at these places of an index, and of these only what belongs to a side; floats in fp32."""
+        """The rows of a tensor at these places of an index, and of these only what belongs to a side; floats in
+        fp32."""
         if self._mapped > MAPPED:
             self._open.clear()
             self._mapped = 0
@@ -164,7 +169,8 @@ class EncodedPairs:
                 self._open[name] = safe_open(path, "pt")
             except (SafetensorError, OSError) as error:
                 raise PalateError(
-                    f"{path}: damaged ({_reason(error)}). Delete it and run again; what it held, and nothing else, is encoded anew."
+                    f"{path}: damaged ({_reason(error)}). Delete it and run again; what it held, and nothing else, is"
+                    " encoded anew."
                 ) from error
         return self._open[name]
 
@@ -220,19 +226,36 @@ class EncodedPairs:
                 continue
             single = set(metadata.get("single", []))  # caches of older versions hold pairs only
             own = hashes(names)
-            parts.append({
-                "hash": own, "name": pa.array(names, pa.large_string()), "shard": np.full(len(names), len(good), np.int32),
-                "row": np.arange(len(names), dtype=np.int32), "prompt": own if kind == PROMPTS else hashes(metadata["prompts"]),
-                "single": np.array([one in single for one in names], bool),
-            })  # fmt: skip
+            parts.append(
+                {
+                    "hash": own,
+                    "name": pa.array(names, pa.large_string()),
+                    "shard": np.full(len(names), len(good), np.int32),
+                    "row": np.arange(len(names), dtype=np.int32),
+                    "prompt": own if kind == PROMPTS else hashes(metadata["prompts"]),
+                    "single": np.array([one in single for one in names], bool),
+                }
+            )
             good.append((name, size))
         if not parts:
             empty = np.zeros(0, np.int32)
-            return Index([], empty.astype(np.uint64), pa.chunked_array([], pa.large_string()), empty, empty, empty.astype(np.uint64), empty.astype(bool))  # fmt: skip
+            return Index(
+                [],
+                empty.astype(np.uint64),
+                pa.chunked_array([], pa.large_string()),
+                empty,
+                empty,
+                empty.astype(np.uint64),
+                empty.astype(bool),
+            )
         columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "name"}
         names = pa.concat_arrays([part["name"] for part in parts])
         first = np.unique(columns["hash"], return_index=True)[1]  # ascending, and of equal ones the first
-        return Index(good, name=pa.chunked_array([names.take(pa.array(first))]), **{key: values[first] for key, values in columns.items()})  # fmt: skip
+        return Index(
+            good,
+            name=pa.chunked_array([names.take(pa.array(first))]),
+            **{key: values[first] for key, values in columns.items()},
+        )
 
 
 class PromptOf:
@@ -246,7 +269,10 @@ class PromptOf:
         (place,) = self._encoded._pair_places([pair_id], [0])
         (found,) = prompts.find_hashes(pairs.prompt[[place]])
         if found < 0:
-            raise PalateError(f"{self._encoded.storage.place}: the prompt of pair '{pair_id}' is not encoded. Run the same command again.")  # fmt: skip
+            raise PalateError(
+                f"{self._encoded.storage.place}: the prompt of pair '{pair_id}' is not encoded. Run the same command"
+                " again."
+            )
         return prompts.name[int(found)].as_py()
 
 

@@ -1,6 +1,7 @@
 """A folder of files that never change once written: on this machine, or behind any URL that fsspec knows.
 
-Files of a remote folder are fetched whole on first use into a local mirror and stay there, so that they can be memory-mapped.
+Files of a remote folder are fetched whole on first use into a local mirror and stay there, so that they can be
+memory-mapped.
 """
 
 import hashlib
@@ -85,7 +86,9 @@ class Storage:
             raise
         except Exception as error:  # every kind of storage raises its own
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise PalateError(f"{self.place}: could not be read or written ({reason}). Look at the address and its access.") from error  # fmt: skip
+            raise PalateError(
+                f"{self.place}: could not be read or written ({reason}). Look at the address and its access."
+            ) from error
 
 
 def _file_system(place: str) -> tuple[fsspec.AbstractFileSystem | None, str]:

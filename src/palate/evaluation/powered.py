@@ -1,4 +1,5 @@
-"""Means of human answers from few of them and many of a judge's, without the judge's bias (prediction-powered inference).
+"""Means of human answers from few of them and many of a judge's, without the judge's bias (prediction-powered
+inference).
 
 With human answers y and a judge's g on n samples and g alone on N others (arXiv 2301.09633, 2311.01453), for any power
 
@@ -49,9 +50,9 @@ def powered_mean(
     """The mean human answer over all samples, with a normal interval.
 
     human, judged: [n] or [n, d], answers and judge's predictions on the same samples; judged_unlabelled: [N] or [N, d].
-    weights [n] and weights_unlabelled [N] (importance weights, rescaled to mean 1) are taken as known factors.
-    power: the lambda of PPI++, 0 human answers alone, 1 plain prediction-powered inference. It is kappa * N/(n + N) for
-    the power kappa of `palate.labels.targets.dedpo`, whose judge votes on the labelled pairs too. "tuned": the estimate of
+    weights [n] and weights_unlabelled [N] (importance weights, rescaled to mean 1) are taken as known factors. power:
+    the lambda of PPI++, 0 human answers alone, 1 plain prediction-powered inference. It is kappa * N/(n + N) for the
+    power kappa of `palate.labels.targets.dedpo`, whose judge votes on the labelled pairs too. "tuned": the estimate of
     least variance, clipped to [0, 1], one number from summed variances, or one per coordinate.
 
     Published formulas throughout (aangelopoulos/ppi_py), variances with divisors n and N and the normal quantile
@@ -60,8 +61,8 @@ def powered_mean(
     alone (there: 0/0, NaN or rounding noise); a one-sided alternative is kept when the power is tuned (there it is
     forgotten); a single sample has the interval NaN (there: width 0).
 
-    Raises PalateError for shapes that do not fit, no samples, values that are NaN or infinite, weights that are negative
-    or all 0, and an unknown power, alternative or confidence.
+    Raises PalateError for shapes that do not fit, no samples, values that are NaN or infinite, weights that are
+    negative or all 0, and an unknown power, alternative or confidence.
     """
     y, g, g_u = _table(human, "human"), _table(judged, "judged"), _table(judged_unlabelled, "judged_unlabelled")
     if y.shape != g.shape or y.shape[1] != g_u.shape[1]:
@@ -107,8 +108,8 @@ def classical_mean(
 def _tuned(y, g, g_u, w, w_u, per_coordinate: bool) -> np.ndarray:
     """lambda = C / ((1 + n/N) * V), clipped to [0, 1]; y, g [n, d], g_u [N, d], w [n, 1], w_u [N, 1] -> [] or [d].
 
-    C is the covariance of human answers and predictions on the labelled samples, V the variance of all predictions, both
-    of deviations from the estimate at lambda = 1, weighted.
+    C is the covariance of human answers and predictions on the labelled samples, V the variance of all predictions,
+    both of deviations from the estimate at lambda = 1, weighted.
     """
     theta = (w_u * g_u).mean(axis=0) + (w * (y - g)).mean(axis=0)
     a, b, b_u = w * (y - theta), w * (g - theta), w_u * (g_u - theta)

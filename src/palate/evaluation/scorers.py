@@ -1,6 +1,8 @@
-"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed unasked.
+"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed
+unasked.
 
-A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of `palate.judges.rewards`.
+A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of
+`palate.judges.rewards`.
 """
 
 from collections.abc import Callable
@@ -38,9 +40,9 @@ class Scorer:
 def load_scorer(name: str, **settings: Any) -> Scorer:
     """The scorer of that name; `settings` go to the judge where it is one.
 
-    world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's embeddings),
-    a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another name (with what
-    there is), a setting that is not taken, and a judge that only compares.
+    world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's
+    embeddings), a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another
+    name (with what there is), a setting that is not taken, and a judge that only compares.
     """
     kind, _, judge = name.partition(":")
     if name == DRIFT:
@@ -93,8 +95,10 @@ def _of_judge(name: str, judge: Judge) -> Scorer:
         pairs = [Pair(str(i), *shown, shown[1]) for i, shown in enumerate(zip(prompts, images, strict=True))]
         said = np.asarray(judge.vote(pairs), dtype=object)
         if said.shape != (len(pairs), 2):
-            raise PalateError(f"judge {name!r} compares two pictures and has no score for one (it gave an array of shape "
-                              f"{said.shape} for {len(pairs)} pairs). Let it vote on pairs: palate annotate.")  # fmt: skip
+            raise PalateError(
+                f"judge {name!r} compares two pictures and has no score for one (it gave an array of shape "
+                f"{said.shape} for {len(pairs)} pairs). Let it vote on pairs: palate annotate."
+            )
         return said[:, :1].astype(np.float64)
 
     return Scorer(name, f"{version}-{key[:8]}", (name,), score, getattr(judge, "batch_size", 16))

@@ -1,8 +1,8 @@
 """`palate annotate`: a judge votes on every pair of a dataset that it has not voted on.
 
 Answers are kept by content as they come (judges/answers.sqlite), and so are the embeddings of pictures that some judges
-make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration is
-a view beside them and never changes a vote.
+make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration
+is a view beside them and never changes a vote.
 """
 
 import json
@@ -56,18 +56,27 @@ class Report:
 
 
 def annotate(
-    dataset: PreferenceDataset, judge: str, *, settings: dict[str, Any] | None = None, annotator: str | None = None,
-    temperature: float | None = None, batch_size: int | None = None, limit: int | None = None, engine: str = "local",
-    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto", load: Callable[..., Judge] = load_judge,
-) -> Report:  # fmt: skip
+    dataset: PreferenceDataset,
+    judge: str,
+    *,
+    settings: dict[str, Any] | None = None,
+    annotator: str | None = None,
+    temperature: float | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    engine: str = "local",
+    workers: int = 1,
+    gpus: float = 0.0,
+    embeddings: Literal["auto", "all", "none"] = "auto",
+    load: Callable[..., Judge] = load_judge,
+) -> Report:
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
-    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto, where
-    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `load` finds a
-    judge by its name, here and on other machines. Raises
-    PalateError for a judge that cannot be used or says nothing, and for an annotator id that voted before with another
-    version or other settings.
+    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto,
+    where voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `load`
+    finds a judge by its name, here and on other machines. Raises PalateError for a judge that cannot be used or says
+    nothing, and for an annotator id that voted before with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
@@ -98,8 +107,9 @@ def annotate(
     todo = report.pairs - report.already_voted - report.in_sample
     if not todo and not voted:
         raise PalateError(
-            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes there say "
-            f"nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set in_sample=true)."
+            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes"
+            f" there say nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set"
+            " in_sample=true)."
         )
     size = batch_size or getattr(voter, "batch_size", 16)
     run = partial(mapped, engine=engine, workers=workers, gpus=gpus)
@@ -149,16 +159,22 @@ def _rows(
                 report.first_failure = report.first_failure or f"{row['pair_id']}: {error}"
                 continue
             content = pair_content(row["prompt"], [*images, row["pair_id"].encode()] if by_pair_id else images)
-            yield {"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
-                   "pictures": [picture_content(image) for image in images], "image_0": images[0], "image_1": images[1]}  # fmt: skip
+            yield {
+                "pair_id": row["pair_id"],
+                "prompt": row["prompt"],
+                "content": content,
+                "pictures": [picture_content(image) for image in images],
+                "image_0": images[0],
+                "image_1": images[1],
+            }
 
 
 def _unanswered(
     rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
     vectors: EmbeddingStore | None,
 ) -> Iterator[list[dict]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the pairs
-    of known pictures."""
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the
+    pairs of known pictures."""
     waiting: list[dict] = []
     known_pictures: dict[str, list[str]] = {}
     for row in rows:
@@ -235,8 +251,8 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
     if other:
         who = "a person" if other[0]["source"] != "judge" else f"version {other[0]['instruction_version']}"
         raise PalateError(
-            f"annotator {annotator!r} has {len(other):,} votes in {dataset.path} already, of {who}; this judge is version "
-            f"{version}. Votes of two would be averaged: give this one another id with --name."
+            f"annotator {annotator!r} has {len(other):,} votes in {dataset.path} already, of {who}; this judge is"
+            f" version {version}. Votes of two would be averaged: give this one another id with --name."
         )
     return {vote["pair_id"] for vote in own}
 
@@ -244,8 +260,8 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
 def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     if not answers and not report.already_voted and not report.left_for_later:
         raise PalateError(
-            f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that cannot "
-            f"be read, {report.failed:,} failed). The first: {report.first_failure}."
+            f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that"
+            f" cannot be read, {report.failed:,} failed). The first: {report.first_failure}."
         )
     said = {round(answer.probability, 12) for answer in answers.values()}
     if len(answers) >= FEWEST and len(said) == 1:
@@ -264,9 +280,17 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
         if not answer.from_scores and answer.score_0 is not None and answer.score_1 is not None:
             shown.append((answer.score_0 + answer.score_1) / 2)
         rows.append(
-            {"pair_id": pair_id, "annotator_id": report.annotator, "source": "judge", "choice": choice, "probability": p,
-             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": who["version"]}
-        )  # fmt: skip
+            {
+                "pair_id": pair_id,
+                "annotator_id": report.annotator,
+                "source": "judge",
+                "choice": choice,
+                "probability": p,
+                "score_0": answer.score_0,
+                "score_1": answer.score_1,
+                "instruction_version": who["version"],
+            }
+        )
     if rows:
         report.votes = dataset.append_votes(rows).added
         kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"

@@ -1,4 +1,5 @@
-"""What judges answered, kept by content: a second run costs nothing, an interrupted one goes on, whatever the pairs' ids."""
+"""What judges answered, kept by content: a second run costs nothing, an interrupted one goes on, whatever the pairs'
+ids."""
 
 import json
 import sqlite3
@@ -84,8 +85,8 @@ def kept(path: Path, database: sqlite3.Connection) -> Iterator[None]:
 def _unusable(path: Path, why: Exception | str) -> NotKept:
     why = why.strerror.lower() if isinstance(why, OSError) and why.strerror else why
     return NotKept(
-        f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a damaged file "
-        "away; the same command goes on from the votes that are in the dataset."
+        f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a"
+        " damaged file away; the same command goes on from the votes that are in the dataset."
     )
 
 

@@ -21,8 +21,8 @@ def ask(
     """The judge's answers on pairs [N], probabilities made of scores where those are what it gives.
 
     Scores become sigmoid((score_0 - score_1) / temperature): the temperature given, else the judge's own, else 1. A
-    judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts, so
-    that swapping a pair always mirrors its probability. `embeddings` are for a judge whose `vote` takes them. Raises
+    judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts,
+    so that swapping a pair always mirrors its probability. `embeddings` are for a judge whose `vote` takes them. Raises
     PalateError for answers that cannot be used.
     """
     said = _said(name, judge, pairs, embeddings)

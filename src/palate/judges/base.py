@@ -28,7 +28,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one pair: a probability, with raw scores where the judge has some, or the reason why there is none."""
+    """What came of one pair: a probability, with raw scores where the judge has some, or the reason why there is
+    none."""
 
     probability: float | None = None  # that image 0 is preferred
     score_0: float | None = None
@@ -39,15 +40,16 @@ class Answer:
 
 
 class Judge(Protocol):
-    """`vote` is all a judge needs. It may also have `version` (text), `settings` (a dict that JSON can hold: all that its
-    answers depend on), `temperature` (see `ask`), `batch_size`, `annotator` (the id under which it votes), `uses_pair_id`
-    (True where its answers depend on more than prompt and pictures), `trained_on` (pair_ids: it learned from their human
-    votes, and is not asked about them), and `embed` from N pictures to embeddings [N, D], which are then covariates of its
-    correction. Where `vote` takes `embeddings` too, [2N, D] of the images 0 and then the images 1, they cost nothing beside
-    a vote."""
+    """`vote` is all a judge needs. It may also have `version` (text), `settings` (a dict that JSON can hold: all that
+    its answers depend on), `temperature` (see `ask`), `batch_size`, `annotator` (the id under which it votes),
+    `uses_pair_id` (True where its answers depend on more than prompt and pictures), `trained_on` (pair_ids: it learned
+    from their human votes, and is not asked about them), and `embed` from N pictures to embeddings [N, D], which are
+    then covariates of its correction. Where `vote` takes `embeddings` too, [2N, D] of the images 0 and then the images
+    1, they cost nothing beside a vote."""
 
     def vote(self, pairs: list[Pair]) -> np.ndarray | Sequence[Answer]:
-        """For N pairs: scores [N, 2], higher is better; or probabilities [N] that image 0 is preferred; or N Answers."""
+        """For N pairs: scores [N, 2], higher is better; or probabilities [N] that image 0 is preferred; or N
+        Answers."""
 
 
 SELF = "self:"  # followed by a run or a configuration

@@ -1,7 +1,7 @@
 """How far a judge's votes can be trusted: a cross-fitted logistic calibration on the human votes, as a view.
 
-The votes of the judge, raw scores and uncalibrated probability, are never touched; the view is made again whenever human
-votes were added. Training with `correction: calibrate` fits the same model on the same votes by itself.
+The votes of the judge, raw scores and uncalibrated probability, are never touched; the view is made again whenever
+human votes were added. Training with `correction: calibrate` fits the same model on the same votes by itself.
 """
 
 import json
@@ -76,8 +76,8 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
 
 def unsaturated(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
     """The judge's probabilities [N], for a fit that finds their scale itself. Where it scores pictures: made again from
-    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to 0
-    or 1 have lost the order of the scores. NaN stays NaN."""
+    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to
+    0 or 1 have lost the order of the scores. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge

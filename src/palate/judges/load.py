@@ -78,8 +78,8 @@ def _reward(name: str, plug_ins: list[str]) -> Callable:
 
 
 def make_judge(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
-    """The judge that `make` builds of these settings. Raises PalateError for a setting that it does not take, and for a plug-in
-    that raises or cannot vote."""
+    """The judge that `make` builds of these settings. Raises PalateError for a setting that it does not take, and for a
+    plug-in that raises or cannot vote."""
     bound = make.keywords if isinstance(make, partial) else {}
     try:
         known = {n: p for n, p in inspect.signature(make).parameters.items() if n not in bound}

@@ -1,6 +1,7 @@
 """Rewards: one number per picture, higher is better. The world's truth, picture statistics, or a plug-in.
 
-A plug-in is a function (images uint8 [N, H, W, 3], prompts) -> scores [N], found by the entry point group `palate.scorers`.
+A plug-in is a function (images uint8 [N, H, W, 3], prompts) -> scores [N], found by the entry point group
+`palate.scorers`.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,8 @@ def load_reward(name: str) -> Reward:
     if name not in found.names:
         known = ", ".join(["world", *STATISTICS, *found.names])
         raise PalateError(
-            f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group palate.scorers)."
+            f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group"
+            " palate.scorers)."
         )
     return checked(name, found[name].load())
 

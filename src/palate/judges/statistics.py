@@ -17,8 +17,8 @@ from palate.progress import progress_bar
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Picture statistics of image 0 minus those of image 1 for every pair that can be read, and their names.
 
-    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name where
-    no pair can be read.
+    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name
+    where no pair can be read.
     """
     path = dataset.path / "cache" / "statistics.parquet"
     rows = pq.read_table(path).to_pylist() if path.exists() else []

@@ -38,8 +38,9 @@ class VisionLanguageJudge:
     """`server` is the address up to and including /v1; `model` its name there (asked for, if it has just one).
 
     `template` is a text file with {prompt}, {first} and {second}, answered by A (first) or B; `read` says where the
-    probability comes from; `samples` are asked for in each order where it comes from samples; pictures are sent as JPEG,
-    the longer side at most `side` pixels. The key is read from the environment variable `key_from` and kept nowhere.
+    probability comes from; `samples` are asked for in each order where it comes from samples; pictures are sent as
+    JPEG, the longer side at most `side` pixels. The key is read from the environment variable `key_from` and kept
+    nowhere.
     """
 
     version = "1"
@@ -70,8 +71,9 @@ class VisionLanguageJudge:
                 "seed": self.seed}  # fmt: skip
 
     def vote(self, pairs: list[Pair]) -> list[Answer]:
-        """N Answers; one that could not be had carries the reason. score_0 is P(image 0) when it is shown first, score_1
-        that of image 1. Raises PalateError where no answer can be hoped for: a refused key, an unknown model."""
+        """N Answers; one that could not be had carries the reason. score_0 is P(image 0) when it is shown first,
+        score_1 that of image 1. Raises PalateError where no answer can be hoped for: a refused key, an unknown
+        model."""
         self.chat.stopped.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
             jobs = [(pool.submit(self._first, pair), pool.submit(self._first, pair.swapped())) for pair in pairs]
@@ -153,7 +155,8 @@ class VisionLanguageJudge:
 
 
 def load_template(path: str | None) -> str:
-    """The text of a template, palate's own where `path` is None. Raises PalateError where a mark is not there just once."""
+    """The text of a template, palate's own where `path` is None. Raises PalateError where a mark is not there just
+    once."""
     if path is None:
         return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
     try:

@@ -39,7 +39,8 @@ def find_model(address: str, patterns: Sequence[str]) -> Path:
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """The one file of `folder` (or the file itself) that matches. Raises PalateError where there is none, or several."""
+    """The one file of `folder` (or the file itself) that matches. Raises PalateError where there is none, or
+    several."""
     if folder.is_file():
         return folder
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
@@ -87,15 +88,16 @@ def renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
 
 
 def count_layers(state: dict[str, torch.Tensor], pattern: str) -> int:
-    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a name."""
+    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a
+    name."""
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
 
 
 def find_tokenizer(
     given: str | None, model: str | None, path: Path, needs: Sequence[tuple[str, ...]], source: str
 ) -> Path:
-    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source` on
-    the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
+    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source`
+    on the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
     local = model is not None and Path(model).expanduser().exists()
     folder = find_model(given or (str(path) if local else source), TOKENIZER)
     folder = folder if folder.is_dir() else folder.parent
@@ -131,8 +133,8 @@ def choose_dtype(dtype: str | None, device: str) -> str:
 
 
 def pictures(images: Sequence[Image.Image], size: int) -> torch.Tensor:
-    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side to `size` (bicubic), the middle cut
-    out, standardised."""
+    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side to `size` (bicubic), the middle
+    cut out, standardised."""
     prepared = torch.from_numpy(np.stack([_cut(image, size) for image in images]))  # [N, size, size, 3] in [0, 1]
     return ((prepared - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 

@@ -106,11 +106,13 @@ def judge_margin(judge: np.ndarray) -> np.ndarray:
 
 
 def disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
-    """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two judges."""
+    """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two
+    judges."""
     judges = sorted(pc.unique(votes["annotator_id"].filter(pc.equal(votes["source"], "judge"))).to_pylist())
     if len(judges) < 2:
         raise PalateError(
-            f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another judge's."
+            f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another"
+            " judge's."
         )
     logits = np.stack(
         [

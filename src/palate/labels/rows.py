@@ -20,7 +20,8 @@ PART = 65_536  # ids that are put together at a time
 
 
 class BothImages(Sequence):
-    """The two images of each of N pairs, made when they are asked for: as tuples, a million pairs take a quarter of a GB."""
+    """The two images of each of N pairs, made when they are asked for: as tuples, a million pairs take a quarter of a
+    GB."""
 
     def __init__(self, pair_ids: np.ndarray):
         self.pair_ids = pair_ids  # [N]
@@ -64,8 +65,9 @@ class Rows:
         changed = {
             f.name: _taken(getattr(self, f.name), index)
             for f in fields(self)
-            if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used") and getattr(self, f.name) is not None
-        }  # fmt: skip
+            if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used")
+            and getattr(self, f.name) is not None
+        }
         return replace(self, **changed)
 
     def fingerprint(self) -> str:
@@ -129,13 +131,19 @@ def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarra
     if not len(liked.image):
         raise PalateError(f"{dataset.path}: no image was liked or disliked by a human vote. Add votes first.")
     return Rows(
-        id=_ids(liked.image), images=[(image,) for image in liked.image], prompt=list(liked.prompt), target=np.asarray(liked.liked, float),
-        weight=np.ones(len(liked.image)), labelled=np.ones(len(liked.image), bool), account=counts,
-    )  # fmt: skip
+        id=_ids(liked.image),
+        images=[(image,) for image in liked.image],
+        prompt=list(liked.prompt),
+        target=np.asarray(liked.liked, float),
+        weight=np.ones(len(liked.image)),
+        labelled=np.ones(len(liked.image), bool),
+        account=counts,
+    )
 
 
 def rows_of_preferred(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray) -> Rows:
-    """The preferred images, each a row of one image to be set against another (SUDO, SPIN); all images without any vote."""
+    """The preferred images, each a row of one image to be set against another (SUDO, SPIN); all images without any
+    vote."""
     if np.isnan(human).all():
         rows = rows_of_every_image(dataset, pairs)
         rows.account["images taken as preferred, for want of votes"] = len(rows)
@@ -167,9 +175,14 @@ def rows_of_prompts(pairs: pa.Table) -> Rows:
     prompts = sorted(set(pairs["prompt"].to_pylist()))
     n = len(prompts)
     return Rows(
-        id=np.array(prompts, dtype=object), images=[()] * n, prompt=prompts, target=np.ones(n), weight=np.ones(n), labelled=np.ones(n, bool),
+        id=np.array(prompts, dtype=object),
+        images=[()] * n,
+        prompt=prompts,
+        target=np.ones(n),
+        weight=np.ones(n),
+        labelled=np.ones(n, bool),
         account={"prompts": n},
-    )  # fmt: skip
+    )
 
 
 def rows_of_lists(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray, length: int) -> Rows:
@@ -187,9 +200,16 @@ def rows_of_lists(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray
         images.append(tuple(members) + (members[0],) * (width - len(members)))
     n = len(images)
     return Rows(
-        id=np.array(list(lists.list_id), dtype=object), images=images, prompt=list(lists.prompt), target=np.ones(n), weight=np.ones(n),
-        labelled=np.ones(n, bool), account=counts, rank=rank, present=present,
-    )  # fmt: skip
+        id=np.array(list(lists.list_id), dtype=object),
+        images=images,
+        prompt=list(lists.prompt),
+        target=np.ones(n),
+        weight=np.ones(n),
+        labelled=np.ones(n, bool),
+        account=counts,
+        rank=rank,
+        present=present,
+    )
 
 
 def _ids(images: Sequence[Image]) -> np.ndarray:

@@ -68,7 +68,8 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
     if config.source == "pairs":
         if len(pairs) < len(dataset):
             print(
-                f"labels: {len(dataset) - len(pairs):,} single images have no pair to compare and are left out (method kto uses them)"
+                f"labels: {len(dataset) - len(pairs):,} single images have no pair to compare and are left out (method"
+                " kto uses them)"
             )
         rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes)
     else:
@@ -175,7 +176,8 @@ def _rows_of_pairs(
 
 
 def _votes_used(labels: Labels, held_out: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """[N] bool: pairs whose human votes the run learns from, directly, by a judge corrected on them, or by an early stop."""
+    """[N] bool: pairs whose human votes the run learns from, directly, by a judge corrected on them, or by an early
+    stop."""
     of_judge_alone = config.target == "judge" and config.correction == "none" and config.judge != SELF
     used = np.zeros(len(held_out), bool) if of_judge_alone else labels.labelled
     return used | held_out if config.early_stop is not None else used
@@ -251,7 +253,8 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     unknown = set(people) - known
     if unknown:
         raise PalateError(
-            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are {', '.join(sorted(known)) or 'none'}."
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
+            f" {', '.join(sorted(known)) or 'none'}."
         )
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 

@@ -85,7 +85,8 @@ def on_cpu(backbone: Backbone) -> Iterator[None]:
 
 
 def let_go_of_encoders(backbone: Backbone) -> None:
-    """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads again."""
+    """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads
+    again."""
     held = [name for name in ENCODERS if vars(backbone).pop(name, None) is not None]
     if held and torch.cuda.is_available():
         gc.collect()
@@ -102,15 +103,16 @@ def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module
         weights = plain_weights(load_trained(type(backbone)(backbone.folder), Path(config.start_from) / "model"))
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in base.state_dict().items()}:
         raise PalateError(
-            f"start_from: {config.start_from} has a network of another shape than {backbone.folder}; it started from another model."
+            f"start_from: {config.start_from} has a network of another shape than {backbone.folder}; it started from"
+            " another model."
         )
     base.load_state_dict(weights)
     return base.to(backbone.device)
 
 
 def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
-    """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets matches no
-    module."""
+    """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets
+    matches no module."""
     network.train()  # none of the families has drop-out: this only allows gradient checkpointing
     if config.gradient_checkpointing:
         network.enable_gradient_checkpointing()
@@ -149,7 +151,8 @@ def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
 
 
 def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
-    """A new preference classifier for this backbone's latents and prompts (PC-Diffusion); the denoiser is not needed."""
+    """A new preference classifier for this backbone's latents and prompts (PC-Diffusion); the denoiser is not
+    needed."""
     torch.manual_seed(config.seed)
     width = component_config(backbone.folder, backbone.denoiser)["cross_attention_dim"]
     classifier = PreferenceClassifier(backbone.latent_channels, width)
@@ -160,7 +163,8 @@ def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
 def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
     """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
-    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads none."""
+    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads
+    none."""
     denoiser = backbone.denoiser
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
@@ -188,8 +192,9 @@ def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
 
 
 def _scaling(adapter: peft.LoraConfig) -> dict | None:
-    """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing is
-    kept, because safetensors writes two entries of a header in any order, and the same model would be other bytes."""
+    """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing
+    is kept, because safetensors writes two entries of a header in any order, and the same model would be other
+    bytes."""
     if adapter.lora_alpha == adapter.r:
         return None
     return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules)}
@@ -206,7 +211,8 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
         return network_class(backbone).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
     if not lora.is_file():
         raise PalateError(
-            f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train` command goes on."
+            f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train`"
+            " command goes on."
         )
     network = backbone.network
     layers, *alphas, scaling = backbone.pipeline_class.lora_state_dict(folder, return_lora_metadata=True)

@@ -21,7 +21,8 @@ def check_precision(mixed_precision: str, device: torch.device, family: str) -> 
 
 
 def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
-    """Hold the frozen weights of linear and convolution layers in `weight_dtype`; norms and all that is trained stay fp32.
+    """Hold the frozen weights of linear and convolution layers in `weight_dtype`; norms and all that is trained stay
+    fp32.
 
     Under an autocast of the same type this changes no result: it rounds once what autocast rounds at every use.
     """
@@ -33,8 +34,8 @@ def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
 
 
 def compute_in(network: torch.nn.Module, mixed_precision: str, device: torch.device | str) -> None:
-    """Let a network that is not trained be called by code in fp32 on this device: held and computed in this precision, fp32
-    comes out."""
+    """Let a network that is not trained be called by code in fp32 on this device: held and computed in this precision,
+    fp32 comes out."""
     if mixed_precision == "no":
         return
     network.requires_grad_(False)

@@ -12,8 +12,9 @@ from palate.distributed import is_first, processes
 
 
 def shard(network: nn.Module, device: torch.device) -> nn.Module:
-    """The same network, its weights and their gradients spread over the processes: every block of the lists that it is made
-    of by itself, then the rest. Gradients are summed, not averaged, as each process's loss is its part of the mean.
+    """The same network, its weights and their gradients spread over the processes: every block of the lists that it is
+    made of by itself, then the rest. Gradients are summed, not averaged, as each process's loss is its part of the
+    mean.
 
     Blocks let go of the others' shards after their forward: weights that change in between (averages, in place of the
     policy's) are then seen by the next one.

@@ -12,7 +12,8 @@ KEYS = ("weighting_scheme", "logit_mean", "logit_std")
 def choose_timesteps(backbone: Backbone, config: TrainConfig) -> None:
     """Have a flow-matching backbone turn draws into timesteps by the keys of `config`.
 
-    Raises PalateError for values that cannot be, and for keys that were changed with a model that has timesteps of its own.
+    Raises PalateError for values that cannot be, and for keys that were changed with a model that has timesteps of its
+    own.
     """
     if backbone.is_flow:
         for key in KEYS:

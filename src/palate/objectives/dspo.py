@@ -36,8 +36,12 @@ def dspo_sd15(
 
 
 def dspo_sdxl(
-    shifts: tuple[Tensor, Tensor], z: Tensor, target: Tensor, switch: float = SWITCH, gather: Callable[[Tensor], Tensor] = lambda own: own
-) -> Tensor:  # fmt: skip
+    shifts: tuple[Tensor, Tensor],
+    z: Tensor,
+    target: Tensor,
+    switch: float = SWITCH,
+    gather: Callable[[Tensor], Tensor] = lambda own: own,
+) -> Tensor:
     """(1 - sigmoid(z_w))^2, times the mean of shift_w^2 where the batch mean of that reaches `switch`; [B].
 
     shifts: of image 0 and image 1, [B, C, H, W] each; z, target: [B]. The switch is the published one, a jump of the

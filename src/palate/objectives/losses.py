@@ -53,7 +53,8 @@ def preference(m: Measured) -> Tensor:
 
 
 def winner(m: Measured) -> Tensor:
-    """The preferred image's denoising error (SFT); of a single image, its error times the share of votes that like it."""
+    """The preferred image's denoising error (SFT); of a single image, its error times the share of votes that like
+    it."""
     if len(m.plain_error) == 1:
         return m.target * m.plain_error[0]
     return winner_error(m.plain_error[0], m.plain_error[1], m.target)

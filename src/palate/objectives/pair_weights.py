@@ -1,4 +1,5 @@
-"""Weights and margins per pair from a reward model, from the batch, or from an uncertainty: MADPO, AMaPO, pessimistic DPO.
+"""Weights and margins per pair from a reward model, from the batch, or from an uncertainty: MADPO, AMaPO, pessimistic
+DPO.
 
 All are seen from the side that the target prefers: z_w = side * z and h = side * (reward_0 - reward_1), with side =
 `palate.objectives.adaptive.label_side(target)`, so that soft and debiased targets have them too and swapping the images
@@ -26,8 +27,8 @@ def madpo_weight(reward_margin: Tensor, tau: float = 1.0, low: float = 0.25, hig
 
     Derived: the paper gives the behaviour, its formula is not available to us. Dividing by sigmoid(-1) makes tau the
     margin of weight 1, so that the mean weight stays near 1 and a learning rate carries over where tau is a typical
-    margin. The ratio, (1 + e) * sigmoid(-h/tau), lies in (0, 3.72); h = 0 has 1.86. `high` = 2 lets a pair on which the reward model contradicts
-    the label count hardly more than an undecided one: there the label may be the wrong one.
+    margin. The ratio, (1 + e) * sigmoid(-h/tau), lies in (0, 3.72); h = 0 has 1.86. `high` = 2 lets a pair on which the
+    reward model contradicts the label count hardly more than an undecided one: there the label may be the wrong one.
 
     Raises PalateError unless tau > 0 and 0 <= low <= high.
     """

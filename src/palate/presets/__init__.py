@@ -1,4 +1,5 @@
-"""The methods of the literature as presets: each a YAML file of a few keys. A method is a choice of parts, not a trainer."""
+"""The methods of the literature as presets: each a YAML file of a few keys. A method is a choice of parts, not a
+trainer."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -46,7 +47,8 @@ def method(name: str) -> Method:
 
 
 def preset(name: str, recipe: str = "none") -> dict[str, Any]:
-    """The keys that a method sets, with those of a recipe ("sd15", "sdxl") on top. Raises PalateError where there is none."""
+    """The keys that a method sets, with those of a recipe ("sd15", "sdxl") on top. Raises PalateError where there is
+    none."""
     chosen = method(name)
     if recipe == "none":
         return dict(chosen.config)

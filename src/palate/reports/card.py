@@ -36,7 +36,8 @@ _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 
 def card_path(run: Path) -> Path:
-    """Where the run's card goes. Raises PalateError without a model, and where a card stands that was not written here."""
+    """Where the run's card goes. Raises PalateError without a model, and where a card stands that was not written
+    here."""
     folder = run / "model"
     if not folder.is_dir():
         raise PalateError(
@@ -81,7 +82,8 @@ def card_of(page: Page, name: str, run: Path) -> str:
 
 
 def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) -> str:
-    """The card of a run that was not compared with its base model: all but the evidence, and a sentence that there is none.
+    """The card of a run that was not compared with its base model: all but the evidence, and a sentence that there is
+    none.
 
     `kind` is given where the card is for the denoiser with the adapters in its weights, alone or in a whole pipeline.
     """
@@ -90,17 +92,32 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
     row = Row(name, training=training_of(run), command=command_of(run))
     labels, lost = labels_of([run])
     page = Page(
-        title=name, sentence="", base=Row("base"), rows=[row], sources=sources_of([run]), labels=labels, limits=lost,
-        facts=versions_of(run), command=f"palate export {name}", created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )  # fmt: skip
+        title=name,
+        sentence="",
+        base=Row("base"),
+        rows=[row],
+        sources=sources_of([run]),
+        labels=labels,
+        limits=lost,
+        facts=versions_of(run),
+        command=f"palate export {name}",
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     text = _text(config, run, page, row, _NOTHING_MEASURED, [], [], [], kind or _kind(config, run))
     return f"{text}\n<!-- written by palate report {_hash(text)} -->\n"
 
 
 def _text(
-    config: TrainConfig, run: Path, page: Page, row: Row, answer: str, sections: list[Section], contests: list, results: list[EvalResult],
+    config: TrainConfig,
+    run: Path,
+    page: Page,
+    row: Row,
+    answer: str,
+    sections: list[Section],
+    contests: list,
+    results: list[EvalResult],
     kind: str,
-) -> str:  # fmt: skip
+) -> str:
     license_, remark = license_of(config, run)
     hub, name = on_hub(config, run), config.pretrained_model_name_or_path
     adapters = kind == "lora"
@@ -110,21 +127,49 @@ def _text(
         base_model_relation=("adapter" if adapters else "finetune") if hub else None,
         library_name="diffusers",
         pipeline_tag="text-to-image" if config.trains == "denoiser" else None,
-        tags=list(dict.fromkeys(["text-to-image", "diffusers", "palate", "preference-alignment", config.method, *(["lora"] if adapters else [])])),
+        tags=list(
+            dict.fromkeys(
+                [
+                    "text-to-image",
+                    "diffusers",
+                    "palate",
+                    "preference-alignment",
+                    config.method,
+                    *(["lora"] if adapters else []),
+                ]
+            )
+        ),
         datasets=[re.sub(r"[^\w./-]+", "-", public(labels.dataset)) for labels in page.labels] or None,
         eval_results=results or None,
         **license_,
-    )  # fmt: skip
+    )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     component, component_class = _component(run)
     body = environment.get_template("card.md.j2").render(
-        page=page, row=row, answer=answer, sections=sections, contests=contests, remark=remark, base=_base_words(config),
-        kind=kind, component=component, component_class=component_class,
-        annotators=_without_names, rate_text=rate_text, rate_places=rate_places, with_interval=with_interval, verdict=verdict, cell=_cell,
-        places=_places, contest_rates=contest_rates, ONE_PROMPT=ONE_PROMPT, commands=commands_of(page, row), and_=and_,
-    )  # fmt: skip
+        page=page,
+        row=row,
+        answer=answer,
+        sections=sections,
+        contests=contests,
+        remark=remark,
+        base=_base_words(config),
+        kind=kind,
+        component=component,
+        component_class=component_class,
+        annotators=_without_names,
+        rate_text=rate_text,
+        rate_places=rate_places,
+        with_interval=with_interval,
+        verdict=verdict,
+        cell=_cell,
+        places=_places,
+        contest_rates=contest_rates,
+        ONE_PROMPT=ONE_PROMPT,
+        commands=commands_of(page, row),
+        and_=and_,
+    )
     if (
         not hub
     ):  # a folder here, also where it was named from another one: no model of the hub, and nobody else's business
@@ -147,7 +192,8 @@ def _component(run: Path) -> tuple[str, str]:
 
 
 def base_folder(config: TrainConfig, run: Path) -> Path | None:
-    """The base model's folder on this machine, seen from here or from a folder above the run; None for one of the hub's."""
+    """The base model's folder on this machine, seen from here or from a folder above the run; None for one of the
+    hub's."""
     name = config.pretrained_model_name_or_path
     return next((above / name for above in (Path(), *run.resolve().parents) if (above / name).is_dir()), None)
 
@@ -158,7 +204,8 @@ def on_hub(config: TrainConfig, run: Path) -> bool:
 
 
 def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
-    """The license as the base model's card has it, with a remark where nothing is known; looks at this machine alone."""
+    """The license as the base model's card has it, with a remark where nothing is known; looks at this machine
+    alone."""
     name = config.pretrained_model_name_or_path
     if name == WORLD:
         return {"license": "apache-2.0"}, ""
@@ -207,12 +254,26 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
             over = row.against or section.base.name
             who = f"{row.name} over {over}" if row.members else f"over {over}"
             name = f"win rate {who} by {section.scorer}"
-            out.append(EvalResult(**about, metric_type="win_rate", metric_name=public(name), metric_value=round(row.win.rate, 4),
-                                  metric_args=_interval(row.win)))  # fmt: skip
+            out.append(
+                EvalResult(
+                    **about,
+                    metric_type="win_rate",
+                    metric_name=public(name),
+                    metric_value=round(row.win.rate, 4),
+                    metric_args=_interval(row.win),
+                )
+            )
     for found in contests:
         rate, name = found.headline, f"win rate of {found.a} over {found.b} by votes of people"
-        out.append(EvalResult(**about, metric_type="win_rate_by_people", metric_name=public(name), metric_value=round(rate.rate, 4),
-                              metric_args=_interval(rate)))  # fmt: skip
+        out.append(
+            EvalResult(
+                **about,
+                metric_type="win_rate_by_people",
+                metric_name=public(name),
+                metric_value=round(rate.rate, 4),
+                metric_args=_interval(rate),
+            )
+        )
     return out
 
 

@@ -22,7 +22,8 @@ def evaluation_commands(comparison: Comparison) -> list[str]:
 
 
 def commands_of(page: Page, row: Row | None = None) -> list[str]:
-    """All commands of a page for everybody, from training to the page itself; of one model's training alone with `row`."""
+    """All commands of a page for everybody, from training to the page itself; of one model's training alone with
+    `row`."""
     trained = [one.command for one in ([row] if row else page.rows)]
     return _each_once([public_command(command) for command in (*trained, *page.commands, page.command)])
 

@@ -146,7 +146,8 @@ def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _tile(pictures: list[Picture]) -> tuple[int, float]:
-    """Least width of a tile in pixels, near the pictures' own so that large ones are not shown small, and width by height."""
+    """Least width of a tile in pixels, near the pictures' own so that large ones are not shown small, and width by
+    height."""
     if not pictures:
         return 0, 1.0
     width, height = pictures[0].size if isinstance(pictures[0], Image.Image) else Image.open(pictures[0]).size

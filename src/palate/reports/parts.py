@@ -1,4 +1,5 @@
-"""What a report shows, as plain records: rows of models, verdicts of scorers, sources of labels, the page of all of them."""
+"""What a report shows, as plain records: rows of models, verdicts of scorers, sources of labels, the page of all of
+them."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Row:
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no evidence; and of one seed among several."""
+        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no
+        evidence; and of one seed among several."""
         unsure = self.corrected is not None and not self.corrected < _LEVEL
         return None if self.win is None or self.no_evidence or self.one_of or unsure else self.win.winner
 

@@ -24,8 +24,8 @@ def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str
     """One small plot per metric, all runs in it: [(metric, svg)], metrics in the order in which they first appear.
 
     runs: run name -> metric name -> curve; the position of a run decides its colour, `var(--run-0)` and so on in the
-    svg with a fixed colour as fallback, and text is `currentColor`. Bold lines are running means over a tenth of the run,
-    faint lines the values. Values that are not finite are left out.
+    svg with a fixed colour as fallback, and text is `currentColor`. Bold lines are running means over a tenth of the
+    run, faint lines the values. Values that are not finite are left out.
     """
     metrics = dict.fromkeys(metric for curves in runs.values() for metric in curves)
     panels = []

@@ -16,7 +16,8 @@ def public(text: str) -> str:
 
 
 def public_command(command: str) -> str:
-    """A command line for everybody: as `public`, and without the values of options and settings that name a secret or people."""
+    """A command line for everybody: as `public`, and without the values of options and settings that name a secret or
+    people."""
     try:
         arguments = shlex.split(command)
     except ValueError:  # not written by a shell's rules

@@ -1,4 +1,5 @@
-"""The report of run folders: samples, scores, votes, metrics and labels become one page, and a model card for each run."""
+"""The report of run folders: samples, scores, votes, metrics and labels become one page, and a model card for each
+run."""
 
 import shlex
 from collections.abc import Iterable
@@ -28,17 +29,25 @@ from palate.sampling.naming import require_models
 
 
 def report(
-    runs: list[str | Path] | str | Path, out: Path | None = None, scorer: str | list[str] | None = None, pictures: int = 24,
-    *, votes: str | Path | None = None, judge: str | None = None, group: bool = False, card: bool = False, command: str = "",
-) -> Path:  # fmt: skip
+    runs: list[str | Path] | str | Path,
+    out: Path | None = None,
+    scorer: str | list[str] | None = None,
+    pictures: int = 24,
+    *,
+    votes: str | Path | None = None,
+    judge: str | None = None,
+    group: bool = False,
+    card: bool = False,
+    command: str = "",
+) -> Path:
     """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent).
 
-    `scorer` and `group` as in `palate.compare`. `votes` is a dataset of votes on these pictures, `judge` whose votes there
-    help those of people; when absent, what `palate compare --votes` used last. With `card` each run gets a model card,
-    RUN/model/README.md.
+    `scorer` and `group` as in `palate.compare`. `votes` is a dataset of votes on these pictures, `judge` whose votes
+    there help those of people; when absent, what `palate compare --votes` used last. With `card` each run gets a model
+    card, RUN/model/README.md.
 
-    Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is asked
-    for a run that has no model, or whose card was edited.
+    Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is
+    asked for a run that has no model, or whose card was edited.
     """
     runs = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
     require_models(runs, "report")
@@ -84,26 +93,42 @@ def page_of(
     settings = samples.settings
     repetitions = f", {settings['repetitions']} of each prompt" if settings["repetitions"] > 1 else ""
     told = {
-        "pictures": f"{len(samples.prompts):,} per model{repetitions}, {settings['sampler']}, {settings['steps']} steps, "
-        f"guidance {settings['guidance']:g}, seed {settings['seed']}{'' if settings['mixed_precision'] == 'no' else ', ' + settings['mixed_precision']}",
-        "prompts": f"{f'{samples.suite}: ' if samples.suite else ''}{len(set(samples.prompts)):,} prompts, sha256 {settings['prompts']}",
+        "pictures": (
+            f"{len(samples.prompts):,} per model{repetitions}, {settings['sampler']}, {settings['steps']} steps,"
+            f" guidance {settings['guidance']:g}, seed"
+            f" {settings['seed']}{'' if settings['mixed_precision'] == 'no' else ', ' + settings['mixed_precision']}"
+        ),
+        "prompts": (
+            f"{f'{samples.suite}: ' if samples.suite else ''}{len(set(samples.prompts)):,} prompts, sha256"
+            f" {settings['prompts']}"
+        ),
         "scorers": ", ".join(f"{one.scorer} (version {one.version})" for one in (comparison, *comparison.others)),
         **next((versions_of(row.path) for row in comparison.rows if versions_of(row.path)), {}),
         **(facts or {}),
     }
     table = _renamed(comparison.table, names)
     return Page(
-        title=title, sentence=summary(base, rows, table, headline.trained_on, comparison.scorer, headline.unknown), base=base, rows=rows,
+        title=title,
+        sentence=summary(base, rows, table, headline.trained_on, comparison.scorer, headline.unknown),
+        base=base,
+        rows=rows,
         prompts=[samples.prompts[i] for i in shown],
         sources=sources if sources is not None else sources_of([row.path for row in comparison.rows]),
         judged_by=judged_by or _judge_words(comparison.scorer),
-        facts=told, command=command, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        facts=told,
+        command=command,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
-        scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
-        others=[_section(other, names, comparison.lost) for other in comparison.others], table=table,
-        lost={names[name]: what for name, what in comparison.lost.items()}, older=tuple(names[name] for name in comparison.older),
+        scorer=comparison.scorer,
+        version=comparison.version,
+        statistic=headline.statistic,
+        trained_on=headline.trained_on,
+        others=[_section(other, names, comparison.lost) for other in comparison.others],
+        table=table,
+        lost={names[name]: what for name, what in comparison.lost.items()},
+        older=tuple(names[name] for name in comparison.older),
         commands=evaluation_commands(comparison),
-    )  # fmt: skip
+    )
 
 
 def _command(runs: list[Path], comparison: Comparison, votes: str | Path | None, group: bool) -> str:
@@ -119,8 +144,8 @@ def _judge_words(scorer: str) -> str:
 
 
 def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str]) -> Section:
-    """A scorer's verdicts: training seeds that are combined first, then every model by itself. `lost` are models of which it is
-    not known what they learned from."""
+    """A scorer's verdicts: training seeds that are combined first, then every model by itself. `lost` are models of
+    which it is not known what they learned from."""
     claims = comparison.table.claims if comparison.table else ()
     start = comparison.base.name
     base = next((group.against for group in comparison.groups if group.win), start)  # with its seeds, where it has some
@@ -172,18 +197,26 @@ def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[s
     own = changes.get(model.name, {})
     means, change = ({name: one[k] for name, one in own.items() if one[k] is not None} for k in (0, 1))
     row = replace(
-        row, pictures=[model.samples.paths[i] for i in shown], drift=model.drift | means, change=model.drift_change | change
-    )  # fmt: skip
+        row,
+        pictures=[model.samples.paths[i] for i in shown],
+        drift=model.drift | means,
+        change=model.drift_change | change,
+    )
     if not is_run(model.path):
         return row
     path = model.path
     return replace(
-        row, labels=account_of(path).get("used", ""), command=command_of(path), training=training_of(path), curves=curves_of(path),
-    )  # fmt: skip
+        row,
+        labels=account_of(path).get("used", ""),
+        command=command_of(path),
+        training=training_of(path),
+        curves=curves_of(path),
+    )
 
 
 def _diversity(comparison: Comparison) -> dict[str, dict[str, tuple]]:
-    """Model -> scorer -> (mean, change from the base) for diversity of embeddings, where all models were scored alike."""
+    """Model -> scorer -> (mean, change from the base) for diversity of embeddings, where all models were scored
+    alike."""
     everyone = [model.samples for model in comparison.models]
     versions = [{(s.scorer, s.version) for s in stored_scores(samples)} for samples in everyone]
     common = {name for name, _ in set.intersection(*versions) if name.startswith(f"{DIVERSITY}:")}
@@ -216,8 +249,8 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
 
 
 def _spread(prompts: list[str], count: int) -> list[int]:
-    """Positions of `count` pictures: a first one of as many prompts as possible, then further ones. The prompts are drawn
-    by their address, as `--limit` draws them: the first of a suite are often of one category."""
+    """Positions of `count` pictures: a first one of as many prompts as possible, then further ones. The prompts are
+    drawn by their address, as `--limit` draws them: the first of a suite are often of one category."""
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     drawn = [first[prompt] for prompt in sorted(first, key=lambda prompt: number("suite", prompt))]
     shown = set(drawn)

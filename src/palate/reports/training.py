@@ -39,12 +39,14 @@ def account_of(run: Path) -> dict[str, Any]:
 
 
 def training_of(run: Path) -> dict[str, str]:
-    """The run in words, key by key: base model, dataset, votes, judge and its correction, safeguard, strength, steps."""
+    """The run in words, key by key: base model, dataset, votes, judge and its correction, safeguard, strength,
+    steps."""
     config, account = load_config(run / "config.yaml"), account_of(run)
     told = {
         "method": config.method,
-        "base model": config.pretrained_model_name_or_path
-        + (f", revision {config.revision}" if config.revision else ""),
+        "base model": (
+            config.pretrained_model_name_or_path + (f", revision {config.revision}" if config.revision else "")
+        ),
         "started from": config.start_from,
         "dataset": config.dataset,
         "used": account.get("used"),
@@ -93,8 +95,12 @@ def command_of(run: Path) -> str:
 def _target(config: TrainConfig, account: dict) -> str:
     if config.source != "pairs":
         return f"none: {config.source}"
-    words = {"human": "human votes alone", "mix": "human votes, the judge's elsewhere", "judge": "the judge's votes alone",
-             "dedpo": "the judge's votes, debiased by human votes (DeDPO)"}  # fmt: skip
+    words = {
+        "human": "human votes alone",
+        "mix": "human votes, the judge's elsewhere",
+        "judge": "the judge's votes alone",
+        "dedpo": "the judge's votes, debiased by human votes (DeDPO)",
+    }
     power = account.get("power", config.power)
     told = words[config.target]
     if config.target == "dedpo":
@@ -110,8 +116,14 @@ def _correction(config: TrainConfig, account: dict) -> str | None:
 
 
 def _weights(config: TrainConfig) -> str:
-    named = {"adaptive": config.adaptive, "amapo": config.amapo, "madpo": config.madpo, "uncertainty": config.uncertainty,
-             "label_smoothing": config.label_smoothing, "flip_rate": config.flip_rate}  # fmt: skip
+    named = {
+        "adaptive": config.adaptive,
+        "amapo": config.amapo,
+        "madpo": config.madpo,
+        "uncertainty": config.uncertainty,
+        "label_smoothing": config.label_smoothing,
+        "flip_rate": config.flip_rate,
+    }
     return ", ".join(
         name if value is True else f"{name} {value:g}" for name, value in named.items() if value not in (None, False, 0)
     )

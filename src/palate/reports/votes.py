@@ -15,10 +15,12 @@ STORED = "compare-votes.json"  # what `palate compare --votes` leaves in a run
 def contests_of(
     models: list[Evaluated], votes: Path | None = None, judge: str | None = None
 ) -> tuple[list[Contest], list[str]]:
-    """Every two of these models on whose pictures people voted, the base first among opponents, and sentences on what is missing.
+    """Every two of these models on whose pictures people voted, the base first among opponents, and sentences on what
+    is missing.
 
-    `votes` is a dataset (`palate import samples`); when absent, those that `palate compare --votes` used of these models.
-    Raises PalateError for a dataset that was named and holds no votes of people on pictures of two of the models.
+    `votes` is a dataset (`palate import samples`); when absent, those that `palate compare --votes` used of these
+    models. Raises PalateError for a dataset that was named and holds no votes of people on pictures of two of the
+    models.
     """
     named = {votes: judge} if votes else _stored([model.path for model in models])
     found: list[Contest] = []
@@ -55,6 +57,7 @@ def _stored(models: list[Path]) -> dict[Path, str | None]:
                 found.setdefault(Path(told["dataset"]), told.get("judge"))
             except (ValueError, KeyError, TypeError) as error:
                 raise PalateError(
-                    f"{path}: not what `palate compare --votes` writes. Delete it, or name the dataset: --votes DATASET."
+                    f"{path}: not what `palate compare --votes` writes. Delete it, or name the dataset: --votes"
+                    " DATASET."
                 ) from error
     return found

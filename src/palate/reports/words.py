@@ -26,8 +26,8 @@ def summary(
 ) -> str:  # fmt: skip
     """The result in one to three plain sentences; names a winner only where interval and correction allow it.
 
-    Runs that a row combines are told as that row. Nothing is concluded from a judge that one of the models learned from,
-    or may have: `unknown` are those of which it is not known.
+    Runs that a row combines are told as that row. Nothing is concluded from a judge that one of the models learned
+    from, or may have: `unknown` are those of which it is not known.
     """
     if trained_on:
         return f"No verdict: {and_(trained_on)} learned from {judge}, so what {judge} says of it is no evidence."
@@ -43,20 +43,26 @@ def summary(
         name, win, other = rows[0].name, rows[0].win, rows[0].against or base.name
         if rows[0].winner == win.winner:
             return win.sentence(name, other)
-        return (f"No winner between {name} and {other}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is not sure "
-                "among all pairs of models (Holm).")  # fmt: skip
+        return (
+            f"No winner between {name} and {other}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is"
+            " not sure among all pairs of models (Holm)."
+        )
     if not better:
         text = f"None of the {len(rows)} trained models is shown to be better than {base.name}."
     else:
         best = max(better, key=lambda row: row.win.rate)
         other = best.against or base.name
-        text = (f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with {other}{seeds_words(best.win)} on equal prompts and "
-                f"noise (95 % interval {percent(best.win.low)} to {percent(best.win.high)}).{_among_models(best.name, other, table)}")  # fmt: skip
+        text = (
+            f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with"
+            f" {other}{seeds_words(best.win)} on equal prompts and noise (95 % interval {percent(best.win.low)} to"
+            f" {percent(best.win.high)}).{_among_models(best.name, other, table)}"
+        )
     return text + (f" Worse than {base.name}: {', '.join(worse)}." if worse else "")
 
 
 def _among_models(best: str, base: str, table: Table | None) -> str:
-    """Whether the best model is also better than the others, as far as the corrected claims go; "" where none are told."""
+    """Whether the best model is also better than the others, as far as the corrected claims go; "" where none are
+    told."""
     if table is None:
         return ""
     claims = [claim for claim in table.claims if best in (claim.a, claim.b) and base not in (claim.a, claim.b)]

@@ -40,7 +40,8 @@ def save_checkpoint(run: Path, state: State, keep: int) -> Path:
 
 
 def load_newest_checkpoint(run: Path) -> State | None:
-    """The newest state that can be read; says in one line when a damaged one was passed over. None when there is none."""
+    """The newest state that can be read; says in one line when a damaged one was passed over. None when there is
+    none."""
     found = checkpoints(run)
     for path in reversed(found):
         try:
@@ -62,15 +63,16 @@ def load_newest_checkpoint(run: Path) -> State | None:
 
 
 def check_fits(run: Path, state: State, weights: dict[str, torch.Tensor]) -> None:
-    """Raises PalateError when a state's weights are not those of the network in training: another adapter, another model."""
+    """Raises PalateError when a state's weights are not those of the network in training: another adapter, another
+    model."""
     differing = state.weights.keys() ^ weights.keys()
     differing |= {
         name for name in state.weights.keys() & weights.keys() if state.weights[name].shape != weights[name].shape
     }
     if differing:
         raise PalateError(
-            f"{run / 'checkpoints'}: step {state.step} is of another configuration: {len(differing)} tensors differ, the first being "
-            f"{min(differing)}. Choose another output_dir, or delete that folder."
+            f"{run / 'checkpoints'}: step {state.step} is of another configuration: {len(differing)} tensors differ,"
+            f" the first being {min(differing)}. Choose another output_dir, or delete that folder."
         )
 
 

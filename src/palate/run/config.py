@@ -1,4 +1,5 @@
-"""The configuration of a training run: every key, its type, unit and default. YAML files and flags fill the same fields.
+"""The configuration of a training run: every key, its type, unit and default. YAML files and flags fill the same
+fields.
 
 The keys compose: source x target x losses and link x weights and margins x safeguard. What cannot work together is
 refused in checks.py, with the reason.
@@ -32,16 +33,18 @@ class TrainConfig:
     output_dir: str
     """The run folder to write."""
     cache: str | None = None
-    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own `cache`
-    when absent."""
+    """Folder or URL (s3://, gs://, https:// and others of fsspec) where encoded pairs are kept; the dataset's own
+    `cache` when absent."""
     revision: str | None = None
     """Revision of a hub model."""
     start_from: str | None = None
-    """A finished run with the same base model: start, and take the reference, where it ended (the next round of SPIN)."""
+    """A finished run with the same base model: start, and take the reference, where it ended (the next round of
+    SPIN)."""
 
     # The method: a preset for everything below that the file does not say itself
     method: str = "dpo"
-    """A preset (`palate methods` lists them, `palate methods NAME` explains one): it sets the keys of its method; yours win."""
+    """A preset (`palate methods` lists them, `palate methods NAME` explains one): it sets the keys of its method; yours
+    win."""
     recipe: Literal["none", "sd15", "sdxl"] = "none"
     """Also take the hyper-parameters that were published for this method and this model."""
 
@@ -52,16 +55,16 @@ class TrainConfig:
     reference (SPIN). teacher: an image against the reference's unconditional view of it (Self-NPO). steps: two next
     steps of the model's own sampling, ranked by a reward (SPO, TailorPO)."""
     target: Literal["human", "mix", "dedpo", "judge"] = "human"
-    """human: human votes alone. mix: human votes, the judge's where there are none, as they are. dedpo: the judge's votes
-    everywhere, debiased by the human ones. judge: the judge's votes alone."""
+    """human: human votes alone. mix: human votes, the judge's where there are none, as they are. dedpo: the judge's
+    votes everywhere, debiased by the human ones. judge: the judge's votes alone."""
     judge: str | tuple[str, ...] | None = None
     """annotator_id of the judge whose votes are used, or a list of several that count together; "self" is the model in
     training."""
     hard_votes: bool = False
     """Take the judge's choice (0, 1) instead of its probability."""
     correction: Literal["covariates", "calibrate", "none"] = "covariates"
-    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score alone,
-    or not at all. Only for targets that use a judge."""
+    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score
+    alone, or not at all. Only for targets that use a judge."""
     covariates: Literal["all", "statistics", "embeddings"] = "all"
     """What correction: covariates looks at beside the judge: picture statistics, embeddings of the pictures (those that
     judges left in the dataset), or all that is there."""
@@ -85,7 +88,8 @@ class TrainConfig:
     leave_out_fold: tuple[int, int] | None = None
     """[k, K]: leave out the k-th of K parts of the pairs with human votes (prompts stay together)."""
     self_judge: Literal["online", "cross-fitted"] = "online"
-    """With judge: self. online: the model as it is at each step. cross-fitted: models trained without a part of the votes."""
+    """With judge: self. online: the model as it is at each step. cross-fitted: models trained without a part of the
+    votes."""
     self_draws: int = 4
     """Draws over which the model's own logit is averaged."""
     self_folds: int = 2
@@ -95,15 +99,18 @@ class TrainConfig:
 
     # The objective
     losses: dict[str, float] = field(default_factory=lambda: {"preference": 1.0})
-    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, ranking, rankdpo, self-npo."""
+    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, ranking, rankdpo,
+    self-npo."""
     beta: float = 5000.0
-    """Strength of the pull toward the reference: z = (beta/2)·[(e_ref,0 - e_0) - (e_ref,1 - e_1)], errors averaged over C, H, W."""
+    """Strength of the pull toward the reference: z = (beta/2)·[(e_ref,0 - e_0) - (e_ref,1 - e_1)], errors averaged over
+    C, H, W."""
     link: Literal["sigmoid", "ipo", "hinge", "dmpo", "alpha-dpo", "holder", "squared-sigmoid", "smoothed", "linear"] = (
         "sigmoid"
     )
     """From logit and target to loss."""
     link_parameter: float | None = None
-    """The link's one parameter (ipo: margin, dmpo: alpha, alpha-dpo: alpha, holder: gamma, smoothed: gain); its default when absent."""
+    """The link's one parameter (ipo: margin, dmpo: alpha, alpha-dpo: alpha, holder: gamma, smoothed: gain); its default
+    when absent."""
     dspo_beta: float = 0.001
     """Weight of the score term in dspo-sd15."""
     mapo_beta: float = 0.1
@@ -113,15 +120,15 @@ class TrainConfig:
     region: float | None = None
     """RN-DPO: compare errors only where the two images differ by more than this share of their largest difference."""
     noise: Literal["random", "inversion", "renoise"] = "random"
-    """The noise of a draw: random and shared by a pair, or each image's own, by inversion with the current model (InPO), or
-    by ReNoise inversion (SmPO)."""
+    """The noise of a draw: random and shared by a pair, or each image's own, by inversion with the current model
+    (InPO), or by ReNoise inversion (SmPO)."""
     inversion_steps: int = 5
     """Steps of an inversion."""
     safeguard: float | None = None
     """SDPO's mu in [0, 1], slack of the bound that keeps the preferred image from getting worse; off when absent."""
     safeguard_mode: Literal["pair", "batch", "published", "exact"] = "pair"
-    """One factor per pair; one per batch; the same with the published epsilon; or one per step from the gradients of the
-    parameters themselves (a second backward pass)."""
+    """One factor per pair; one per batch; the same with the published epsilon; or one per step from the gradients of
+    the parameters themselves (a second backward pass)."""
     adaptive: bool = False
     """Adaptive-DPO: weight human votes down where the model's snapshots suspect a minority vote."""
     adaptive_margin: Literal["published", "inside", "off"] = "published"
@@ -131,13 +138,15 @@ class TrainConfig:
     adaptive_memory: bool = False
     """Average the suspicion of a pair over its draws so far instead of taking each draw alone."""
     madpo: float | None = None
-    """MADPO's temperature: pairs on which the judge sees a small difference weigh more; off when absent. Needs a judge."""
+    """MADPO's temperature: pairs on which the judge sees a small difference weigh more; off when absent. Needs a
+    judge."""
     amapo: bool = False
     """AMaPO: a margin for pairs on which the model lags behind the batch."""
     uncertainty: float | None = None
     """Penalty for pairs on which several judges disagree (standard deviation of their logits); off when absent."""
     uncertainty_form: Literal["weight", "margin"] = "weight"
-    """weight: exp(-u/uncertainty), attenuates. margin: subtracts uncertainty·u from the logit, as published in words."""
+    """weight: exp(-u/uncertainty), attenuates. margin: subtracts uncertainty·u from the logit, as published in
+    words."""
     reward: str | None = None
     """What ranks the steps of source: steps: "world", a picture statistic, or a plug-in."""
     candidates: int = 4
@@ -163,7 +172,8 @@ class TrainConfig:
 
     # The timesteps of flow matching (Stable Diffusion 3, FLUX, Sana)
     weighting_scheme: Literal["logit_normal", "none"] = "logit_normal"
-    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler says."""
+    """How likely each timestep of a flow-matching model is: logit-normal, or uniform; then shifted as its scheduler
+    says."""
     logit_mean: float = 0.0
     """Mean of the logit-normal distribution, as in diffusers' scripts: above 0 is less noise."""
     logit_std: float = 1.0
@@ -173,11 +183,13 @@ class TrainConfig:
     trains: Literal["denoiser", "classifier"] = "denoiser"
     """The denoiser itself, or a small preference classifier that guides it while sampling (PC-Diffusion)."""
     lora: LoraOptions | None = None
-    """Train adapters ({rank: 16} in the file; then --lora.rank and its like are options); full fine-tuning when absent."""
+    """Train adapters ({rank: 16} in the file; then --lora.rank and its like are options); full fine-tuning when
+    absent."""
     resolution: int | None = None
     """Pixels along one side; what the model was made for when absent."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same gradients."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same
+    gradients."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Type of the networks' arithmetic (autocast); errors and logits stay fp32."""
     weight_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -192,7 +204,8 @@ class TrainConfig:
     frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
     copy otherwise."""
     reference_draws: int | None = None
-    """Each pair has only so many draws, visited in turn and addressed by draw_seed; a new draw at every visit when absent."""
+    """Each pair has only so many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
+    absent."""
     draw_seed: int = 0
     """With reference_draws: seed of the draws, in place of the run's, so that runs of all seeds share them."""
 
@@ -208,7 +221,8 @@ class TrainConfig:
     max_train_steps: int = 1000
     """Optimiser steps."""
     optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
-    """adamw-8bit (needs palate[8bit]) holds AdamW's moments in 8 bits; adafactor holds rows and columns of the second one."""
+    """adamw-8bit (needs palate[8bit]) holds AdamW's moments in 8 bits; adafactor holds rows and columns of the second
+    one."""
     ema_decay: float | None = None
     """Average the weights over the steps with this decay, and save the average as the model; off when absent."""
     learning_rate: float = 1e-5
@@ -222,18 +236,18 @@ class TrainConfig:
 
     # When training breaks
     on_spike: Literal["ignore", "stop", "roll-back"] = "ignore"
-    """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint and
-    leave out the steps since. A loss or gradient that is not a number always stops, or rolls back."""
+    """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint
+    and leave out the steps since. A loss or gradient that is not a number always stops, or rolls back."""
     spike_factor: float = 10.0
     """How many times the median gradient norm of the last steps counts as a spike."""
 
     # Several processes
     processes: int = 1
-    """Processes on this machine that share the work, one for each GPU. They take parts of the same batches: the result is that
-    of one process, to rounding."""
+    """Processes on this machine that share the work, one for each GPU. They take parts of the same batches: the result
+    is that of one process, to rounding."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
-    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for models
-    that do not fit."""
+    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for
+    models that do not fit."""
 
     # Over-fitting to few votes
     held_out_votes: float = 0.0

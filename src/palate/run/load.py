@@ -60,8 +60,8 @@ def read_config(source: "str | Path | dict", **overrides: Any) -> TrainConfig:
 
 
 def refuse_another(run: Path, config: TrainConfig) -> None:
-    """Raises PalateError when a folder holds a run with another configuration. One that was refused before its first step
-    holds nothing."""
+    """Raises PalateError when a folder holds a run with another configuration. One that was refused before its first
+    step holds nothing."""
     stored = run / "config.yaml"
     if not stored.exists() or not (run / "metrics.jsonl").exists():
         return

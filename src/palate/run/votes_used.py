@@ -32,6 +32,6 @@ def votes_used(run: Path) -> frozenset[str]:
         return frozenset(pq.read_table(run / FILE)["pair_id"].to_pylist())
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise PalateError(
-            f"{run}: does not say which human votes it was trained on ({FILE} is missing or damaged). Its `palate train` "
-            "command writes that file again; nothing is trained anew."
+            f"{run}: does not say which human votes it was trained on ({FILE} is missing or damaged). Its `palate"
+            " train` command writes that file again; nothing is trained anew."
         ) from error

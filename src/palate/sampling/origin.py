@@ -1,4 +1,5 @@
-"""Where samples come from, as samples.json keeps it: the command, the model's place, weights and base, what it learned from."""
+"""Where samples come from, as samples.json keeps it: the command, the model's place, weights and base, what it learned
+from."""
 
 import json
 import shlex
@@ -20,12 +21,14 @@ DENOISERS = ("unet", "transformer")
 
 
 def said(command: str | None) -> dict[str, str]:
-    """The command as it is stored beside what it made, and the version of palate; the process's own where none is given."""
+    """The command as it is stored beside what it made, and the version of palate; the process's own where none is
+    given."""
     return {"palate": __version__, "command": command or shlex.join(sys.argv)}
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:
-    """What cannot be asked any more once the model is moved, trained further or deleted; to be asked before it is sampled."""
+    """What cannot be asked any more once the model is moved, trained further or deleted; to be asked before it is
+    sampled."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
     places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).is_dir()}
@@ -47,7 +50,8 @@ def weights_of(model: str | Path) -> str | None:
 
 
 def trained_since(samples: "Samples") -> str | None:
-    """The model, or the negative one, where its weights are others by now; None where it is gone or they were not written down."""
+    """The model, or the negative one, where its weights are others by now; None where it is gone or they were not
+    written down."""
     for key, before in samples.origin.get("weights", {}).items():
         place = _place(samples, key)
         now = weights_of(place) if place else None
@@ -74,15 +78,15 @@ def same_model(samples: "Samples", key: str, name: str) -> bool:
 
 
 def require_one_base(models: list[str | Path]) -> None:
-    """Raises PalateError where runs, or folders of their samples, started from different base models: then there is no base to
-    compare all of them with."""
+    """Raises PalateError where runs, or folders of their samples, started from different base models: then there is no
+    base to compare all of them with."""
     bases = [(model, base) for model in models if (base := _base_of(Path(model)))]
     for model, base in bases[1:]:
         first, one = bases[0]
         if not _same_base(one, base):
             raise PalateError(
-                f"{first} started from {_words(one)}, and {model} from {_words(base)}: there is no base for both. Compare the two "
-                "with each other (--against), or name runs of one base model."
+                f"{first} started from {_words(one)}, and {model} from {_words(base)}: there is no base for both."
+                " Compare the two with each other (--against), or name runs of one base model."
             )
 
 

@@ -50,10 +50,11 @@ def load_suite(
 ) -> Suite:
     """The suite in a file, in a folder of such files (each then a part), or the small world's for "world".
 
-    Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt, caption
-    or text, or the one that `column` names; a JSON object of lists has a part for each key, one of rows is a list of them. `part` is a category, style or challenge that a row names (in a
-    column of that name or in its metadata), or rows like 2400:3200. `limit` draws that many prompts by their address, so
-    that a larger limit contains a smaller one; they keep their order.
+    Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt,
+    caption or text, or the one that `column` names; a JSON object of lists has a part for each key, one of rows is a
+    list of them. `part` is a category, style or challenge that a row names (in a column of that name or in its
+    metadata), or rows like 2400:3200. `limit` draws that many prompts by their address, so that a larger limit contains
+    a smaller one; they keep their order.
 
     Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that is not
     there (naming those that are).
@@ -175,7 +176,12 @@ def _parts(row: Any) -> set[str]:
         return set()
     more = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
     found = [value for name, value in [*row.items(), *more.items()] if str(name).lower() in PARTS]
-    return {str(value).strip().lower() for values in found for value in (values if isinstance(values, list) else [values]) if value}  # fmt: skip
+    return {
+        str(value).strip().lower()
+        for values in found
+        for value in (values if isinstance(values, list) else [values])
+        if value
+    }
 
 
 def _part(rows: list[tuple[str, set[str]]], part: str, source: str) -> list[tuple[str, set[str]]]:

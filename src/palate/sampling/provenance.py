@@ -45,10 +45,12 @@ def learned_from_dict(told: dict) -> Learned:
 
 
 def learned_from(model: str | Path, revision: str | None = None) -> Learned:
-    """What a run learned from, with the runs and the base model that it started from; of a pipeline what is told beside it.
+    """What a run learned from, with the runs and the base model that it started from; of a pipeline what is told beside
+    it.
 
-    A judge that voted under another annotator id (`palate annotate --name`) is named as well, where the dataset is still
-    there to say so. A relative path in a run's configuration is looked for in the folders above the run first, then here.
+    A judge that voted under another annotator id (`palate annotate --name`) is named as well, where the dataset is
+    still there to say so. A relative path in a run's configuration is looked for in the folders above the run first,
+    then here.
     """
     found, seen, first = Learned(), set(), Path(model)
     waiting = [first.resolve() if first.is_dir() and str(model) != WORLD else first]
@@ -74,8 +76,8 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
 
 
 def learned_by_samples(samples: "Samples") -> Learned:
-    """The same of the model that made these samples, and of the negative model that guided it: as it was written down when
-    they were made. Where it was not, or could not be known then, of the run as far as it is found now."""
+    """The same of the model that made these samples, and of the negative model that guided it: as it was written down
+    when they were made. Where it was not, or could not be known then, of the run as far as it is found now."""
     told = samples.origin.get("learned")
     known = learned_from_dict(told) if told else Learned()
     if told and not known.lost:
@@ -91,7 +93,8 @@ def run_beside(folder: Path) -> Path | None:
 
 
 def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
-    """The folder that a relative path means, seen from a folder above `near` or else from here; None where there is none.
+    """The folder that a relative path means, seen from a folder above `near` or else from here; None where there is
+    none.
 
     `holds` is a file that must be in it.
     """

@@ -41,12 +41,12 @@ def sample(
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
-    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a pipeline
-    on the hub; a run has its own. `command` is stored with the pictures, this process's own where there is none. A prompt that
-    comes again in a list is left out, as in a file.
+    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a
+    pipeline on the hub; a run has its own. `command` is stored with the pictures, this process's own where there is
+    none. A prompt that comes again in a list is left out, as in a file.
 
-    Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before it was
-    trained further, and when the model or its negative run cannot be used; nothing is written then.
+    Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before
+    it was trained further, and when the model or its negative run cannot be used; nothing is written then.
     """
     negative = str(sampling.negative) if sampling.negative else None  # a path, too, is stored as text
     sampling = _checked(replace(sampling, negative=negative))
@@ -106,7 +106,8 @@ def sample_verb(
     model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None,
     command: str | None = None,
 ) -> list[Samples]:  # fmt: skip
-    """Sample a model into its usual place, and the model it started from where asked: that one without a negative network.
+    """Sample a model into its usual place, and the model it started from where asked: that one without a negative
+    network.
 
     Raises PalateError without a place, and for a classifier's scale where there is no classifier.
     """
@@ -127,14 +128,18 @@ def sample_verb(
 
 
 def load_model(
-    model: str | Path, device: str = "cpu", negative: str | Path | None = None, negative_mix: float = 0.0, mixed_precision: str = "no",
+    model: str | Path,
+    device: str = "cpu",
+    negative: str | Path | None = None,
+    negative_mix: float = 0.0,
+    mixed_precision: str = "no",
     revision: str | None = None,
-) -> tuple[Backbone, torch.nn.Module]:  # fmt: skip
+) -> tuple[Backbone, torch.nn.Module]:
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
     The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
-    network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no network
-    of its own, or started from another base model, and for a precision that the device does not have.
+    network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no
+    network of its own, or started from another base model, and for a precision that the device does not have.
     """
     backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
     check_precision(mixed_precision, torch.device(device), backbone.family)
@@ -148,7 +153,8 @@ def load_model(
 
 
 def _backbone_of(model: str | Path, device: str, revision: str | None = None) -> Backbone:
-    """The backbone that a run started from, or of a pipeline folder, or "world"; `revision` is of a pipeline on the hub."""
+    """The backbone that a run started from, or of a pipeline folder, or "world"; `revision` is of a pipeline on the
+    hub."""
     name = str(model)
     if (Path(model) / "config.yaml").is_file():
         config = load_config(Path(model) / "config.yaml")
@@ -171,7 +177,8 @@ def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
 def _negative_network(
     negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module
 ) -> torch.nn.Module:
-    """The network of the negative run, moved from its base model towards the positive one, in the processor's memory."""
+    """The network of the negative run, moved from its base model towards the positive one, in the processor's
+    memory."""
     if not (Path(negative) / "config.yaml").is_file():
         raise PalateError(
             f"{negative}: not a run (no config.yaml). The negative network is a run, trained to prefer the other image."
@@ -195,13 +202,15 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
     same_place = own.folder.resolve() == backbone.folder.resolve()
     if not same_place and fingerprint(own.folder, parts) != fingerprint(backbone.folder, parts):
         raise PalateError(
-            f"{negative}: started from {own.folder}, but the model to sample starts from {backbone.folder}. What the negative run "
-            "learned is a difference to its base model, so both must start from the same one. Choose such a run."
+            f"{negative}: started from {own.folder}, but the model to sample starts from {backbone.folder}. What the"
+            " negative run learned is a difference to its base model, so both must start from the same one. Choose"
+            " such a run."
         )
 
 
 def _resolved(sampling: Sampling, model: str | Path, folder: Path, revision: str | None) -> Sampling:
-    """With what the model's family has by default; with that of the samples that are there where the model is not any more."""
+    """With what the model's family has by default; with that of the samples that are there where the model is not any
+    more."""
     try:
         backbone = _backbone_of(model, "cpu", revision)
     except PalateError:
@@ -233,14 +242,15 @@ def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -
 def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
 ) -> np.ndarray:
-    """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError when
-    one of them is no number."""
+    """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError
+    when one of them is no number."""
     network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
     made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
         raise PalateError(
-            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes nothing, the model's weights are broken."
+            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes"
+            " nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
 
@@ -262,13 +272,16 @@ def _checked(sampling: Sampling) -> Sampling:
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."
         )
     if sampling.negative is not None and sampling.guidance is not None and not sampling.guidance > 1:
-        raise PalateError(f"guidance {sampling.guidance:g} has no unconditional half, which the negative network would predict. "
-                          "Sample with guidance above 1, or leave out the negative run.")  # fmt: skip
+        raise PalateError(
+            f"guidance {sampling.guidance:g} has no unconditional half, which the negative network would predict. "
+            "Sample with guidance above 1, or leave out the negative run."
+        )
     return sampling
 
 
 def _refuse_others(samples: Samples) -> Samples:
-    """The samples that are there. PalateError where they were made otherwise, or of older weights than the model has now."""
+    """The samples that are there. PalateError where they were made otherwise, or of older weights than the model has
+    now."""
     before = open_samples(samples.folder)
     differ = different_settings(samples.settings, before.settings)
     told = [

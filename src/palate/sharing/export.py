@@ -33,16 +33,22 @@ FILES = ("kohya", "comfyui", "single-file")  # the others are folders
 
 
 def export(
-    run: str | Path, format: Format = "diffusers", to: str | Path | None = None, dtype: str | None = None, whole_pipeline: bool = False
-) -> Path:  # fmt: skip
-    """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is absent).
+    run: str | Path,
+    format: Format = "diffusers",
+    to: str | Path | None = None,
+    dtype: str | None = None,
+    whole_pipeline: bool = False,
+) -> Path:
+    """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is
+    absent).
 
-    diffusers: the adapters or the denoiser as they are, with a model card. kohya, comfyui: one file of adapters. fused: the denoiser
-    with the adapters in its weights; with `whole_pipeline` in a copy of the base model's folder. single-file: the whole model by
-    Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of what was trained; as it is stored when absent.
+    diffusers: the adapters or the denoiser as they are, with a model card. kohya, comfyui: one file of adapters. fused:
+    the denoiser with the adapters in its weights; with `whole_pipeline` in a copy of the base model's folder.
+    single-file: the whole model by Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of what was
+    trained; as it is stored when absent.
 
-    Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold, and a
-    place where something stands already.
+    Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold,
+    and a place where something stands already.
     """
     if format not in get_args(Format):
         raise PalateError(f"format {format!r} is not one of {', '.join(get_args(Format))}.")
@@ -54,7 +60,8 @@ def export(
     if format in ("kohya", "comfyui") and trained.adapter is None:
         why = "its adapters were merged into them" if trained.config.lora else "there are no adapters"
         raise PalateError(
-            f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or single-file."
+            f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or"
+            " single-file."
         )
     path = _place(trained.run, format, to)
     if format in FILES:

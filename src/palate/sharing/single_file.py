@@ -14,7 +14,8 @@ from palate.sharing.trained import Trained, merged_network
 def single_file(trained: Trained) -> dict[str, Tensor]:
     """All weights of the pipeline, fp32, with what was trained in them: UNet, VAE, text encoders.
 
-    Raises PalateError for families other than Stable Diffusion 1.x and XL, and for models that predict v, which such a file cannot say.
+    Raises PalateError for families other than Stable Diffusion 1.x and XL, and for models that predict v, which such a
+    file cannot say.
     """
     why = _why_not(trained)
     if why:

@@ -64,7 +64,8 @@ def open_trained(run: str | Path) -> Trained:
     config, model = load_config(run / "config.yaml"), run / "model"
     if config.trains == "classifier":
         raise PalateError(
-            f"{run}: trained a preference classifier, which guides the base model while `palate sample` draws; no other tool loads one."
+            f"{run}: trained a preference classifier, which guides the base model while `palate sample` draws; no other"
+            " tool loads one."
         )
     adapter = model / ADAPTER
     component = next((model / name for name in DENOISERS if (model / name / "config.json").is_file()), None)
@@ -76,8 +77,8 @@ def open_trained(run: str | Path) -> Trained:
 def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
     """The adapters by peft's names, "unet.(module).lora_A.weight" and "….lora_B.weight", and their alpha.
 
-    An adapter of rank r adds alpha/r · lora_B · lora_A to its module's weight. Raises PalateError for a file that cannot be read,
-    and for one that does not say its alpha where that is not the rank.
+    An adapter of rank r adds alpha/r · lora_B · lora_A to its module's weight. Raises PalateError for a file that
+    cannot be read, and for one that does not say its alpha where that is not the rank.
     """
     path = trained.adapter
     try:
@@ -101,7 +102,8 @@ def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
 
 
 def merged_network(trained: Trained) -> ModelMixin:
-    """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be loaded."""
+    """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be
+    loaded."""
     if trained.adapter:
         read_adapter(trained)  # refuses what would be scaled wrongly
     try:

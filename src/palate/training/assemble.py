@@ -61,9 +61,15 @@ class Parts:
 
 
 def assemble(
-    config: TrainConfig, dataset: PreferenceDataset, backbone: Backbone, rows: Rows, accelerator: Accelerator, run: Path,
-    policy: Policy | None = None, reference: Callable | None = None,
-) -> Parts:  # fmt: skip
+    config: TrainConfig,
+    dataset: PreferenceDataset,
+    backbone: Backbone,
+    rows: Rows,
+    accelerator: Accelerator,
+    run: Path,
+    policy: Policy | None = None,
+    reference: Callable | None = None,
+) -> Parts:
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
     encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))

@@ -1,7 +1,8 @@
 """Which pairs a step trains on: a function of the step, so that resuming needs no state.
 
-Stratified batches hold fixed numbers of labelled and unlabelled pairs; `scale` makes the mean over the batch an unbiased
-estimate of the mean over the population in either case (DeDPO needs that: a batch's own ratio would be biased).
+Stratified batches hold fixed numbers of labelled and unlabelled pairs; `scale` makes the mean over the batch an
+unbiased estimate of the mean over the population in either case (DeDPO needs that: a batch's own ratio would be
+biased).
 """
 
 from dataclasses import dataclass
@@ -37,17 +38,21 @@ class Batches:
             counts = {"labelled pairs": labelled_per_batch, "unlabelled pairs": size - labelled_per_batch}
         for name, rows in strata.items():
             if counts[name] > len(rows):
-                raise PalateError(f"a batch takes {counts[name]} {name}, but there are only {len(rows)}. Lower train_batch_size "
-                                  f"or the batch's share, or collect more.")  # fmt: skip
+                raise PalateError(
+                    f"a batch takes {counts[name]} {name}, but there are only {len(rows)}. Lower train_batch_size "
+                    "or the batch's share, or collect more."
+                )
             if len(rows) and not counts[name]:
                 raise PalateError(
-                    f"the batch takes none of the {len(rows)} {name}: they would silently be left out. Change labelled_per_batch."
+                    f"the batch takes none of the {len(rows)} {name}: they would silently be left out. Change"
+                    " labelled_per_batch."
                 )
         self.strata = [(rows, counts[name], f"{seed}:{name}") for name, rows in strata.items() if len(rows)]
         self.population, self.size = len(labelled), size
 
     def at(self, index: int) -> Batch:
-        """The batch with this index (micro-batches counted from the start of the run); of several processes, this one's part."""
+        """The batch with this index (micro-batches counted from the start of the run); of several processes, this one's
+        part."""
         row, draw, scale = [], [], []
         for rows, count, seed in self.strata:
             position = np.arange(index * count, (index + 1) * count)

@@ -1,4 +1,5 @@
-"""What can be computed before any training: the cache of encoded pairs, and the reference's errors at addressed draws."""
+"""What can be computed before any training: the cache of encoded pairs, and the reference's errors at addressed
+draws."""
 
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from palate.training.precomputed import count_missing, precompute
 
 
 def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
-    """Encode the pairs of a configuration's dataset; with `reference_draws` also compute the errors of its reference at so
-    many draws of each pair (its own `reference_draws` when absent).
+    """Encode the pairs of a configuration's dataset; with `reference_draws` also compute the errors of its reference at
+    so many draws of each pair (its own `reference_draws` when absent).
 
     Returns the numbers of encoded pairs, of draws, and of errors that were computed now. What is there is kept, and an
-    interrupted encoding goes on. Raises PalateError when the configuration has no use for errors at the pairs' own draws.
+    interrupted encoding goes on. Raises PalateError when the configuration has no use for errors at the pairs' own
+    draws.
     """
     config, dataset, backbone, accelerator = _opened(config, reference_draws)
     encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
@@ -34,7 +36,8 @@ def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None 
 
 
 def plan(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
-    """What `encode` would find to do: pairs of the dataset, those to encode, draws, and errors to compute. Writes nothing."""
+    """What `encode` would find to do: pairs of the dataset, those to encode, draws, and errors to compute. Writes
+    nothing."""
     config, dataset, backbone, _ = _opened(config, reference_draws)
     storage, _, _ = planned_cache(dataset, backbone, config.resolution, place=config.cache)
     encoded, draws = EncodedPairs(storage), config.reference_draws
@@ -53,7 +56,8 @@ def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None
         )
     if config.reference_draws is not None and other_draws(config):
         raise PalateError(
-            f"encode: the reference's errors are computed at the draws of voted pairs, and this configuration has {other_draws(config)}."
+            "encode: the reference's errors are computed at the draws of voted pairs, and this configuration has"
+            f" {other_draws(config)}."
         )
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)

@@ -1,4 +1,5 @@
-"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
+"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real
+ones."""
 
 import time
 import weakref
@@ -31,11 +32,15 @@ AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 LONG = 30.0  # seconds: one step that takes longer is measured once
 # What reduces memory, each with the keys that it sets
 REMEDIES = {
-    "lora": {"lora": LoraOptions()}, "gradient_checkpointing": {"gradient_checkpointing": True},
-    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"}, "optimizer: adafactor": {"optimizer": "adafactor"},
-    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1}, "mixed_precision: bf16": {"mixed_precision": "bf16"},
-    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"}, "train_batch_size: 1": {"train_batch_size": 1},
-}  # fmt: skip
+    "lora": {"lora": LoraOptions()},
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"},
+    "optimizer: adafactor": {"optimizer": "adafactor"},
+    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1},
+    "mixed_precision: bf16": {"mixed_precision": "bf16"},
+    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"},
+    "train_batch_size: 1": {"train_batch_size": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class Memory:
 def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None) -> Memory:
     """The peak of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
 
-    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
-    an adapter's target matches no module.
+    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries
+    need comes on top. Raises PalateError when an adapter's target matches no module.
     """
     network, reference = meta_network(backbone), 0
     with torch.device("meta"):
@@ -87,15 +92,20 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
     update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's passing copy there
     return Memory(
-        trained=trained, parameters=sum(parameter.numel() for parameter in policy.network.parameters()), weights=weights // share,
-        reference=reference // share, gradients=gradients // share, optimizer=int(STATE_BYTES[config.optimizer] * trained) // share,
-        averages=copies * gradients // share, activations=max(live, update) - gradients,
-    )  # fmt: skip
+        trained=trained,
+        parameters=sum(parameter.numel() for parameter in policy.network.parameters()),
+        weights=weights // share,
+        reference=reference // share,
+        gradients=gradients // share,
+        optimizer=int(STATE_BYTES[config.optimizer] * trained) // share,
+        averages=copies * gradients // share,
+        activations=max(live, update) - gradients,
+    )
 
 
 def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
-    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that is small
-    beside the memory costs no time here."""
+    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that
+    is small beside the memory costs no time here."""
     files = (backbone.folder / backbone.denoiser).glob("*.safetensors")
     if config.trains == "denoiser" and 20 * sum(file.stat().st_size for file in files) > free_memory(backbone.device):
         refuse_too_little(estimate_memory(backbone, config, None), backbone, config, None)
@@ -104,7 +114,8 @@ def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
 def refuse_too_little(
     memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None
 ) -> None:
-    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would need."""
+    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would
+    need."""
     free = free_memory(backbone.device)
     if memory.total <= free:
         return
@@ -119,8 +130,8 @@ def refuse_too_little(
             smaller.append((needed, f"{name} ({needed / GIB:.2f})"))
     told = ", ".join(text for _, text in sorted(smaller)[:5]) or "a smaller model or resolution"
     raise PalateError(
-        f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on {backbone.device}. "
-        f"It would need less with {told}."
+        f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on"
+        f" {backbone.device}. It would need less with {told}."
     )
 
 
@@ -129,7 +140,11 @@ def free_memory(device: str | torch.device) -> int:
     if torch.device(device).type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for tensors to come
         return torch.cuda.mem_get_info(device)[0] + kept
-    free, limit, used = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # fmt: skip
+    free, limit, used = (
+        psutil.virtual_memory().available,
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory.current"),
+    )
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
@@ -138,7 +153,8 @@ def free_memory(device: str | torch.device) -> int:
 def measure_step(
     backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning, accelerator: Accelerator
 ) -> float:
-    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by it."""
+    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by
+    it."""
     optimizer = make_optimizer(policy.parameters, replace(config, learning_rate=1e-9))
     reference = make_reference(policy, needs_reference(config), config)
     noisy, timestep, told = _inputs(backbone, config, conditioning)
@@ -185,7 +201,8 @@ class _Live(TorchDispatchMode):
 
 
 def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning) -> int:
-    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients included."""
+    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients
+    included."""
     device = torch.device(backbone.device)
     dtype = DTYPES[AUTOCAST[config.mixed_precision]]
     with ExitStack() as stack:
@@ -221,9 +238,11 @@ def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning)
     noisy = torch.randn(count, *shape, device=backbone.device)
     timestep = torch.full((count,), backbone.num_timesteps // 2, device=backbone.device)
     told = {
-        name: torch.zeros(count, *one.shape[1:], dtype=torch.float32 if one.is_floating_point() else one.dtype, device=backbone.device)
+        name: torch.zeros(
+            count, *one.shape[1:], dtype=torch.float32 if one.is_floating_point() else one.dtype, device=backbone.device
+        )
         for name, one in conditioning.items()
-    }  # fmt: skip
+    }
     return noisy, timestep, told
 
 

@@ -16,8 +16,8 @@ from palate.training.spikes import forget_spikes
 
 
 def claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
-    """Write what the run is, or make sure that it is the same as before; clear what a kill left. Raises PalateError where the
-    folder holds another run."""
+    """Write what the run is, or make sure that it is the same as before; clear what a kill left. Raises PalateError
+    where the folder holds another run."""
     refuse_another(run, config)
     forget_spikes(run)
     remove_unfinished(run / "checkpoints")  # as large as the model, each
@@ -36,22 +36,23 @@ def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
     if before != config.max_train_steps:
         shaped = "ramp" if config.ramp else f"lr_scheduler: {config.lr_scheduler}"
         print(
-            f"train: max_train_steps was {before} before, and {shaped} depends on it: this is not the run that {config.max_train_steps} steps "
-            "from the start would have been"
+            f"train: max_train_steps was {before} before, and {shaped} depends on it: this is not the run that"
+            f" {config.max_train_steps} steps from the start would have been"
         )
 
 
 def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
-    """Write which rows the run trains on, or make sure that they are the same as before. Raises PalateError where they are
-    not: batches, held-out votes and what was sampled for a row would be others."""
+    """Write which rows the run trains on, or make sure that they are the same as before. Raises PalateError where they
+    are not: batches, held-out votes and what was sampled for a row would be others."""
     path, done = run / "rows.json", checkpoints(run)
     begun = (run / "metrics.jsonl").exists() or (run / "reference-samples.safetensors").exists()
     finished = bool(done) and step_of(done[-1]) >= config.max_train_steps
     told = {"rows": len(rows), "name": rows.fingerprint()}
     if begun and path.exists() and not finished and (before := json.loads(path.read_text())) != told:
         raise PalateError(
-            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before['rows']:,} rows then, {len(rows):,} now), so it "
-            "cannot go on as the same run. Choose another output_dir, with start_from to go on from a finished one."
+            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before['rows']:,} rows then,"
+            f" {len(rows):,} now), so it cannot go on as the same run. Choose another output_dir, with start_from to go"
+            " on from a finished one."
         )
     if not (begun and finished):
         write_text(path, json.dumps(told) + "\n")

@@ -1,4 +1,5 @@
-"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained on.
+"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained
+on.
 
 Where a run has fold runs, each of them trained without a part of the human votes, a pair is judged by the mean of those
 that did not see its vote.
@@ -36,11 +37,11 @@ def load_any_judge(name: str, **settings: Any) -> Judge:
 
 
 class ImplicitJudge:
-    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a training,
-    whose fold runs are trained first, unless they are finished.
+    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a
+    training, whose fold runs are trained first, unless they are finished.
 
-    Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes on
-    every pair.
+    Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes
+    on every pair.
     """
 
     version = "2"
@@ -70,8 +71,15 @@ class ImplicitJudge:
     @cached_property
     def settings(self) -> dict:
         seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
-        return {"models": [content_hash(run / "model") for run in self.models], "seen": seen, "beta": self.config.beta,
-                "draws": self.draws, "seed": self.seed, "resolution": self.config.resolution, "precision": self.precision}  # fmt: skip
+        return {
+            "models": [content_hash(run / "model") for run in self.models],
+            "seen": seen,
+            "beta": self.config.beta,
+            "draws": self.draws,
+            "seed": self.seed,
+            "resolution": self.config.resolution,
+            "precision": self.precision,
+        }
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
@@ -104,7 +112,8 @@ class ImplicitJudge:
 def _finished_run(run: Path) -> Path:
     if not (run / "config.yaml").is_file() or not (run / "model").is_dir():
         raise PalateError(
-            f"{run}: not a finished run (config.yaml and model/). Give the output_dir of a training, or its configuration."
+            f"{run}: not a finished run (config.yaml and model/). Give the output_dir of a training, or its"
+            " configuration."
         )
     if (run / "model" / "classifier").is_dir():
         raise PalateError(f"{run}: trained a classifier, which has no denoising error. Give a run of a denoiser.")

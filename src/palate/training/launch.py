@@ -28,8 +28,8 @@ REFUSED = f"{PalateError.__name__}: "
 
 
 def launch(config: TrainConfig, command: str) -> None:
-    """Train in `config.processes` processes, and wait for them. Raises PalateError when they refuse or one of them dies,
-    KeyboardInterrupt when they are stopped."""
+    """Train in `config.processes` processes, and wait for them. Raises PalateError when they refuse or one of them
+    dies, KeyboardInterrupt when they are stopped."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else config.processes
     if config.processes > gpus:
         raise PalateError(f"processes: {config.processes}, but this machine has {gpus} GPU(s). Each process takes one.")
@@ -38,9 +38,17 @@ def launch(config: TrainConfig, command: str) -> None:
     with tempfile.TemporaryDirectory(prefix="palate-") as folder, _environment(config.processes):
         save_config(config, Path(folder) / "config.yaml")
         how = LaunchConfig(
-            1, 1, config.processes, run_id=Path(folder).name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-            max_restarts=0, shutdown_timeout=5, logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )  # fmt: skip
+            1,
+            1,
+            config.processes,
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            shutdown_timeout=5,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
         try:
             elastic_launch(how, sys.executable)("-m", worker.__name__, f"{folder}/config.yaml", command)
         except ChildFailedError as error:
@@ -76,8 +84,8 @@ def _told(failure) -> str:
     """One line about what ended a process."""
     if failure.exitcode < 0:
         return (
-            f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of memory. The same "
-            "command goes on from the newest checkpoint."
+            f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of"
+            " memory. The same command goes on from the newest checkpoint."
         )
     recorded = failure.error_file_data.get("message", failure.message)
     message = str(recorded.get("message") if isinstance(recorded, dict) else recorded)

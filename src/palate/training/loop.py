@@ -58,7 +58,8 @@ class Run:
 
 @flushed_denormals()
 def train_in_this_process(config: TrainConfig, command: str | None = None, dry_run: bool = False) -> Run:
-    """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started several."""
+    """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started
+    several."""
     config = load_config(config)
     with distributed.together():
         return rolled_back(config, lambda: _train(config, command, dry_run))
@@ -69,7 +70,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     run = Path(config.output_dir)
     if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
         raise PalateError(
-            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
+            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them"
+            " together. Give each at least one."
         )
     if not dry_run:
         distributed.first_alone(lambda: claim_folder(run, config, command))
@@ -158,7 +160,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             advance(1)
             if stopped:
                 print(
-                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best, {validation.best:.3f}, {validation.since} validations before"
+                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
+                    f" {validation.best:.3f}, {validation.since} validations before"
                 )
                 break
     if validation and validation.weights:
@@ -175,8 +178,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
 
 
 def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
-    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters are
-    merged into frozen weights that are held in half precision: they would be saved rounded."""
+    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters
+    are merged into frozen weights that are held in half precision: they would be saved rounded."""
     rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
     if not is_sharded(policy.network) and not rounded:
         return policy

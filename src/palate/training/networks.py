@@ -42,7 +42,8 @@ class Problem:
 
 
 class Networks:
-    """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of outputs."""
+    """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of
+    outputs."""
 
     def __init__(self, backbone: Backbone, policy: Policy, reference: Callable, beta: float, accelerator: Accelerator):
         self.backbone, self.policy, self.reference, self.beta, self.accelerator = (
@@ -86,7 +87,8 @@ class Networks:
     def policy_errors(
         self, problem: Problem, network: Callable | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The policy's errors [K, B], and its predictions [M, C, h, w]; a classifier has none. `network` in its place."""
+        """The policy's errors [K, B], and its predictions [M, C, h, w]; a classifier has none. `network` in its
+        place."""
         network = network or self.policy.network
         if self.policy.is_classifier:
             with self.accelerator.autocast():

@@ -1,4 +1,5 @@
-"""Pairs that the model makes itself: its samples against preferred images (SPIN), and ranked next steps (SPO, TailorPO)."""
+"""Pairs that the model makes itself: its samples against preferred images (SPIN), and ranked next steps (SPO,
+TailorPO)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +60,10 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
         pool = held[number]
         size = min(config.train_batch_size, len(pool))
         if size < config.train_batch_size and processes() > 1:
-            raise PalateError(f"round {number} of sampling left {size} pairs, and {processes()} processes share a batch of {config.train_batch_size}. "
-                              "Lower train_batch_size or reward_gap, or raise prompts_per_round.")  # fmt: skip
+            raise PalateError(
+                f"round {number} of sampling left {size} pairs, and {processes()} processes share a batch of"
+                f" {config.train_batch_size}. Lower train_batch_size or reward_gap, or raise prompts_per_round."
+            )
         batch = Batches(np.ones(len(pool), bool), size, None, f"{config.seed}/{number}").at(index - number * per_round)
         return _step_problem(setting, pool, torch.from_numpy(batch.row), f"{number}/")
 
@@ -75,10 +78,19 @@ def _round(setting: Setting, run: Path, number: int, reward: Callable) -> StepPa
     order = sorted(range(len(prompts)), key=lambda i: address("round", config.seed, number, prompts[i]))
     chosen = [prompts[order[i % len(order)]] for i in range(config.prompts_per_round)]
     pairs = collect_step_pairs(
-        setting.backbone, setting.networks.policy.network, chosen, (config.seed, number), reward, steps=config.sampling_steps,
-        guidance=config.sampling_guidance, first_step=config.first_sampling_step, candidates=config.candidates, threshold=config.reward_gap,
-        temperature=config.reward_temperature, resolution=config.resolution,
-    )  # fmt: skip
+        setting.backbone,
+        setting.networks.policy.network,
+        chosen,
+        (config.seed, number),
+        reward,
+        steps=config.sampling_steps,
+        guidance=config.sampling_guidance,
+        first_step=config.first_sampling_step,
+        candidates=config.candidates,
+        threshold=config.reward_gap,
+        temperature=config.reward_temperature,
+        resolution=config.resolution,
+    )
     if is_first():  # every process has sampled, as a sharded network has to run in all of them
         pairs.save(path)
         oldest = min((step_of(kept) for kept in checkpoints(run)), default=0) // config.refresh_steps
@@ -105,12 +117,21 @@ def _step_problem(setting: Setting, pool: StepPairs, row: torch.Tensor, prefix: 
     rows, of_image = len(row), as_sampled(setting.backbone, setting.config.resolution or setting.backbone.resolution)
     conditioning = setting.encoded.prompt_conditioning(prompts) | expand(of_image, rows)
     return Problem(
-        row=torch.zeros(rows, dtype=torch.int64), row_id=[f"{prefix}{i}" for i in row.tolist()], number=[0] * rows, noisy=noisy.repeat(2, 1, 1, 1),
-        timestep=here.repeat(2), conditioning=repeat(move(conditioning, device), 2),
-        regression_target=torch.cat([target for target, _ in parts]), error_weight=torch.cat([weight for _, weight in parts]),
-        target=pool.probability[row].to(device), weight=torch.ones(rows, device=device), labelled=torch.ones(rows, dtype=torch.bool, device=device),
-        one_input=True, guidance=pool.guidance, unconditional=move(setting.encoded.prompt_conditioning([""]) | of_image, device),
-    )  # fmt: skip
+        row=torch.zeros(rows, dtype=torch.int64),
+        row_id=[f"{prefix}{i}" for i in row.tolist()],
+        number=[0] * rows,
+        noisy=noisy.repeat(2, 1, 1, 1),
+        timestep=here.repeat(2),
+        conditioning=repeat(move(conditioning, device), 2),
+        regression_target=torch.cat([target for target, _ in parts]),
+        error_weight=torch.cat([weight for _, weight in parts]),
+        target=pool.probability[row].to(device),
+        weight=torch.ones(rows, device=device),
+        labelled=torch.ones(rows, dtype=torch.bool, device=device),
+        one_input=True,
+        guidance=pool.guidance,
+        unconditional=move(setting.encoded.prompt_conditioning([""]) | of_image, device),
+    )
 
 
 @torch.no_grad()
@@ -125,9 +146,18 @@ def _sample_reference(setting: Setting) -> torch.Tensor:
         for start in range(0, len(rows), SAMPLED_AT_ONCE):
             index = range(start, min(start + SAMPLED_AT_ONCE, len(rows)))
             noise = torch.stack([normal(shape, "reference sample", config.seed, rows.id[i]) for i in index])
-            parts.append(pipeline(
-                [rows.prompt[i] for i in index], latents=noise.to(setting.device), num_inference_steps=config.sampling_steps,
-                guidance_scale=config.sampling_guidance, output_type="latent", height=side, width=side,
-            ).images.float().cpu())  # fmt: skip
+            parts.append(
+                pipeline(
+                    [rows.prompt[i] for i in index],
+                    latents=noise.to(setting.device),
+                    num_inference_steps=config.sampling_steps,
+                    guidance_scale=config.sampling_guidance,
+                    output_type="latent",
+                    height=side,
+                    width=side,
+                )
+                .images.float()
+                .cpu()
+            )
             advance(len(index))
     return torch.cat(parts)

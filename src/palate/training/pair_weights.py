@@ -45,7 +45,8 @@ class PairWeights:
 
     @torch.no_grad()
     def look(self, problem: Problem, networks: Networks) -> Views:
-        """Every forward pass without a gradient that the weights need; before the one with it, whose memory they reuse."""
+        """Every forward pass without a gradient that the weights need; before the one with it, whose memory they
+        reuse."""
         config, own, snapshots = self.config, None, []
         if config.judge == SELF and config.self_judge == "online":
             own = torch.stack([networks.logits(self.redraw(problem, k)) for k in range(config.self_draws)]).mean(dim=0)
@@ -55,7 +56,8 @@ class PairWeights:
         return Views(own, snapshots)
 
     def __call__(self, index: int, problem: Problem, measured: Measured, views: Views) -> tuple[torch.Tensor, ...]:
-        """(target, margin to subtract from the logit, factor on the weight) of micro-batch `index`, without gradient."""
+        """(target, margin to subtract from the logit, factor on the weight) of micro-batch `index`, without
+        gradient."""
         config = self.config
         row = problem.row.numpy()
         target, pseudo = problem.target.cpu().double().numpy(), self.rows.pseudo
@@ -86,8 +88,8 @@ class PairWeights:
         return target, margin, weight
 
     def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO, arXiv
-        2602.06195)."""
+        """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO,
+        arXiv 2602.06195)."""
         own = torch.sigmoid(logits).cpu().double().numpy()
         row = problem.row.numpy()
         human = self.rows.human[row]
@@ -124,7 +126,8 @@ class PairWeights:
         return weight[own], margin[own]
 
     def _gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of them."""
+        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of
+        them."""
         return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod

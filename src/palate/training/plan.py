@@ -1,4 +1,5 @@
-"""The dry run: everything that would stop a training is looked for, and what it would need is estimated. Writes nothing."""
+"""The dry run: everything that would stop a training is looked for, and what it would need is estimated. Writes
+nothing."""
 
 from accelerate import Accelerator
 
@@ -41,14 +42,16 @@ def tell_plan(
             print(f"dry run: {step:.2f} s for a step of random inputs, {whole} for {config.max_train_steps} of them")
     pairs = config.train_batch_size * config.gradient_accumulation_steps
     print(
-        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f} passes over {len(rows):,} pairs"
+        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f}"
+        f" passes over {len(rows):,} pairs"
     )
 
 
 def _tell_memory(memory: Memory, backbone: Backbone) -> None:
     print(f"dry run: {memory.trained:,} of {memory.parameters:,} parameters would be trained")
     print(
-        f"dry run: memory for tensors {memory.line()}; {free_memory(backbone.device) / GIB:.1f} GiB are free on {backbone.device}"
+        f"dry run: memory for tensors {memory.line()}; {free_memory(backbone.device) / GIB:.1f} GiB are free on"
+        f" {backbone.device}"
     )
 
 

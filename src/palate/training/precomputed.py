@@ -1,8 +1,8 @@
 """The reference's errors at addressed draws, computed once for every run over methods, strengths and seeds.
 
 Beside the encoded pairs lies one folder per reference (model, scheduler, precision, seed of the draws, drop-out). Its
-table holds errors [N, K, 2] of N pairs at the draws 0 to K - 1, memory-mapped, and the pairs' addresses in order, 8 bytes
-each. While it is made, finished parts lie beside it; more pairs and more draws are added later.
+table holds errors [N, K, 2] of N pairs at the draws 0 to K - 1, memory-mapped, and the pairs' addresses in order, 8
+bytes each. While it is made, finished parts lie beside it; more pairs and more draws are added later.
 """
 
 import json
@@ -71,7 +71,8 @@ class PrecomputedErrors:
 
 
 def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows) -> PrecomputedErrors:
-    """The errors that a run needs. Raises PalateError when they are missing or are those of something else, saying of what."""
+    """The errors that a run needs. Raises PalateError when they are missing or are those of something else, saying of
+    what."""
     wanted = describe(backbone, config)
     folder = encoded.folder / _name(wanted)
     todo = f"`palate encode CONFIG --reference-draws {config.reference_draws}` computes them."
@@ -80,18 +81,20 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
     errors = PrecomputedErrors(folder)
     if errors.draws < config.reference_draws:
         raise PalateError(
-            f"reference_draws: {config.reference_draws}, but the reference's errors were computed at {errors.draws} draws of each pair. {todo}"
+            f"reference_draws: {config.reference_draws}, but the reference's errors were computed at {errors.draws}"
+            f" draws of each pair. {todo}"
         )
     missing = errors.missing(rows.id.tolist())
     if missing:
         raise PalateError(
-            f"{len(missing)} of {len(rows)} pairs have no precomputed errors of the reference, the first being {missing[0]}. {todo}"
+            f"{len(missing)} of {len(rows)} pairs have no precomputed errors of the reference, the first being"
+            f" {missing[0]}. {todo}"
         )
     at_once = counts(config.train_batch_size)[0]
     if errors.batch_size != at_once:
         print(
-            f"train: the reference's errors were computed {errors.batch_size} pairs at a time, and a step takes {at_once}: "
-            "logits of the first step are 0 up to rounding"
+            f"train: the reference's errors were computed {errors.batch_size} pairs at a time, and a step takes"
+            f" {at_once}: logits of the first step are 0 up to rounding"
         )
     return errors
 
@@ -99,18 +102,23 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
 def describe(backbone: Backbone, config: TrainConfig) -> dict:
     """Everything that errors at addressed draws depend on, beside the encoded pairs."""
     return {
-        "model": fingerprint(backbone.folder, (backbone.denoiser,)), "scheduler": fingerprint(backbone.folder, ("scheduler",)),
-        "draw_seed": config.draw_seed, "prompt_dropout": config.prompt_dropout, "mixed_precision": config.mixed_precision,
-        "timesteps": list(timestep_settings(backbone)), "compile": config.compile, "device": torch.device(backbone.device).type,
-    }  # fmt: skip
+        "model": fingerprint(backbone.folder, (backbone.denoiser,)),
+        "scheduler": fingerprint(backbone.folder, ("scheduler",)),
+        "draw_seed": config.draw_seed,
+        "prompt_dropout": config.prompt_dropout,
+        "mixed_precision": config.mixed_precision,
+        "timesteps": list(timestep_settings(backbone)),
+        "compile": config.compile,
+        "device": torch.device(backbone.device).type,
+    }
 
 
 def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator) -> int:
     """Compute the errors of all pairs at `reference_draws` draws that are not there yet; returns how many were.
 
-    Every forward pass takes `train_batch_size` pairs, as a step does, the last one filled up: so errors equal those of a
-    run that computes them itself to the last bit where a kernel treats the rows of a batch alike. Goes on where it was
-    interrupted. Raises PalateError when an error is not a number.
+    Every forward pass takes `train_batch_size` pairs, as a step does, the last one filled up: so errors equal those of
+    a run that computes them itself to the last bit where a kernel treats the rows of a batch alike. Goes on where it
+    was interrupted. Raises PalateError when an error is not a number.
     """
     settings = describe(backbone, config)
     folder = encoded.folder / _name(settings)
@@ -176,14 +184,15 @@ def _errors(setting: Setting, place: np.ndarray, draw: int, size: int) -> np.nda
     wrong = ~np.isfinite(errors).all(axis=1)
     if wrong.any():
         raise PalateError(
-            f"pair {setting.rows.id[place[wrong][0]]}: the reference's error is not a number at draw {draw}. Look at its images, "
-            "or use mixed_precision: no."
+            f"pair {setting.rows.id[place[wrong][0]]}: the reference's error is not a number at draw {draw}. Look at"
+            " its images, or use mixed_precision: no."
         )
     return errors
 
 
 def _known(folder: Path, pair_ids: list[str], draws: int) -> np.ndarray:
-    """Errors [N, K, 2] of these pairs that the folder holds, NaN elsewhere; K is `draws`, or more where the table has more."""
+    """Errors [N, K, 2] of these pairs that the folder holds, NaN elsewhere; K is `draws`, or more where the table has
+    more."""
     table, addresses = folder / TABLE, _addresses(pair_ids)
     order = np.argsort(addresses)
     if table.exists():

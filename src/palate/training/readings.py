@@ -41,7 +41,8 @@ def everywhere(readings: PairReadings, numbers: list[int]) -> PairReadings:
 
 
 def summarise(readings: PairReadings, beta: float, num_timesteps: int, judge: str | None) -> dict[str, float]:
-    """The step's metrics. "Chosen" is the image that the target favours; pairs with a target of 1/2 have no chosen image.
+    """The step's metrics. "Chosen" is the image that the target favours; pairs with a target of 1/2 have no chosen
+    image.
 
     rewards/* are (beta/2)·(reference error - policy error), so that rewards/margins is the logit seen from the chosen
     image; winner_error and loser_error are policy minus reference, positive when the image got worse.

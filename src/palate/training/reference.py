@@ -25,10 +25,10 @@ def make_reference(
 ) -> Callable:
     """A context manager that gives the reference network, as `reference` of the configuration says.
 
-    Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held), a
-    frozen copy otherwise, which `shard` spreads over processes. Where nothing is compared with a reference, or its errors
-    are precomputed, there is none: asking for it is a mistake (RuntimeError). Make it before the first step: a copy is of
-    the policy as it is.
+    Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held),
+    a frozen copy otherwise, which `shard` spreads over processes. Where nothing is compared with a reference, or its
+    errors are precomputed, there is none: asking for it is a mistake (RuntimeError). Make it before the first step: a
+    copy is of the policy as it is.
     """
     mode = config.reference if config else "auto"
     if mode == "precomputed" or policy.is_classifier or not needed:

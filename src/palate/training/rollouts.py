@@ -86,10 +86,23 @@ def guided_prediction(
 @flushed_denormals()
 @torch.no_grad()
 def collect_step_pairs(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], seed_address: tuple, reward: Reward, *,
-    steps: int = 20, guidance: float = 5.0, eta: float = 1.0, first_step: int = 5, candidates: int = 4,
-    threshold: float = 0.3, temperature: float = 1.0, soft: bool = False, batch_size: int = 8, resolution: int | None = None,
-) -> StepPairs:  # fmt: skip
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    seed_address: tuple,
+    reward: Reward,
+    *,
+    steps: int = 20,
+    guidance: float = 5.0,
+    eta: float = 1.0,
+    first_step: int = 5,
+    candidates: int = 4,
+    threshold: float = 0.3,
+    temperature: float = 1.0,
+    soft: bool = False,
+    batch_size: int = 8,
+    resolution: int | None = None,
+) -> StepPairs:
     """Sample every prompt with the current network; pair the best and the worst next step where they differ enough.
 
     From step `first_step` on (counted from 1), `candidates` x_previous are drawn from one x_t, and the reward sees the
@@ -104,7 +117,8 @@ def collect_step_pairs(
 
     Noise and places are addressed by (*seed_address, index of the prompt, step), so the same arguments give the same
     pairs to the last bit; give (seed, round), say. `batch_size` counts prompts and changes no more than rounding.
-    `resolution` is in pixels, the model's own where it is None. The network is used as it is: its mode and its adapters are the caller's.
+    `resolution` is in pixels, the model's own where it is None. The network is used as it is: its mode and its adapters
+    are the caller's.
 
     As in the published code of SPO: steps are sampled with guidance, and the likelihood ratio in training is that of
     the guided predictions, of policy and reference. Deviations: the reward sees x_0 only and is not told the timestep
@@ -162,7 +176,8 @@ def _branches(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
     eta: float, first_step: int, candidates: int, resolution: int,
 ) -> Iterator[_Branch]:  # fmt: skip
-    """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next step."""
+    """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next
+    step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
     alphas_cumprod = backbone.noise_schedule.alphas_cumprod.to(device)
     of_image = backbone.image_conditioning(resolution, resolution, resolution)

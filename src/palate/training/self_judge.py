@@ -34,7 +34,8 @@ FOLDER = "self-judge"  # in a run, with one fold run each
 
 
 def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> np.ndarray | None:
-    """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is another.
+    """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is
+    another.
 
     Every pair, labelled or not, is judged by the model of its prompt's fold, so that DeDPO subtracts the judge that it
     added. The logits are kept beneath the run's folder.
@@ -60,8 +61,8 @@ def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: C
     own = folds_of(pairs["prompt"].to_pylist(), len(folds), config.seed)
     if seen_by([votes_used(fold) for fold in folds], pair_ids)[own, np.arange(len(own))].any():
         raise PalateError(
-            f"{config.output_dir}: votes or pairs were added since its fold runs were trained, which then judge pairs whose votes "
-            f"they saw. Choose another output_dir, or delete {path.parent}."
+            f"{config.output_dir}: votes or pairs were added since its fold runs were trained, which then judge pairs"
+            f" whose votes they saw. Choose another output_dir, or delete {path.parent}."
         )
     return expit(logits[own, np.arange(len(own))])
 
@@ -74,8 +75,8 @@ def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
     """
     if config.source != "pairs" or config.trains != "denoiser":
         raise PalateError(
-            f"{config.output_dir}: a model is its own judge by denoising pairs with human votes, and this configuration has "
-            f"source: {config.source}, trains: {config.trains}. Use source: pairs and trains: denoiser."
+            f"{config.output_dir}: a model is its own judge by denoising pairs with human votes, and this configuration"
+            f" has source: {config.source}, trains: {config.trains}. Use source: pairs and trains: denoiser."
         )
     folds = [_fold_config(config, k) for k in range(config.self_folds)]
     for fold in folds:
@@ -86,7 +87,8 @@ def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
 
 
 def found_folds(run: Path) -> list[Path]:
-    """The finished fold runs in the folder of a run, none where it has no folds. Raises PalateError when some are missing."""
+    """The finished fold runs in the folder of a run, none where it has no folds. Raises PalateError when some are
+    missing."""
     found = sorted(path.parent for path in (run / FOLDER).glob("fold-*/config.yaml"))
     if not found:
         return []
@@ -114,12 +116,25 @@ def mean_of_unseen(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
-    """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself, later."""
+    """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself,
+    later."""
     return replace(
-        config, target="human", judge=None, power=1.0, residual=1.0, ramp=False, swap=False, label_smoothing=0.0, flip_rate=0.0, madpo=None,
-        uncertainty=None, output_dir=str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
-        leave_out_fold=(fold, config.self_folds), early_stop=None, report_to="none",
-    )  # fmt: skip
+        config,
+        target="human",
+        judge=None,
+        power=1.0,
+        residual=1.0,
+        ramp=False,
+        swap=False,
+        label_smoothing=0.0,
+        flip_rate=0.0,
+        madpo=None,
+        uncertainty=None,
+        output_dir=str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
+        leave_out_fold=(fold, config.self_folds),
+        early_stop=None,
+        report_to="none",
+    )
 
 
 def _finished(config: TrainConfig) -> bool:

@@ -105,8 +105,8 @@ def rows_problem(
     scale: np.ndarray,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
-    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of their
-    images, to set beside the rows' own."""  # fmt: skip
+    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of
+    their images, to set beside the rows' own."""
     config, rows, device = setting.config, setting.rows, setting.device
     images = max(len(rows.images[i]) for i in row)
     shown = [rows.images[i][k] for k in range(images) for i in row]
@@ -128,13 +128,21 @@ def rows_problem(
     if config.region is not None:
         region = region_mask(*latents.chunk(2), config.region).repeat(2, 1, 1, 1)
     return Problem(
-        row=torch.from_numpy(np.asarray(row)), row_id=rows.id[row].tolist(), number=numbers, noisy=noisy, timestep=timestep, conditioning=conditioning,
-        regression_target=setting.backbone.regression_target(latents, noise, timestep), images=images, region=region,
-        target=_column(rows.target[row], device), weight=_column(rows.weight[row] * scale, device),
+        row=torch.from_numpy(np.asarray(row)),
+        row_id=rows.id[row].tolist(),
+        number=numbers,
+        noisy=noisy,
+        timestep=timestep,
+        conditioning=conditioning,
+        regression_target=setting.backbone.regression_target(latents, noise, timestep),
+        images=images,
+        region=region,
+        target=_column(rows.target[row], device),
+        weight=_column(rows.weight[row] * scale, device),
         labelled=torch.tensor(rows.labelled[row], device=device),
         rank=None if rows.rank is None else _column(rows.rank[row], device),
         present=None if rows.present is None else torch.tensor(rows.present[row], device=device),
-    )  # fmt: skip
+    )
 
 
 def redraw(setting: Setting) -> Callable[[Problem, int], Problem]:
@@ -198,13 +206,19 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
         implied = (noisy - abar.sqrt() * x0) / (1 - abar).sqrt()
         spread = (1 - schedule[high]).sqrt()
         return Problem(
-            row=torch.from_numpy(batch.row), row_id=rows.id[batch.row].tolist(), number=numbers, noisy=noisy, timestep=high,
+            row=torch.from_numpy(batch.row),
+            row_id=rows.id[batch.row].tolist(),
+            number=numbers,
+            noisy=noisy,
+            timestep=high,
             conditioning=move(setting.encoded.prompt_conditioning(prompts) | of_images, device),
             regression_target=setting.backbone.regression_target(x0, implied, high),
-            target=_column(rows.target[batch.row], device), weight=_column(rows.weight[batch.row] * batch.scale, device),
-            labelled=torch.tensor(rows.labelled[batch.row], device=device), images=1,
+            target=_column(rows.target[batch.row], device),
+            weight=_column(rows.weight[batch.row] * batch.scale, device),
+            labelled=torch.tensor(rows.labelled[batch.row], device=device),
+            images=1,
             x0_scale=spread / schedule[high].sqrt() if kind == "epsilon" else spread,
-        )  # fmt: skip
+        )
 
     return problem
 
@@ -242,9 +256,16 @@ def _inverted(
         jitter = jitter.repeat(1, len(latents) // len(keys), 1, 1, 1).to(latents.device)
     with torch.no_grad():
         return invert(
-            predict, latents, timestep, setting.schedule, setting.prediction_type, config.inversion_steps, config.noise == "renoise",
-            jitter=0.0 if jitter is None else JITTER, noise=jitter,
-        )  # fmt: skip
+            predict,
+            latents,
+            timestep,
+            setting.schedule,
+            setting.prediction_type,
+            config.inversion_steps,
+            config.noise == "renoise",
+            jitter=0.0 if jitter is None else JITTER,
+            noise=jitter,
+        )
 
 
 def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -33,8 +33,13 @@ class Stepper:
     """Accumulates the gradient of one micro-batch at a time, and finishes the gradient of a step."""
 
     def __init__(
-        self, config: TrainConfig, networks: Networks, source: Source, pair_weights: PairWeights, shared: SharedErrors | None = None,
-    ):  # fmt: skip
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        source: Source,
+        pair_weights: PairWeights,
+        shared: SharedErrors | None = None,
+    ):
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
         self.link = (
@@ -51,7 +56,8 @@ class Stepper:
         self._refused: list[str] = []  # pairs without a finite loss, where several processes have to hear of them
 
     def accumulate(self, index: int) -> PairReadings:
-        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no number."""
+        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no
+        number."""
         problem, self._step = self.source(index), index // self.config.gradient_accumulation_steps
         if index % self.config.gradient_accumulation_steps == 0:
             self._rows = []
@@ -77,8 +83,9 @@ class Stepper:
         return _readings(problem, measured, loss_per_row, scale, pair_weight)
 
     def finish(self) -> dict[str, float]:
-        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact safeguard
-        returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no number."""
+        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact
+        safeguard returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no
+        number."""
         self._loss = distributed.total(self._loss)
         if not math.isfinite(self._loss):
             self._refuse(distributed.everybody_says(self._refused))
@@ -96,8 +103,8 @@ class Stepper:
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
 
     def worst_pairs(self, count: int = 5) -> list[str]:
-        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss and
-        the size of their errors."""
+        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss
+        and the size of their errors."""
         pulls = [pair for ids, pull in self._rows for pair in zip(pull.tolist(), ids, strict=True)]
         return distributed.everybody_says([row_id for _, row_id in sorted(pulls, reverse=True)[:count]])
 
@@ -126,10 +133,22 @@ class Stepper:
                 residual = residual * problem.region.unflatten(0, (problem.images, -1))
         x0_scale = problem.x0_scale.unflatten(0, (problem.images, -1)) if problem.x0_scale is not None else None
         return Measured(
-            error=error, ref_error=reference, plain_error=error, logit=_logit(error, reference, config.beta), margin=torch.zeros_like(problem.target),
-            target=problem.target, beta=config.beta, residual=residual, shift=shift, x0_scale=x0_scale, rank=problem.rank, present=problem.present,
-            link=self.link, gather=self._gather, options=self.options,
-        )  # fmt: skip
+            error=error,
+            ref_error=reference,
+            plain_error=error,
+            logit=_logit(error, reference, config.beta),
+            margin=torch.zeros_like(problem.target),
+            target=problem.target,
+            beta=config.beta,
+            residual=residual,
+            shift=shift,
+            x0_scale=x0_scale,
+            rank=problem.rank,
+            present=problem.present,
+            link=self.link,
+            gather=self._gather,
+            options=self.options,
+        )
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
         known = self.shared.lookup(problem.row_id, problem.number) if self.shared else None
@@ -225,6 +244,13 @@ def _readings(problem: Problem, measured: Measured, loss_per_row, scale, weight)
     if problem.images != 2 or problem.rank is not None:
         value = 0.5 * measured.beta * (gains[0] - gains[1])
     return PairReadings(
-        logit=value, target=measured.target.detach(), gain_0=gains[0], gain_1=gains[1], loss=loss_per_row.detach(), scale=scale, weight=weight,
-        timestep=problem.timestep[: len(problem.target)], labelled=problem.labelled,
-    )  # fmt: skip
+        logit=value,
+        target=measured.target.detach(),
+        gain_0=gains[0],
+        gain_1=gains[1],
+        loss=loss_per_row.detach(),
+        scale=scale,
+        weight=weight,
+        timestep=problem.timestep[: len(problem.target)],
+        labelled=problem.labelled,
+    )

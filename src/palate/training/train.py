@@ -17,9 +17,9 @@ def train(
 ) -> Run:
     """Train, or resume training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
 
-    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run.
-    Returns the run. Raises PalateError before any work starts when something cannot work, and when the loss becomes NaN,
-    naming the pairs; what was reached before is kept.
+    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns
+    the run. Raises PalateError before any work starts when something cannot work, and when the loss becomes NaN, naming
+    the pairs; what was reached before is kept.
     """
     config = load_config(config, **overrides)
     if config.processes > 1 and not dry_run and not distributed.launched():

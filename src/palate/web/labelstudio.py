@@ -24,8 +24,8 @@ CHOICES = {"left": "0", "right": "1"}
 def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = False) -> dict[str, int]:
     """Write every pair of two images as a task with its human votes as annotations; returns counts.
 
-    With `pictures` the images are in the file, as data URIs; otherwise a task says only pair_id, prompt, and the path of
-    an image that is stored by one. Written a task at a time, and atomically.
+    With `pictures` the images are in the file, as data URIs; otherwise a task says only pair_id, prompt, and the path
+    of an image that is stored by one. Written a task at a time, and atomically.
     """
     votes = defaultdict(list)
     for vote in dataset.votes().to_pylist():
@@ -52,8 +52,8 @@ def import_annotations(dataset: PreferenceDataset, file: str | Path) -> dict[str
 
     A task is known by data.pair_id. The vote_id is the annotation's unique_id, so that votes which came from here, and
     files that are imported twice, add nothing. A cancelled annotation is a skip. Left out and counted: annotations
-    without a pairwise choice or a tie, and tasks of pairs that are not here. Raises PalateError when the file is not such
-    an export.
+    without a pairwise choice or a tie, and tasks of pairs that are not here. Raises PalateError when the file is not
+    such an export.
     """
     tasks = _read_tasks(Path(file))
     known, rows, left_out = dataset.pair_ids(), [], Counter()

@@ -1,4 +1,5 @@
-"""The pictures of a dataset by pair, for a browser: nothing but a picture ever leaves, whatever a path in a pair says."""
+"""The pictures of a dataset by pair, for a browser: nothing but a picture ever leaves, whatever a path in a pair
+says."""
 
 import io
 import threading

@@ -88,7 +88,8 @@ def _measure_one(image: np.ndarray, colour: str, shape: str) -> tuple:
 
 
 def _turn(alpha: np.ndarray, x: float, y: float, shape: str) -> float:
-    """The turn of an n-fold symmetric shape: the phase of its n-th angular moment against that of the shape unturned."""
+    """The turn of an n-fold symmetric shape: the phase of its n-th angular moment against that of the shape
+    unturned."""
     return (_phase(alpha, x, y, shape) - _phase_unturned(shape)) / SYMMETRY[shape]
 
 

@@ -68,7 +68,8 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Distance of the points (u, v) from the outline, in pixels, negative inside (near the outline, where it matters)."""
+    """Distance of the points (u, v) from the outline, in pixels, negative inside (near the outline, where it
+    matters)."""
     if shape == "circle":
         return np.hypot(u, v) - radius
     if shape == "square":

@@ -1,4 +1,5 @@
-"""Simulated voters with known tastes: people who agree, people who do not, and machine judges that are wrong in known ways.
+"""Simulated voters with known tastes: people who agree, people who do not, and machine judges that are wrong in known
+ways.
 
 A voter has a utility, linear in what a picture shows, and votes by Bradley-Terry on the difference of two utilities.
 """
@@ -16,9 +17,9 @@ from palate.world.measure import Measurement
 class Voter:
     """A taste and how steadily it is applied.
 
-    The probability of preferring image 0 is sigmoid((u_0 - u_1) / temperature). A person's vote is drawn from it. A judge
-    is a program: it reports that probability and votes for the larger side; `noise` is the standard deviation of what it
-    adds to each utility, fixed per picture.
+    The probability of preferring image 0 is sigmoid((u_0 - u_1) / temperature). A person's vote is drawn from it. A
+    judge is a program: it reports that probability and votes for the larger side; `noise` is the standard deviation of
+    what it adds to each utility, fixed per picture.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Voter:
         return self.fidelity * shown.fidelity + self.centring * shown.centring + self.brightness * shown.brightness
 
     def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells it)."""
+        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells
+        it)."""
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         difference = self.utility(shown_0) - self.utility(shown_1)
         difference = difference + self.noise * np.sqrt(2) * rng.standard_normal(len(difference))
@@ -44,7 +46,8 @@ class Voter:
         return rng.random(len(probability)) < probability, np.full(len(probability), np.nan)
 
 
-# The majority likes a dark ground; the biased judge likes a bright one and is sure of itself, so that believing it costs
+# The majority likes a dark ground; the biased judge likes a bright one and is sure of itself, so that believing it
+# costs
 # something that can be seen. Agreement with the majority's votes and with its utility is checked in tests/world.
 VOTERS = {
     voter.name: voter

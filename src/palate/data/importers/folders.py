@@ -28,10 +28,10 @@ SINGLES = {"liked": "0", "disliked": "1"}  # folder -> choice
 def read(source: Path, report: ImportReport) -> Iterator[Row]:
     """The pairs and the single images of one folder.
 
-    A pair is two images of equal name without extension, at any depth of `win` and `lose`; the order of the two is drawn
-    by the pair's id. Single images are those in `liked` and in `disliked`; either may be absent. The prompt is in
-    NAME.txt beside the image (of a pair, the preferred one), or in captions.jsonl (in the folder, in `win`, in `liked` or
-    in `disliked`) with the fields `file` (a name, with or without extension, or for single images liked/NAME or
+    A pair is two images of equal name without extension, at any depth of `win` and `lose`; the order of the two is
+    drawn by the pair's id. Single images are those in `liked` and in `disliked`; either may be absent. The prompt is in
+    NAME.txt beside the image (of a pair, the preferred one), or in captions.jsonl (in the folder, in `win`, in `liked`
+    or in `disliked`) with the fields `file` (a name, with or without extension, or for single images liked/NAME or
     disliked/NAME) and `caption`.
     """
     sides = _folders(source)

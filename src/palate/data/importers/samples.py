@@ -1,4 +1,5 @@
-"""Samples of two or more models, on the same prompts and noise, as pairs without votes: a contest between the models."""
+"""Samples of two or more models, on the same prompts and noise, as pairs without votes: a contest between the
+models."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,10 +16,10 @@ from palate.errors import PalateError
 def read(sources: Sequence[Path], report: ImportReport) -> Iterator[Row]:
     """One pair per picture and two models: runs (their `samples`) or folders of samples.
 
-    Which model's picture is image 0 follows from the contents, so voters cannot learn it. generator_0 and generator_1 say
-    model, sampler, steps, guidance, seed and repetition. With three or more models all their pairs are made, and pictures
-    of one prompt and noise share a group_id. Raises PalateError for fewer than two folders, and folders that do not share
-    prompts and settings.
+    Which model's picture is image 0 follows from the contents, so voters cannot learn it. generator_0 and generator_1
+    say model, sampler, steps, guidance, seed and repetition. With three or more models all their pairs are made, and
+    pictures of one prompt and noise share a group_id. Raises PalateError for fewer than two folders, and folders that
+    do not share prompts and settings.
     """
     folders = [source / "samples" if (source / "config.yaml").is_file() else source for source in sources]
     if len(folders) < 2:
@@ -28,8 +29,9 @@ def read(sources: Sequence[Path], report: ImportReport) -> Iterator[Row]:
         different = [k for k in different_settings(opened[0].settings, other.settings) if k not in OF_THE_MODEL]
         if different or other.prompts != opened[0].prompts:
             raise PalateError(
-                f"{folders[0]} and {other.folder} were not sampled alike (different: {', '.join(different) or 'prompts'}), so "
-                "their pictures are no pairs. Sample both with the same prompts and settings."
+                f"{folders[0]} and {other.folder} were not sampled alike (different:"
+                f" {', '.join(different) or 'prompts'}), so their pictures are no pairs. Sample both with the same"
+                " prompts and settings."
             )
     prompts = opened[0].prompts
     records: Iterator[Record] = (
