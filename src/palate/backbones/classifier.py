@@ -10,7 +10,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.objectives.logit import full_precision
 
 GROUPS = 8  # of every group normalisation; each image is normalised by itself, so that no image depends on its batch
@@ -68,7 +68,7 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
         classifier = PreferenceClassifier.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(
-            f"{folder}: no preference classifier could be loaded ({str(error).strip().splitlines()[0]}). It needs"
+            f"{folder}: no preference classifier could be loaded ({first_line(error)}). It needs"
             " config.json and diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
         ) from error
     return classifier.eval().requires_grad_(False)

@@ -1,17 +1,36 @@
-"""Guidance while sampling: networks that the stock diffusers pipeline takes in place of its UNet.
+"""Guidance: of one prediction, and while sampling by networks that the stock pipeline takes in place of its UNet.
 
 The pipeline with guidance s above 1 calls its UNet on one batch [unconditional; conditional] of the same latents, and
 goes on with u + s·(c - u) of what comes back. Everything here changes what comes back, and leaves the pipeline and the
 sampler alone.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from palate.backbones.conditioning import Conditioning, concatenate, expand
 from palate.errors import PalateError
 from palate.objectives.logit import full_precision
+
+
+def guided_prediction(
+    predict: Callable[[Tensor, Tensor, Conditioning], Tensor], noisy: Tensor, timestep: Tensor,
+    conditioning: Conditioning, unconditional: Conditioning, guidance: float,
+) -> Tensor:  # fmt: skip
+    """unconditional + guidance·(conditional - unconditional), [B, C, h, w]. One forward, over B at guidance 1.
+
+    predict gives [B, C, h, w] in fp32 or above; noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows,
+    and of the empty one, one row.
+    """
+    if guidance == 1:
+        return predict(noisy, timestep, conditioning)
+    both = concatenate([expand(unconditional, len(noisy)), conditioning])
+    without, given = predict(torch.cat([noisy] * 2), torch.cat([timestep] * 2), both).chunk(2)
+    return without + guidance * (given - without)
 
 
 class Guided(nn.Module):

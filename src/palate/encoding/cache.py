@@ -111,7 +111,7 @@ def _told(backbone: Backbone, resolution: int) -> dict:
     """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they
     were."""
     names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
-    zeros = getattr(backbone, "zeros_for_empty", None)
+    zeros = backbone.zeros_for_empty
     return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from palate.addresses import hashes
 from palate.backbones.conditioning import Conditioning
 from palate.encoding.storage import Storage
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 
 MAPPED = 256 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
 AROUND = 2**16  # bytes that come with the first byte of a read: the system maps the pages around it too
@@ -169,7 +169,7 @@ class EncodedPairs:
                 self._open[name] = safe_open(path, "pt")
             except (SafetensorError, OSError) as error:
                 raise PalateError(
-                    f"{path}: damaged ({_reason(error)}). Delete it and run again; what it held, and nothing else, is"
+                    f"{path}: damaged ({first_line(error)}). Delete it and run again; what it held, and nothing else, is"
                     " encoded anew."
                 ) from error
         return self._open[name]
@@ -221,7 +221,7 @@ class EncodedPairs:
                     metadata = {key: json.loads(value) for key, value in handle.metadata().items()}
                 names = metadata[NAMES[kind]]
             except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-                print(f"encode: {path} is damaged ({_reason(error)}) and left out")
+                print(f"encode: {path} is damaged ({first_line(error)}) and left out")
                 self.damaged.append(name)
                 continue
             single = set(metadata.get("single", []))  # caches of older versions hold pairs only
@@ -292,7 +292,3 @@ def _load_index(path: Path, shards: list[tuple[str, int]]) -> Index:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     columns = {name: table[name].to_numpy() for name in ("hash", "shard", "row", "prompt", "single")}
     return Index(shards, name=table["name"], **columns)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

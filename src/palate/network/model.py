@@ -3,31 +3,27 @@
 import gc
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 import peft
 import torch
+from diffusers import ModelMixin
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.components import component_config
-from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.files import atomic_path
 from palate.network.precision import hold_frozen
 from palate.network.sharding import like
 from palate.run.config import TrainConfig
-
-ENCODERS = ("vae", "texts", "text_pipeline", "text_encoder", "text_encoder_2")  # of all families, as they keep them
 
 
 @dataclass
@@ -53,15 +49,9 @@ class Policy:
                 parameter.copy_(like(weights[name], parameter))
 
 
-def network_class(backbone: Backbone) -> type[torch.nn.Module]:
-    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
-    name = component_class(backbone.folder, backbone.denoiser)
-    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
-
-
-def meta_network(backbone: Backbone) -> torch.nn.Module:
+def meta_network(backbone: Backbone) -> ModelMixin:
     """The denoiser as its configuration says, of tensors without contents."""
-    kind = network_class(backbone)
+    kind = backbone.network_class
     with torch.device("meta"):
         return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
 
@@ -87,8 +77,7 @@ def on_cpu(backbone: Backbone) -> Iterator[None]:
 def let_go_of_encoders(backbone: Backbone) -> None:
     """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads
     again."""
-    held = [name for name in ENCODERS if vars(backbone).pop(name, None) is not None]
-    if held and torch.cuda.is_available():
+    if backbone.free_encoders() and torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -130,7 +119,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
                 )
             )
         except ValueError as error:  # a module of a kind that takes no adapter
-            raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+            raise PalateError(f"lora.target_modules: {first_line(error)}") from error
         hold_frozen(network, config.weight_dtype)
     else:
         network.requires_grad_(True)
@@ -208,7 +197,7 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
     denoiser = backbone.denoiser
     lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
     if full.is_dir():
-        return network_class(backbone).from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
+        return backbone.network_class.from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
     if not lora.is_file():
         raise PalateError(
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train`"

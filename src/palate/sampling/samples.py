@@ -142,7 +142,7 @@ def load_model(
     network of its own, or started from another base model, and for a precision that the device does not have.
     """
     backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
-    check_precision(mixed_precision, torch.device(device), backbone.family)
+    check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
         network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
