@@ -65,13 +65,16 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
     Raises PalateError when the folder does not hold one.
     """
     try:
-        classifier = PreferenceClassifier.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        classifier: PreferenceClassifier = PreferenceClassifier.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(
             f"{folder}: no preference classifier could be loaded ({first_line(error)}). It needs"
             " config.json and diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
         ) from error
-    return classifier.eval().requires_grad_(False)
+    classifier.eval().requires_grad_(False)
+    return classifier
 
 
 def _stage(channels: int, out_channels: int, condition: int) -> ResnetBlock2D:

@@ -18,8 +18,7 @@ def static_shift(scheduler: Config) -> float:
     none."""
     if scheduler.get("use_dynamic_shifting"):  # shifted by resolution, while sampling only
         return 1.0
-    shift: float = scheduler.get("shift", scheduler.get("flow_shift", 1.0))
-    return shift
+    return float(scheduler["shift"] if "shift" in scheduler else scheduler.get("flow_shift", 1.0))
 
 
 def scheduler_settings(scheduler: Config) -> Config:

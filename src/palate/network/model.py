@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -30,7 +31,7 @@ from palate.run.config import TrainConfig
 class Policy:
     """The network that is trained, with the parameters that training changes, in a fixed order."""
 
-    network: torch.nn.Module  # the denoiser, or a classifier beside it
+    network: ModelMixin  # the denoiser, or a classifier beside it
     names: list[str]
     is_lora: bool = False
     is_classifier: bool = False
@@ -53,7 +54,8 @@ def meta_network(backbone: Backbone) -> ModelMixin:
     """The denoiser as its configuration says, of tensors without contents."""
     kind = backbone.network_class
     with torch.device("meta"):
-        return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+        network: ModelMixin = kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+    return network
 
 
 def check_adapters(backbone: Backbone, config: TrainConfig) -> None:
@@ -82,7 +84,7 @@ def let_go_of_encoders(backbone: Backbone) -> None:
         torch.cuda.empty_cache()
 
 
-def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
+def starting_network(backbone: Backbone, config: TrainConfig) -> ModelMixin:
     """The denoiser that training starts from, and its reference: the base model's, or that of an earlier run. Raises
     PalateError when that run has no model, or started from another base model."""
     if config.start_from is None:
@@ -99,7 +101,7 @@ def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module
     return base.to(backbone.device)
 
 
-def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
+def make_policy(network: ModelMixin, config: TrainConfig) -> Policy:
     """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets
     matches no module."""
     network.train()  # none of the families has drop-out: this only allows gradient checkpointing
@@ -114,7 +116,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
             network.add_adapter(
                 peft.LoraConfig(
                     r=options.rank,
-                    lora_alpha=options.alpha or options.rank,
+                    lora_alpha=options.alpha or options.rank,  # type: ignore[arg-type]  # PEFT divides it by the rank
                     target_modules=list(options.target_modules),
                 )
             )
@@ -180,16 +182,16 @@ def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
     return config.start_from is not None or not hasattr(backbone.pipeline_class, "save_lora_weights")
 
 
-def _scaling(adapter: peft.LoraConfig) -> dict | None:
+def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
     """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing
     is kept, because safetensors writes two entries of a header in any order, and the same model would be other
     bytes."""
     if adapter.lora_alpha == adapter.r:
         return None
-    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules)}
+    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules or ())}
 
 
-def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
+def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
     Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.

@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +23,7 @@ class State:
     beside: dict[
         str, torch.Tensor
     ]  # moving averages, running means, the best weights so far; empty where there are none
-    optimizer: dict  # optimiser, schedule and, in fp16, the loss scaler
+    optimizer: dict[str, Any]  # optimiser, schedule and, in fp16, the loss scaler
 
 
 def save_checkpoint(run: Path, state: State, keep: int) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from palate.addresses import address, normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Floats, Pixels
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, expand, move, take
 from palate.backbones.guidance import guided_prediction
@@ -195,7 +196,7 @@ def _branches(
 
 
 def _rank(
-    branch: _Branch, row: int, prompt: str, key: tuple, scores: np.ndarray, threshold: float, soft: bool
+    branch: _Branch, row: int, prompt: str, key: tuple, scores: Floats, threshold: float, soft: bool
 ) -> tuple | None:
     """The pair's fields from noisy to gap, of trajectory `row` with scores [K]; None where the gap is too small."""
     best, worst = int(scores.argmax()), int(scores.argmin())
@@ -209,7 +210,7 @@ def _rank(
     return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
 
 
-def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
+def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
     """Pictures uint8 [N, H, W, 3] of latents [N, C, h, w]."""
     parts = latents.split(DECODED_AT_ONCE)
     decoded = torch.cat([backbone.decode_latents(part) for part in parts])
