@@ -1,6 +1,7 @@
 """What training, sampling and judging ask of a family of diffusers models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
+
+Denoiser = Callable[..., Any]  # a denoiser, or what is called like one; gives a tuple, the prediction first
 
 
 class Backbone(ABC):
@@ -129,12 +132,12 @@ class Backbone(ABC):
         """What the network is asked to predict [B, C, h, w], fp32: noise, v, or the flow's velocity noise - x_0."""
 
     @abstractmethod
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's prediction [B, C, h, w] for noised latents [B, C, h, w], timestep [B]."""
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
-    def pipeline(self, network: torch.nn.Module, scheduler_class: type[Any]) -> DiffusionPipeline:
+    def pipeline(self, network: Denoiser, scheduler_class: type[Any]) -> DiffusionPipeline:
         """The stock pipeline of this folder with `network` and a scheduler of another class in place of its own.
         Raises PalateError for a family without a UNet: self-play by sampling is for a UNet."""
         raise PalateError(f"{self.folder}: {self.family} is sampled with schedulers of its own.")

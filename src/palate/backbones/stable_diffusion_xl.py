@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import load_frozen, load_tokenizer, pipeline_index
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.stable_diffusion import StableDiffusion
@@ -57,19 +58,19 @@ class StableDiffusionXL(StableDiffusion):
         top, left = ((resolution * side // short - resolution) // 2 for side in (height, width))
         return {"time_ids": torch.tensor([[height, width, top, left, resolution, resolution]], dtype=torch.float32)}
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         told = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["time_ids"]}
         prediction: Tensor = network(
             noisy, timestep, conditioning["embeddings"], added_cond_kwargs=told, return_dict=False
         )[0]
         return prediction
 
-    def pipeline(self, network: torch.nn.Module, scheduler_class: type[Any]) -> DiffusionPipeline:
+    def pipeline(self, network: Denoiser, scheduler_class: type[Any]) -> DiffusionPipeline:
         pipeline = self._pipeline(network, self._scheduler(scheduler_class))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _pipeline(self, network: torch.nn.Module | None, scheduler: Any) -> StableDiffusionXLPipeline:
+    def _pipeline(self, network: Denoiser | None, scheduler: Any) -> StableDiffusionXLPipeline:
         return StableDiffusionXLPipeline(
             vae=None if network is None else self.vae,
             text_encoder=self.text_encoder,

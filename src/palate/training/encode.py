@@ -2,12 +2,13 @@
 draws."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from palate.backbones import load_backbone
-from palate.data.dataset import open_dataset
+from palate.backbones import Backbone, load_backbone
+from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.encoding.cache import EncodedPairs, encode_pairs, planned_cache
 from palate.errors import PalateError
 from palate.network.model import let_go_of_encoders
@@ -19,7 +20,7 @@ from palate.run.load import load_config
 from palate.training.precomputed import count_missing, precompute
 
 
-def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
+def encode(config: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
     """Encode the pairs of a configuration's dataset; with `reference_draws` also compute the errors of its reference at
     so many draws of each pair (its own `reference_draws` when absent).
 
@@ -27,18 +28,20 @@ def encode(config: str | Path | dict | TrainConfig, reference_draws: int | None 
     interrupted encoding goes on. Raises PalateError when the configuration has no use for errors at the pairs' own
     draws.
     """
-    config, dataset, backbone, accelerator = _opened(config, reference_draws)
+    opened = _opened(config, reference_draws)
+    config, dataset, backbone = opened.config, opened.dataset, opened.backbone
     encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
     let_go_of_encoders(backbone)
     draws = config.reference_draws
-    computed = precompute(encoded, backbone, config, accelerator) if draws is not None else 0
+    computed = precompute(encoded, backbone, config, opened.accelerator) if draws is not None else 0
     return {"pairs": len(encoded), "draws": draws or 0, "computed": computed}
 
 
-def plan(config: str | Path | dict | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
+def plan(config: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None = None) -> dict[str, int]:
     """What `encode` would find to do: pairs of the dataset, those to encode, draws, and errors to compute. Writes
     nothing."""
-    config, dataset, backbone, _ = _opened(config, reference_draws)
+    opened = _opened(config, reference_draws)
+    config, dataset, backbone = opened.config, opened.dataset, opened.backbone
     storage, _, _ = planned_cache(dataset, backbone, config.resolution, place=config.cache)
     encoded, draws = EncodedPairs(storage), config.reference_draws
     new = len(dataset) - len(encoded)
@@ -48,7 +51,16 @@ def plan(config: str | Path | dict | TrainConfig, reference_draws: int | None = 
     return {"pairs": len(dataset), "to encode": new, "draws": draws or 0, "to compute": missing}
 
 
-def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None) -> tuple:
+class _Opened(NamedTuple):
+    """A configuration, checked, with what it names."""
+
+    config: TrainConfig
+    dataset: PreferenceDataset
+    backbone: Backbone
+    accelerator: Accelerator
+
+
+def _opened(config: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None) -> _Opened:
     config = load_config(config, **({} if reference_draws is None else {"reference_draws": reference_draws}))
     if config.reference_draws is not None and not needs_reference(config):
         raise PalateError(
@@ -67,4 +79,4 @@ def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
-    return config, dataset, backbone, accelerator
+    return _Opened(config, dataset, backbone, accelerator)

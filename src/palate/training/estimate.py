@@ -3,10 +3,12 @@ ones."""
 
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 import torch
@@ -31,7 +33,7 @@ GIB = 2**30
 AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 LONG = 30.0  # seconds: one step that takes longer is measured once
 # What reduces memory, each with the keys that it sets
-REMEDIES = {
+REMEDIES: dict[str, dict[str, Any]] = {
     "lora": {"lora": LoraOptions()},
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"},
@@ -180,12 +182,15 @@ def measure_step(
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations make, as long as they live."""
 
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
+        self.now: int = 0
+        self.peak: int = 0
         self._seen = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
@@ -230,7 +235,9 @@ def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
+def _inputs(
+    backbone: Backbone, config: TrainConfig, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
     images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
     count = images * -(-config.train_batch_size // _processes(config))

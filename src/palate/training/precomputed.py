@@ -6,8 +6,10 @@ bytes each. While it is made, finished parts lie beside it; more pairs and more 
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palate.addresses import address
-from palate.arrays import Floats, Ints, Objects
+from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.distributed import counts
@@ -30,11 +32,13 @@ from palate.network.timesteps import timestep_settings
 from palate.progress import progress_bar
 from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
+from palate.training.draws import Number
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 
 PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"
+Settings = dict[str, Any]  # what errors depend on, as settings.json has it
 HASHED = ("model", "scheduler")  # settings that nobody can read
 
 
@@ -44,19 +48,19 @@ class PrecomputedErrors:
     def __init__(self, folder: Path):
         with safe_open(folder / TABLE, "pt") as handle:
             self._pair = handle.get_tensor("pair").numpy()  # [N] int64, ascending
-            self._errors = handle.get_tensor("errors")  # [N, K, 2], memory-mapped
+            self._errors: torch.Tensor = handle.get_tensor("errors")  # [N, K, 2], memory-mapped
         self.batch_size = _settings(folder)["batch_size"]  # pairs in each forward pass that computed them
 
     @property
     def draws(self) -> int:
         """K, the number of draws of each pair."""
-        return self._errors.shape[1]
+        return int(self._errors.shape[1])
 
     def missing(self, pair_ids: list[str]) -> list[str]:
         """The pairs that are not in the table."""
         return [pair_id for pair_id, row in zip(pair_ids, self._rows(pair_ids), strict=True) if row < 0]
 
-    def lookup(self, pair_ids: list[str], numbers: list[int]) -> torch.Tensor:
+    def lookup(self, pair_ids: list[str], numbers: Sequence[Number]) -> torch.Tensor:
         """Errors [B, 2] of both images of these pairs at these draws."""
         rows = self._rows(pair_ids)
         return self._errors[torch.from_numpy(rows), torch.tensor(numbers)]
@@ -80,7 +84,7 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
     if not (folder / TABLE).exists():
         raise PalateError(f"reference: precomputed, but {_nearest(encoded.folder, wanted)}. {todo}")
     errors = PrecomputedErrors(folder)
-    if errors.draws < config.reference_draws:
+    if errors.draws < _draws(config):
         raise PalateError(
             f"reference_draws: {config.reference_draws}, but the reference's errors were computed at {errors.draws}"
             f" draws of each pair. {todo}"
@@ -100,7 +104,7 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
     return errors
 
 
-def describe(backbone: Backbone, config: TrainConfig) -> dict:
+def describe(backbone: Backbone, config: TrainConfig) -> Settings:
     """Everything that errors at addressed draws depend on, beside the encoded pairs."""
     return {
         "model": fingerprint(backbone.folder, (backbone.denoiser,)),
@@ -127,7 +131,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
         write_text(folder / "settings.json", json.dumps(settings | {"batch_size": config.train_batch_size}, indent=1))
     size = _settings(folder)["batch_size"]  # one size for the whole table
     pair_ids = sorted(encoded.pairs_of_two())
-    known = _known(folder, pair_ids, config.reference_draws)
+    known = _known(folder, pair_ids, _draws(config))
     missing = int(np.isnan(known[..., 0]).sum())
     if missing:
         setting = _setting(encoded, backbone, config, accelerator, pair_ids)
@@ -150,7 +154,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
 def count_missing(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> int:
     """How many errors of pairs at draws `precompute` would compute."""
     folder = encoded.folder / _name(describe(backbone, config))
-    return int(np.isnan(_known(folder, sorted(encoded.pairs_of_two()), config.reference_draws)[..., 0]).sum())
+    return int(np.isnan(_known(folder, sorted(encoded.pairs_of_two()), _draws(config))[..., 0]).sum())
 
 
 def _setting(
@@ -173,7 +177,7 @@ def _setting(
     return Setting(config, backbone, encoded, rows, None, networks, accelerator.device)
 
 
-def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
+def _errors(setting: Setting, place: Ints, draw: int, size: int) -> Floats:
     """Errors [n, 2] of these rows at one draw, `size` rows at a time."""
     parts = []
     for start in range(0, len(place), size):
@@ -181,14 +185,14 @@ def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
         problem = rows_problem(setting, np.resize(rows, size), [draw] * size, np.ones(size))
         errors, _ = setting.networks.reference_errors(problem)  # [2, B]
         parts.append(errors.T[: len(rows)].cpu().numpy())
-    errors = np.concatenate(parts)
-    wrong = ~np.isfinite(errors).all(axis=1)
+    found: Floats = np.concatenate(parts)
+    wrong = ~np.isfinite(found).all(axis=1)
     if wrong.any():
         raise PalateError(
             f"pair {setting.rows.id[place[wrong][0]]}: the reference's error is not a number at draw {draw}. Look at"
             " its images, or use mixed_precision: no."
         )
-    return errors
+    return found
 
 
 def _known(folder: Path, pair_ids: list[str], draws: int) -> Floats:
@@ -219,21 +223,28 @@ def _write(path: Path, pair_ids: list[str], errors: Floats) -> None:
         save_file(tensors, temporary)
 
 
-def _addresses(pair_ids: list[str]) -> Objects:
+def _addresses(pair_ids: list[str]) -> Ints:
     return np.array([address(pair_id) for pair_id in pair_ids], np.int64)
 
 
-def _name(settings: dict) -> str:
+def _draws(config: TrainConfig) -> int:
+    """K of a configuration that has one: all that come here do."""
+    assert config.reference_draws is not None
+    return config.reference_draws
+
+
+def _name(settings: Settings) -> str:
     return f"reference-{address(json.dumps(settings, sort_keys=True)):016x}"
 
 
-def _settings(folder: Path) -> dict:
-    return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+def _settings(folder: Path) -> Settings:
+    settings: Settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return settings
 
 
-def _nearest(cache: Path, wanted: dict) -> str:
+def _nearest(cache: Path, wanted: Settings) -> str:
     """Why there are no errors for these settings: how those that are most like them differ."""
-    candidates = []
+    candidates: list[list[str]] = []
     there = _settings(cache)["resolution"] if (cache / "settings.json").exists() else None  # None: nothing encoded yet
     for folder in (path.parent for path in cache.parent.glob(f"*/reference-*/{TABLE}")):
         here = _settings(folder)
@@ -253,4 +264,5 @@ def _nearest(cache: Path, wanted: dict) -> str:
         candidates.append(told)
     if not candidates:
         return "none have been computed for these pairs"
-    return f"those that have been computed are of something else ({', '.join(min(candidates, key=len))})"
+    nearest = min(candidates, key=lambda differing: len(differing))
+    return f"those that have been computed are of something else ({', '.join(nearest)})"

@@ -2,7 +2,7 @@
 another run computed. Errors that `palate encode` computes are in precomputed.py."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,17 +12,23 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import cpu_offload
 
+from palate.backbones.base import Denoiser
 from palate.files import atomic_path
 from palate.network.model import Policy
 from palate.network.precision import hold_frozen
 from palate.network.sharding import is_sharded
 from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
+from palate.training.draws import Number
+from palate.training.networks import Reference
 
 
 def make_reference(
-    policy: Policy, needed: bool = True, config: TrainConfig | None = None, shard: Callable | None = None
-) -> Callable:
+    policy: Policy,
+    needed: bool = True,
+    config: TrainConfig | None = None,
+    shard: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+) -> Reference:
     """A context manager that gives the reference network, as `reference` of the configuration says.
 
     Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held),
@@ -36,7 +42,7 @@ def make_reference(
     if policy.is_lora and mode in ("auto", "adapter-off"):
 
         @contextmanager
-        def adapter_off():
+        def adapter_off() -> Iterator[Denoiser]:
             policy.network.disable_adapters()
             if is_sharded(policy.network):  # peft stops gradients too, and a sharded network keeps what it saw first
                 for parameter in policy.parameters:
@@ -62,16 +68,16 @@ def make_reference(
         frozen = shard(frozen)
 
     @contextmanager
-    def frozen_copy():
+    def frozen_copy() -> Iterator[Denoiser]:
         yield frozen
 
     return frozen_copy
 
 
 @contextmanager
-def _none():
+def _none() -> Iterator[Denoiser]:
     raise RuntimeError("this run has no reference network")
-    yield
+    yield  # never reached: it makes this a generator
 
 
 class SharedErrors:
@@ -86,7 +92,7 @@ class SharedErrors:
         self._known = self._read()
         self._saved = len(self._known)
 
-    def lookup(self, pair_ids: list[str], numbers: list[int]) -> torch.Tensor | None:
+    def lookup(self, pair_ids: list[str], numbers: Sequence[Number]) -> torch.Tensor | None:
         """Errors [B, 2] of both images, or None when any is missing.
 
         All or nothing, because a forward over part of a batch may differ from one over the whole in the last bit, and a
@@ -95,10 +101,10 @@ class SharedErrors:
         found = [self._known.get(address) for address in zip(pair_ids, numbers, strict=True)]
         return None if None in found else torch.tensor(found, dtype=torch.float32)
 
-    def add(self, pair_ids: list[str], numbers: list[int], errors: torch.Tensor) -> None:
+    def add(self, pair_ids: list[str], numbers: Sequence[Number], errors: torch.Tensor) -> None:
         """Remember errors [B, 2]; those already known stay as they are."""
         for address, pair in zip(zip(pair_ids, numbers, strict=True), errors.tolist(), strict=True):
-            self._known.setdefault(address, tuple(pair))
+            self._known.setdefault(address, (pair[0], pair[1]))
 
     def save(self) -> None:
         """Write what is new, together with what another run may have written meanwhile."""
@@ -112,7 +118,7 @@ class SharedErrors:
             pq.write_table(table, temporary)
         self._saved = len(self._known)
 
-    def _read(self) -> dict[tuple[str, int], tuple[float, float]]:
+    def _read(self) -> dict[tuple[str, Number], tuple[float, float]]:
         if not self.path.exists():
             return {}
         columns = pq.read_table(self.path).to_pydict()
