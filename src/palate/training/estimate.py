@@ -184,8 +184,7 @@ class _Live(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
-        self.now: int = 0
-        self.peak: int = 0
+        self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()
 
     def __torch_dispatch__(
@@ -220,7 +219,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
                 prediction = backbone.predict(policy.network, noisy, timestep, told).float()
             (prediction - noisy).square().mean().backward()
             del prediction
-        return live.peak
+        return int(live.peak)
 
 
 def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
