@@ -40,6 +40,7 @@ class Backbone(ABC):
     logit_mean: float = 0.0
     logit_std: float = 1.0
 
+    zeros_for_empty: bool | None = None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
     guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
@@ -57,11 +58,6 @@ class Backbone(ABC):
         """The schedule of training: `alphas_cumprod` [T] fp32, and `config.prediction_type`, "epsilon" or
         "v_prediction". Raises PalateError for a family of flow matching, which has none."""
         raise PalateError(f"{self.folder}: {self.family} has no noise schedule.")
-
-    @property
-    def zeros_for_empty(self) -> bool | None:
-        """Whether the empty prompt is zeros instead of encoded; None where the stock pipeline knows no such thing."""
-        return None
 
     def free_encoders(self) -> bool:
         """Let go of autoencoder and text encoders; whether there was one. Where one is asked for again, it loads

@@ -4,6 +4,7 @@ arXiv 2307.01952, sections 2.2 (size and crop) and 2.1 (text encoders).
 """
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ class StableDiffusionXL(StableDiffusion):
     pipeline_class = StableDiffusionXLPipeline
     stock = (50, 5.0)
 
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
+        super().__init__(folder, device)
+        self.zeros_for_empty = bool(pipeline_index(folder).get("force_zeros_for_empty_prompt", True))
+
     @cached_property
     def tokenizer_2(self) -> CLIPTokenizer:
         return load_tokenizer(CLIPTokenizer, self.folder, "tokenizer_2")
@@ -33,10 +38,6 @@ class StableDiffusionXL(StableDiffusion):
     @cached_property
     def text_encoder_2(self) -> CLIPTextModelWithProjection:
         return load_frozen(CLIPTextModelWithProjection, self.folder, "text_encoder_2", self.device)
-
-    @cached_property
-    def zeros_for_empty(self) -> bool:  # the stock pipeline reads it there, too
-        return bool(pipeline_index(self.folder).get("force_zeros_for_empty_prompt", True))
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
