@@ -164,3 +164,17 @@ def _keep_fraction(ids: pa.Array, human: np.ndarray, fraction: float, seed: int)
     kept = np.full(len(human), np.nan)
     kept[keep] = human[keep]
     return kept, len(keep) / len(labelled)
+
+
+def only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
+    """The votes without the human ones of anybody else. Raises PalateError for people who never voted."""
+    human = pc.equal(votes["source"], "human")
+    known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
+    if unknown := set(people) - known:
+        raise PalateError(
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
+            f" {', '.join(sorted(known)) or 'none'}."
+        )
+    return votes.filter(
+        pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))
+    )

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import logit
 
+from palate.arithmetic import HALF_95, bounded_logit
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
@@ -16,8 +16,6 @@ from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
 from palate.run.checks import SELF, judges_of
 from palate.run.config import TrainConfig
-
-_SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
 def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> np.ndarray | None:
@@ -93,7 +91,7 @@ def tell_judges(account: dict) -> None:
 def _tell_judge(who: str, told: dict) -> None:
     if told.get("accuracy") is None:
         return
-    low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
+    low, high = told["accuracy"] - HALF_95 * told["accuracy_error"], told["accuracy"] + HALF_95 * told["accuracy_error"]
     print(
         f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
         f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
@@ -102,7 +100,7 @@ def _tell_judge(who: str, told: dict) -> None:
 
 def judge_margin(judge: np.ndarray) -> np.ndarray:
     """The judge's logit for image 0, 0 where it did not vote."""
-    return np.nan_to_num(logit(np.clip(judge, 1 - _SUREST, _SUREST)))
+    return np.nan_to_num(bounded_logit(judge))
 
 
 def disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
@@ -114,12 +112,7 @@ def disagreement(pairs: pa.Table, votes: pa.Table) -> np.ndarray:
             f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another"
             " judge's."
         )
-    logits = np.stack(
-        [
-            logit(np.clip(collect_labels(pairs["pair_id"], votes, judge=name).judge, 1 - _SUREST, _SUREST))
-            for name in judges
-        ]
-    )
+    logits = np.stack([bounded_logit(collect_labels(pairs["pair_id"], votes, judge=name).judge) for name in judges])
     voted = (~np.isnan(logits)).sum(axis=0)
     spread = np.zeros(len(pairs))
     spread[voted > 1] = np.nanstd(logits[:, voted > 1], axis=0, ddof=1)
