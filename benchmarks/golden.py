@@ -1,6 +1,6 @@
 """Golden numbers: what palate computes before a change of its code that must change no result, and whether it still does.
 
-python -m benchmarks.golden record before.json       about two minutes on one core
+python -m benchmarks.golden record before.json       about three minutes on one idle core
 python -m benchmarks.golden check before.json        the same again; one line for each difference, exit code 1
 python -m benchmarks.golden check before.json --only lora lists report
 
