@@ -199,9 +199,14 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def environment() -> dict[str, str]:
+    """One thread, no GPU, no network; PYTHONPATH holds in other folders, too."""
+    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return os.environ | fixed | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 if __name__ == "__main__":
-    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path
-    )  # commands run in another folder
+    if environment() != os.environ:  # libraries read it when they are imported, which is behind us
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.golden", *sys.argv[1:]], environment())
     sys.exit(main(tyro.cli(Options)))
