@@ -9,8 +9,8 @@ from scipy.special import logit
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Count denormal numbers as zero inside the block, and leave the processor as it was found. They slow the training of
-    small networks on a CPU several times."""
+    """Count denormal numbers as zero inside the block, and leave the processor as it was found. They slow the training
+    of small networks on a CPU several times."""
     import torch  # those who only need a number do not wait for it
 
     already = bool(torch.tensor(1e-310, dtype=torch.float64) * 1 == 0)
