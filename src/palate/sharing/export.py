@@ -15,7 +15,7 @@ from palate.evaluation.provenance import learned_from
 from palate.files import atomic_path
 from palate.report.card import plain_card
 from palate.report.public import public
-from palate.sharing.adapters import comfyui, kohya
+from palate.sharing.adapters import comfyui, kohya, scaled
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
 from palate.sharing.trained import (
@@ -25,7 +25,6 @@ from palate.sharing.trained import (
     merged_network,
     open_trained,
     read_adapter,
-    save_adapter,
 )
 
 Format = Literal["diffusers", "kohya", "comfyui", "fused", "single-file"]
@@ -95,17 +94,15 @@ def _save(tensors: dict[str, Tensor], header: dict[str, str], path: Path, dtype:
 
 def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> None:
     """The model as the run holds it, with its card; self-contained but for the base model."""
-    layers, _ = read_adapter(trained) if trained.adapter else ({}, None)  # refused before anything is written
+    layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # refused before anything is written
     network = merged_network(trained) if trained.component and dtype else None
     card = trained.run / "model" / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else plain_card(trained.run)
     with atomic_path(path) as folder:
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
-        if trained.adapter and not dtype:
-            shutil.copyfile(trained.adapter, folder / ADAPTER)
-        elif trained.adapter:
-            save_adapter(trained, {name: tensor.to(dtype) for name, tensor in layers.items()}, folder / ADAPTER)
+        if trained.adapter:
+            _save(layers, {}, folder / ADAPTER, dtype)
         elif network:
             save_network(network, folder / trained.component.name, dtype)
         else:
