@@ -36,7 +36,7 @@ def export(
 ) -> Path:  # fmt: skip
     """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is absent).
 
-    diffusers: the adapters or the denoiser as they are, with a model card. kohya, comfyui: one file of adapters. fused: the denoiser
+    diffusers: the adapters, alpha/rank multiplied in, or the denoiser, with a model card. kohya, comfyui: one file of adapters. fused: the denoiser
     with the adapters in its weights; with `whole_pipeline` in a copy of the base model's folder. single-file: the whole model by
     Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of what was trained; as it is stored when absent.
 
@@ -133,6 +133,8 @@ def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str
     """A sentence that says where the result belongs."""
     if format == "fused" and whole_pipeline:
         return f'load it with DiffusionPipeline.from_pretrained("{path}")'
+    if format == "diffusers" and (path / ADAPTER).is_file():
+        return "README.md in it says how diffusers loads it; for ComfyUI and A1111 there are --format comfyui and kohya"
     if format in ("diffusers", "fused"):
         return "README.md in it says how diffusers loads it"
     places = {"kohya": "A1111's models/Lora", "comfyui": "ComfyUI's models/loras"}

@@ -16,7 +16,7 @@ import torch
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
-from palate.backbones.components import component_config
+from palate.backbones.components import component_config, require_whole
 from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
@@ -29,8 +29,8 @@ from palate.training.saved import (
     check_saved_adapters,
     check_saved_weights,
     read_adapters,
+    read_back,
     require_alpha,
-    require_whole,
 )
 from palate.training.sharding import like
 
@@ -145,7 +145,7 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
 
 
 def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
-    """Every target is the name of a module, or the end of one."""
+    """Every target is the name of a module, or the end of one; a convolution in groups has adapters that cannot be merged."""
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
     wrong = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name, _ in network.named_modules())]
     if wrong:
@@ -154,6 +154,11 @@ def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
             f"lora.target_modules: {', '.join(wrong)} match no module of the {type(network).__name__}. "
             f"It has, for example, {', '.join(name for name, _ in ends.most_common(6))}."
         )
+    for name, module in network.named_modules():
+        if getattr(module, "groups", 1) > 1 and any(name == t or name.endswith(f".{t}") for t in targets):
+            raise PalateError(
+                f"lora.target_modules: {name} is a convolution in {module.groups} groups, whose adapters no format holds. Leave it out."
+            )
 
 
 def _check_factors(network: torch.nn.Module) -> None:
@@ -180,14 +185,20 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
     Raises PalateError, and leaves what stood there, when the files that were written do not load as what was trained.
     """
     denoiser = backbone.denoiser
+
+    def save_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], component: Path) -> None:
+        network.save_pretrained(component, safe_serialization=True)
+        with read_back(folder):
+            check_saved_weights(component, weights, type(network))
+
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
-            _save_weights(policy.network, policy.network.state_dict(), temporary / "classifier")
+            save_weights(policy.network, policy.network.state_dict(), temporary / "classifier")
         elif policy.is_lora and is_merged(backbone, config):
             weights = plain_weights(policy.network)
             merged = type(policy.network).from_config(policy.network.config)
             merged.load_state_dict(weights)
-            _save_weights(merged, weights, temporary / denoiser)
+            save_weights(merged, weights, temporary / denoiser)
         elif policy.is_lora:
             adapter = policy.network.peft_config["default"]
             layers = {name.replace(".default.weight", ".weight"): tensor for name, tensor in policy.state().items()}
@@ -196,17 +207,13 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
                 f"{denoiser}_lora_adapter_metadata": _scaling(adapter),
             }
             backbone.pipeline_class.save_lora_weights(temporary, safe_serialization=True, **options)
-            network = meta_network(backbone)
-            check_saved_adapters(temporary, layers, adapter.lora_alpha, backbone.pipeline_class, network, denoiser)
+            with read_back(folder):
+                file, pipeline, meta = temporary / ADAPTER, backbone.pipeline_class, meta_network(backbone)
+                check_saved_adapters(file, layers, adapter.lora_alpha, pipeline, meta, denoiser)
         else:
-            _save_weights(policy.network, policy.network.state_dict(), temporary / denoiser)
+            save_weights(policy.network, policy.network.state_dict(), temporary / denoiser)
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
-
-
-def _save_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    network.save_pretrained(folder, safe_serialization=True)
-    check_saved_weights(folder, weights, type(network))
 
 
 def is_merged(backbone: Backbone, config: TrainConfig) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,16 +117,28 @@ def require_loaded(network: nn.Module, found: Adapters) -> None:
         )
 
 
+@contextmanager
+def read_back(folder: Path) -> Iterator[None]:
+    """Around the checks of what was written for `folder`: what they find becomes one line that says that it is not kept."""
+    try:
+        yield
+    except (PalateError, SafetensorError, ValueError, RuntimeError) as error:
+        raise PalateError(
+            f"{folder}: what was saved does not load as what was trained, and is not kept ({_line(error)}). The weights are in the "
+            "run's checkpoint: run the same `palate train` command again, and report it when it is refused again."
+        ) from error
+
+
 def check_saved_adapters(
-    folder: Path, trained: dict[str, Tensor], alpha: float, pipeline: type, network: nn.Module, denoiser: str
+    file: Path, trained: dict[str, Tensor], alpha: float, pipeline: type, network: nn.Module, denoiser: str
 ) -> None:
-    """Read a file of adapters that was just written as palate does and as diffusers does, and compare it with what was trained:
-    `trained` by peft's names, `network` without contents (device meta), which gets the adapters. PalateError when they differ."""
-    found = read_adapters(folder / ADAPTER, denoiser)
+    """Read a file of adapters as diffusers does and as palate does, and compare it with what was trained: `trained` by peft's
+    names; `network` has no contents (device meta) and gets the adapters. Raises PalateError when they differ."""
+    layers, *alphas, scaling = pipeline.lora_state_dict(file.parent, weight_name=file.name, return_lora_metadata=True)
+    _require_same(trained, ((name.removeprefix(f"{denoiser}."), tensor) for name, tensor in layers.items()))
+    found = read_adapters(file, denoiser)
     require_alpha(found, alpha)
-    _require_same(folder, trained, found.layers.items())
-    layers, *alphas, scaling = pipeline.lora_state_dict(folder, weight_name=ADAPTER, return_lora_metadata=True)
-    _require_same(folder, trained, ((name.removeprefix(f"{denoiser}."), tensor) for name, tensor in layers.items()))
+    _require_same(trained, found.layers.items())
     require_modules(network, found)
     options = {"network_alphas": alphas[0] if alphas else None, "metadata": scaling, "low_cpu_mem_usage": True}
     network.load_lora_adapter(layers, prefix=denoiser, **options)
@@ -135,19 +148,10 @@ def check_saved_adapters(
 def check_saved_weights(folder: Path, trained: dict[str, Tensor], kind: type) -> None:
     """Read a component's folder that was just written, and compare it with what was trained: every weight in it, bit by bit,
     and in the network that its configuration makes. Raises PalateError when they differ."""
-    _require_same(folder, trained, _weights(folder))
+    _require_same(trained, _weights(folder))
     with torch.device("meta"):
         network = kind.from_config(kind.load_config(folder))
-    _require_same(folder, trained, network.state_dict().items())
-
-
-def require_whole(folder: Path, told: dict) -> None:
-    """Raises PalateError when `from_pretrained`, told to (`output_loading_info`), filled weights with noise, or left some out."""
-    wrong = [
-        str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told.get(kind) or ()
-    ]
-    if wrong or told.get("error_msgs"):
-        raise PalateError(f"{folder}: its weights are not those of its configuration ({_some(wrong)}). {AGAIN}")
+    _require_same(trained, network.state_dict().items())
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -159,16 +163,13 @@ def _weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def _require_same(folder: Path, trained: dict[str, Tensor], saved: Iterable[tuple[str, Tensor]]) -> None:
+def _require_same(trained: dict[str, Tensor], saved: Iterable[tuple[str, Tensor]]) -> None:
     left, wrong = dict(trained), []
     for name, tensor in saved:
         if name not in left or not _same(left.pop(name), tensor, exact=True):
             wrong.append(name)
     if wrong or left:
-        raise PalateError(
-            f"{folder}: what was saved is not what was trained ({_some([*wrong, *left])} of {len(trained)} weights), and is not "
-            "kept. The weights are in the run's checkpoint: run the same `palate train` command again."
-        )
+        raise PalateError(f"of {len(trained)} weights, wrong or missing: {_some([*wrong, *left])}")
 
 
 def _same(one: Tensor, other: Tensor, exact: bool = False) -> bool:
