@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-from scipy.special import logit
-
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
@@ -22,9 +19,3 @@ def flushed_denormals() -> Iterator[None]:
 
 
 HALF_95 = 1.96  # standard errors on either side of a 95 % interval
-SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
-
-
-def bounded_logit(probability: np.ndarray) -> np.ndarray:
-    """Logits of probabilities, none of them surer than 98 %; NaN stays NaN."""
-    return logit(np.clip(probability, 1 - SUREST, SUREST))

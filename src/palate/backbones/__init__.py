@@ -5,11 +5,11 @@ sample.
 loads the autoencoder.
 """
 
-import json
 from importlib import import_module
 from pathlib import Path
 
 from palate.backbones.base import Backbone
+from palate.backbones.components import pipeline_index
 from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
@@ -43,23 +43,23 @@ def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
         name_or_path = str(WORLD_FOLDER)
     folder = resolve_folder(name_or_path, revision)
     pipeline = pipeline_class(folder)
-    if pipeline not in FAMILIES:
+    if pipeline is None or pipeline not in FAMILIES:
         raise PalateError(
             f"{folder}: palate cannot train pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
         )
     module, name = FAMILIES[pipeline]
-    family = getattr(import_module(module), name)
-    optional = getattr(family, "optional", ())
+    family: type[Backbone] = getattr(import_module(module), name)
     for component in (*family.encoders, "scheduler", family.denoiser):
-        if component in optional and component_class(folder, component) is None:
+        if component in family.optional and component_class(folder, component) is None:
             continue
         if component_class(folder, component) is None or not (folder / component).is_dir():
-            name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
-            raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+            lacks = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
+            raise PalateError(f"{folder}: this pipeline {lacks}. Download the whole pipeline folder again.")
     require_safetensors(folder / family.denoiser)
     return family(folder)
 
 
 def pipeline_class(folder: Path) -> str | None:
     """The name of the pipeline's class as its index has it."""
-    return json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    name: str | None = pipeline_index(folder).get("_class_name")
+    return name

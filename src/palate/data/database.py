@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 
 _turn = threading.Lock()  # SQLite's one writer: threads that queue here are served sooner than those that poll its lock
 
@@ -39,7 +40,9 @@ def connect(url: str | sa.URL) -> sa.Engine:
 
 def name_of(engine: sa.Engine) -> str:
     """Where the store is, without a password."""
-    return engine.url.database if engine.url.get_backend_name() == "sqlite" else engine.url.render_as_string()
+    if engine.url.get_backend_name() == "sqlite":
+        return engine.url.database or ":memory:"
+    return engine.url.render_as_string()
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def _reaching(engine: sa.Engine) -> Iterator[None]:
 
 def _why(engine: sa.Engine, error: Exception) -> str:
     """One line without parameters, password or stack."""
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    said = first_line(getattr(error, "orig", None) or error)
     if "readonly" in said or "read-only" in said:
         return f"{name_of(engine)}: the votes' database is read-only. Change its permissions, or give another --store."
     if "unable to open" in said:
@@ -84,7 +87,7 @@ def _why(engine: sa.Engine, error: Exception) -> str:
     return f"{name_of(engine)}: the votes' database does not answer ({said}). Nothing was stored; try again."
 
 
-def _durable_sqlite(connection, _record) -> None:
+def _durable_sqlite(connection: Any, _record: object) -> None:  # the driver's own connection
     connection.isolation_level = None  # transactions begin where we say so, in _begin_sqlite
     for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}").fetchall()

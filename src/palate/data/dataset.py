@@ -89,7 +89,7 @@ class PreferenceDataset:
     @property
     def name(self) -> str:
         """The name given when the dataset was made."""
-        return self._about.get("name", self.path.name)
+        return str(self._about.get("name", self.path.name))
 
     @property
     def provenance(self) -> list[Any]:

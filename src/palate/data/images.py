@@ -20,7 +20,7 @@ def image_bytes(image: Mapping[str, Any] | None, root: str | Path) -> bytes:
     if image is None:
         raise PalateError("there is no second picture: this is a single image, and only image_0 can be read.")
     if image.get("bytes"):
-        return image["bytes"]
+        return bytes(image["bytes"])
     if not image.get("path"):
         raise PalateError("an image with neither bytes nor a path. Import the pair again.")
     path = Path(root, image["path"])  # an absolute path stays what it is
@@ -49,8 +49,8 @@ def decode_image(image: Mapping[str, Any] | None, root: str | Path, name: str | 
                 picture.load()
                 return ImageOps.exif_transpose(picture).convert("RGB")
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on foreign bytes
-        by_path = image.get("path") and not image.get("bytes")
-        name = name or (str(Path(root, image["path"])) if by_path else "the image")
+        by_path = image and image.get("path") and not image.get("bytes")
+        name = name or (str(Path(root, image["path"])) if image and by_path else "the image")
         raise PalateError(f"{name} is {_what_it_is(data, error)}") from error
 
 

@@ -182,8 +182,9 @@ def _take(row: Row, problem: str | None, target: _Target, report: ImportReport) 
     if problem:
         report.refuse(row.where, "image does not decode", problem)
         return
-    mirrored = row.mirror_id != row.pair["pair_id"] and target.has(row.mirror_id)
-    pair_id = row.mirror_id if mirrored else row.pair["pair_id"]
+    own: str = row.pair["pair_id"]
+    mirrored = row.mirror_id is not None and row.mirror_id != own and target.has(row.mirror_id)
+    pair_id = row.mirror_id if mirrored and row.mirror_id is not None else own
     try:
         pair = pair_row(row.pair, row.where)
         votes = [_vote(_mirrored(vote) if mirrored else vote, pair_id, row.where, target) for vote in row.votes]

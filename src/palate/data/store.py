@@ -251,7 +251,8 @@ def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
     with reading(engine) as connection:
         drawn = connection.scalar(sa.select(sa.func.count()).where(PLAN.c.kind == "drawn"))
         mine = sa.select(sa.func.count()).where(LIVE, VOTES.c.rater == rater)
-        return {"pairs": drawn, "answered": connection.scalar(standing), "votes": connection.scalar(mine)}
+        counts = {"pairs": drawn, "answered": connection.scalar(standing), "votes": connection.scalar(mine)}
+        return {name: count or 0 for name, count in counts.items()}
 
 
 def choice_of(answer: str, order_shown: str) -> str:
@@ -278,5 +279,6 @@ def _already_there(engine: sa.Engine, vote_id: str, rater: str, number: int, ans
 
 
 def _seconds(seconds: float | None) -> float | None:
-    known = seconds is not None and math.isfinite(seconds) and seconds >= 0
-    return min(float(seconds), LONGEST) if known else None
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return None
+    return min(float(seconds), LONGEST)

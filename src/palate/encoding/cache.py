@@ -14,12 +14,14 @@ import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from palate.arrays import Bools
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate
 from palate.backbones.folders import cumulative_fingerprints
@@ -36,6 +38,9 @@ __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
 IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
+Settings = dict[str, Any]  # what a cache was made with, as its settings.json has it
+Row = dict[str, Any]  # of the pairs
+
 COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
 
@@ -78,7 +83,7 @@ def planned_cache(
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
     place: str | Path | None = None,
-) -> tuple[Storage, dict, str]:
+) -> tuple[Storage, Settings, str]:
     """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
     does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it
     encodes.
@@ -107,21 +112,21 @@ def planned_cache(
     return storage, settings, ""
 
 
-def _told(backbone: Backbone, resolution: int) -> dict:
+def _told(backbone: Backbone, resolution: int) -> Settings:
     """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they
     were."""
     names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
-    zeros = getattr(backbone, "zeros_for_empty", None)
+    zeros = backbone.zeros_for_empty
     return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
 
 
-def _settings(storage: Storage) -> dict | None:
+def _settings(storage: Storage) -> Settings | None:
     """What a cache was made with; None where there is none."""
     size = storage.sizes().get("settings.json")
     return None if size is None else json.loads(storage.get("settings.json", size).read_text(encoding="utf-8"))
 
 
-def _difference(found: dict, wanted: dict) -> str:
+def _difference(found: Settings, wanted: Settings) -> str:
     """Why a cache of other settings does not fit; empty where it does."""
     if found.get("encoders") != wanted["encoders"]:
         before, now = found.get("components", {}), wanted["components"]
@@ -176,7 +181,7 @@ def _encode_missing(
     return True
 
 
-def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
+def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> Bools:
     """Which rows of the dataset are not encoded yet, [N] bool in stored order. Reads no image."""
     found = [np.zeros(0, bool)]
     for path in shard_paths(dataset.path / "pairs"):
@@ -185,14 +190,14 @@ def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _blocks(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, Iterator[dict]]]:
+def _blocks(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Iterator[Row]]]:
     """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together
     does not depend on what was encoded before. A block must be read to its end before the next."""
     for block, rows in groupby(_missing_rows(dataset, missing), key=lambda found: found[0]):
         yield block, (row for _, row in rows)
 
 
-def _missing_rows(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, dict]]:
+def _missing_rows(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Row]]:
     """(block, row) of every row that is missing; groups of rows where none is are not read."""
     start = 0
     for path in shard_paths(dataset.path / "pairs"):
@@ -270,7 +275,7 @@ def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (tensor if (small.isinf() & ~tensor.isinf()).any() else small).cpu()
 
 
-def _images(row: dict) -> list[dict]:
+def _images(row: Row) -> list[Row]:
     """The images of a row of the pairs: two, or one of a single image."""
     return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
 

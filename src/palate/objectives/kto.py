@@ -12,6 +12,8 @@ The published labels are binary; here target p is the probability that the image
 it. beta is palate's: the published 1000, without the half, is 2000 here. Formulas as the released code computes them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
@@ -22,7 +24,9 @@ from palate.objectives.logit import full_precision
 _LARGEST_EXPONENT = 80.0  # exp(80) still is a number in fp32
 _COUNT_EPSILON = 1e-6  # published; a count is at least 1 where it is not 0, so that this only guards the empty side
 
-UTILITY_LOSSES = {  # 1 - utility, from u [N] and the side y = 1 (liked) or -1 (disliked)
+UTILITY_LOSSES: dict[
+    str, Callable[[Tensor, int], Tensor]
+] = {  # 1 - utility, from u [N] and the side y = 1 (liked) or -1 (disliked)
     "sigmoid": lambda u, y: torch.sigmoid(-y * u),
     "loss-averse": lambda u, y: 1 - logsigmoid(y * u),
     "risk-seeking-1": lambda u, y: 1 - y * softplus(u),

@@ -54,7 +54,7 @@ def preset(name: str, recipe: str = "none") -> dict[str, Any]:
         return dict(chosen.config)
     if recipe not in ("sd15", "sdxl"):
         raise PalateError(f"recipe: {recipe!r} is not one of none, sd15, sdxl.")
-    published = getattr(chosen, recipe)
+    published: dict[str, Any] = getattr(chosen, recipe)
     if not published:
         there = [name for name in ("sd15", "sdxl") if getattr(chosen, name)]
         raise PalateError(f"method {name}: no hyper-parameters were published for {recipe}; "

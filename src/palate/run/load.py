@@ -32,7 +32,7 @@ FREE_ON_RESUME = (
 )
 
 
-def load_config(source: "str | Path | dict | TrainConfig", **overrides: Any) -> TrainConfig:
+def load_config(source: "str | Path | dict[str, Any] | TrainConfig", **overrides: Any) -> TrainConfig:
     """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced.
 
     The keys of the method's preset, and of the recipe, stand behind those that are given. Raises PalateError for a key
@@ -45,7 +45,7 @@ def load_config(source: "str | Path | dict | TrainConfig", **overrides: Any) -> 
     return check(replace(source, **_known(overrides, "overrides")))
 
 
-def read_config(source: "str | Path | dict", **overrides: Any) -> TrainConfig:
+def read_config(source: "str | Path | dict[str, Any]", **overrides: Any) -> TrainConfig:
     """A configuration whose keys and values have not been checked against each other yet: more of them may follow."""
     values, name = (source, "configuration") if isinstance(source, dict) else (read_yaml(source), str(source))
     values = {**values, **overrides}
@@ -83,17 +83,19 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
 def help_of_keys() -> dict[str, str]:
     """The sentence below each key of TrainConfig, on one line; empty where there is none."""
     (definition,) = ast.parse(inspect.getsource(TrainConfig)).body
-    texts, key = {}, None
+    assert isinstance(definition, ast.ClassDef)
+    texts: dict[str, str] = {}
+    key = None
     for node in definition.body:
-        if isinstance(node, ast.AnnAssign):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             key = node.target.id
             texts[key] = ""
         elif key and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            texts[key] = " ".join(node.value.value.split())
+            texts[key] = " ".join(str(node.value.value).split())
     return texts
 
 
-def read_yaml(path: str | Path) -> dict:
+def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file as a dict. Raises PalateError when it is absent, not YAML, or not a mapping."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -117,7 +119,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _known(values: dict, name: str, kind: type = TrainConfig) -> dict:
+def _known(values: dict[str, Any], name: str, kind: type = TrainConfig) -> dict[str, Any]:
     """The values with nested options built; a key that does not exist is refused, naming the nearest."""
     by_name = {f.name: f for f in fields(kind)}
     for key in values:

@@ -148,10 +148,10 @@ def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
                 except ValueError as error:
                     raise ValueError(f"line {line}: {error}") from error
     elif kind in (".csv", ".tsv"):
-        for row in (table := csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")):
-            if None in row:  # cells beyond the header: most often a prompt with a comma
+        for cells in (table := csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")):
+            if None in cells:  # cells beyond the header: most often a prompt with a comma
                 raise ValueError(f"line {table.line_num} has more cells than the first; put quotes around its prompt")
-            yield row, set()
+            yield cells, set()
     elif kind == ".txt":
         yield from ((line, set()) for line in text.split("\n") if line.strip())  # and at no rarer kind of line end
     else:
@@ -174,7 +174,8 @@ def _parts(row: Any) -> set[str]:
     """What a row says it belongs to: in columns of its own, or in its metadata."""
     if not isinstance(row, dict):
         return set()
-    more = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+    metadata = row.get("metadata")
+    more = metadata if isinstance(metadata, dict) else {}
     found = [value for name, value in [*row.items(), *more.items()] if str(name).lower() in PARTS]
     return {
         str(value).strip().lower()
@@ -213,7 +214,7 @@ def _column(there: list[str], where: str, asked: str | None) -> str:
     """The column of the prompt: the one that was asked for, else the first of the known names, in any case."""
     wanted = COLUMNS if asked is None else (asked.lower(),)
     known = {name.lower(): name for name in reversed(there)} | ({asked: asked} if asked in there else {})
-    for name in (asked, *wanted):
+    for name in wanted if asked is None else (asked, *wanted):
         if name in known:
             return known[name]
     looked = " or ".join(COLUMNS) if asked is None else asked

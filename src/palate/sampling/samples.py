@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from PIL import Image
 
 from palate.addresses import normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Pixels
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
@@ -142,7 +144,7 @@ def load_model(
     network of its own, or started from another base model, and for a precision that the device does not have.
     """
     backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
-    check_precision(mixed_precision, torch.device(device), backbone.family)
+    check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
         network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
@@ -164,7 +166,7 @@ def _backbone_of(model: str | Path, device: str, revision: str | None = None) ->
     return backbone
 
 
-def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
+def _network_of(model: str | Path, backbone: Backbone) -> ModelMixin:
     if not (Path(model) / "config.yaml").is_file():
         return backbone.network
     if _classifier_folder(Path(model)).is_dir():
@@ -174,9 +176,7 @@ def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
     return load_trained(backbone, Path(model) / "model")
 
 
-def _negative_network(
-    negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module
-) -> torch.nn.Module:
+def _negative_network(negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module) -> ModelMixin:
     """The network of the negative run, moved from its base model towards the positive one, in the processor's
     memory."""
     if not (Path(negative) / "config.yaml").is_file():
@@ -241,11 +241,14 @@ def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -
 @torch.no_grad()
 def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
-) -> np.ndarray:
+) -> Pixels:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError
     when one of them is no number."""
-    network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
-    made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
+    steps, guidance = backbone.stock
+    steps = steps if sampling.steps is None else sampling.steps
+    guidance = guidance if sampling.guidance is None else sampling.guidance
+    network = at_guidance(network, guidance, sampling.classifier_scale).eval()
+    made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
         raise PalateError(

@@ -65,6 +65,6 @@ def _opened(config: str | Path | dict | TrainConfig, reference_draws: int | None
     choose_timesteps(backbone, config)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_precision(config.mixed_precision, accelerator.device, backbone.family)
+    check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
     return config, dataset, backbone, accelerator

@@ -6,9 +6,9 @@ score_i = (beta/2) * mean over draws of (ref_error_i - error_i), so that score_0
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.conditioning import Conditioning, move
 from palate.network.model import load_trained, starting_network
@@ -31,7 +31,7 @@ class ImplicitReward:
     @torch.no_grad()
     def scores(
         self, pair_ids: list[str], latents: torch.Tensor, conditioning: Conditioning, count: int, seed: int
-    ) -> np.ndarray:
+    ) -> Floats:
         """Scores [F, N, 2], in fp64, of pictures with latents [N, 2, C, h, w]; conditioning: 2N rows, images 0 first.
 
         Both pictures of a pair share its `count` draws, addressed by (seed, pair_id).

@@ -85,7 +85,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_precision(config.mixed_precision, accelerator.device, backbone.family)
+    check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)

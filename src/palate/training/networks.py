@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 
 from palate.backbones import Backbone
-from palate.backbones.conditioning import Conditioning, concatenate, expand, take
+from palate.backbones.conditioning import Conditioning, take
+from palate.backbones.guidance import guided_prediction
 from palate.network.model import Policy
 from palate.objectives.logit import denoising_error, logit
 from palate.objectives.regions import region_error
@@ -59,12 +61,9 @@ class Networks:
         rows = len(problem.row) if problem.one_input else len(problem.noisy)
         noisy, timestep = problem.noisy[:rows], problem.timestep[:rows]
         conditioning = take(problem.conditioning, slice(rows))
-        if problem.guidance == 1:
-            prediction = self.raw_predict(network, noisy, timestep, conditioning)
-        else:
-            both = concatenate([expand(problem.unconditional, rows), conditioning])
-            without, given = self.raw_predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both).chunk(2)
-            prediction = without + problem.guidance * (given - without)
+        prediction = guided_prediction(
+            partial(self.raw_predict, network), noisy, timestep, conditioning, problem.unconditional, problem.guidance
+        )
         return prediction.repeat(len(problem.noisy) // rows, 1, 1, 1) if problem.one_input else prediction
 
     def raw_predict(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.distributed import counts, gather, part
 from palate.labels.rows import Rows
 from palate.labels.targets import debias, ramp, ramped
@@ -87,7 +88,7 @@ class PairWeights:
                 margin = margin + side * uncertainty_margin(uncertainty, config.uncertainty)
         return target, margin, weight
 
-    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[Floats, Floats]:
         """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO,
         arXiv 2602.06195)."""
         own = torch.sigmoid(logits).cpu().double().numpy()
@@ -131,5 +132,5 @@ class PairWeights:
         return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod
-    def _column(values: np.ndarray, problem: Problem) -> torch.Tensor:
+    def _column(values: Floats, problem: Problem) -> torch.Tensor:
         return torch.tensor(values[problem.row.numpy()], dtype=torch.float32, device=problem.target.device)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palate.addresses import address
+from palate.arrays import Floats, Ints, Objects
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.distributed import counts
@@ -63,7 +64,7 @@ class PrecomputedErrors:
     def save(self) -> None:
         """Nothing: a run adds nothing to the table."""
 
-    def _rows(self, pair_ids: list[str]) -> np.ndarray:
+    def _rows(self, pair_ids: list[str]) -> Ints:
         """Rows [B] of the table, -1 where a pair is not in it."""
         wanted = _addresses(pair_ids)
         found = np.searchsorted(self._pair, wanted).clip(max=max(len(self._pair) - 1, 0))
@@ -172,7 +173,7 @@ def _setting(
     return Setting(config, backbone, encoded, rows, None, networks, accelerator.device)
 
 
-def _errors(setting: Setting, place: np.ndarray, draw: int, size: int) -> np.ndarray:
+def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
     """Errors [n, 2] of these rows at one draw, `size` rows at a time."""
     parts = []
     for start in range(0, len(place), size):
@@ -190,7 +191,7 @@ def _errors(setting: Setting, place: np.ndarray, draw: int, size: int) -> np.nda
     return errors
 
 
-def _known(folder: Path, pair_ids: list[str], draws: int) -> np.ndarray:
+def _known(folder: Path, pair_ids: list[str], draws: int) -> Floats:
     """Errors [N, K, 2] of these pairs that the folder holds, NaN elsewhere; K is `draws`, or more where the table has
     more."""
     table, addresses = folder / TABLE, _addresses(pair_ids)
@@ -209,7 +210,7 @@ def _known(folder: Path, pair_ids: list[str], draws: int) -> np.ndarray:
     return known
 
 
-def _write(path: Path, pair_ids: list[str], errors: np.ndarray) -> None:
+def _write(path: Path, pair_ids: list[str], errors: Floats) -> None:
     """Errors [n, k, 2] of these pairs, in the order of their addresses."""
     addresses = _addresses(pair_ids)
     order = np.argsort(addresses)
@@ -218,7 +219,7 @@ def _write(path: Path, pair_ids: list[str], errors: np.ndarray) -> None:
         save_file(tensors, temporary)
 
 
-def _addresses(pair_ids: list[str]) -> np.ndarray:
+def _addresses(pair_ids: list[str]) -> Objects:
     return np.array([address(pair_id) for pair_id in pair_ids], np.int64)
 
 

@@ -1,7 +1,7 @@
 """Pairs of next steps from the model's own sampling: two x_(t-1) from one shared x_t, ranked by a reward.
 
 Step-aware preference optimisation (SPO, arXiv 2406.04314) and TailorPO (2502.01667). What a pair is worth in training
-is `palate.backbones.trajectories.step_regression`, with `guided_prediction` of policy and reference at the shared x_t.
+is `palate.backbones.trajectories.step_regression`, with guided predictions of policy and reference at the shared x_t.
 """
 
 import json
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from palate.addresses import address, normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Floats, Pixels
 from palate.backbones import Backbone
-from palate.backbones.conditioning import Conditioning, concatenate, expand, move, take
+from palate.backbones.conditioning import Conditioning, expand, move, take
+from palate.backbones.guidance import guided_prediction
 from palate.backbones.trajectories import ddim_grid, step_distribution, x0_and_noise
 from palate.errors import PalateError
 from palate.files import atomic_path
@@ -65,22 +67,6 @@ class StepPairs:
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **rest)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise PalateError(f"{path}: no complete file of step pairs. Collect them again.") from error
-
-
-def guided_prediction(
-    backbone: Backbone, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning,
-    unconditional: Conditioning, guidance: float,
-) -> Tensor:  # fmt: skip
-    """unconditional + guidance·(conditional - unconditional), [B, C, h, w] in fp32. One forward, over B at guidance 1.
-
-    noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows, and of the empty one, one row.
-    """
-    if guidance == 1:
-        return full_precision(backbone.predict(network, noisy, timestep, conditioning))
-    both = concatenate([expand(unconditional, len(noisy)), conditioning])
-    prediction = full_precision(backbone.predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both))
-    without, given = prediction.chunk(2)
-    return without + guidance * (given - without)
 
 
 @flushed_denormals()
@@ -185,12 +171,13 @@ def _branches(
     conditioning = backbone.encode_prompts(prompts) | expand(of_image, len(prompts))
     unconditional = backbone.encode_prompts([""]) | of_image
 
+    def raw(noisy: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
+        return full_precision(backbone.predict(network, noisy, timestep, told))
+
     def predict(noisy: Tensor, timestep: int) -> Tensor:  # [B, K, C, h, w] to the same
         index = torch.arange(len(noisy), device=device).repeat_interleave(noisy.shape[1])
         flat, told = noisy.flatten(0, 1), torch.full((len(index),), timestep, device=device)
-        return guided_prediction(
-            backbone, network, flat, told, take(conditioning, index), unconditional, guidance
-        ).view_as(noisy)
+        return guided_prediction(raw, flat, told, take(conditioning, index), unconditional, guidance).view_as(noisy)
 
     shape = backbone.latent_shape(resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
@@ -209,7 +196,7 @@ def _branches(
 
 
 def _rank(
-    branch: _Branch, row: int, prompt: str, key: tuple, scores: np.ndarray, threshold: float, soft: bool
+    branch: _Branch, row: int, prompt: str, key: tuple, scores: Floats, threshold: float, soft: bool
 ) -> tuple | None:
     """The pair's fields from noisy to gap, of trajectory `row` with scores [K]; None where the gap is too small."""
     best, worst = int(scores.argmax()), int(scores.argmin())
@@ -223,7 +210,7 @@ def _rank(
     return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
 
 
-def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
+def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
     """Pictures uint8 [N, H, W, 3] of latents [N, C, h, w]."""
     parts = latents.split(DECODED_AT_ONCE)
     decoded = torch.cat([backbone.decode_latents(part) for part in parts])

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
+from palate.arrays import Bools, Floats
 from palate.backbones.conditioning import repeat
 from palate.data.dataset import PreferenceDataset
 from palate.distributed import first_alone, first_says
@@ -33,7 +34,7 @@ from palate.training.implicit import load_implicit_reward
 FOLDER = "self-judge"  # in a run, with one fold run each
 
 
-def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> np.ndarray | None:
+def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> Floats | None:
     """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is
     another.
 
@@ -102,12 +103,12 @@ def found_folds(run: Path) -> list[Path]:
     return folds
 
 
-def seen_by(used: list[frozenset[str]], pair_ids: list[str]) -> np.ndarray:
+def seen_by(used: list[frozenset[str]], pair_ids: list[str]) -> Bools:
     """[F, N] bool: whether the pair is among those whose human votes a model was trained on."""
     return np.array([[pair_id in pairs for pair_id in pair_ids] for pairs in used], bool)
 
 
-def mean_of_unseen(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def mean_of_unseen(values: Floats, seen: Floats) -> Floats:
     """Means [N, ...] of values [F, N, ...] over those of the F models that did not see the pair; NaN where all did."""
     weight = (~seen).astype(float)
     total = np.einsum("fn,fn...->n...", weight, values)
@@ -145,7 +146,7 @@ def _finished(config: TrainConfig) -> bool:
     return replace(load_config(run / "config.yaml"), **free) == config
 
 
-def _logits(dataset: PreferenceDataset, config: TrainConfig, folds: list[Path]) -> np.ndarray:
+def _logits(dataset: PreferenceDataset, config: TrainConfig, folds: list[Path]) -> Floats:
     """Logits [F, N] of the fold runs, averaged over draws of their own; 0 where an image cannot be read."""
     reward = load_implicit_reward(folds, config, choose_device(None), config.mixed_precision)
     encoded = encode_pairs(dataset, reward.backbone, config.resolution, place=config.cache)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from diffusers.training_utils import EMAModel
 
+from palate.arrays import Objects
 from palate.files import atomic_path
 from palate.network.model import Policy
 from palate.network.sharding import is_sharded, like
@@ -98,7 +98,7 @@ class MinorityRecord:
             state[f"minority.{name}"].clone() for name in ("draws", "doubt", "spread")
         )
 
-    def save(self, path: Path, row_id: np.ndarray) -> None:
+    def save(self, path: Path, row_id: Objects) -> None:
         """A table of the rows that were seen: pair_id, draws, doubt, spread, minority (their product)."""
         seen = (self.draws > 0).numpy()
         columns = {"pair_id": pa.array(row_id[seen].tolist(), pa.string()), "draws": self.draws[seen].numpy()}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from palate.addresses import address, normal
+from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
@@ -100,9 +101,9 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 
 def rows_problem(
     setting: Setting,
-    row: np.ndarray,
+    row: Ints,
     numbers: list,
-    scale: np.ndarray,
+    scale: Floats,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
     """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of
@@ -228,7 +229,7 @@ def as_sampled(backbone: Backbone, side: int) -> Conditioning:
     return backbone.image_conditioning(side, side, side)
 
 
-def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
+def _draw(setting: Setting, row: Floats, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
@@ -268,5 +269,5 @@ def _inverted(
         )
 
 
-def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def _column(values: Floats, device: torch.device) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)

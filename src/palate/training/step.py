@@ -47,7 +47,6 @@ class Stepper:
             if config.link == "alpha-dpo" and config.link_parameter is None
             else make_link(config.link, config.link_parameter)
         )
-        self.options = {"mapo_beta": config.mapo_beta, "dspo_beta": config.dspo_beta, "kto_utility": config.kto_utility}
         self._exact = config.safeguard is not None and config.safeguard_mode == "exact"
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
@@ -147,7 +146,9 @@ class Stepper:
             present=problem.present,
             link=self.link,
             gather=self._gather,
-            options=self.options,
+            mapo_beta=config.mapo_beta,
+            dspo_beta=config.dspo_beta,
+            kto_utility=config.kto_utility,
         )
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -172,5 +172,5 @@ def choice_of_label(label: Any) -> str | None:
     if isinstance(label, bool | int | float) and label in (0, 0.5, 1):
         return {1: "0", 0: "1", 0.5: "tie"}[label]
     if label in ("tie", "skip"):
-        return label
+        return str(label)
     raise Refused("label outside the set", f"label {label!r} of a single image is none of true, false, tie, skip")

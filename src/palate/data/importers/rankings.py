@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from palate.data.importers.common import ImportReport, Record, Refused, Row, build_rows, prompt_of, shuffled_pair
 from palate.data.schema import content_id
@@ -30,9 +30,9 @@ def read(source: Path, report: ImportReport) -> Iterator[Row]:
     if not isinstance(entries, list):
         raise PalateError(f"{source}: not a list of entries. Check the format given to `palate import`.")
     records: Iterator[Record] = ((f"{source} entry {i}", (i + 1) / len(entries), e) for i, e in enumerate(entries))
-    agreement = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
+    agreement: list[int] = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
     yield from build_rows(records, partial(_build, source.parent.resolve(), report, agreement), report)
-    if agreement[1] >= agreement[0] and sum(agreement):
+    if agreement[1] >= agreement[0] and any(agreement):
         report.notes.append(
             f"{source}: annotators contradict `rank` on {agreement[1]:,} of {sum(agreement):,} pairs. "
             "Check that in raw_annotations a lower rank is better and that ranks are in the order of image_path."
@@ -69,7 +69,7 @@ def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
         paths, ranks = entry["image_path"], entry.get("rank")
     elif "file_path" in entry:
         paths, ranks = entry["file_path"], entry.get("human_preference")
-        ranks = [1 - value for value in ranks] if _numbers(ranks) else ranks
+        ranks = [1 - value for value in ranks] if _numbers(ranks) else None
     else:
         raise Refused("no images", "no list of images (generations, image_path or file_path)")
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths) or not _numbers(ranks):
@@ -80,7 +80,7 @@ def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
 def _annotators(
     entry: Mapping[str, Any], count: int, where: str, report: ImportReport
 ) -> list[tuple[str | None, list[float]]]:
-    rankings = []
+    rankings: list[tuple[str | None, list[float]]] = []
     for number, raw in enumerate(entry.get("raw_annotations") or []):
         ranks = raw.get("rank") if isinstance(raw, dict) else None
         if not _numbers(ranks) or len(ranks) != count:
@@ -104,5 +104,5 @@ def _choice(rank_0: float, rank_1: float) -> str:
     return "tie" if rank_0 == rank_1 else "0" if rank_0 < rank_1 else "1"
 
 
-def _numbers(values: Any) -> bool:
+def _numbers(values: object) -> TypeGuard[list[float]]:
     return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
