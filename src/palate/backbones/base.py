@@ -40,7 +40,9 @@ class Backbone(ABC):
     logit_mean: float = 0.0
     logit_std: float = 1.0
 
-    zeros_for_empty: bool | None = None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
+    zeros_for_empty: bool | None = (
+        None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
+    )
     guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):

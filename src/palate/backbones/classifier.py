@@ -10,6 +10,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from palate.backbones.components import require_whole
 from palate.errors import PalateError, first_line
 from palate.objectives.logit import full_precision
 
@@ -65,14 +66,15 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
     Raises PalateError when the folder does not hold one.
     """
     try:
-        classifier: PreferenceClassifier = PreferenceClassifier.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True
-        )
+        options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        classifier: PreferenceClassifier
+        classifier, told = PreferenceClassifier.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(
             f"{folder}: no preference classifier could be loaded ({first_line(error)}). It needs"
             " config.json and diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
         ) from error
+    require_whole(Path(folder), told)
     classifier.eval().requires_grad_(False)
     return classifier
 

@@ -49,6 +49,19 @@ def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> 
         ) from error
 
 
+def require_whole(folder: Path, told: dict[str, Any]) -> None:
+    """Raises PalateError when a trained network is not whole: `from_pretrained` fills weights that are missing with
+    noise, and leaves out those that it does not know. `told` is what it says with `output_loading_info`."""
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    wrong = [str(name) for kind in kinds for name in told.get(kind) or ()]
+    if wrong:
+        raise PalateError(
+            f"{folder}: {len(wrong)} weights are missing, too many or of another shape ({wrong[0][:100]}). The run's "
+            "`palate train` "
+            "command writes them again; nothing is trained anew."
+        )
+
+
 def load_model(kind: type[Any], folder: Path, name: str, device: str | torch.device) -> Any:
     """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled
     alone."""

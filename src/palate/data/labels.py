@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import logit
 
 from palate.addresses import random_order
 from palate.arrays import Bools, Floats
 from palate.errors import PalateError
-
-SUREST = 0.98
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,6 @@ class Labels:
     def labelled(self) -> Bools:
         """True where at least one human voted, [N] bool."""
         return ~np.isnan(self.human)
-
-
-def bounded_logit(probability: Floats) -> Floats:
-    """Logits of probabilities, [...] each; who says 0 or 1 is taken at 98 %, where surer would count without bound."""
-    logits: Floats = logit(np.clip(probability, 1 - SUREST, SUREST))
-    return logits
 
 
 def collect_labels(
@@ -176,3 +167,17 @@ def _keep_fraction(ids: pa.Array, human: Floats, fraction: float, seed: int) -> 
     kept = np.full(len(human), np.nan)
     kept[keep] = human[keep]
     return kept, len(keep) / len(labelled)
+
+
+def only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
+    """The votes without the human ones of anybody else. Raises PalateError for people who never voted."""
+    human = pc.equal(votes["source"], "human")
+    known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
+    if unknown := set(people) - known:
+        raise PalateError(
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
+            f" {', '.join(sorted(known)) or 'none'}."
+        )
+    return votes.filter(
+        pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))
+    )

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.arithmetic import HALF_95, bounded_logit
 from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
-from palate.data.labels import Labels, bounded_logit, collect_labels
+from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
@@ -102,7 +103,7 @@ def tell_judges(account: dict[str, Any]) -> None:
 def _tell_judge(who: str, told: dict[str, Any]) -> None:
     if told.get("accuracy") is None:
         return
-    low, high = told["accuracy"] - 1.96 * told["accuracy_error"], told["accuracy"] + 1.96 * told["accuracy_error"]
+    low, high = told["accuracy"] - HALF_95 * told["accuracy_error"], told["accuracy"] + HALF_95 * told["accuracy_error"]
     print(
         f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
         f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from palate.addresses import address
 from palate.arrays import Bools, Floats, Ints
 from palate.data.dataset import PreferenceDataset
-from palate.data.labels import Labels, collect_labels
+from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.judges.correction import combine
@@ -66,7 +66,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
     pa.default_memory_pool().release_unused()  # of a million pairs reading keeps 100 MB
     if config.human_annotators is not None:
-        votes = _only_people(votes, config.human_annotators)
+        votes = only_people(votes, config.human_annotators)
     if config.source == "pairs":
         if len(pairs) < len(dataset):
             print(
@@ -247,18 +247,6 @@ def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
         )
     share = config.human_votes / available
     return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
-
-
-def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
-    source, annotator = votes["source"].to_pylist(), votes["annotator_id"].to_pylist()
-    known = {a for s, a in zip(source, annotator, strict=True) if s == "human"}
-    unknown = set(people) - known
-    if unknown:
-        raise PalateError(
-            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
-            f" {', '.join(sorted(known)) or 'none'}."
-        )
-    return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 
 
 def _targets(labels: Labels, target: str, power: float) -> Targets:

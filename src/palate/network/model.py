@@ -13,18 +13,26 @@ from typing import Any
 import peft
 import torch
 from diffusers import ModelMixin
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft.utils import get_peft_model_state_dict
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
-from palate.backbones.components import component_config
+from palate.backbones.components import component_config, require_whole
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError, first_line
 from palate.files import atomic_path
 from palate.network.precision import hold_frozen
+from palate.network.saved import (
+    ADAPTER,
+    add_adapters,
+    check_saved_adapters,
+    check_saved_weights,
+    read_adapters,
+    read_back,
+    require_alpha,
+)
 from palate.network.sharding import like
 from palate.run.config import TrainConfig
+from palate.run.load import load_config
 
 
 @dataclass
@@ -122,6 +130,7 @@ def make_policy(network: ModelMixin, config: TrainConfig) -> Policy:
             )
         except ValueError as error:  # a module of a kind that takes no adapter
             raise PalateError(f"lora.target_modules: {first_line(error)}") from error
+        _check_factors(network)
         hold_frozen(network, config.weight_dtype)
     else:
         network.requires_grad_(True)
@@ -130,7 +139,8 @@ def make_policy(network: ModelMixin, config: TrainConfig) -> Policy:
 
 
 def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
-    """Every target is the name of a module, or the end of one."""
+    """Every target is the name of a module, or the end of one; a convolution in groups has adapters that cannot be
+    merged."""
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
     wrong = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name, _ in network.named_modules())]
     if wrong:
@@ -139,6 +149,20 @@ def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
             f"lora.target_modules: {', '.join(wrong)} match no module of the {type(network).__name__}. "
             f"It has, for example, {', '.join(name for name, _ in ends.most_common(6))}."
         )
+    for name, module in network.named_modules():
+        if getattr(module, "groups", 1) > 1 and any(name == t or name.endswith(f".{t}") for t in targets):
+            raise PalateError(
+                f"lora.target_modules: {name} is a convolution in {module.groups} groups, whose adapters no format "
+                "holds. Leave it out."
+            )
+
+
+def _check_factors(network: torch.nn.Module) -> None:
+    """Every adapter is two factors of a weight: those of embeddings, for example, are other tensors, which no format
+    here holds."""
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and not name.endswith((".lora_A.default.weight", ".lora_B.default.weight")):
+            raise PalateError(f"lora.target_modules: {name.split('.lora_')[0]} is no linear layer or convolution.")
 
 
 def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
@@ -155,24 +179,38 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
     """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
     merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads
-    none."""
+    none.
+
+    Raises PalateError, and leaves what stood there, when the files that were written do not load as what was trained.
+    """
     denoiser = backbone.denoiser
+
+    def save_weights(network: ModelMixin, weights: dict[str, torch.Tensor], component: Path) -> None:
+        network.save_pretrained(component, safe_serialization=True)
+        with read_back(folder):
+            check_saved_weights(component, weights, type(network))
+
     with atomic_path(folder) as temporary:
         if policy.is_classifier:
-            policy.network.save_pretrained(temporary / "classifier", safe_serialization=True)
+            save_weights(policy.network, policy.network.state_dict(), temporary / "classifier")
         elif policy.is_lora and is_merged(backbone, config):
+            weights = plain_weights(policy.network)
             merged = type(policy.network).from_config(policy.network.config)
-            merged.load_state_dict(plain_weights(policy.network))
-            merged.save_pretrained(temporary / denoiser, safe_serialization=True)
+            merged.load_state_dict(weights)
+            save_weights(merged, weights, temporary / denoiser)
         elif policy.is_lora:
-            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(policy.network))
+            adapter = policy.network.peft_config["default"]
+            layers = {name.replace(".default.weight", ".weight"): tensor for name, tensor in policy.state().items()}
             options = {
-                f"{denoiser}_lora_layers": layers,
-                f"{denoiser}_lora_adapter_metadata": _scaling(policy.network.peft_config["default"]),
+                f"{denoiser}_lora_layers": {name: tensor.detach().contiguous() for name, tensor in layers.items()},
+                f"{denoiser}_lora_adapter_metadata": _scaling(adapter),
             }
             backbone.pipeline_class.save_lora_weights(temporary, safe_serialization=True, **options)
+            with read_back(folder):
+                file, pipeline, meta = temporary / ADAPTER, backbone.pipeline_class, meta_network(backbone)
+                check_saved_adapters(file, layers, adapter.lora_alpha, pipeline, meta, denoiser)
         else:
-            policy.network.save_pretrained(temporary / denoiser, safe_serialization=True)
+            save_weights(policy.network, policy.network.state_dict(), temporary / denoiser)
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
@@ -194,18 +232,25 @@ def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
 def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
-    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, and when not
+    all that it holds comes to lie in the network.
     """
     denoiser = backbone.denoiser
-    lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
+    lora, full = folder / ADAPTER, folder / denoiser
     if full.is_dir():
-        return backbone.network_class.from_pretrained(full, torch_dtype=torch.float32).to(backbone.device)
+        network, told = backbone.network_class.from_pretrained(
+            full, torch_dtype=torch.float32, output_loading_info=True
+        )
+        require_whole(full, told)
+        return network.to(backbone.device)
     if not lora.is_file():
         raise PalateError(
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train`"
             " command goes on."
         )
+    found, config = read_adapters(lora, denoiser), folder.parent / "config.yaml"
+    if config.is_file() and (options := load_config(config).lora):
+        require_alpha(found, options.alpha)
     network = backbone.network
-    layers, *alphas, scaling = backbone.pipeline_class.lora_state_dict(folder, return_lora_metadata=True)
-    network.load_lora_adapter(layers, prefix=denoiser, network_alphas=alphas[0] if alphas else None, metadata=scaling)
+    add_adapters(network, found)
     return network

@@ -49,13 +49,13 @@ def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{trained.run}: palate writes no adapters of a {trained.pipeline} for ComfyUI. Export it as diffusers or"
             " fused."
         )
-    layers, alpha = read_adapter(trained)
-    return {name: _scaled(tensor, alpha) if ".lora_B." in name else tensor for name, tensor in layers.items()}, {}
+    return scaled(*read_adapter(trained)), {}
 
 
-def _scaled(factor: Tensor, alpha: float) -> Tensor:
-    """lora_B [out, r, ...] times alpha/r."""
-    return factor * (alpha / factor.shape[1])
+def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Adapters that need no alpha any more: it is their rank, after alpha/r was multiplied into lora_B [out, r,
+    ...]."""
+    return {name: t * (alpha / t.shape[1]) if ".lora_B." in name else t for name, t in layers.items()}
 
 
 def _with_original_name(name: str, config: dict) -> str:

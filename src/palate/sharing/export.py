@@ -15,7 +15,7 @@ from palate.files import atomic_path
 from palate.reports.card import plain_card
 from palate.reports.public import public
 from palate.sampling.provenance import learned_from
-from palate.sharing.adapters import comfyui, kohya
+from palate.sharing.adapters import comfyui, kohya, scaled
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
 from palate.sharing.trained import (
@@ -25,7 +25,6 @@ from palate.sharing.trained import (
     merged_network,
     open_trained,
     read_adapter,
-    save_adapter,
 )
 
 Format = Literal["diffusers", "kohya", "comfyui", "fused", "single-file"]
@@ -42,10 +41,10 @@ def export(
     """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is
     absent).
 
-    diffusers: the adapters or the denoiser as they are, with a model card. kohya, comfyui: one file of adapters. fused:
-    the denoiser with the adapters in its weights; with `whole_pipeline` in a copy of the base model's folder.
-    single-file: the whole model by Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of what was
-    trained; as it is stored when absent.
+    diffusers: the adapters, alpha/rank multiplied in, or the denoiser, with a model card. kohya, comfyui: one file of
+    adapters. fused: the denoiser with the adapters in its weights; with `whole_pipeline` in a copy of the base model's
+    folder. single-file: the whole model by Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of
+    what was trained; as it is stored when absent.
 
     Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold,
     and a place where something stands already.
@@ -102,17 +101,15 @@ def _save(tensors: dict[str, Tensor], header: dict[str, str], path: Path, dtype:
 
 def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> None:
     """The model as the run holds it, with its card; self-contained but for the base model."""
-    layers, _ = read_adapter(trained) if trained.adapter else ({}, None)  # refused before anything is written
+    layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # refused before anything is written
     network = merged_network(trained) if trained.component and dtype else None
     card = trained.run / "model" / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else plain_card(trained.run)
     with atomic_path(path) as folder:
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
-        if trained.adapter and not dtype:
-            shutil.copyfile(trained.adapter, folder / ADAPTER)
-        elif trained.adapter:
-            save_adapter(trained, {name: tensor.to(dtype) for name, tensor in layers.items()}, folder / ADAPTER)
+        if trained.adapter:
+            _save(layers, {}, folder / ADAPTER, dtype)
         elif network:
             save_network(network, folder / trained.component.name, dtype)
         else:
@@ -143,6 +140,8 @@ def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str
     """A sentence that says where the result belongs."""
     if format == "fused" and whole_pipeline:
         return f'load it with DiffusionPipeline.from_pretrained("{path}")'
+    if format == "diffusers" and (path / ADAPTER).is_file():
+        return "README.md in it says how diffusers loads it; for ComfyUI and A1111 there are --format comfyui and kohya"
     if format in ("diffusers", "fused"):
         return "README.md in it says how diffusers loads it"
     places = {"kohya": "A1111's models/Lora", "comfyui": "ComfyUI's models/loras"}

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.sharing.adapters import SD, SDXL
 from palate.sharing.original import original_clip, original_open_clip, original_unet, original_vae
 from palate.sharing.trained import Trained, merged_network
@@ -49,6 +49,4 @@ def _load(kind: type, trained: Trained, component: str, **options):
     try:
         return kind.from_pretrained(trained.base, subfolder=component, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise PalateError(
-            f"{trained.base / component}: could not be loaded ({str(error).strip().splitlines()[0]})."
-        ) from error
+        raise PalateError(f"{trained.base / component}: could not be loaded ({first_line(error)}).") from error
