@@ -16,6 +16,7 @@ import numpy as np
 
 from palate.errors import PalateError
 
+CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
 
 
@@ -90,6 +91,18 @@ def damaged_file(folder: Path) -> str | None:
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def short_hash(text: str, digits: int = 16) -> str:
+    """A name for a text: the first digits of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def add_file(digest: "hashlib._Hash", path: Path) -> None:
+    """Feed the bytes of a file of any size to a digest."""
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK):
+            digest.update(chunk)
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,6 @@ bit; and a shard is named by what it holds, so processes that encode at once wri
 other's.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from itertools import groupby
@@ -32,6 +31,7 @@ from palate.data.shards import open_shard, shard_paths
 from palate.encoding.encoded import IMAGE, NAMES, PAIRS, PROMPTS, EncodedPairs
 from palate.encoding.storage import Storage
 from palate.errors import PalateError
+from palate.files import short_hash
 from palate.progress import progress_bar
 
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
@@ -97,7 +97,7 @@ def planned_cache(
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
     settings |= _told(backbone, resolution)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    key = short_hash(json.dumps(settings, sort_keys=True))
     settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
     caches = Storage(place or dataset.path / "cache")
     if found := _settings(caches):
@@ -288,6 +288,6 @@ def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:
 
 def _write(storage: Storage, kind: str, block: int, tensors: dict[str, torch.Tensor], **metadata: list[str]) -> None:
     told = {name: json.dumps(value) for name, value in metadata.items()}
-    content = hashlib.sha256(json.dumps(metadata[NAMES[kind]]).encode()).hexdigest()[:8]
+    content = short_hash(json.dumps(metadata[NAMES[kind]]), 8)
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     storage.put(f"{kind}-{block:06}-{content}.safetensors", lambda path: save_file(plain, path, metadata=told))

@@ -4,7 +4,6 @@ Shards are memory-mapped safetensors files. What is where stands in an index per
 metadata and named by them, so that one which is out of date is never found.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from palate.arrays import Bools, Hashes, Ints
 from palate.backbones.conditioning import Conditioning
 from palate.encoding.storage import Storage
 from palate.errors import PalateError, first_line
+from palate.files import short_hash
 
 MAPPED = 256 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
 AROUND = 2**16  # bytes that come with the first byte of a read: the system maps the pages around it too
@@ -283,7 +283,7 @@ class PromptOf:
 
 
 def _index_name(kind: str, shards: list[tuple[str, int]]) -> str:
-    return f"{kind}.index-{hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]}.arrow"
+    return f"{kind}.index-{short_hash(json.dumps(shards))}.arrow"
 
 
 def _save_index(index: Index, path: Path) -> None:

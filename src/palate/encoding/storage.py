@@ -4,7 +4,6 @@ Files of a remote folder are fetched whole on first use into a local mirror and 
 memory-mapped.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from palate.errors import PalateError, first_line
-from palate.files import atomic_path
+from palate.files import atomic_path, short_hash
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class Storage:
             self.folder = Path(path)
         else:
             mirrors = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate" / "mirrors"
-            self.folder = mirrors / hashlib.sha256(self.place.encode()).hexdigest()[:16]
+            self.folder = mirrors / short_hash(self.place)
         self._path = path.rstrip("/")
 
     def within(self, name: str) -> "Storage":

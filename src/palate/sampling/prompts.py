@@ -1,7 +1,6 @@
 """Prompt suites: lists of prompts read by their shape, parts of them, and the hash that goes into every result."""
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from palate.addresses import number
 from palate.errors import PalateError
+from palate.files import short_hash
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
@@ -104,7 +104,7 @@ def load_prompts(
 
 def prompts_hash(prompts: list[str]) -> str:
     """A short hash of the prompts in their order."""
-    return hashlib.sha256("\x1f".join(prompts).encode()).hexdigest()[:12]
+    return short_hash("\x1f".join(prompts), 12)
 
 
 def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
