@@ -16,7 +16,7 @@ from palate.addresses import address
 from palate.cli.encode import main
 from palate.data.dataset import PreferenceDataset
 from palate.training.encode import encode, plan
-from palate.training.precomputed import PrecomputedErrors
+from palate.training.precomputed import ReferenceErrors
 
 LORA = {"rank": 4}
 
@@ -122,16 +122,16 @@ def test_encoding_that_was_interrupted_goes_on_and_grows(pipeline_folder, datase
     assert len(list(folder.glob("part-*"))) == 3 and not (folder / "errors.safetensors").exists()
     assert plan(config, 2) == {"pairs": 24, "to encode": 0, "draws": 2, "to compute": 24}
     assert encode(config, reference_draws=2)["computed"] == 24 and not list(folder.glob("part-*"))
-    two = PrecomputedErrors(folder)
+    two = ReferenceErrors(folder)
     ids = [f"p{i:03}" for i in range(24)]
     assert encode(config, reference_draws=3)["computed"] == 24  # the third draw alone
-    assert encode(config, reference_draws=2)["computed"] == 0 and PrecomputedErrors(folder).draws == 3
-    three = PrecomputedErrors(folder)
+    assert encode(config, reference_draws=2)["computed"] == 0 and ReferenceErrors(folder).draws == 3
+    three = ReferenceErrors(folder)
     for draw in (0, 1):
         assert torch.equal(two.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24))
     shutil.rmtree(folder)
     encode(config, reference_draws=3)
-    whole = PrecomputedErrors(folder)
+    whole = ReferenceErrors(folder)
     assert all(torch.equal(whole.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24)) for draw in (0, 1, 2))
 
 
@@ -169,7 +169,7 @@ def test_the_table_is_memory_mapped_and_finds_pairs_by_their_address(tmp_path):
     errors = np.random.default_rng(0).random((len(ids), 4, 2), dtype=np.float32)
     _write(tmp_path / "errors.safetensors", ids, errors)
     (tmp_path / "settings.json").write_text(json.dumps({"batch_size": 4}))
-    table = PrecomputedErrors(tmp_path)
+    table = ReferenceErrors(tmp_path)
     assert str(tmp_path / "errors.safetensors") in Path("/proc/self/maps").read_text()
     chosen = [5, 99_999, 0, 31_337]
     found = table.lookup([ids[i] for i in chosen], [3, 0, 1, 2])
