@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palate.addresses import random_order
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ def _judge_votes(ids: pa.Array, votes: pa.Table, judge: str | None, *, hard: boo
     names = _strings(votes["annotator_id"])
     judged = _mean_by_pair(ids, _only(votes, pc.equal(names, judge)), hard=hard)
     if np.isnan(judged).all():
+        known = sorted(pc.unique(names).to_pylist())
         raise PalateError(
             f"votes: judge {judge!r} voted on none of the {len(ids)} pairs (judges in the votes: "
-            f"{', '.join(sorted(pc.unique(names).to_pylist())) or 'none'}). Add its votes, or name another judge."
+            f"{', '.join(known) or 'none'}){did_you_mean(judge, known, 'add its votes, or name another judge.')}"
         )
     return judged
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from palate.addresses import address
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import write_text
 from palate.judges.correction import combine
 from palate.labels.judges import (
@@ -254,7 +254,7 @@ def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     if unknown:
         raise PalateError(
             f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
-            f" {', '.join(sorted(known)) or 'none'}."
+            f" {', '.join(sorted(known)) or 'none'}{did_you_mean(min(unknown), known)}"
         )
     return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
 

@@ -50,7 +50,9 @@ def preset(name: str, recipe: str = "none") -> dict[str, Any]:
     if recipe == "none":
         return dict(chosen.config)
     if recipe not in ("sd15", "sdxl"):
-        raise PalateError(f"recipe: {recipe!r} is not one of none, sd15, sdxl.")
+        raise PalateError(
+            f"recipe: {recipe!r} is not one of none, sd15, sdxl{did_you_mean(recipe, ('none', 'sd15', 'sdxl'))}"
+        )
     published = getattr(chosen, recipe)
     if not published:
         there = [name for name in ("sd15", "sdxl") if getattr(chosen, name)]

@@ -53,7 +53,7 @@ class Key:
     has_bounds: bool  # they were given, be it as None for no bound
     unit: str
     told: str | None
-    """The row of a report that tells it. "nowhere": no report does. None: among the other keys, where it was changed."""
+    """The row of a report that tells it. "nowhere": no report does. None: among other keys, where it was changed."""
     reset_to: Any
     remedies: tuple[Any, ...]
     """Values that reduce the memory of a training."""
@@ -81,8 +81,8 @@ def key(
 ) -> Any:
     """A field of a configuration with its Key; `default` is a value, REQUIRED, or a function that makes one.
 
-    `low` and `high` are the least and the largest number, None for no bound; a number says at least one of them. A fold's value of a key that is reset is its
-    default, or `reset_to`.
+    `low` and `high` are the least and the largest number, None for no bound; a number says at least the first. What a
+    fold takes of a key that is reset is its default, or `reset_to`.
     """
     made = {"default_factory": default} if callable(default) else {} if default is REQUIRED else {"default": default}
     least = None if low is UNSAID else low

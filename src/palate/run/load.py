@@ -19,24 +19,27 @@ FREE_ON_RESUME = tuple(keys(TrainConfig, lambda key: key.resume == "free"))
 NEEDED = tuple(field.name for field in fields(TrainConfig) if default_of(field) is REQUIRED)
 
 
-def load_config(source: "str | Path | dict[str, Any] | TrainConfig", **overrides: Any) -> TrainConfig:
-    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced.
+def load_config(
+    source: "str | Path | dict[str, Any] | TrainConfig", *, where: str = "configuration", **overrides: Any
+) -> TrainConfig:
+    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced; `where` is what a
+    refusal calls a dict.
 
     The keys of the method's preset, and of the recipe, stand behind those that are given. Raises PalateError for a key
     that does not exist (naming the nearest one), a missing key, a value of another type or out of bounds, or keys that
     cannot go together.
     """
     if not isinstance(source, TrainConfig):
-        return check(read_config(source, **overrides))
+        return check(_read(source, where, overrides))
     if {"method", "recipe"} & set(overrides):
         raise PalateError("method and recipe set other keys; give them with the file or the dict, not afterwards.")
     values = {field.name: getattr(source, field.name) for field in fields(source)}
     return check(TrainConfig(**(typed(values, TrainConfig) | typed(overrides, TrainConfig, "overrides"))))
 
 
-def read_config(source: "str | Path | dict[str, Any]", **overrides: Any) -> TrainConfig:
-    """A configuration whose keys have not been checked against each other yet: more of them may follow."""
-    values, where = (source, "configuration") if isinstance(source, dict) else (read_yaml(source), str(source))
+def _read(source: "str | Path | dict[str, Any]", where: str, overrides: dict[str, Any]) -> TrainConfig:
+    """A configuration whose keys have not been checked against each other yet."""
+    values, where = (source, where) if isinstance(source, dict) else (read_yaml(source), str(source))
     given = typed({**values, **overrides}, TrainConfig, where)
     behind = preset(given.get("method", "dpo"), given.get("recipe", "none"))
     values = typed(behind, TrainConfig, where) | given

@@ -106,7 +106,7 @@ def none_allowed(kind: Any) -> bool:
 
 def choices_of(kind: Any) -> tuple[str, ...]:
     """The names of a closed set that a type allows; empty where it is none."""
-    parts = _parts(kind)
+    parts = parts_of(kind)
     return tuple(name for part in parts if get_origin(part) is Literal for name in get_args(part))
 
 
@@ -132,16 +132,16 @@ def _value(value: Any, kind: Any, place: Place, default: Any) -> Any:
     except msgspec.ValidationError:
         pass
     choices = choices_of(kind)
-    if isinstance(value, str) and choices and len(_parts(kind)) == 1:
+    if isinstance(value, str) and choices and len(parts_of(kind)) == 1:
         raise PalateError(f"{place}: {value!r} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
-    quoted = str in _parts(kind) and isinstance(value, int | float) and not isinstance(value, bool)
+    quoted = str in parts_of(kind) and isinstance(value, int | float) and not isinstance(value, bool)
     right = place.spelled(f"'{value}'" if quoted else _example(kind, default, place.is_option))
     raise PalateError(f"{place}: {value!r} is not {_told(kind)}; write `{right}`.")
 
 
 def _plain(value: Any, kind: Any) -> Any:
     """The value without what other ways of writing it add: numpy's numbers, paths, a list of one, YAML's `no`."""
-    parts = _parts(kind)
+    parts = parts_of(kind)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     elif type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -170,7 +170,7 @@ def _check_bounds(value: Any, key: Key, place: Place) -> None:
         raise PalateError(f"{place}: {number!r} is not a number {told}{unit}.")
 
 
-def _parts(kind: Any) -> tuple[Any, ...]:
+def parts_of(kind: Any) -> tuple[Any, ...]:
     """The members of a union, without None; the type itself where it is none."""
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     return tuple(member for member in members if member is not type(None))
@@ -178,7 +178,7 @@ def _parts(kind: Any) -> tuple[Any, ...]:
 
 def _told(kind: Any) -> str:
     """A type in words."""
-    return " or ".join(_told_part(part) for part in _parts(kind))
+    return " or ".join(_told_part(part) for part in parts_of(kind))
 
 
 def _told_part(part: Any) -> str:
@@ -197,7 +197,7 @@ def _told_part(part: Any) -> str:
 def _example(kind: Any, default: Any, option: bool) -> str:
     """A value as a file spells it: the default, or one of the type."""
     if default is None or default is MISSING:
-        part = _parts(kind)[0]
+        part = parts_of(kind)[0]
         origin = get_origin(part)
         if origin is tuple:
             default = ("ana", "ben") if get_args(part)[0] is str else (0, 2)
