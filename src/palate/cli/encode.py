@@ -45,9 +45,10 @@ def main(argv: list[str]) -> None:
     done = encode(config)
     print(f"encode: {done['pairs']} pairs are encoded")
     if done["draws"]:
-        again = [argument for argument in argv if argument != DRY_RUN]
-        again += [] if config.reference == "precomputed" else ["--reference", "precomputed"]
+        words = [argument for argument in argv if argument != DRY_RUN]
+        place = 1 if words and not words[0].startswith("-") else 0  # behind the file
+        words[place:place] = [] if "reference" in given.options else ["--reference", "precomputed"]
         print(
             f"encode: the reference's errors at {done['draws']} draws of each pair are there, {done['computed']} of"
-            f" them computed now. Next: palate train {shlex.join(again)}"
+            f" them computed now. Next: palate train {shlex.join(words)}"
         )

@@ -52,7 +52,7 @@ def _one_line(box: str) -> str:
     text = re.split(r"(?:For full helptext|Argument helptext)", text)[0].strip()
     text = re.sub(r"Missing from [^:]*: ", "missing: ", text).replace("(required)", "").strip().rstrip(".")
     if choice := re.search(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*?),?\)", text):
-        given, name, allowed = choice[1], choice[2], re.findall(r"'(.*?)'", choice[3])
+        given, name, allowed = choice[1], choice[2], [one for one in re.findall(r"'(.*?)'", choice[3]) if one != "None"]
         return f"{name}: {given!r} is not one of {', '.join(allowed)}{did_you_mean(given, allowed)}"
     if wrong := re.search(r"Error parsing (\S+): .* from \[(.*?)\]", text):
         return f"{wrong[1]}: {wrong[2]} is not a value that it takes."

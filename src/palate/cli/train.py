@@ -4,6 +4,7 @@ import shlex
 
 from palate.cli.keys import merged, parse_keys
 from palate.errors import PalateError
+from palate.run.values import NEEDED
 
 DESCRIPTION = """Train a model as a YAML file or options say. The same command again resumes from the newest checkpoint.
 
@@ -21,16 +22,16 @@ DRY_RUN = "Check and count everything, and estimate memory and time; train and w
 
 def main(argv: list[str]) -> None:
     given = parse_keys(argv, "train", DESCRIPTION, DRY_RUN)
-    from palate.run.load import NEEDED, load_config, read_yaml
-
-    values = merged(read_yaml(given.file) if given.file else {}, given.options)
-    if given.file is None and any(not values.get(name) for name in NEEDED):
+    if given.file is None and any(not given.options.get(name) for name in NEEDED):
         needed = ", ".join(f"--{name.replace('_', '-')}" for name in NEEDED)
         raise PalateError(
             f"train: give a YAML file, as in `palate train dedpo.yaml`, or {needed}; `palate train --help` lists all"
             " keys."
         )
-    config = load_config(values, where=str(given.file or "train"))
+    from palate.run.load import load_config, read_yaml
+
+    values = read_yaml(given.file) if given.file else {}
+    config = load_config(merged(values, given.options), where=str(given.file or "train"))
 
     from palate.distributed import together
     from palate.training.train import train

@@ -12,11 +12,10 @@ from palate.files import write_text
 from palate.presets import preset
 from palate.run.config import TrainConfig
 from palate.run.contradictions import check
-from palate.run.keys import REQUIRED, default_of, keys
-from palate.run.values import typed
+from palate.run.keys import keys
+from palate.run.values import NEEDED, typed
 
 FREE_ON_RESUME = tuple(keys(TrainConfig, lambda key: key.resume == "free"))
-NEEDED = tuple(field.name for field in fields(TrainConfig) if default_of(field) is REQUIRED)
 
 
 def load_config(

@@ -14,8 +14,9 @@ import yaml
 
 from palate.errors import PalateError, did_you_mean
 from palate.run.config import LoraOptions, TrainConfig
-from palate.run.keys import Key, default_of, key_of
+from palate.run.keys import REQUIRED, Key, default_of, key_of
 
+NEEDED = tuple(field.name for field in fields(TrainConfig) if default_of(field) is REQUIRED)
 NESTED = {"lora": LoraOptions}  # keys that hold keys of their own
 # What scripts of other tools call it, and what it is here
 ELSEWHERE = {
