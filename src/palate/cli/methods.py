@@ -13,7 +13,8 @@ from rich.text import Text
 
 from palate.cli.options import parse
 from palate.presets import Method, method, methods
-from palate.run.load import help_of_keys
+from palate.run.config import TrainConfig
+from palate.run.keys import help_of_keys
 
 DESCRIPTION = """The methods of the literature as presets, and what each one sets.
 
@@ -62,7 +63,7 @@ def explain(one: Method) -> None:
     paper = one.paper or "no paper of its own"
     print(f"{one.name}: {one.title} ({f'arXiv {paper}' if paper[:4].isdigit() else paper})\n{one.says}\n")
     print("sets")
-    helps = help_of_keys()
+    helps = help_of_keys(TrainConfig)
     for key, value in one.config.items():
         told = textwrap.fill(helps[key], WIDTH, initial_indent="      ", subsequent_indent="      ")
         print(f"  {key}: {_inline(value)}" + (f"\n{told}" if told else ""))

@@ -27,6 +27,7 @@ from palate.labels.votes import folds_of
 from palate.progress import progress_bar
 from palate.run.checks import SELF
 from palate.run.config import TrainConfig
+from palate.run.keys import keys
 from palate.run.load import FREE_ON_RESUME, load_config
 from palate.run.votes_used import votes_used
 from palate.training.implicit import load_implicit_reward
@@ -119,23 +120,12 @@ def mean_of_unseen(values: Floats, seen: Floats) -> Floats:
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
     """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself,
     later."""
-    return replace(
-        config,
-        target="human",
-        judge=None,
-        power=1.0,
-        residual=1.0,
-        ramp=False,
-        swap=False,
-        label_smoothing=0.0,
-        flip_rate=0.0,
-        madpo=None,
-        uncertainty=None,
-        output_dir=str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
-        leave_out_fold=(fold, config.self_folds),
-        early_stop=None,
-        report_to="none",
-    )
+    own = {
+        "output_dir": str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
+        "leave_out_fold": (fold, config.self_folds),
+    }
+    reset = keys(TrainConfig, lambda key: key.folds == "reset")
+    return replace(config, **{name: key.reset_to for name, key in reset.items()}, **own)
 
 
 def _finished(config: TrainConfig) -> bool:

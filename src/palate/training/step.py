@@ -22,8 +22,8 @@ from palate.run.checks import uses_reference
 from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem
 from palate.training.pair_weights import PairWeights
+from palate.training.precomputed import ReferenceErrors
 from palate.training.readings import PairReadings
-from palate.training.reference import SharedErrors
 from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]
@@ -38,7 +38,7 @@ class Stepper:
         networks: Networks,
         source: Source,
         pair_weights: PairWeights,
-        shared: SharedErrors | None = None,
+        shared: ReferenceErrors | None = None,
     ):
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
