@@ -184,7 +184,7 @@ def test_a_wrong_key_of_a_file_is_told_with_the_file(tmp_path, monkeypatch):
         (lambda: load_scorer("divresity"), "diversity"),
         (lambda: load_reward("brightnes"), "brightness"),
         (lambda: import_pairs("foldres", ["a"], "prefs"), "folders"),
-        (lambda: method("sdop"), "sdpo"),
+        (lambda: method("dedop"), "dedpo"),
         (lambda: make_link("ipoo"), "ipo"),
         (lambda: preset("sdpo", "sdlx"), "sdxl"),
     ],

@@ -128,12 +128,13 @@ def _read(name: str, text: Any, kind: type[TrainConfig] | type[LoraOptions]) -> 
     """The words of an option as a file would give them."""
     type_ = next(field.type for field in fields(kind) if field.name == name)
     words = text if isinstance(text, list) else [text]
+    takes_names = any(get_origin(part) is dict for part in parts_of(type_))
     if len(words) == 1 and isinstance(words[0], str):
         if words[0].lower() in ("none", "null") and none_allowed(type_) and words[0] not in choices_of(type_):
             return None
-        if words[0].startswith("{") and (dict in map(get_origin, parts_of(type_)) or name in NESTED):
+        if words[0].startswith("{") and (takes_names or name in NESTED):
             return _flow(name, words[0])
-    if dict in map(get_origin, parts_of(type_)) and len(words) % 2 == 0:
+    if takes_names and len(words) % 2 == 0:
         return dict(zip(words[::2], words[1::2], strict=True))
     return text
 

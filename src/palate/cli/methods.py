@@ -3,7 +3,7 @@
 import json
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 import yaml
@@ -81,6 +81,6 @@ def _inline(value: object) -> str:
     return text.strip("{}") if isinstance(value, dict) else text
 
 
-def _yaml(values: dict) -> str:
+def _yaml(values: dict[str, Any]) -> str:
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=WIDTH).rstrip()
     return "\n".join(f"  {line}" for line in text.splitlines())

@@ -101,7 +101,7 @@ def command_of(run: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def _target(config: TrainConfig, account: dict) -> str:
+def _target(config: TrainConfig, account: dict[str, Any]) -> str:
     if config.source != "pairs":
         return f"none: {config.source}"
     words = {
@@ -117,7 +117,7 @@ def _target(config: TrainConfig, account: dict) -> str:
     return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")
 
 
-def _correction(config: TrainConfig, account: dict) -> str | None:
+def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
     if not config.judge:
         return None
     covariates = account.get("corrected judge", {}).get("covariates", "")

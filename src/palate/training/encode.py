@@ -56,7 +56,7 @@ def plan(
 def _opened(
     source: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None, overrides: dict[str, Any]
 ) -> tuple[TrainConfig, PreferenceDataset, Backbone, Accelerator]:
-    draws = {} if reference_draws is None else {"reference_draws": reference_draws}
+    draws: dict[str, Any] = {} if reference_draws is None else {"reference_draws": reference_draws}
     config = load_config(source, **draws, **overrides)
     if config.reference_draws is not None and not needs_reference(config):
         raise PalateError(

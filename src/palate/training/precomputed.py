@@ -147,7 +147,7 @@ def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainCon
     if not (folder / TABLE).exists():
         raise PalateError(f"reference: precomputed, but {_nearest(encoded.folder, wanted)}. {todo}")
     errors = ReferenceErrors(folder)
-    if errors.draws < config.reference_draws:
+    if errors.draws < _draws_of(config):
         raise PalateError(
             f"reference_draws: {config.reference_draws}, but the reference's errors were computed at {errors.draws}"
             f" draws of each pair. {todo}"
@@ -184,6 +184,12 @@ def describe(backbone: Backbone, config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def _draws_of(config: TrainConfig) -> int:
+    """K, where the configuration has been checked to have one."""
+    assert config.reference_draws is not None
+    return config.reference_draws
+
+
 def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator) -> int:
     """Compute the errors of all pairs at `reference_draws` draws that are not there yet; returns how many were.
 
@@ -197,7 +203,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
         _write_settings(folder, settings, config.train_batch_size)
     size = _settings(folder)["batch_size"]  # one size for the whole table
     pair_ids = sorted(encoded.pairs_of_two())
-    known = _known(folder, pair_ids, config.reference_draws)
+    known = _known(folder, pair_ids, _draws_of(config))
     missing = int(np.isnan(known[..., 0]).sum())
     if missing:
         setting = _setting(encoded, backbone, config, accelerator, pair_ids)
@@ -220,7 +226,7 @@ def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, a
 def count_missing(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig) -> int:
     """How many errors of pairs at draws `precompute` would compute."""
     folder = encoded.folder / _name(describe(backbone, config))
-    return int(np.isnan(_known(folder, sorted(encoded.pairs_of_two()), config.reference_draws)[..., 0]).sum())
+    return int(np.isnan(_known(folder, sorted(encoded.pairs_of_two()), _draws_of(config))[..., 0]).sum())
 
 
 def _setting(
@@ -249,8 +255,8 @@ def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
     for start in range(0, len(place), size):
         rows = place[start : start + size]
         problem = rows_problem(setting, np.resize(rows, size), [draw] * size, np.ones(size))
-        errors, _ = setting.networks.reference_errors(problem)  # [2, B]
-        parts.append(errors.T[: len(rows)].cpu().numpy())
+        computed, _ = setting.networks.reference_errors(problem)  # [2, B]
+        parts.append(computed.T[: len(rows)].cpu().numpy())
     errors = np.concatenate(parts)
     wrong = ~np.isfinite(errors).all(axis=1)
     if wrong.any():
@@ -315,12 +321,13 @@ def _name(settings: dict[str, Any]) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return settings
 
 
 def _nearest(cache: Path, wanted: dict[str, Any]) -> str:
     """Why there are no errors for these settings: how those that are most like them differ."""
-    candidates = []
+    candidates: list[list[str]] = []
     there = _settings(cache)["resolution"] if (cache / "settings.json").exists() else None  # None: nothing encoded yet
     for folder in (path.parent for path in cache.parent.glob(f"*/reference-*/{TABLE}")):
         here = _settings(folder)
@@ -340,4 +347,4 @@ def _nearest(cache: Path, wanted: dict[str, Any]) -> str:
         candidates.append(told)
     if not candidates:
         return "none have been computed for these pairs"
-    return f"those that have been computed are of something else ({', '.join(min(candidates, key=len))})"
+    return f"those that have been computed are of something else ({', '.join(min(candidates, key=lambda told: len(told)))})"

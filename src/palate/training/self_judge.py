@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -120,12 +121,13 @@ def mean_of_unseen(values: Floats, seen: Floats) -> Floats:
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
     """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself,
     later."""
-    own = {
+    own: dict[str, Any] = {
         "output_dir": str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
         "leave_out_fold": (fold, config.self_folds),
     }
     reset = keys(TrainConfig, lambda key: key.folds == "reset")
-    return replace(config, **{name: key.reset_to for name, key in reset.items()}, **own)
+    changes: dict[str, Any] = {name: key.reset_to for name, key in reset.items()}
+    return replace(config, **changes, **own)
 
 
 def _finished(config: TrainConfig) -> bool:
