@@ -10,7 +10,7 @@ class PalateError(Exception):
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line for a message of ours; its class where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def did_you_mean(given: object, known: Iterable[object], otherwise: str = "", cutoff: float = 0.6) -> str:

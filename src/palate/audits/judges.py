@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from palate.arithmetic import bounded_logit
 from palate.audits.agreement import first_share, order_flips
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slope_estimate
 from palate.audits.planning import Gain, gain_of
-from palate.data.labels import Labels, bounded_logit
+from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.special import expit, logsumexp, softmax
 
+from palate.arithmetic import bounded_logit
 from palate.audits.evidence import Evidence, Votes
 from palate.audits.intervals import Estimate
-from palate.data.labels import bounded_logit
 from palate.errors import PalateError
 from palate.judges.correction import correct_judge
 

@@ -1,6 +1,7 @@
 """What training, sampling and judging ask of a family of diffusers models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
+
+Denoiser = Callable[..., Any]  # a denoiser, or what is called like one; gives a tuple, the prediction first
 
 
 class Backbone(ABC):
@@ -37,6 +40,9 @@ class Backbone(ABC):
     logit_mean: float = 0.0
     logit_std: float = 1.0
 
+    zeros_for_empty: bool | None = (
+        None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
+    )
     guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
@@ -54,11 +60,6 @@ class Backbone(ABC):
         """The schedule of training: `alphas_cumprod` [T] fp32, and `config.prediction_type`, "epsilon" or
         "v_prediction". Raises PalateError for a family of flow matching, which has none."""
         raise PalateError(f"{self.folder}: {self.family} has no noise schedule.")
-
-    @property
-    def zeros_for_empty(self) -> bool | None:
-        """Whether the empty prompt is zeros instead of encoded; None where the stock pipeline knows no such thing."""
-        return None
 
     def free_encoders(self) -> bool:
         """Let go of autoencoder and text encoders; whether there was one. Where one is asked for again, it loads
@@ -129,12 +130,12 @@ class Backbone(ABC):
         """What the network is asked to predict [B, C, h, w], fp32: noise, v, or the flow's velocity noise - x_0."""
 
     @abstractmethod
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's prediction [B, C, h, w] for noised latents [B, C, h, w], timestep [B]."""
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
-    def pipeline(self, network: torch.nn.Module, scheduler_class: type[Any]) -> DiffusionPipeline:
+    def pipeline(self, network: Denoiser, scheduler_class: type[Any]) -> DiffusionPipeline:
         """The stock pipeline of this folder with `network` and a scheduler of another class in place of its own.
         Raises PalateError for a family without a UNet: self-play by sampling is for a UNet."""
         raise PalateError(f"{self.folder}: {self.family} is sampled with schedulers of its own.")

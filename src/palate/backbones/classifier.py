@@ -67,6 +67,7 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
     """
     try:
         options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        classifier: PreferenceClassifier
         classifier, told = PreferenceClassifier.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(

@@ -39,8 +39,7 @@ def pipeline_index(folder: Path) -> Config:
 
 
 def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
-    """A component, an object of this class (a model, a tokenizer). Raises PalateError when its folder cannot be
-    loaded."""
+    """A component of this class (a model, a tokenizer). Raises PalateError when its folder cannot be loaded."""
     disable_progress_bar()  # transformers draws one even for a file of a kilobyte
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import quiet
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.flow import FlowMatching
@@ -51,7 +52,7 @@ class Flux(FlowMatching):
             )
         return {"embeddings": embeddings, "pooled": pooled}
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         batch, _, height, width = noisy.shape
         device, dtype, embeddings = noisy.device, noisy.dtype, conditioning["embeddings"]
         velocities = network(

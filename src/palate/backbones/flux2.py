@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2D
 from torch import Tensor
 from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import kl_factor, pipeline_index
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.flow import FlowMatching
@@ -61,7 +62,7 @@ class Flux2Klein(FlowMatching):
         )
         return {"embeddings": embeddings}
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         embeddings = conditioning["embeddings"]
         velocities: Tensor = network(
             hidden_states=Flux2KleinPipeline._pack_latents(noisy), timestep=timestep / 1000,

@@ -12,6 +12,7 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import load_component, pipeline_index, quiet
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.stable_diffusion import SAMPLERS
@@ -78,7 +79,7 @@ class PixArt(Transformer):
     def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         return noise.float()
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         prediction: Tensor = network(
             noisy, timestep=timestep, encoder_hidden_states=conditioning["embeddings"],
             encoder_attention_mask=conditioning["mask"], return_dict=False,

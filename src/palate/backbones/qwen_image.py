@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from palate.backbones.base import Denoiser
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.flow import FlowMatching
 
@@ -56,7 +57,7 @@ class QwenImage(FlowMatching):
         missing = self.max_sequence_length - mask.shape[1]
         return {"embeddings": F.pad(embeddings, (0, 0, 0, missing)), "mask": F.pad(mask, (0, missing))}
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         batch, _, height, width = noisy.shape
         velocities = network(
             hidden_states=self.as_tokens(noisy), timestep=timestep / 1000,

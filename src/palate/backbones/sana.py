@@ -15,6 +15,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizerFast
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import Config, quiet
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.flow import FlowMatching, scheduler_settings
@@ -65,7 +66,7 @@ class Sana(FlowMatching):
             )  # fmt: skip
         return embeddings, mask
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         velocities: Tensor = network(
             noisy, encoder_hidden_states=conditioning["embeddings"], encoder_attention_mask=conditioning["mask"],
             timestep=timestep * self.config.get("timestep_scale", 1.0), return_dict=False,

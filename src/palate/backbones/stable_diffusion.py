@@ -17,7 +17,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from palate.backbones.base import Backbone
+from palate.backbones.base import Backbone, Denoiser
 from palate.backbones.components import (
     component_config,
     kl_factor,
@@ -149,13 +149,13 @@ class StableDiffusion(Backbone):
         signal, spread = signal_and_spread(timestep, self.noise_schedule.alphas_cumprod)
         return signal * noise.float() - spread * latents.float()
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         prediction: Tensor = network(noisy, timestep, conditioning["embeddings"], return_dict=False)[0]
         return prediction
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
-    def pipeline(self, network: torch.nn.Module, scheduler_class: type[Any]) -> DiffusionPipeline:
+    def pipeline(self, network: Denoiser, scheduler_class: type[Any]) -> DiffusionPipeline:
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,

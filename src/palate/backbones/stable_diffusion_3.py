@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipe
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from palate.backbones.base import Denoiser
 from palate.backbones.components import quiet
 from palate.backbones.conditioning import Conditioning
 from palate.backbones.flow import FlowMatching
@@ -65,7 +66,7 @@ class StableDiffusion3(FlowMatching):
             )  # fmt: skip
         return {"embeddings": embeddings, "pooled": pooled}
 
-    def predict(self, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         velocities: Tensor = network(
             hidden_states=noisy, timestep=timestep, encoder_hidden_states=conditioning["embeddings"],
             pooled_projections=conditioning["pooled"], return_dict=False,

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import logit
 
 from palate.addresses import random_order
 from palate.arrays import Bools, Floats
 from palate.errors import PalateError, did_you_mean
-
-SUREST = 0.98
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,6 @@ class Labels:
     def labelled(self) -> Bools:
         """True where at least one human voted, [N] bool."""
         return ~np.isnan(self.human)
-
-
-def bounded_logit(probability: Floats) -> Floats:
-    """Logits of probabilities, [...] each; who says 0 or 1 is taken at 98 %, where surer would count without bound."""
-    logits: Floats = logit(np.clip(probability, 1 - SUREST, SUREST))
-    return logits
 
 
 def collect_labels(

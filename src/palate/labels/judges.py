@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palate.arithmetic import HALF_95
+from palate.arithmetic import HALF_95, bounded_logit
 from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
-from palate.data.labels import Labels, bounded_logit, collect_labels
+from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge

@@ -185,7 +185,7 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
     """
     denoiser = backbone.denoiser
 
-    def save_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], component: Path) -> None:
+    def save_weights(network: ModelMixin, weights: dict[str, torch.Tensor], component: Path) -> None:
         network.save_pretrained(component, safe_serialization=True)
         with read_back(folder):
             check_saved_weights(component, weights, type(network))

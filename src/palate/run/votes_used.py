@@ -11,7 +11,7 @@ from palate.files import atomic_path
 FILE = "human_votes.parquet"
 
 
-def save_votes_used(run: Path, pair_ids: set[str], start_from: str | None) -> None:
+def save_votes_used(run: Path, pair_ids: frozenset[str], start_from: str | None) -> None:
     """Add these pairs, and those of the run that it started from, to human_votes.parquet of the run.
 
     Where that earlier run has no such file nothing is written: a record that leaves votes out is worse than none.

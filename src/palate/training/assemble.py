@@ -26,7 +26,7 @@ from palate.run.checks import needs_reference
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
 from palate.training.compiled import compile_network
-from palate.training.networks import Networks, Problem
+from palate.training.networks import Networks, Problem, Reference
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
 from palate.training.precomputed import known_errors
@@ -36,6 +36,8 @@ from palate.training.sources import Setting, against_others, from_teacher, redra
 from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
+
+Kept = Snapshots | MinorityRecord | Validation | Average | Spikes  # what a step changes beside the weights
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Parts:
     spikes: Spikes | None
 
     @property
-    def kept(self) -> list:
+    def kept(self) -> list[Kept]:
         """What a step changes beside the weights, for checkpoints."""
         return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
@@ -65,7 +67,7 @@ def assemble(
     accelerator: Accelerator,
     run: Path,
     policy: Policy | None = None,
-    reference: Callable | None = None,
+    reference: Reference | None = None,
 ) -> Parts:
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""

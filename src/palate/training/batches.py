@@ -31,7 +31,7 @@ class Batches:
     drawn from the whole population alike. Raises PalateError where a stratum is smaller than its part of the batch.
     """
 
-    def __init__(self, labelled: Bools, size: int, labelled_per_batch: int | None, seed: int):
+    def __init__(self, labelled: Bools, size: int, labelled_per_batch: int | None, seed: int | str):
         strata = {"pairs": np.arange(len(labelled))}
         counts = {"pairs": size}
         if labelled_per_batch is not None:

@@ -3,6 +3,7 @@ ones."""
 
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,12 +188,14 @@ def measure_step(
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations make, as long as they live."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
@@ -222,7 +225,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
                 prediction = backbone.predict(policy.network, noisy, timestep, told).float()
             (prediction - noisy).square().mean().backward()
             del prediction
-        return live.peak
+        return int(live.peak)
 
 
 def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
@@ -237,7 +240,9 @@ def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
+def _inputs(
+    backbone: Backbone, config: TrainConfig, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
     images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
     count = images * -(-config.train_batch_size // _processes(config))

@@ -52,7 +52,8 @@ class ImplicitReward:
                 for network in (self.reference, *self.trained)
             )
             total += self.beta / 2 * (error - torch.stack(errors)).cpu().double()
-        return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        scores: Floats = (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        return scores
 
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:

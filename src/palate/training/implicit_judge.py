@@ -69,7 +69,7 @@ class ImplicitJudge:
         return "no" if self.device == "cpu" else self.config.mixed_precision
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
         return {
             "models": [content_hash(run / "model") for run in self.models],

@@ -8,6 +8,7 @@ second table. All who read the folder know both.
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palate.addresses import address
-from palate.arrays import Floats, Ints, Objects
+from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.folders import fingerprint
 from palate.distributed import counts, first_alone, first_says
@@ -40,6 +41,7 @@ from palate.training.sources import Setting, rows_problem, seed_of_draws
 PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"
 VISITED = "visited.safetensors"  # pair [M] int64, draw [M] int64, errors [M, 2], in the order of pair and draw
+Settings = dict[str, Any]  # what errors depend on, as settings.json has it
 HASHED = ("model", "scheduler")  # settings that nobody can read
 
 
@@ -70,7 +72,7 @@ class ReferenceErrors:
         """The pairs that are not in the table."""
         return [pair_id for pair_id, row in zip(pair_ids, self._rows(pair_ids), strict=True) if row < 0]
 
-    def lookup(self, pair_ids: list[str], numbers: list[int]) -> torch.Tensor | None:
+    def lookup(self, pair_ids: list[str], numbers: Sequence[int]) -> torch.Tensor | None:
         """Errors [B, 2] of both images of these pairs at these draws, or None when any is missing.
 
         All or nothing, because a forward over part of a batch may differ from one over the whole in the last bit, and a
@@ -91,7 +93,7 @@ class ReferenceErrors:
             pairs.append(pair)
         return torch.tensor(pairs, dtype=torch.float32)
 
-    def add(self, pair_ids: list[str], numbers: list[int], errors: torch.Tensor) -> None:
+    def add(self, pair_ids: list[str], numbers: Sequence[int], errors: torch.Tensor) -> None:
         """Remember errors [B, 2]; those already known stay as they are."""
         if self.grows:
             for place, pair in zip(
@@ -171,9 +173,8 @@ def _tell_rounding(errors: ReferenceErrors, config: TrainConfig) -> None:
         )
 
 
-def describe(backbone: Backbone, config: TrainConfig) -> dict[str, Any]:
-    """Everything that errors at addressed draws depend on, beside the encoded pairs: keys say so themselves (`error` in
-    run/config.py), and the device."""
+def describe(backbone: Backbone, config: TrainConfig) -> Settings:
+    """Everything that errors at addressed draws depend on, beside the encoded pairs."""
     return {
         "model": fingerprint(backbone.folder, (backbone.denoiser,)),
         "scheduler": fingerprint(backbone.folder, ("scheduler",)),
@@ -249,7 +250,7 @@ def _setting(
     return Setting(config, backbone, encoded, rows, None, networks, accelerator.device)
 
 
-def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
+def _errors(setting: Setting, place: Ints, draw: int, size: int) -> Floats:
     """Errors [n, 2] of these rows at one draw, `size` rows at a time."""
     parts = []
     for start in range(0, len(place), size):
@@ -257,7 +258,7 @@ def _errors(setting: Setting, place: Floats, draw: int, size: int) -> Floats:
         problem = rows_problem(setting, np.resize(rows, size), [draw] * size, np.ones(size))
         computed, _ = setting.networks.reference_errors(problem)  # [2, B]
         parts.append(computed.T[: len(rows)].cpu().numpy())
-    errors = np.concatenate(parts)
+    errors: Floats = np.concatenate(parts)
     wrong = ~np.isfinite(errors).all(axis=1)
     if wrong.any():
         raise PalateError(
@@ -299,7 +300,7 @@ def _read_visited(folder: Path) -> dict[tuple[int, int], tuple[float, float]]:
     return {place: (pair[0], pair[1]) for place, pair in zip(places, tensors["errors"].tolist(), strict=True)}
 
 
-def _write_settings(folder: Path, settings: dict[str, Any], batch_size: int) -> None:
+def _write_settings(folder: Path, settings: Settings, batch_size: int) -> None:
     write_text(folder / "settings.json", json.dumps(settings | {"batch_size": batch_size}, indent=1))
 
 
@@ -312,20 +313,20 @@ def _write(path: Path, pair_ids: list[str], errors: Floats) -> None:
         save_file(tensors, temporary)
 
 
-def _addresses(pair_ids: list[str]) -> Objects:
+def _addresses(pair_ids: list[str]) -> Ints:
     return np.array([address(pair_id) for pair_id in pair_ids], np.int64)
 
 
-def _name(settings: dict[str, Any]) -> str:
+def _name(settings: Settings) -> str:
     return f"reference-{address(json.dumps(settings, sort_keys=True)):016x}"
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+def _settings(folder: Path) -> Settings:
+    settings: Settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     return settings
 
 
-def _nearest(cache: Path, wanted: dict[str, Any]) -> str:
+def _nearest(cache: Path, wanted: Settings) -> str:
     """Why there are no errors for these settings: how those that are most like them differ."""
     candidates: list[list[str]] = []
     there = _settings(cache)["resolution"] if (cache / "settings.json").exists() else None  # None: nothing encoded yet
@@ -347,4 +348,5 @@ def _nearest(cache: Path, wanted: dict[str, Any]) -> str:
         candidates.append(told)
     if not candidates:
         return "none have been computed for these pairs"
-    return f"those that have been computed are of something else ({', '.join(min(candidates, key=lambda told: len(told)))})"
+    nearest = min(candidates, key=lambda differing: len(differing))
+    return f"those that have been computed are of something else ({', '.join(nearest)})"

@@ -2,21 +2,27 @@
 that were computed before are in precomputed.py."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import cpu_offload
 
+from palate.backbones.base import Denoiser
 from palate.network.model import Policy
 from palate.network.precision import hold_frozen
 from palate.network.sharding import is_sharded
 from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
+from palate.training.networks import Reference
 
 
 def make_reference(
-    policy: Policy, needed: bool = True, config: TrainConfig | None = None, shard: Callable | None = None
-) -> Callable:
+    policy: Policy,
+    needed: bool = True,
+    config: TrainConfig | None = None,
+    shard: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+) -> Reference:
     """A context manager that gives the reference network, as `reference` of the configuration says.
 
     Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held),
@@ -30,7 +36,7 @@ def make_reference(
     if policy.is_lora and mode in ("auto", "adapter-off"):
 
         @contextmanager
-        def adapter_off():
+        def adapter_off() -> Iterator[Denoiser]:
             policy.network.disable_adapters()
             if is_sharded(policy.network):  # peft stops gradients too, and a sharded network keeps what it saw first
                 for parameter in policy.parameters:
@@ -56,13 +62,13 @@ def make_reference(
         frozen = shard(frozen)
 
     @contextmanager
-    def frozen_copy():
+    def frozen_copy() -> Iterator[Denoiser]:
         yield frozen
 
     return frozen_copy
 
 
 @contextmanager
-def _none():
+def _none() -> Iterator[Denoiser]:
     raise RuntimeError("this run has no reference network")
-    yield
+    yield  # never reached: it makes this a generator

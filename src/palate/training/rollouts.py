@@ -30,6 +30,7 @@ from palate.objectives.logit import full_precision
 from palate.progress import progress_bar
 
 DECODED_AT_ONCE = 8  # pictures
+_PairFields = tuple[Tensor, Tensor, Tensor, int, int, str, float, float]  # of one pair, `noisy` to `gap`
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def collect_step_pairs(
     backbone: Backbone,
     network: torch.nn.Module,
     prompts: list[str],
-    seed_address: tuple,
+    seed_address: tuple[object, ...],
     reward: Reward,
     *,
     steps: int = 20,
@@ -159,9 +160,17 @@ class _Branch:
 
 
 def _branches(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
-    eta: float, first_step: int, candidates: int, resolution: int,
-) -> Iterator[_Branch]:  # fmt: skip
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    keys: list[tuple[object, ...]],
+    steps: int,
+    guidance: float,
+    eta: float,
+    first_step: int,
+    candidates: int,
+    resolution: int,
+) -> Iterator[_Branch]:
     """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next
     step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
@@ -196,8 +205,8 @@ def _branches(
 
 
 def _rank(
-    branch: _Branch, row: int, prompt: str, key: tuple, scores: Floats, threshold: float, soft: bool
-) -> tuple | None:
+    branch: _Branch, row: int, prompt: str, key: tuple[object, ...], scores: Floats, threshold: float, soft: bool
+) -> _PairFields | None:
     """The pair's fields from noisy to gap, of trajectory `row` with scores [K]; None where the gap is too small."""
     best, worst = int(scores.argmax()), int(scores.argmin())
     gap = np.tanh((scores[best] - scores[worst]) / 2)  # softmax of two: sigmoid(d) - sigmoid(-d)
@@ -207,7 +216,8 @@ def _rank(
     first, second = (best, worst) if best_is_0 else (worst, best)
     probability = expit(scores[first] - scores[second]) if soft else float(best_is_0)
     latents = (branch.noisy[row], branch.following[row, first], branch.following[row, second])
-    return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
+    noisy, next_0, next_1 = (tensor.cpu() for tensor in latents)
+    return noisy, next_0, next_1, branch.timestep, branch.previous, prompt, probability, gap
 
 
 def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
@@ -217,7 +227,10 @@ def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _check(num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature) -> None:
+def _check(
+    num_timesteps: int, prompts: list[str], steps: int, eta: float, first_step: int, candidates: int, threshold: float,
+    temperature: float,
+) -> None:  # fmt: skip
     for wrong, line in (
         (not prompts, "no prompts to sample."),
         (not 2 <= steps <= num_timesteps, f"steps {steps}: give a number from 2 to {num_timesteps}."),

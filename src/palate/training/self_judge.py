@@ -36,7 +36,9 @@ from palate.training.implicit import load_implicit_reward
 FOLDER = "self-judge"  # in a run, with one fold run each
 
 
-def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: Callable) -> Floats | None:
+def cross_fitted_votes(
+    dataset: PreferenceDataset, config: TrainConfig, train: Callable[[TrainConfig], object]
+) -> Floats | None:
     """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is
     another.
 
@@ -67,10 +69,11 @@ def cross_fitted_votes(dataset: PreferenceDataset, config: TrainConfig, train: C
             f"{config.output_dir}: votes or pairs were added since its fold runs were trained, which then judge pairs"
             f" whose votes they saw. Choose another output_dir, or delete {path.parent}."
         )
-    return expit(logits[own, np.arange(len(own))])
+    votes: Floats = expit(logits[own, np.arange(len(own))])
+    return votes
 
 
-def trained_folds(config: TrainConfig, train: Callable) -> list[Path]:
+def trained_folds(config: TrainConfig, train: Callable[[TrainConfig], object]) -> list[Path]:
     """The folders of the K = self_folds fold runs of a configuration; those that are not finished are trained first.
 
     Fold runs are ordinary runs beneath the run's folder, so an interrupted one goes on. Votes held out for validation
@@ -95,7 +98,9 @@ def found_folds(run: Path) -> list[Path]:
     found = sorted(path.parent for path in (run / FOLDER).glob("fold-*/config.yaml"))
     if not found:
         return []
-    _, count = load_config(found[0] / "config.yaml").leave_out_fold
+    left_out = load_config(found[0] / "config.yaml").leave_out_fold
+    assert left_out is not None  # a fold run leaves its fold out
+    _, count = left_out
     folds = [run / FOLDER / f"fold-{k}" for k in range(count)]
     unfinished = [fold for fold in folds if not (fold / "model").is_dir()]
     if unfinished:
@@ -110,12 +115,13 @@ def seen_by(used: list[frozenset[str]], pair_ids: list[str]) -> Bools:
     return np.array([[pair_id in pairs for pair_id in pair_ids] for pairs in used], bool)
 
 
-def mean_of_unseen(values: Floats, seen: Floats) -> Floats:
+def mean_of_unseen(values: Floats, seen: Bools) -> Floats:
     """Means [N, ...] of values [F, N, ...] over those of the F models that did not see the pair; NaN where all did."""
     weight = (~seen).astype(float)
     total = np.einsum("fn,fn...->n...", weight, values)
     count = weight.sum(axis=0).reshape(-1, *[1] * (total.ndim - 1))
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    means: Floats = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return means
 
 
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:

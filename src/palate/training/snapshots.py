@@ -1,8 +1,8 @@
 """Adaptive-DPO's annotators: averages of the weights, and what they make of every pair over the draws of a run."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +10,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from palate.arrays import Objects
+from palate.backbones.base import Denoiser
 from palate.files import atomic_path
 from palate.network.model import Policy
 from palate.network.sharding import is_sharded, like
@@ -29,7 +30,7 @@ class Snapshots:
         for average in self.averages:
             average.step(parameters)
 
-    def networks(self, network: torch.nn.Module) -> list[Callable]:
+    def networks(self, network: torch.nn.Module) -> list[Denoiser]:
         """The network with each average in place of its trained parameters, which stay where they are."""
         averages = [dict(zip(self.names, average.shadow_params, strict=True)) for average in self.averages]
         run = _with_shards if is_sharded(network) else _with_weights
@@ -50,12 +51,12 @@ class Snapshots:
                 shadow.copy_(like(state[f"snapshots.{k}.{i}"], shadow))
 
 
-def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
+def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
     return torch.func.functional_call(network, weights, args, kwargs)
 
 
 @torch.no_grad()
-def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
+def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
     """A sharded network gathers what its own parameters hold, so they hold the average meanwhile."""
     parameters = dict(network.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in weights}

@@ -5,7 +5,7 @@ need (source: steps writes what it sampled into the run).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from palate.errors import PalateError
 from palate.labels.rows import Rows
 from palate.objectives.regions import region_mask
 from palate.run.config import TrainConfig
-from palate.training.batches import Batches
-from palate.training.draws import Draws, draws
+from palate.training.batches import Batch, Batches
+from palate.training.draws import Draws, Number, draws
 from palate.training.networks import Networks, Problem
 
 JITTER = 0.1  # of the noise that InPO's inversion adds per step, in units of the step's spread (released code)
@@ -43,18 +43,24 @@ class Setting:
 
     @property
     def schedule(self) -> torch.Tensor:
-        return self.backbone.noise_schedule.alphas_cumprod.to(self.device, torch.float32)
+        alphas_cumprod: torch.Tensor = self.backbone.noise_schedule.alphas_cumprod
+        return alphas_cumprod.to(self.device, torch.float32)
 
     @property
     def prediction_type(self) -> str:
-        return self.backbone.noise_schedule.config.prediction_type
+        return str(self.backbone.noise_schedule.config.prediction_type)
+
+    def batch(self, index: int) -> Batch:
+        """The rows of micro-batch `index`; a model that samples its own pairs (source: steps) has none."""
+        assert self.batches is not None
+        return self.batches.at(index)
 
 
 def voted(setting: Setting) -> Callable[[int], Problem]:
     """Rows of encoded images as they are: pairs, single images, ranked lists."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         draws_each = setting.config.reference_draws
         numbers = batch.draw if draws_each is None else batch.draw % draws_each
         return rows_problem(setting, batch.row, numbers.tolist(), batch.scale)
@@ -78,7 +84,7 @@ def against_others(setting: Setting) -> Callable[[int], Problem]:
         return place
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers = batch.draw.tolist()
         others = [rows.images[other(row, number)][0] for row, number in zip(batch.row, numbers, strict=True)]
         second = setting.encoded.image_latents(others), setting.encoded.image_conditioning(others)
@@ -91,7 +97,7 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
     """A preferred image, and the reference's own sample for its prompt, latents [N, C, h, w] (SPIN-Diffusion)."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         side = setting.config.resolution or setting.backbone.resolution
         second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone, side), len(batch.row))
         return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, second)
@@ -102,7 +108,7 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 def rows_problem(
     setting: Setting,
     row: Ints,
-    numbers: list,
+    numbers: Sequence[Number],
     scale: Floats,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
@@ -127,7 +133,8 @@ def rows_problem(
         )
     region = None
     if config.region is not None:
-        region = region_mask(*latents.chunk(2), config.region).repeat(2, 1, 1, 1)
+        first, other = latents.chunk(2)
+        region = region_mask(first, other, config.region).repeat(2, 1, 1, 1)
     return Problem(
         row=torch.from_numpy(np.asarray(row)),
         row_id=rows.id[row].tolist(),
@@ -167,7 +174,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
 
     def problem(index: int) -> Problem:
         config, rows, device = setting.config, setting.rows, setting.device
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers, count = batch.draw.tolist(), len(batch.row)
         shown = [rows.images[i][0] for i in batch.row]
         latents, of_images = setting.encoded.image_latents(shown).to(device), setting.encoded.image_conditioning(shown)
@@ -234,7 +241,7 @@ def seed_of_draws(config: TrainConfig) -> int:
     return config.seed if config.reference_draws is None else config.draw_seed
 
 
-def _draw(setting: Setting, row: Floats, numbers: list[int], shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
+def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
@@ -246,7 +253,11 @@ def _draw(setting: Setting, row: Floats, numbers: list[int], shape: tuple[int, .
 
 
 def _inverted(
-    setting: Setting, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, keys: list[tuple]
+    setting: Setting,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    conditioning: Conditioning,
+    keys: list[tuple[object, ...]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the noise in them, from inversion with the policy as it is (SmPO, arXiv 2506.02698; InPO)."""
     config, networks = setting.config, setting.networks
