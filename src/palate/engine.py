@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 Batch = list[Any]  # of what is mapped, or of what came of it
 Work = Callable[[Batch], Batch]
@@ -27,7 +27,7 @@ def mapped(
     raises.
     """
     if engine not in ENGINES:
-        raise PalateError(f"engine {engine!r} is none of {', '.join(ENGINES)}.")
+        raise PalateError(f"engine {engine!r} is none of {', '.join(ENGINES)}{did_you_mean(engine, ENGINES)}")
     if workers < 1:
         raise PalateError(f"workers: {workers}, but at least one must work.")
     if engine == "ray":

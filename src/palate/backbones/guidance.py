@@ -145,7 +145,8 @@ def plain_weights(unet: nn.Module) -> dict[str, Tensor]:
         if isinstance(layer, LoraLayer) and not layer.merged and not layer.disable_adapters:
             for adapter in set(layer.active_adapters) & set(layer.lora_A):
                 weight = weights[f"{name}.weight"]
-                delta: Tensor = layer.get_delta_weight(adapter)  # type: ignore[attr-defined]  # every kind of layer has it
+                # every kind of adapted layer has it
+                delta: Tensor = layer.get_delta_weight(adapter)  # type: ignore[attr-defined]
                 weights[f"{name}.weight"] = weight + delta.to(weight.dtype)
     return weights
 

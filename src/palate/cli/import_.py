@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from palate.cli.options import parse
 from palate.data.importers.common import ImportReport
 from palate.data.importing import Format, import_pairs, summary_lines
 from palate.errors import PalateError
@@ -60,7 +61,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
-    options = tyro.cli(Options, args=argv, prog="palate import", description=HELP)
+    options = parse(Options, argv, "import", HELP)
     report = _world(options) if options.format == "world" else _files(options)
     print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +16,7 @@ from palate.data.images import bytes_of_pair, decode_image
 from palate.data.importers import folders, jsonl, pickapic, rankings, samples, trl
 from palate.data.importers.common import ImportReport, Row
 from palate.data.schema import IMAGE_COLUMNS, content_id, pair_row, vote_row
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 Format = Literal["pickapic", "folders", "jsonl", "rankings", "trl", "samples"]
 READERS = {
@@ -48,6 +48,9 @@ def import_pairs(
     """
     if not sources:
         raise PalateError("nothing to import: no sources given. Name the files or folders to read.")
+    if format not in get_args(Format):
+        known = get_args(Format)
+        raise PalateError(f"format {format!r} is not one of {', '.join(known)}{did_you_mean(format, known)}")
     target = _Target(Path(to), name, annotator, source)
     report = ImportReport()
     _file_decodes.cache_clear()  # files may have changed since an earlier import

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from palate.addresses import random_order
 from palate.arrays import Bools, Floats
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,10 @@ def _judge_votes(ids: pa.Array, votes: pa.Table, judge: str | None, *, hard: boo
     names = _strings(votes["annotator_id"])
     judged = _mean_by_pair(ids, _only(votes, pc.equal(names, judge)), hard=hard)
     if np.isnan(judged).all():
+        known = sorted(pc.unique(names).to_pylist())
         raise PalateError(
             f"votes: judge {judge!r} voted on none of the {len(ids)} pairs (judges in the votes: "
-            f"{', '.join(sorted(pc.unique(names).to_pylist())) or 'none'}). Add its votes, or name another judge."
+            f"{', '.join(known) or 'none'}){did_you_mean(judge, known, 'add its votes, or name another judge.')}"
         )
     return judged
 
@@ -176,7 +177,7 @@ def only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
     if unknown := set(people) - known:
         raise PalateError(
             f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
-            f" {', '.join(sorted(known)) or 'none'}."
+            f" {', '.join(sorted(known)) or 'none'}{did_you_mean(min(unknown), known)}"
         )
     return votes.filter(
         pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))

@@ -1,6 +1,5 @@
 """The two tables that are the truth, pairs and votes, and what a row of each may hold."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -10,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 SCHEMA_VERSION = 1
 SOURCES = ("human", "judge")
@@ -126,9 +125,8 @@ def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _known_fields(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None:
     for name in row:
         if name not in schema.names:
-            near = difflib.get_close_matches(str(name), schema.names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known fields: {', '.join(schema.names)}."
-            raise PalateError(f"{where}: unknown field {name!r}.{hint}")
+            hint = did_you_mean(name, schema.names, f"known fields: {', '.join(schema.names)}.")
+            raise PalateError(f"{where}: unknown field {name!r}{hint}")
 
 
 def _image(image: Any, where: str, name: str) -> dict[str, Any]:

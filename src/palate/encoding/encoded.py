@@ -174,8 +174,8 @@ class EncodedPairs:
                 self._open[name] = safe_open(path, "pt")
             except (SafetensorError, OSError) as error:
                 raise PalateError(
-                    f"{path}: damaged ({first_line(error)}). Delete it and run again; what it held, and nothing else, is"
-                    " encoded anew."
+                    f"{path}: damaged ({first_line(error)}). Delete it and run again; what it held, and nothing else,"
+                    " is encoded anew."
                 ) from error
         return self._open[name]
 

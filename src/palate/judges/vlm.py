@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.base import Answer, Pair
 from palate.judges.chat import Chat, Refused, Unanswered
 
@@ -51,7 +51,7 @@ class VisionLanguageJudge:
         attempts: int = 6, patience: float = 60.0, key_from: str = "OPENAI_API_KEY", seed: int = 0,
     ):  # fmt: skip
         if read not in READS:
-            raise PalateError(f"read: {read!r} is none of {', '.join(READS)}.")
+            raise PalateError(f"read: {read!r} is none of {', '.join(READS)}{did_you_mean(read, READS)}")
         for name, value in (("samples", samples), ("side", side), ("concurrency", concurrency), ("attempts", attempts)):
             if value < 1:
                 raise PalateError(f"{name}: {value}, but it must be at least 1.")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.objectives.logit import full_precision
 
 _LARGEST_EXPONENT = 80.0  # exp(80) still is a number in fp32
@@ -73,7 +73,9 @@ def kto(
     soon after. Raises PalateError for an unknown utility.
     """
     if utility not in UTILITY_LOSSES:
-        raise PalateError(f"utility: {utility!r} is not known. Use {', '.join(UTILITY_LOSSES)}.")
+        raise PalateError(
+            f"utility: {utility!r} is not one of {', '.join(UTILITY_LOSSES)}{did_you_mean(utility, UTILITY_LOSSES)}"
+        )
     loss, target = UTILITY_LOSSES[utility], full_precision(target)
     u = kto_logit(gain, beta, offset)
     return target * lambda_liked * loss(u, 1) + (1 - target) * lambda_disliked * loss(u, -1)

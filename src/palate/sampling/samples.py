@@ -19,7 +19,7 @@ from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.samples import Samples, Sampling, different_settings, open_samples, picture_path
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
 from palate.network.precision import PRECISIONS, check_precision, compute_in
@@ -260,7 +260,10 @@ def generate(
 
 def _checked(sampling: Sampling) -> Sampling:
     if sampling.sampler not in ("default", *SAMPLERS):
-        raise PalateError(f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}.")
+        raise PalateError(
+            f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}"
+            f"{did_you_mean(sampling.sampler, SAMPLERS)}"
+        )
     for name in ("steps", "repetitions"):
         if (value := getattr(sampling, name)) is not None and value < 1:
             raise PalateError(f"{name}: {value}, but at least 1 is needed.")
@@ -269,7 +272,10 @@ def _checked(sampling: Sampling) -> Sampling:
     if not math.isfinite(sampling.classifier_scale):
         raise PalateError(f"classifier_scale: {sampling.classifier_scale} is not a finite number.")
     if sampling.mixed_precision not in PRECISIONS:
-        raise PalateError(f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}.")
+        raise PalateError(
+            f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}"
+            f"{did_you_mean(sampling.mixed_precision, PRECISIONS)}"
+        )
     if sampling.negative is None and sampling.negative_mix:
         raise PalateError(
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."

@@ -26,23 +26,14 @@ from palate.network.model import Policy, make_policy, meta_network
 from palate.network.optimizers import STATE_BYTES, make_optimizer
 from palate.network.precision import DTYPES, hold_frozen
 from palate.run.checks import needs_reference
-from palate.run.config import LoraOptions, TrainConfig
+from palate.run.config import TrainConfig
+from palate.run.contradictions import check
+from palate.run.keys import keys
 from palate.training.reference import make_reference
 
 GIB = 2**30
 AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 LONG = 30.0  # seconds: one step that takes longer is measured once
-# What reduces memory, each with the keys that it sets
-REMEDIES: dict[str, dict[str, Any]] = {
-    "lora": {"lora": LoraOptions()},
-    "gradient_checkpointing": {"gradient_checkpointing": True},
-    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"},
-    "optimizer: adafactor": {"optimizer": "adafactor"},
-    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1},
-    "mixed_precision: bf16": {"mixed_precision": "bf16"},
-    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"},
-    "train_batch_size: 1": {"train_batch_size": 1},
-}
 
 
 @dataclass(frozen=True)
@@ -122,11 +113,7 @@ def refuse_too_little(
     if memory.total <= free:
         return
     smaller = []
-    for name, change in REMEDIES.items():
-        if all(getattr(config, key) == value for key, value in change.items()):
-            continue
-        if "precomputed" in name and not needs_reference(config) or "8bit" in name and config.optimizer != "adamw":
-            continue
+    for name, change in remedies(config).items():
         needed = estimate_memory(backbone, replace(config, **change), conditioning).total
         if needed < 0.98 * memory.total:
             smaller.append((needed, f"{name} ({needed / GIB:.2f})"))
@@ -135,6 +122,25 @@ def refuse_too_little(
         f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on"
         f" {backbone.device}. It would need less with {told}."
     )
+
+
+def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """What reduces the memory of a configuration and goes with its other keys, each with the keys that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, key in keys(TrainConfig, lambda key: bool(key.remedies)).items():
+        for value in key.remedies:
+            change = {name: value, **key.remedy_sets}
+            if all(getattr(config, other) == wanted for other, wanted in change.items()):
+                continue
+            try:
+                check(replace(config, **change))
+            except PalateError:
+                continue
+            if value is True or not isinstance(value, str | int):
+                found[name] = change
+            else:
+                found[" and ".join(f"{other}: {wanted}" for other, wanted in change.items())] = change
+    return found
 
 
 def free_memory(device: str | torch.device) -> int:

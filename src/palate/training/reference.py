@@ -1,25 +1,19 @@
-"""The frozen starting model: the adapter switched off, a frozen copy (here or in the CPU's memory), or errors that
-another run computed. Errors that `palate encode` computes are in precomputed.py."""
+"""The frozen starting model: the adapter switched off, or a frozen copy (here or in the CPU's memory). Errors of it
+that were computed before are in precomputed.py."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import cpu_offload
 
 from palate.backbones.base import Denoiser
-from palate.files import atomic_path
 from palate.network.model import Policy
 from palate.network.precision import hold_frozen
 from palate.network.sharding import is_sharded
 from palate.run.config import TrainConfig
 from palate.training.compiled import compile_network
-from palate.training.draws import Number
 from palate.training.networks import Reference
 
 
@@ -78,54 +72,3 @@ def make_reference(
 def _none() -> Iterator[Denoiser]:
     raise RuntimeError("this run has no reference network")
     yield  # never reached: it makes this a generator
-
-
-class SharedErrors:
-    """The reference's denoising errors at addressed draws, kept in one file for every run that visits the same draws.
-
-    Whatever the errors depend on (model, data, seed, drop-out share, precision) belongs into the file's name. Two runs
-    that write at once lose nothing but time: what one of them misses, it computes.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._known = self._read()
-        self._saved = len(self._known)
-
-    def lookup(self, pair_ids: list[str], numbers: Sequence[Number]) -> torch.Tensor | None:
-        """Errors [B, 2] of both images, or None when any is missing.
-
-        All or nothing, because a forward over part of a batch may differ from one over the whole in the last bit, and a
-        resumed run must equal an uninterrupted one.
-        """
-        found = [self._known.get(address) for address in zip(pair_ids, numbers, strict=True)]
-        return None if None in found else torch.tensor(found, dtype=torch.float32)
-
-    def add(self, pair_ids: list[str], numbers: Sequence[Number], errors: torch.Tensor) -> None:
-        """Remember errors [B, 2]; those already known stay as they are."""
-        for address, pair in zip(zip(pair_ids, numbers, strict=True), errors.tolist(), strict=True):
-            self._known.setdefault(address, (pair[0], pair[1]))
-
-    def save(self) -> None:
-        """Write what is new, together with what another run may have written meanwhile."""
-        if len(self._known) == self._saved:
-            return
-        self._known = {**self._known, **self._read()}
-        pair_ids, numbers = zip(*self._known, strict=True)
-        errors = np.array(list(self._known.values()), np.float32)
-        table = pa.table({"pair_id": pair_ids, "draw": numbers, "error_0": errors[:, 0], "error_1": errors[:, 1]})
-        with atomic_path(self.path) as temporary:
-            pq.write_table(table, temporary)
-        self._saved = len(self._known)
-
-    def _read(self) -> dict[tuple[str, Number], tuple[float, float]]:
-        if not self.path.exists():
-            return {}
-        columns = pq.read_table(self.path).to_pydict()
-        return dict(
-            zip(
-                zip(columns["pair_id"], columns["draw"], strict=True),
-                zip(columns["error_0"], columns["error_1"], strict=True),
-                strict=True,
-            )
-        )

@@ -160,9 +160,17 @@ class _Branch:
 
 
 def _branches(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple[object, ...]], steps: int, guidance: float,
-    eta: float, first_step: int, candidates: int, resolution: int,
-) -> Iterator[_Branch]:  # fmt: skip
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    keys: list[tuple[object, ...]],
+    steps: int,
+    guidance: float,
+    eta: float,
+    first_step: int,
+    candidates: int,
+    resolution: int,
+) -> Iterator[_Branch]:
     """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next
     step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from palate.labels.votes import folds_of
 from palate.progress import progress_bar
 from palate.run.checks import SELF
 from palate.run.config import TrainConfig
+from palate.run.keys import keys
 from palate.run.load import FREE_ON_RESUME, load_config
 from palate.run.votes_used import votes_used
 from palate.training.implicit import load_implicit_reward
@@ -125,23 +127,13 @@ def mean_of_unseen(values: Floats, seen: Bools) -> Floats:
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
     """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself,
     later."""
-    return replace(
-        config,
-        target="human",
-        judge=None,
-        power=1.0,
-        residual=1.0,
-        ramp=False,
-        swap=False,
-        label_smoothing=0.0,
-        flip_rate=0.0,
-        madpo=None,
-        uncertainty=None,
-        output_dir=str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
-        leave_out_fold=(fold, config.self_folds),
-        early_stop=None,
-        report_to="none",
-    )
+    own: dict[str, Any] = {
+        "output_dir": str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
+        "leave_out_fold": (fold, config.self_folds),
+    }
+    reset = keys(TrainConfig, lambda key: key.folds == "reset")
+    changes: dict[str, Any] = {name: key.reset_to for name, key in reset.items()}
+    return replace(config, **changes, **own)
 
 
 def _finished(config: TrainConfig) -> bool:

@@ -236,12 +236,16 @@ def as_sampled(backbone: Backbone, side: int) -> Conditioning:
     return backbone.image_conditioning(side, side, side)
 
 
+def seed_of_draws(config: TrainConfig) -> int:
+    """The seed that addresses the draws of voted pairs: the run's own, or one that runs of all seeds share."""
+    return config.seed if config.reference_draws is None else config.draw_seed
+
+
 def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
-    seed = config.seed if config.reference_draws is None else config.draw_seed
-    drawn = draws(seed, ids, numbers, shape, setting.backbone.num_timesteps)
+    drawn = draws(seed_of_draws(config), ids, numbers, shape, setting.backbone.num_timesteps)
     prompts = [
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]

@@ -23,9 +23,8 @@ from palate.run.checks import uses_reference
 from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem, by_image
 from palate.training.pair_weights import PairWeights
-from palate.training.precomputed import PrecomputedErrors
+from palate.training.precomputed import ReferenceErrors
 from palate.training.readings import PairReadings
-from palate.training.reference import SharedErrors
 from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]
@@ -40,7 +39,7 @@ class Stepper:
         networks: Networks,
         source: Source,
         pair_weights: PairWeights,
-        shared: SharedErrors | PrecomputedErrors | None = None,
+        shared: ReferenceErrors | None = None,
     ):
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
@@ -155,15 +154,16 @@ class Stepper:
         )
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
-        known = self.shared.lookup(problem.row_id, problem.number) if self.shared else None
+        numbers = [int(number) for number in problem.number] if self.shared else []  # draws that the loss takes
+        known = self.shared.lookup(problem.row_id, numbers) if self.shared else None
         unknown = known is None
         if self.shared and is_sharded(self.networks.policy.network):  # which runs in all processes, or in none
             unknown = bool(distributed.largest(unknown))
         if known is not None and not unknown:
             return known.to(problem.noisy.device).T, None
         errors, prediction = self.networks.reference_errors(problem)
-        if isinstance(self.shared, SharedErrors):
-            self.shared.add(problem.row_id, problem.number, errors.T)
+        if self.shared:
+            self.shared.add(problem.row_id, numbers, errors.T)
         return errors, prediction
 
     def _pulled(self, measured: Measured) -> torch.Tensor:
