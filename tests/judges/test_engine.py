@@ -138,14 +138,12 @@ def test_a_node_of_two_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cl
 
 
 def test_ray_sends_no_statistics_of_use_unless_somebody_wants_it_to(monkeypatch):
-    pytest.importorskip("ray")
-    from ray._private.usage import usage_lib
-
+    usage = pytest.importorskip("ray._common.usage.usage_lib")
     from palate.engine import _ray
 
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     _ray()
-    assert not usage_lib.usage_stats_enabled()
+    assert not usage.usage_stats_enabled()
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     _ray()
-    assert usage_lib.usage_stats_enabled()
+    assert usage.usage_stats_enabled()
