@@ -115,6 +115,12 @@ def test_a_truncated_source_is_named_after_the_others_are_in(tmp_path, prefs, pi
     with pytest.raises(PalateError, match=line):
         import_pairs("pickapic", [broken, good], prefs)
     assert len(open_dataset(prefs)) == 1
+    with pytest.raises(
+        PalateError, match=r"gone.parquet: no such file.*1 pairs were imported; rerun with the right name"
+    ):
+        import_pairs("pickapic", [tmp_path / "gone.parquet", good], prefs)
+    with pytest.raises(PalateError, match=r"gone.parquet: no such file or folder.$"):
+        import_pairs("pickapic", [tmp_path / "gone.parquet"], tmp_path / "new")
     broken.write_bytes(whole)
     assert import_pairs("pickapic", [broken, good], prefs).pairs_added == 1
 

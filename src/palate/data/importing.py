@@ -28,6 +28,7 @@ READERS = {
 }
 ROWS_AT_ONCE = 32
 REMEDY = "rerun with the file repaired to add the rest"
+MISSING = "no such file or folder."
 
 
 def import_pairs(
@@ -63,7 +64,7 @@ def import_pairs(
                 break  # the first is read with all the others beside it
             try:
                 if not path.exists():
-                    raise PalateError(f"{path}: no such file or folder.")
+                    raise PalateError(f"{path}: {MISSING}")
                 rows = (
                     samples.read(list(map(Path, sources)), report)
                     if format == "samples"
@@ -238,7 +239,9 @@ def _conclude(report: ImportReport, target: _Target, provenance: dict[str, Any])
     if report.broken_sources:
         first, others = report.broken_sources[0], len(report.broken_sources) - 1
         more = f" {others} more sources could not be read." if others else ""
-        raise PalateError(f"{first}{more} The other {_imported(report):,} pairs were imported; {REMEDY}.")
+        remedy = "rerun with the right name to add the rest" if first.endswith(MISSING) else REMEDY
+        rest = f"The other {_imported(report):,} pairs were imported; {remedy}." if _imported(report) else ""
+        raise PalateError(f"{first}{more} {rest}".rstrip())
     if not _imported(report):
         reason = report.messages[0] if report.messages else "the sources hold no pairs."
         more = f" {report.skipped.total() - 1:,} more rows were skipped." if report.skipped.total() > 1 else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.errors import PalateError
+from palate.foreign import without_passwords
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
@@ -25,7 +26,7 @@ DENOISERS = ("unet", "transformer")
 def said(command: str | None) -> dict[str, str]:
     """The command as it is stored beside what it made, and the version of palate; the process's own where none is
     given."""
-    return {"palate": __version__, "command": command or shlex.join(sys.argv)}
+    return {"palate": __version__, "command": without_passwords(command or shlex.join(sys.argv))}
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:
