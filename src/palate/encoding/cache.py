@@ -35,6 +35,7 @@ from palate.progress import progress_bar
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
+DECODER = "sRGB on white"  # caches of a decoder that dropped alpha and colour profiles hold other pictures
 IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
 COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
@@ -91,6 +92,7 @@ def planned_cache(
         )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+    settings["decoder"] = DECODER
     settings |= _told(backbone, resolution)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
@@ -127,7 +129,7 @@ def _difference(found: dict, wanted: dict) -> str:
         before, now = found.get("components", {}), wanted["components"]
         changed = next((name for name, own in now.items() if before.get(name) != own), "model")
         return f"was made with another {changed if before else 'autoencoder or text encoder'}"
-    names = ("resolution", "crop", "dtype", "told", "zeros_for_empty")
+    names = ("resolution", "crop", "dtype", "decoder", "told", "zeros_for_empty")
     changed = [name for name in names if found.get(name) != wanted.get(name)]
     return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted.get(name)}" for name in changed)
 
