@@ -1,5 +1,6 @@
 """What a user brings, read with care: only plain files of bounded size, inside their folder, text in one policy."""
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -74,6 +75,14 @@ def read_text(path: str | Path, most: int = LARGEST_TEXT) -> str:
     """The text of a plain file; see `decode_text` for its encoding. Line ends become \\n, as in Python's text files."""
     text = decode_text(read_plain(path, most), str(path))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str) -> Any:
+    """The content of JSON `text`. Raises ValueError for what is none, or is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def decode_text(data: bytes, where: str) -> str:

@@ -312,7 +312,7 @@ def test_annotations_made_in_label_studio_become_votes(unlabelled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, said", [("{", "not JSON"), ('{"a": 1}', "not a list"), ("[1]", "not a list"), (None, "cannot be read")]
+    "text, said", [("{", "not JSON"), ('{"a": 1}', "not a list"), ("[1]", "not a list"), (None, "no such file")]
 )
 def test_files_that_are_not_label_studios_are_one_line(unlabelled, tmp_path, text, said):
     if text is not None:

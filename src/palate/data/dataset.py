@@ -1,6 +1,7 @@
 """A preference dataset: a folder with the tables of pairs and votes, opened, read, extended and checked."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from palate.data.schema import IMAGE_COLUMNS, PAIRS, SCHEMA_VERSION, VOTES, pair
 from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.foreign import read_text
 
 __all__ = ["Appended", "PreferenceDataset", "decode_image", "encode_image", "open_dataset"]
 
@@ -68,12 +70,12 @@ class PreferenceDataset:
         Raises PalateError when there is none, or when it was written under another schema version.
         """
         file = Path(path) / "dataset.json"
+        if not os.path.lexists(file):
+            raise PalateError(f"{path}: no dataset here (no dataset.json). Make one with `palate import`.")
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
+            about = json.loads(read_text(file))
             version = about["schema_version"]
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PalateError(f"{path}: no dataset here (no dataset.json). Make one with `palate import`.") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PalateError(f"{file}: not the description of a dataset. Restore it, or import again.") from error
         if version != SCHEMA_VERSION:
             raise PalateError(

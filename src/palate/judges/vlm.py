@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from palate.errors import PalateError
+from palate.foreign import read_text
 from palate.judges.base import Answer, Pair
 from palate.judges.chat import Chat, Refused, Unanswered
 
@@ -160,9 +161,9 @@ def load_template(path: str | None) -> str:
     if path is None:
         return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalateError(f"{path}: the template cannot be read ({type(error).__name__}). Give a text file.") from error
+        text = read_text(Path(path).expanduser())
+    except PalateError as error:
+        raise PalateError(f"{path}: the template cannot be read ({error}) Give a text file.") from error
     wrong = [mark for mark in MARKS if text.count(mark) != 1]
     if wrong:
         raise PalateError(f"{path}: {wrong[0]} stands there {text.count(wrong[0])} times; a template has each of "

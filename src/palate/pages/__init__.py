@@ -45,7 +45,9 @@ def picture_uri(picture: Picture) -> str:
             image = decode(read_plain(picture), str(picture)).picture
         except PalateError as error:
             told = str(error).removeprefix(str(picture)).strip(": .").removeprefix("is ")
-            raise PalateError(f"{picture}: not a readable picture ({told}). Sample it again or leave it out.") from error
+            raise PalateError(
+                f"{picture}: not a readable picture ({told}). Sample it again or leave it out."
+            ) from error
     small = max(image.size) <= LARGEST // 2
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -12,10 +12,12 @@ import yaml
 
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.foreign import read_text
 from palate.presets import preset
 from palate.run.checks import check
 from palate.run.config import LoraOptions, TrainConfig
 
+LARGEST_CONFIG = 2**20
 # What may differ when a run goes on: it changes where or how long, not what is computed at a step.
 FREE_ON_RESUME = (
     "dataset",
@@ -96,10 +98,10 @@ def help_of_keys() -> dict[str, str]:
 def read_yaml(path: str | Path) -> dict:
     """A YAML file as a dict. Raises PalateError when it is absent, not YAML, or not a mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PalateError(f"{path}: {error.strerror}. Give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(path, LARGEST_CONFIG))
+    except PalateError as error:
+        raise PalateError(f"{error} Give the path of a YAML file.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PalateError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise PalateError(f"{path}: expected lines of 'key: value'.")

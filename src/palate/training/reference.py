@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import cpu_offload
 
-from palate.files import atomic_path
+from palate.data.shards import read_table, write_table
 from palate.network.model import Policy
 from palate.network.precision import hold_frozen
 from palate.network.sharding import is_sharded
@@ -108,14 +107,13 @@ class SharedErrors:
         pair_ids, numbers = zip(*self._known, strict=True)
         errors = np.array(list(self._known.values()), np.float32)
         table = pa.table({"pair_id": pair_ids, "draw": numbers, "error_0": errors[:, 0], "error_1": errors[:, 1]})
-        with atomic_path(self.path) as temporary:
-            pq.write_table(table, temporary)
+        write_table(self.path, table)
         self._saved = len(self._known)
 
     def _read(self) -> dict[tuple[str, int], tuple[float, float]]:
         if not self.path.exists():
             return {}
-        columns = pq.read_table(self.path).to_pydict()
+        columns = read_table(self.path).to_pydict()
         return dict(
             zip(
                 zip(columns["pair_id"], columns["draw"], strict=True),

@@ -15,6 +15,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.foreign import parse_json, read_text
 from palate.web.pictures import Pictures
 
 SIDES = {"0": "left", "1": "right"}
@@ -120,9 +121,7 @@ def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int) ->
 
 def _read_tasks(file: Path) -> list[dict[str, Any]]:
     try:
-        tasks = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PalateError(f"{file}: cannot be read ({error.strerror}).") from error
+        tasks = parse_json(read_text(file))
     except ValueError as error:
         raise PalateError(f"{file}: not JSON. In Label Studio choose Export, then JSON.") from error
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
