@@ -63,7 +63,7 @@ def read_plain(path: str | Path, most: int = LARGEST_PICTURE) -> bytes:
     """The bytes of a plain file of at most `most` bytes; raises PalateError as `open_plain` does."""
     with open_plain(path, most) as file:
         try:
-            data = file.read(most + 1)
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # room for so many bytes is made first
         except OSError as error:
             raise PalateError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
     if len(data) > most:  # it grew

@@ -63,7 +63,9 @@ def import_pairs(
     """
     if not sources:
         raise PalateError("nothing to import: no sources given. Name the files or folders to read.")
-    target = _Target(Path(to), name, annotator, source)
+    told = {name: value for name, value in (("split", split), ("config", config)) if value}
+    provenance = {"format": format, "sources": [str(path) for path in sources], **told}
+    target = _Target(Path(to), name, annotator, source, provenance)
     report, how = ImportReport(), Reading(allow_outside, split, config)
     _file.cache_clear()  # files may have changed since an earlier import
     pairs = TextColumn("{task.fields[pairs]} pairs")
@@ -88,8 +90,7 @@ def import_pairs(
                     raise
                 line = str(error) if isinstance(error, PalateError) else f"{path}: cannot be read ({shown(error)})."
                 report.broken_sources.append(line)
-    told = {name: value for name, value in (("split", split), ("config", config)) if value}
-    _conclude(report, target, {"format": format, "sources": [str(path) for path in sources], **told})
+    _conclude(report)
     return report
 
 
@@ -118,8 +119,9 @@ def summary_lines(report: ImportReport) -> list[str]:
 class _Target:
     """The dataset that is written to: made at the first write, so that an import of nothing leaves nothing behind."""
 
-    def __init__(self, path: Path, name: str | None, annotator: str, source: str):
+    def __init__(self, path: Path, name: str | None, annotator: str, source: str, provenance: dict[str, Any]):
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
+        self.provenance = provenance
         self.dataset = PreferenceDataset.open(path) if (path / "dataset.json").exists() else None
         self.known = self.dataset.pair_ids() if self.dataset else {}
         self.pairs: dict[str, dict[str, Any]] = {}
@@ -146,7 +148,9 @@ class _Target:
         self.pairs, self.votes, self.bytes = {}, [], 0
         self.failed = True
         if self.dataset is None:  # one that is there may be empty, and so have no length
-            self.dataset = PreferenceDataset.create(self.path, self.name or self.path.resolve().name)
+            self.dataset = PreferenceDataset.open_or_create(self.path, self.name or self.path.resolve().name)
+        if pairs or any(vote["vote_id"] not in self.dataset.vote_ids() for vote in votes):
+            self.dataset.add_provenance(self.provenance)  # first: a kill leaves no pairs that nobody explains
         report.pairs_added += self.dataset.add_pairs(pairs.values(), skip_known=True)
         appended = self.dataset.append_votes(votes)
         self.known = self.dataset.pair_ids()
@@ -301,9 +305,7 @@ def _imported(report: ImportReport) -> int:
     return report.pairs_added + report.pairs_known
 
 
-def _conclude(report: ImportReport, target: _Target, provenance: dict[str, Any]) -> None:
-    if target.dataset and report.pairs_added + report.votes_added:
-        target.dataset.add_provenance(provenance)
+def _conclude(report: ImportReport) -> None:
     if report.broken_sources:
         first, others = report.broken_sources[0], len(report.broken_sources) - 1
         more = f" {others} more sources could not be read." if others else ""
