@@ -16,7 +16,7 @@ from palate.data.locks import locked
 from palate.data.schema import vote_row
 from palate.errors import PalateError
 
-AT_ONCE = 6
+AT_ONCE = 4
 
 
 def import_some(start, folder, number: int) -> None:

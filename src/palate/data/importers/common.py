@@ -125,6 +125,8 @@ def prompt_of(content: Mapping[str, Any], *names: str) -> str:
     for name in names:
         value = content.get(name)
         if isinstance(value, str) and value.strip():
+            if any("\ud800" <= c <= "\udfff" for c in value):
+                raise Refused("half a character", f"{name} {quoted(value)} holds half a character (a lone surrogate)")
             return value
     raise Refused("no prompt", f"no prompt ({' or '.join(names)} is missing or blank)")
 

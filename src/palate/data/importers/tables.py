@@ -131,15 +131,19 @@ def _told(file: Path) -> Iterator[None]:
 def _saved(folder: Path, how: Reading) -> Table:
     """A folder of `datasets.save_to_disk`: of one split, or of several in folders of their own."""
     if (folder / "dataset_dict.json").is_file():
-        splits = _json(folder / "dataset_dict.json").get("splits")
-        return _saved(inside(folder, _split([str(s) for s in splits or []], how, folder)), Reading())
+        splits = _list(_json(folder / "dataset_dict.json").get("splits"))
+        return _saved(inside(folder, _split([str(split) for split in splits], how, folder)), Reading())
     if not (folder / "state.json").is_file():
         raise PalateError(
             f"{folder}: a folder, but not one of datasets.save_to_disk (no state.json). Name its files one by one."
         )
-    files = _json(folder / "state.json").get("_data_files")
-    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in files or []]
+    files = _list(_json(folder / "state.json").get("_data_files"))
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in files]
     return _arrow([inside(folder, name) for name in names], folder)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _json(file: Path) -> dict[str, Any]:
