@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def tree(folder: Path, chance: random.Random) -> tuple[str, Path]:
     for side in chance.choice([("win", "lose"), ("liked", "disliked")]):
         (root / side).mkdir(parents=True)
         for name in "abc":
-            file, seed = root / side / f"{name}.png", hash((side, name)) % 1000
+            file, seed = root / side / f"{name}.png", zlib.crc32(f"{side}/{name}".encode()) % 1000
             kind = chance.randrange(7)
             if kind == 0:
                 os.mkfifo(file)
@@ -160,8 +161,9 @@ def check(make: Callable, chance: random.Random) -> str:
             _one_line(line, folder)
         dataset = open_dataset(folder / "prefs")
         assert dataset.problems() == []
+        before = len(dataset)
         again = import_pairs(format, [source], folder / "prefs", allow_outside=True)
-        assert again.pairs_known >= len(dataset)
+        assert again.pairs_known >= before
         return "imported"
 
 
