@@ -301,7 +301,7 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
             }
         )
     if rows:
-        report.votes = dataset.append_votes(rows).added
         kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
-        dataset.add_provenance(who | {"answers": kind})
+        dataset.add_provenance(who | {"answers": kind})  # before the votes: a kill leaves none that nobody explains
+        report.votes = dataset.append_votes(rows).added
     report.first_shown = float(np.mean(shown)) if shown else None

@@ -22,6 +22,7 @@ from palate.errors import PalateError, did_you_mean
 from palate.judges.base import Answer, Pair
 from palate.judges.chat import Chat, Refused, Unanswered
 from palate.judges.replies import Reply, answer_of, first_of_logprobs, why_none
+from palate.reading import read_text
 
 READS = ("auto", "logprobs", "samples")
 MARKS = ("{prompt}", "{first}", "{second}")
@@ -164,9 +165,9 @@ def load_template(path: str | None) -> str:
     if path is None:
         return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalateError(f"{path}: the template cannot be read ({type(error).__name__}). Give a text file.") from error
+        text = read_text(Path(path).expanduser())
+    except PalateError as error:
+        raise PalateError(f"{path}: the template cannot be read ({error}) Give a text file.") from error
     wrong = [mark for mark in MARKS if text.count(mark) != 1]
     if wrong:
         raise PalateError(f"{path}: {wrong[0]} stands there {text.count(wrong[0])} times; a template has each of "

@@ -19,6 +19,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.schema import content_id, vote_row
 from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.reading import parse_json, read_text
 from palate.web.pictures import Pictures
 
 SIDES = {"0": "left", "1": "right"}
@@ -201,10 +202,8 @@ def _list(value: Any) -> list[Any]:
 
 def _read_tasks(file: Path) -> list[dict[str, Any]]:
     try:
-        tasks = json.loads(file.read_bytes())  # UTF-8 with or without a mark, UTF-16 and UTF-32
-    except OSError as error:
-        raise PalateError(f"{file}: cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
+        tasks = parse_json(read_text(file))
+    except ValueError as error:
         raise PalateError(f"{file}: not JSON. In Label Studio choose Export, then JSON.") from error
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise PalateError(f"{file}: not a list of Label Studio's tasks. In Label Studio choose Export, then JSON.")
