@@ -17,7 +17,7 @@ from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.labels.votes import prepare_rows, save_account
 from palate.network.model import Policy, check_adapters, is_merged, save_model
-from palate.network.optimizers import make_optimizer
+from palate.network.optimizers import make_optimizer, set_rates
 from palate.network.precision import check_precision
 from palate.network.sharding import is_sharded, like, number, whole
 from palate.network.timesteps import choose_timesteps
@@ -219,7 +219,7 @@ def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelera
         moments = state.optimizer["optimizer"]["state"].get(place, {})
         moments.update({name: like(value, parameter) for name, value in moments.items() if torch.is_tensor(value)})
     optimizer.load_state_dict(state.optimizer["optimizer"])
-    schedule.load_state_dict(state.optimizer["schedule"])
+    set_rates(optimizer, schedule, state.optimizer["schedule"]["last_epoch"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state.optimizer["scaler"])
     print(f"train: going on from step {state.step}")
