@@ -239,9 +239,7 @@ def test_a_run_whose_rows_changed_does_not_go_on_as_the_same(pipeline_folder, da
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_a_prolonged_run_has_the_rates_of_one_that_was_that_long(
-    schedule, pipeline_folder, dataset, tmp_path, capsys
-):
+def test_a_prolonged_run_has_the_rates_of_one_that_was_that_long(schedule, pipeline_folder, dataset, tmp_path, capsys):
     """The steps after the first end, and not those before, are what the long run's are; and this is said."""
     config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler=schedule)
     config["lr_warmup_steps"] = 1

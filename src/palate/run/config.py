@@ -27,7 +27,8 @@ class TrainConfig:
     """
 
     pretrained_model_name_or_path: str
-    """A diffusers pipeline folder, a hub name, or "world" (the small pipeline inside the package)."""
+    """A diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" (the small pipeline
+    inside the package)."""
     dataset: str
     """The dataset folder with pairs and votes."""
     output_dir: str
@@ -37,6 +38,12 @@ class TrainConfig:
     `cache` when absent."""
     revision: str | None = None
     """Revision of a hub model."""
+    variant: str | None = None
+    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; a part that has one copy alone needs no
+    word. Held in fp32 whatever it is."""
+    vae: str | None = None
+    """Another autoencoder of the same latent space in place of the base model's: a folder, a .safetensors file, or a
+    hub name."""
     start_from: str | None = None
     """A finished run with the same base model: start, and take the reference, where it ended (the next round of
     SPIN)."""

@@ -80,6 +80,12 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
         )
 
 
+def base_model(config: TrainConfig) -> dict[str, str | None]:
+    """Which base model a configuration names, in the words of `load_backbone`."""
+    base = {"name_or_path": config.pretrained_model_name_or_path, "revision": config.revision}
+    return base | {"variant": config.variant, "vae": config.vae}
+
+
 def help_of_keys() -> dict[str, str]:
     """The sentence below each key of TrainConfig, on one line; empty where there is none."""
     (definition,) = ast.parse(inspect.getsource(TrainConfig)).body

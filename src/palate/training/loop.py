@@ -25,7 +25,7 @@ from palate.progress import progress_bar
 from palate.run.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.run.checks import check_family, judge_name
 from palate.run.config import TrainConfig
-from palate.run.load import load_config, refuse_another
+from palate.run.load import base_model, load_config, refuse_another
 from palate.run.metrics import MetricsLog, read_metrics
 from palate.run.votes_used import save_votes_used
 from palate.training.assemble import assemble, make_any_policy
@@ -77,7 +77,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
         distributed.first_alone(lambda: claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    backbone = load_backbone(**base_model(config))
     check_family(config, backbone)
     choose_timesteps(backbone, config)
     rows = prepare_rows(
@@ -183,7 +183,7 @@ def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: Trai
     rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
     if not is_sharded(policy.network) and not rounded:
         return policy
-    again = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    again = load_backbone(**base_model(config))
     policy = make_any_policy(again, replace(config, weight_dtype="fp32"))
     policy.load_state(weights)
     return policy
