@@ -278,6 +278,17 @@ def test_a_prolonged_run_with_a_constant_rate_has_nothing_to_say(pipeline_folder
     assert "max_train_steps" not in capsys.readouterr().out
 
 
+def test_where_nobody_watches_training_tells_its_progress_in_lines(
+    pipeline_folder, dataset, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("palate.progress.SOONEST", 0.0)
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=3))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training run: ")]
+    loss, accuracy = run.metrics[0]["loss"], run.metrics[0]["rewards/accuracies"]
+    assert lines[0].startswith(f"training run: 1 of 3 (33 %), loss {loss:.3g}, accuracy {accuracy:.3g}, ")
+    assert " s a step, " in lines[0] and lines[0].endswith(" left") and lines[-1].startswith("training run: 3 of 3, in")
+
+
 def test_a_classifier_is_made_without_loading_the_denoiser(pipeline_folder):
     backbone = load_backbone(str(pipeline_folder))
     keys = {"pretrained_model_name_or_path": str(pipeline_folder), "dataset": "none", "output_dir": "none"}

@@ -121,7 +121,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
         else contextlib.nullcontext()
     )
     stopped, warned = validation is not None and validation.over, False
-    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, log:
+    with progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance, log:
         for step in range(first, first if stopped else config.max_train_steps):
             if parts.spikes and step in parts.spikes.left_out:
                 advance(1)
@@ -157,7 +157,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 keep(done)
                 if stepper.shared:
                     distributed.in_turn(stepper.shared.save)
-            advance(1)
+            advance(1, _briefly(metrics))
             if stopped:
                 print(
                     f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
@@ -175,6 +175,12 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
         save_model(_in_one_piece(policy, weights, config, backbone), run / "model", config, backbone)
     distributed.wait()
     return Run(run)
+
+
+def _briefly(metrics: dict[str, float]) -> str:
+    """What a line of progress says of a step: its loss, and how often the model agreed with its targets."""
+    told = {"loss": metrics.get("loss"), "accuracy": metrics.get("rewards/accuracies")}
+    return ", ".join(f"{name} {value:.3g}" for name, value in told.items() if value is not None)
 
 
 def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
