@@ -39,7 +39,7 @@ class Sampling:
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still
 # pairs.
-OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
+OF_THE_MODEL = ("model", "revision", "variant", "vae", "negative", "negative_mix", "classifier_scale")
 
 
 SHAPES = (

@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -69,6 +69,25 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
         raise PalateError(
             f"{run} holds a run with another configuration ({told}). Choose another output_dir, or delete that folder."
         )
+
+
+class BaseModel(TypedDict):
+    """Which model a run starts from, in the words of `load_backbone`."""
+
+    name_or_path: str
+    revision: str | None
+    variant: str | None
+    vae: str | None
+
+
+def base_model(config: TrainConfig) -> BaseModel:
+    """The base model that a configuration names."""
+    return BaseModel(
+        name_or_path=config.pretrained_model_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        vae=config.vae,
+    )
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
