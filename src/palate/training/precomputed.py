@@ -346,4 +346,5 @@ def _nearest(cache: Path, wanted: dict[str, Any]) -> str:
         candidates.append(told)
     if not candidates:
         return "none have been computed for these pairs"
-    return f"those that have been computed are of something else ({', '.join(min(candidates, key=lambda told: len(told)))})"
+    nearest = min(candidates, key=lambda told: len(told))
+    return f"those that have been computed are of something else ({', '.join(nearest)})"
