@@ -64,7 +64,8 @@ class Backbone(ABC):
     def free_encoders(self) -> bool:
         """Let go of autoencoder and text encoders; whether there was one. Where one is asked for again, it loads
         again."""
-        return any([vars(self).pop(name, None) is not None for name in self.kept])
+        freed = [vars(self).pop(name, None) is not None for name in self.kept]  # all of them, before any is looked at
+        return any(freed)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
