@@ -41,7 +41,7 @@ class Backbone(ABC):
     logit_std: float = 1.0
 
     zeros_for_empty: bool | None = (
-        None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
+        None  # zeros stand for the empty prompt; None where no pipeline of the family knows it
     )
     guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
 
