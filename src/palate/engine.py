@@ -4,6 +4,7 @@ The caller commits each result as it comes, by its own key, so nothing is lost o
 this process dies: what was not committed is done again.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -106,6 +107,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _ray() -> Any:  # Ray makes `remote` of a class when it runs: no checker sees it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # who wants to send Ray statistics of use says so
     try:
         import ray
         import ray.exceptions

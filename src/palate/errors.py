@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+from palate.foreign import printable, without_passwords
+
 
 class PalateError(Exception):
-    """Bad input or a refused request. The command line prints it as one line and exits with 1; no stack trace."""
+    """Bad input or a refused request. The command line prints it as one line and exits with 1; no stack trace.
+
+    What it quotes of files and servers cannot move a terminal's cursor, and no address in it shows its password.
+    """
+
+    def __init__(self, line: str = ""):
+        super().__init__(without_passwords(printable(line)))
 
 
 def first_line(error: BaseException) -> str:

@@ -238,14 +238,55 @@ def test_a_run_whose_rows_changed_does_not_go_on_as_the_same(pipeline_folder, da
     palate.train(config, max_train_steps=2, output_dir=str(tmp_path / "other"))
 
 
-def test_a_prolonged_run_says_that_its_schedule_was_another(pipeline_folder, dataset, tmp_path, capsys):
-    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler="linear")
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_prolonged_run_has_the_rates_of_one_that_was_that_long(schedule, pipeline_folder, dataset, tmp_path, capsys):
+    """The steps after the first end, and not those before, are what the long run's are; and this is said."""
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler=schedule)
+    config["lr_warmup_steps"] = 1
+    palate.train(config)
+    assert "max_train_steps was" not in capsys.readouterr().out
+    prolonged = [line["learning_rate"] for line in palate.train(config, max_train_steps=5).metrics]
+    told = capsys.readouterr().out
+    assert "max_train_steps was 2 before. From step 2 on the learning rates: those of a run of 5 steps" in told
+    whole = palate.train(config | {"output_dir": str(tmp_path / "whole"), "max_train_steps": 5}).metrics
+    whole = [line["learning_rate"] for line in whole]
+    assert prolonged[2:] == whole[2:] and min(whole[1:]) > 0
+    assert prolonged[0] == whole[0] == 0  # the warm-up, which does not depend on the length
+    capsys.readouterr()
+    shorter = palate.train(config, max_train_steps=3)
+    assert "5 steps were taken already, more than max_train_steps: 3" in capsys.readouterr().out
+    assert len(shorter.metrics) == 5
+
+
+def test_the_ramp_of_a_prolonged_run_is_that_of_one_that_was_that_long(
+    pipeline_folder, dataset, tmp_path, capsys, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("palate.training.pair_weights.ramp", lambda step, steps: asked.append((step, steps)) or 0.5)
+    options = {"max_train_steps": 2, "method": "doubly-robust", "judge": "bright", "correction": "none"}
+    config = settings(pipeline_folder, dataset, tmp_path / "run", **options)
+    palate.train(config)
+    palate.train(config, max_train_steps=4)
+    assert "From step 2 on the ramp: those of a run of 4 steps" in capsys.readouterr().out
+    assert set(asked) == {(0, 2), (1, 2), (2, 4), (3, 4)}
+
+
+def test_a_prolonged_run_with_a_constant_rate_has_nothing_to_say(pipeline_folder, dataset, tmp_path, capsys):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler="constant")
     palate.train(config)
     palate.train(config, max_train_steps=3)
-    assert "max_train_steps was 2 before" in capsys.readouterr().out
-    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")})
-    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")}, max_train_steps=3)
-    assert "max_train_steps was" not in capsys.readouterr().out
+    assert "max_train_steps" not in capsys.readouterr().out
+
+
+def test_where_nobody_watches_training_tells_its_progress_in_lines(
+    pipeline_folder, dataset, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("palate.progress.SOONEST", 0.0)
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=3))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training run: ")]
+    loss, accuracy = run.metrics[0]["loss"], run.metrics[0]["rewards/accuracies"]
+    assert lines[0].startswith(f"training run: 1 of 3 (33 %), loss {loss:.3g}, accuracy {accuracy:.3g}, ")
+    assert " s a step, " in lines[0] and lines[0].endswith(" left") and lines[-1].startswith("training run: 3 of 3, in")
 
 
 def test_a_classifier_is_made_without_loading_the_denoiser(pipeline_folder):

@@ -1,7 +1,6 @@
 """Components of a pipeline folder: their configurations, models, tokenizers and samplers, as every family's file needs
 them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from palate.backbones.configs import read_json, require_sane
 from palate.backbones.folders import component_class, require_safetensors
 from palate.errors import PalateError, first_line
 
@@ -23,24 +23,23 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model
 
 
 def component_config(folder: Path, name: str) -> Config:
-    """The configuration of a component as its folder has it. Raises PalateError when it is missing or no JSON."""
+    """The configuration of a component as its folder has it. Raises PalateError when it is missing or no JSON, and when
+    it has numbers that no model has."""
     path = folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
-    try:
-        config: Config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PalateError(f"{path}: missing or not readable. Download that folder again.") from error
+    config = read_json(path)
+    require_sane(path, config)
     return config
 
 
 def pipeline_index(folder: Path) -> Config:
     """What a pipeline folder says of itself: `_class_name`, the components, and settings of the pipeline."""
-    index: Config = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return index
+    return read_json(folder / "model_index.json")
 
 
 def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
     """A component of this class (a model, a tokenizer). Raises PalateError when its folder cannot be loaded."""
     disable_progress_bar()  # transformers draws one even for a file of a kilobyte
+    logging.disable_progress_bar()  # and diffusers one for shards
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:

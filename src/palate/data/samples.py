@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from palate.arrays import Pixels
+from palate.data.images import decode_image
 from palate.data.schema import content_id
 from palate.errors import PalateError
 
@@ -39,7 +39,7 @@ class Sampling:
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still
 # pairs.
-OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
+OF_THE_MODEL = ("model", "revision", "variant", "vae", "negative", "negative_mix", "classifier_scale")
 
 
 SHAPES = (
@@ -65,7 +65,7 @@ class Samples:
     def images(self) -> Pixels:
         """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
         self._require_all()
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
+        return np.stack([np.asarray(decode_image({"path": str(path)}, ".")) for path in self.paths])
 
     @cached_property
     def contents(self) -> list[str]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from palate.addresses import number
-from palate.data.database import connect, reading, writing
+from palate.data.database import connect, make_private, reading, writing
 from palate.data.schema import CHOICES
 from palate.errors import PalateError
 
@@ -119,6 +119,7 @@ def open_store(url: str | sa.URL) -> sa.Engine:
     Raises PalateError, without the URL's password, when it cannot be reached or written.
     """
     engine = connect(url)
+    make_private(engine)
     with writing(engine) as connection:
         TABLES.create_all(connection)
         connection.execute(sa.delete(META).where(META.c.key == "probe"))  # a read-only database is found out here

@@ -37,6 +37,7 @@ from palate.progress import progress_bar
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
+DECODER = "sRGB on white"  # caches of a decoder that dropped alpha and colour profiles hold other pictures
 IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
 Settings = dict[str, Any]  # what a cache was made with, as its settings.json has it
 Row = dict[str, Any]  # of the pairs
@@ -96,6 +97,7 @@ def planned_cache(
         )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+    settings["decoder"] = DECODER
     settings |= _told(backbone, resolution)
     key = short_hash(json.dumps(settings, sort_keys=True))
     settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
@@ -132,7 +134,7 @@ def _difference(found: Settings, wanted: Settings) -> str:
         before, now = found.get("components", {}), wanted["components"]
         changed = next((name for name, own in now.items() if before.get(name) != own), "model")
         return f"was made with another {changed if before else 'autoencoder or text encoder'}"
-    names = ("resolution", "crop", "dtype", "told", "zeros_for_empty")
+    names = ("resolution", "crop", "dtype", "decoder", "told", "zeros_for_empty")
     changed = [name for name in names if found.get(name) != wanted.get(name)]
     return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted.get(name)}" for name in changed)
 

@@ -198,7 +198,11 @@ def _require_flip_rate(name: str, epsilon: float) -> None:
 
 def _require_human(labels: Labels) -> None:
     if not labels.labelled.any():
-        raise PalateError("labels: no pair has a human vote. Add human votes, or use method judge.")
+        judged = not np.isnan(labels.judge).all()
+        raise PalateError(
+            "labels: no pair has a human vote. Add human votes"
+            + (", or use method judge." if judged else " (palate label): no judge voted on them either.")
+        )
 
 
 def _require_propensity(labels: Labels) -> None:

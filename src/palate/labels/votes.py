@@ -24,6 +24,7 @@ from palate.labels.judges import (
     judge_votes,
     tell_judges,
 )
+from palate.labels.nothing import nothing_to_learn
 from palate.labels.rows import (
     BothImages,
     Rows,
@@ -91,6 +92,9 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
         if config.source not in ("steps", "teacher"):
             rows.votes_used = _ids_where(pairs, ~np.isnan(human))
+    if nothing := nothing_to_learn(dataset, rows, votes, config):
+        rows.account["nothing to learn"] = nothing
+        print(f"labels: NOTHING TO LEARN: {nothing}")
     del pairs, votes
     pa.default_memory_pool().release_unused()
     return _swapped(rows) if config.swap else rows

@@ -53,7 +53,8 @@ class TrainConfig:
     pretrained_model_name_or_path: str = key(
         REQUIRED, RUN, resume="fixed", folds="same", error="model", told="base model"
     )
-    """A diffusers pipeline folder, a hub name, or "world" (the small pipeline inside the package)."""
+    """A diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" (the small pipeline
+    inside the package)."""
     dataset: str = key(REQUIRED, RUN, resume="free", folds="same", error="pairs", told="dataset")
     """The dataset folder with pairs and votes."""
     output_dir: str = key(REQUIRED, RUN, resume="free", folds="own", error="no", told="nowhere")
@@ -63,6 +64,12 @@ class TrainConfig:
     `cache` when absent."""
     revision: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
     """Revision of a hub model."""
+    variant: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
+    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; a part that has one copy alone needs no
+    word. Held in fp32 whatever it is."""
+    vae: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
+    """Another autoencoder of the same latent space in place of the base model's: a folder, a .safetensors file, or a
+    hub name."""
     start_from: str | None = key(None, RUN, resume="fixed", folds="same", error="refused", told="started from")
     """A finished run with the same base model: start, and take the reference, where it ended (the next round of
     SPIN)."""

@@ -3,18 +3,20 @@
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.presets import preset
+from palate.reading import read_text
 from palate.run.config import TrainConfig
 from palate.run.contradictions import check
 from palate.run.keys import keys
 from palate.run.values import NEEDED, typed
 
+LARGEST_CONFIG = 2**20  # bytes
 FREE_ON_RESUME = tuple(keys(TrainConfig, lambda key: key.resume == "free"))
 
 
@@ -69,13 +71,32 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
         )
 
 
+class BaseModel(TypedDict):
+    """Which model a run starts from, in the words of `load_backbone`."""
+
+    name_or_path: str
+    revision: str | None
+    variant: str | None
+    vae: str | None
+
+
+def base_model(config: TrainConfig) -> BaseModel:
+    """The base model that a configuration names."""
+    return BaseModel(
+        name_or_path=config.pretrained_model_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        vae=config.vae,
+    )
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file as a dict. Raises PalateError when it is absent, not YAML, not a mapping, or has a key twice."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise PalateError(f"{path}: {error.strerror}. Give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(read_text(path, LARGEST_CONFIG), _Loader)
+    except PalateError as error:
+        raise PalateError(f"{error} Give the path of a YAML file.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PalateError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
     except _Twice as error:
         raise PalateError(f"{path}: {error}") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.errors import PalateError
+from palate.foreign import without_passwords
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
@@ -25,7 +26,7 @@ DENOISERS = ("unet", "transformer")
 def said(command: str | None) -> dict[str, str]:
     """The command as it is stored beside what it made, and the version of palate; the process's own where none is
     given."""
-    return {"palate": __version__, "command": command or shlex.join(sys.argv)}
+    return {"palate": __version__, "command": without_passwords(command or shlex.join(sys.argv))}
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None, com
     sampled."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
-    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).is_dir()}
+    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).exists()}
     weights = {key: weights_of(name) for key, name in parts.items()}
     return said(command) | {
         "places": places,
@@ -46,6 +47,8 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None, com
 def weights_of(model: str | Path) -> str | None:
     """A hash of what was trained in a run, or of a pipeline folder's denoiser; None where neither is there."""
     folder = WORLD_FOLDER if str(model) == WORLD else Path(model)
+    if folder.is_file():  # a whole model in one file
+        return weights_hash([folder])
     if (folder / "config.yaml").is_file():
         return weights_hash([folder / "model"])
     return weights_hash([folder / name for name in DENOISERS if (folder / name).is_dir()])
@@ -108,11 +111,12 @@ def _base(run: Path) -> Base | None:
     config = read_yaml(run / "config.yaml")
     name = str(config.get("pretrained_model_name_or_path"))
     place = found_from(name, run)
-    return {"model": name, "revision": config.get("revision"), "place": str(place.resolve()) if place else None}
+    told = {"model": name, "revision": config.get("revision"), "place": str(place.resolve()) if place else None}
+    return told | ({"vae": str(config["vae"])} if config.get("vae") else {})
 
 
 def _same_base(one: Base, other: Base) -> bool:
-    if one["revision"] != other["revision"]:
+    if one["revision"] != other["revision"] or one.get("vae") != other.get("vae"):
         return False
     places = (one["place"], other["place"])
     if not all(places) or places[0] == places[1]:
@@ -135,4 +139,4 @@ def _place(samples: "Samples", key: str) -> str | None:
     if not samples.origin and samples.settings.get(key):
         found = found_from(samples.settings[key], samples.folder)
         place = str(found) if found else None
-    return place if place and Path(place).is_dir() else None
+    return place if place and Path(place).exists() else None

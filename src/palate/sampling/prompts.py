@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from palate.addresses import number
 from palate.errors import PalateError
 from palate.files import short_hash
+from palate.reading import open_plain, parse_json, quoted, read_text
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
@@ -120,8 +120,6 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
         return [(row, parts | _parts(row)) for row, parts in _rows(path, column)]
     except OSError as error:
         raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
-    except UnicodeDecodeError as error:
-        raise PalateError(f"{path}: not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except (ValueError, csv.Error) as error:
         told = " ".join(str(error).split())
         raise PalateError(
@@ -132,19 +130,23 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
 def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
     kind = path.suffix.lower()
     if kind == ".parquet":  # without its other columns, which may be pictures
+        open_plain(path).close()
         there = pq.read_schema(path).names
         prompts = _column(there, str(path), column)
         parts = [name for name in there if name != prompts and name.lower() in (*PARTS, "metadata")]
-        yield from ((row, set()) for row in pq.read_table(path, columns=[prompts, *parts]).to_pylist())
+        yield from (
+            (row, set())
+            for row in pq.read_table(path, columns=[prompts, *parts], page_checksum_verification=True).to_pylist()
+        )
         return
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if kind == ".json":
-        yield from _listed(json.loads(text))
+        yield from _listed(parse_json(text))
     elif kind == ".jsonl":
         for line, row in enumerate(text.split("\n"), start=1):
             if row.strip():
                 try:
-                    yield json.loads(row), set()
+                    yield parse_json(row), set()
                 except ValueError as error:
                     raise ValueError(f"line {line}: {error}") from error
     elif kind in (".csv", ".tsv"):
@@ -206,7 +208,7 @@ def _prompt(row: Any, where: str, asked: str | None) -> str:
     if row is None:
         return ""
     if not isinstance(row, str):
-        raise PalateError(f"{where}: {row!r} is no prompt. Every row is a text, or has a column 'prompt'.")
+        raise PalateError(f"{where}: {quoted(row)} is no prompt. Every row is a text, or has a column 'prompt'.")
     return row.strip()
 
 

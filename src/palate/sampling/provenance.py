@@ -93,8 +93,8 @@ def run_beside(folder: Path) -> Path | None:
 
 
 def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
-    """The folder that a relative path means, seen from a folder above `near` or else from here; None where there is
-    none.
+    """The folder (or the file of a whole model) that a relative path means, seen from a folder above `near` or else
+    from here; None where there is none.
 
     `holds` is a file that must be in it.
     """
@@ -102,7 +102,7 @@ def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
         return None
     above = () if Path(name).is_absolute() else near.resolve().parents
     places = (place / name for place in (*above, Path()))
-    return next((place for place in places if place.is_dir() and (place / holds).exists()), None)
+    return next((place for place in places if place.exists() and (place / holds).exists()), None)
 
 
 def _of_older_samples(samples: "Samples") -> Learned:

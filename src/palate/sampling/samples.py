@@ -24,7 +24,7 @@ from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
 from palate.network.precision import PRECISIONS, check_precision, compute_in
 from palate.progress import progress_bar
-from palate.run.load import load_config
+from palate.run.load import base_model, load_config
 from palate.sampling.origin import origin_of, same_model, trained_since
 from palate.sampling.prompts import Suite, listed
 
@@ -40,12 +40,14 @@ def sample(
     device: str | None = None,
     revision: str | None = None,
     command: str | None = None,
+    variant: str | None = None,
+    vae: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
-    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a
-    pipeline on the hub; a run has its own. `command` is stored with the pictures, this process's own where there is
-    none. A prompt that comes again in a list is left out, as in a file.
+    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision`,
+    `variant` and `vae` are of a pipeline, as `load_backbone` has them; a run has its own. `command` is stored with the
+    pictures, this process's own where there is none. A prompt that comes again in a list is left out, as in a file.
 
     Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before
     it was trained further, and when the model or its negative run cannot be used; nothing is written then.
@@ -54,13 +56,14 @@ def sample(
     sampling = _checked(replace(sampling, negative=negative))
     if batch_size is not None and batch_size < 1:
         raise PalateError(f"batch_size: {batch_size}, but at least 1 is needed.")
+    base = {"revision": revision, "variant": variant, "vae": vae}
     if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
-        sampling = _resolved(sampling, model, folder, revision)
+        sampling = _resolved(sampling, model, folder, base)
     suite = prompts if isinstance(prompts, Suite) else listed(prompts)
     if suite.repeated and suite is not prompts:
         print(suite.line())
     settings = {"model": str(model), "prompts": suite.hash, **asdict(sampling)}
-    settings |= {"revision": revision} if revision else {}
+    settings |= {name: value for name, value in base.items() if value}
     per_picture = [prompt for prompt in suite.prompts for _ in range(sampling.repetitions)]
     samples = Samples(folder, per_picture, settings, suite.source if suite is prompts else "")
     begun = (folder / "samples.json").exists()
@@ -69,7 +72,7 @@ def sample(
         return samples
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     backbone, network = load_model(
-        model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, revision
+        model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, base
     )
     batch_size = batch_size or max(1, 32 * 256**2 // max(256, backbone.resolution) ** 2)
     with progress_bar(f"sampling {Path(model).name}", len(samples.missing)) as advance:
@@ -124,8 +127,10 @@ def sample_verb(
     if base:
         config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        name, place = config.pretrained_model_name_or_path, Path(model) / "base-samples"
-        made.append(sample(name, suite, place, plain, batch_size, revision=config.revision, command=command))
+        place = Path(model) / "base-samples"
+        parts = {"revision": config.revision, "variant": config.variant, "vae": config.vae}
+        name = config.pretrained_model_name_or_path
+        made.append(sample(name, suite, place, plain, batch_size, command=command, **parts))
     return made
 
 
@@ -135,15 +140,16 @@ def load_model(
     negative: str | Path | None = None,
     negative_mix: float = 0.0,
     mixed_precision: str = "no",
-    revision: str | None = None,
+    base: dict[str, str | None] | None = None,
 ) -> tuple[Backbone, torch.nn.Module]:
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
     The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
     network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no
-    network of its own, or started from another base model, and for a precision that the device does not have.
+    network of its own, or started from another base model, and for a precision that the device does not have. `base`
+    says of a pipeline what `load_backbone` wants to know beside its name.
     """
-    backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
+    backbone = _backbone_of(model, "cpu", base)  # whole there; of half the size on the device
     check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
@@ -154,14 +160,12 @@ def load_model(
     return backbone, network.to(device)
 
 
-def _backbone_of(model: str | Path, device: str, revision: str | None = None) -> Backbone:
-    """The backbone that a run started from, or of a pipeline folder, or "world"; `revision` is of a pipeline on the
-    hub."""
-    name = str(model)
+def _backbone_of(model: str | Path, device: str, base: dict[str, str | None] | None = None) -> Backbone:
+    """The backbone that a run started from, or of a pipeline folder, or "world"; `base` is of a pipeline."""
     if (Path(model) / "config.yaml").is_file():
-        config = load_config(Path(model) / "config.yaml")
-        name, revision = config.pretrained_model_name_or_path, config.revision
-    backbone = load_backbone(name, revision)
+        backbone = load_backbone(**base_model(load_config(Path(model) / "config.yaml")))
+    else:
+        backbone = load_backbone(str(model), **(base or {}))
     backbone.device = device
     return backbone
 
@@ -208,11 +212,11 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
         )
 
 
-def _resolved(sampling: Sampling, model: str | Path, folder: Path, revision: str | None) -> Sampling:
+def _resolved(sampling: Sampling, model: str | Path, folder: Path, base: dict[str, str | None]) -> Sampling:
     """With what the model's family has by default; with that of the samples that are there where the model is not any
     more."""
     try:
-        backbone = _backbone_of(model, "cpu", revision)
+        backbone = _backbone_of(model, "cpu", base)
     except PalateError:
         if not (folder / "samples.json").is_file():
             raise

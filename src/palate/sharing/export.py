@@ -66,11 +66,8 @@ def export(
         )
     path = _place(trained.run, format, to)
     if format in FILES:
-        tensors, header = (
-            (single_file(trained), {})
-            if format == "single-file"
-            else {"kohya": kohya, "comfyui": comfyui}[format](trained)
-        )
+        write = {"single-file": single_file, "kohya": kohya, "comfyui": comfyui}[format]
+        tensors, header = write(trained)
         _save(tensors, header, path, DTYPES.get(dtype))
     elif format == "diffusers":
         _save_folder(trained, path, DTYPES.get(dtype))

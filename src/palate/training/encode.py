@@ -16,7 +16,7 @@ from palate.network.precision import check_precision
 from palate.network.timesteps import choose_timesteps
 from palate.run.checks import check_family, needs_reference, other_draws
 from palate.run.config import TrainConfig
-from palate.run.load import load_config
+from palate.run.load import base_model, load_config
 from palate.training.precomputed import count_missing, precompute
 
 
@@ -68,7 +68,7 @@ def _opened(
             f" {other_draws(config)}."
         )
     dataset = open_dataset(config.dataset)
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    backbone = load_backbone(**base_model(config))
     check_family(config, backbone)
     choose_timesteps(backbone, config)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision

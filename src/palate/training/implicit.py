@@ -16,6 +16,7 @@ from palate.network.precision import compute_in
 from palate.network.timesteps import choose_timesteps
 from palate.objectives.logit import denoising_error
 from palate.run.config import TrainConfig
+from palate.run.load import base_model
 from palate.training.draws import draws
 
 
@@ -58,16 +59,15 @@ class ImplicitReward:
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:
     """The finished `runs`, all of them trained from the model that `config` starts from."""
-    name, revision = config.pretrained_model_name_or_path, config.revision
 
     def frozen(network: torch.nn.Module) -> torch.nn.Module:
         network.eval().requires_grad_(False)
         compute_in(network, precision, device)  # still on the CPU, so that it takes half as much on the device
         return network.to(device)
 
-    shared = load_backbone(name, revision)
+    shared = load_backbone(**base_model(config))
     choose_timesteps(shared, config)
-    trained = [frozen(load_trained(load_backbone(name, revision), run / "model")) for run in runs]
+    trained = [frozen(load_trained(load_backbone(**base_model(config)), run / "model")) for run in runs]
     reference = frozen(starting_network(shared, config))
     shared.device = device
     return ImplicitReward(shared, trained, reference, config.beta)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from palate import distributed
 from palate.arithmetic import flushed_denormals
@@ -18,7 +19,7 @@ from palate.data.dataset import open_dataset
 from palate.errors import PalateError
 from palate.labels.votes import prepare_rows, save_account
 from palate.network.model import Policy, check_adapters, is_merged, save_model
-from palate.network.optimizers import make_optimizer
+from palate.network.optimizers import make_optimizer, set_rates
 from palate.network.precision import check_precision
 from palate.network.sharding import is_sharded, like, number, whole
 from palate.network.timesteps import choose_timesteps
@@ -26,7 +27,7 @@ from palate.progress import progress_bar
 from palate.run.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
 from palate.run.checks import check_family, judge_name
 from palate.run.config import TrainConfig
-from palate.run.load import load_config, refuse_another
+from palate.run.load import base_model, load_config, refuse_another
 from palate.run.metrics import MetricsLog, read_metrics
 from palate.run.votes_used import save_votes_used
 from palate.training.assemble import Kept, assemble, make_any_policy
@@ -78,7 +79,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
         distributed.first_alone(lambda: claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    backbone = load_backbone(**base_model(config))
     check_family(config, backbone)
     choose_timesteps(backbone, config)
     rows = prepare_rows(
@@ -119,7 +120,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
     with (
-        progress_bar(f"training {run.name}", config.max_train_steps, first) as advance,
+        progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
         log or contextlib.nullcontext(),
     ):
         for step in range(first, first if stopped else config.max_train_steps):
@@ -157,7 +158,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 keep(done)
                 if stepper.shared:
                     distributed.in_turn(stepper.shared.save)
-            advance(1)
+            advance(1, _briefly(metrics))
             if stopped and validation:
                 print(
                     f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
@@ -177,13 +178,19 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     return Run(run)
 
 
+def _briefly(metrics: dict[str, float]) -> str:
+    """What a line of progress says of a step: its loss, and how often the model agreed with its targets."""
+    told = {"loss": metrics.get("loss"), "accuracy": metrics.get("rewards/accuracies")}
+    return ", ".join(f"{name} {value:.3g}" for name, value in told.items() if value is not None)
+
+
 def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
     """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters
     are merged into frozen weights that are held in half precision: they would be saved rounded."""
     rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
     if not is_sharded(policy.network) and not rounded:
         return policy
-    again = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    again = load_backbone(**base_model(config))
     policy = make_any_policy(again, replace(config, weight_dtype="fp32"))
     policy.load_state(weights)
     return policy
@@ -191,7 +198,7 @@ def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: Trai
 
 def _make_optimizer(
     policy: Policy, config: TrainConfig, accelerator: Accelerator
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     optimizer = make_optimizer(policy.parameters, config)
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -202,16 +209,14 @@ def _make_optimizer(
     return accelerator.prepare_optimizer(optimizer), schedule  # which unscales gradients and skips overflows in fp16
 
 
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, accelerator: Accelerator
-) -> dict[str, Any]:
+def _optimizer_state(optimizer: torch.optim.Optimizer, schedule: LambdaLR, accelerator: Accelerator) -> dict[str, Any]:
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
     return {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler}
 
 
 def _resume(
     run: Path, policy: Policy, kept: list[Kept], optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler, accelerator: Accelerator,
+    schedule: LambdaLR, accelerator: Accelerator,
 ) -> int:  # fmt: skip
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
@@ -226,7 +231,7 @@ def _resume(
         moments = state.optimizer["optimizer"]["state"].get(place, {})
         moments.update({name: like(value, parameter) for name, value in moments.items() if torch.is_tensor(value)})
     optimizer.load_state_dict(state.optimizer["optimizer"])
-    schedule.load_state_dict(state.optimizer["schedule"])
+    set_rates(optimizer, schedule, state.optimizer["schedule"]["last_epoch"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state.optimizer["scaler"])
     print(f"train: going on from step {state.step}")

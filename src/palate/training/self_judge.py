@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy.special import expit
 
 from palate.arrays import Bools, Floats
 from palate.backbones.conditioning import repeat
 from palate.data.dataset import PreferenceDataset
+from palate.data.shards import read_table, write_table
 from palate.distributed import first_alone, first_says
 from palate.encoding.cache import encode_pairs
 from palate.errors import PalateError
-from palate.files import atomic_path
 from palate.judges.weights import choose_device
 from palate.labels.rows import pairs_of_two
 from palate.labels.votes import folds_of
@@ -53,15 +52,14 @@ def cross_fitted_votes(
     path = Path(config.output_dir) / FOLDER / "votes.parquet"
 
     def vote() -> None:
-        if path.exists() and pq.read_table(path, columns=["pair_id"])["pair_id"].to_pylist() == pair_ids:
+        if path.exists() and read_table(path, columns=["pair_id"])["pair_id"].to_pylist() == pair_ids:
             return
         logits = _logits(dataset, config, folds)
-        with atomic_path(path) as temporary:
-            columns = {f"fold_{k}": logits[k] for k in range(len(folds))}
-            pq.write_table(pa.table({"pair_id": pair_ids} | columns), temporary)
+        columns = {f"fold_{k}": logits[k] for k in range(len(folds))}
+        write_table(path, pa.table({"pair_id": pair_ids} | columns))
 
     first_alone(vote)
-    table = pq.read_table(path)
+    table = read_table(path)
     logits = np.stack([table[f"fold_{k}"].to_numpy() for k in range(len(folds))])
     own = folds_of(pairs["prompt"].to_pylist(), len(folds), config.seed)
     if seen_by([votes_used(fold) for fold in folds], pair_ids)[own, np.arange(len(own))].any():

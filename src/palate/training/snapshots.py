@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from diffusers.training_utils import EMAModel
 
 from palate.arrays import Objects
 from palate.backbones.base import Denoiser
-from palate.files import atomic_path
+from palate.data.shards import write_table
 from palate.network.model import Policy
 from palate.network.sharding import is_sharded, like
 
@@ -104,5 +103,4 @@ class MinorityRecord:
         seen = (self.draws > 0).numpy()
         columns = {"pair_id": pa.array(row_id[seen].tolist(), pa.string()), "draws": self.draws[seen].numpy()}
         columns |= {"doubt": self.doubt[seen].numpy(), "spread": self.spread[seen].numpy()}
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.table(columns | {"minority": columns["doubt"] * columns["spread"]}), temporary)
+        write_table(path, pa.table(columns | {"minority": columns["doubt"] * columns["spread"]}))
