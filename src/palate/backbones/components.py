@@ -4,6 +4,7 @@ them."""
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from transformers.utils.logging import disable_progress_bar
 from palate.backbones.folders import component_class, require_safetensors
 from palate.errors import PalateError
 
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+_READ_BY_TOKENIZERS = ("tokenizer.json", "vocab.json")
+VOCABULARIES = (*_READ_BY_TOKENIZERS, "spiece.model", "tokenizer.model")
 
 
 def component_config(folder: Path, name: str) -> dict:
@@ -59,12 +61,29 @@ def load_frozen(kind: type, folder: Path, name: str, device: str | torch.device)
 
 
 def load_tokenizer(kind: type, folder: Path, name: str):
-    """A tokenizer. Raises PalateError when its vocabulary is missing, without which transformers makes an empty one."""
+    """A tokenizer.
+
+    Raises PalateError when its vocabulary is missing, without which transformers makes an empty one, and for an older
+    folder whose vocabulary only sentencepiece can read, where that is not installed.
+    """
     if not any((folder / name / file).is_file() for file in VOCABULARIES):
         raise PalateError(
             f"{folder / name}: no vocabulary (none of {', '.join(VOCABULARIES)}). Download that folder again."
         )
+    if not any((folder / name / file).is_file() for file in _READ_BY_TOKENIZERS):
+        _require_sentencepiece(folder / name)
     return load_component(kind, folder, name)
+
+
+def _require_sentencepiece(tokenizer: Path) -> None:
+    try:
+        for module in ("sentencepiece", "google.protobuf"):
+            import_module(module)
+    except ImportError as error:
+        raise PalateError(
+            f"{tokenizer}: its vocabulary is a sentencepiece model, and {error.name} is not installed."
+            " pip install 'palate[sentencepiece]'."
+        ) from error
 
 
 def load_texts(kinds: dict[str, type], folder: Path, device: str | torch.device) -> dict[str, object | None]:
