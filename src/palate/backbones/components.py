@@ -3,6 +3,7 @@ them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from palate.errors import PalateError, first_line
 
 Config = dict[str, Any]  # of a component or a pipeline, as its JSON has it
 
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+_READ_BY_TOKENIZERS = ("tokenizer.json", "vocab.json")
+VOCABULARIES = (*_READ_BY_TOKENIZERS, "spiece.model", "tokenizer.model")
 
 
 def component_config(folder: Path, name: str) -> Config:
@@ -75,12 +77,29 @@ def load_frozen(kind: type[Any], folder: Path, name: str, device: str | torch.de
 
 
 def load_tokenizer(kind: type[Any], folder: Path, name: str) -> Any:
-    """A tokenizer. Raises PalateError when its vocabulary is missing, without which transformers makes an empty one."""
+    """A tokenizer.
+
+    Raises PalateError when its vocabulary is missing, without which transformers makes an empty one, and for an older
+    folder whose vocabulary only sentencepiece can read, where that is not installed.
+    """
     if not any((folder / name / file).is_file() for file in VOCABULARIES):
         raise PalateError(
             f"{folder / name}: no vocabulary (none of {', '.join(VOCABULARIES)}). Download that folder again."
         )
+    if not any((folder / name / file).is_file() for file in _READ_BY_TOKENIZERS):
+        _require_sentencepiece(folder / name)
     return load_component(kind, folder, name)
+
+
+def _require_sentencepiece(tokenizer: Path) -> None:
+    try:
+        for module in ("sentencepiece", "google.protobuf"):
+            import_module(module)
+    except ImportError as error:
+        raise PalateError(
+            f"{tokenizer}: its vocabulary is a sentencepiece model, and {error.name} is not installed."
+            " pip install 'palate[sentencepiece]'."
+        ) from error
 
 
 def load_texts(kinds: Mapping[str, type[Any]], folder: Path, device: str | torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from palate.demos.dataset import SAMPLING, make_dataset
 from palate.evaluation.compare import Comparison, evaluate
 from palate.evaluation.strengths import strengths
 from palate.reports.page import Page, write_report
+from palate.reports.plots import require_plots
 from palate.reports.runs import page_of
 from palate.reports.terminal import results_table
 from palate.sampling.samples import sample
@@ -67,8 +68,10 @@ FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=640, ste
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
     """Run the demo into `out` (again to go on after an interruption); prints the table, writes the page, returns it.
 
-    `quick` trains two of the models, on fewer pairs and for fewer steps.
+    `quick` trains two of the models, on fewer pairs and for fewer steps. Raises PalateError where matplotlib (the extra
+    `plots`) is missing.
     """
+    require_plots()
     began, console = time.monotonic(), _console()
     scale = scale or (REDUCED if quick else FULL)
     pairs, human = scale.pairs, scale.pairs // 8

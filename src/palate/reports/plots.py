@@ -4,12 +4,9 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from palate.errors import PalateError
 from palate.pages import COLOURS
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
@@ -18,6 +15,16 @@ _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # beyond six runs the colours c
 _LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # where nothing was learned
 _POINTS = 160  # per line; longer runs are averaged in bins
 _INK = "#0a0b0c"  # stands for the colour of the page's text
+
+
+def require_plots() -> None:
+    """Raises PalateError where matplotlib is not installed: before the work whose page needs it, not after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PalateError(
+            "the page's training curves are drawn with matplotlib. pip install 'palate[plots]'."
+        ) from error
 
 
 def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str]]:
@@ -43,6 +50,11 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
+    require_plots()
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 9}):
         figure = Figure(figsize=(3.4, 2.1), layout="constrained")
         axes = figure.add_subplot()
@@ -76,6 +88,8 @@ def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bare(axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

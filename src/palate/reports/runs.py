@@ -22,6 +22,7 @@ from palate.reports.commands import evaluation_commands
 from palate.reports.labels import labels_of, sources_of
 from palate.reports.page import write_report
 from palate.reports.parts import UNKNOWN, USED, Page, Row, Section, Source
+from palate.reports.plots import require_plots
 from palate.reports.training import account_of, command_of, curves_of, is_run, training_of, versions_of
 from palate.reports.votes import contests_of
 from palate.reports.words import and_, limits, summary
@@ -47,9 +48,10 @@ def report(
     card, RUN/model/README.md.
 
     Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is
-    asked for a run that has no model, or whose card was edited.
+    asked for a run that has no model, or whose card was edited, or where matplotlib (the extra `plots`) is missing.
     """
     runs = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
+    require_plots()
     require_models(runs, "report")
     for run in runs:
         if not is_run(run):
