@@ -11,6 +11,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from palate.errors import PalateError
+from palate.files import refuse_damaged
 from palate.objectives.logit import full_precision
 
 GROUPS = 8  # of every group normalisation; each image is normalised by itself, so that no image depends on its batch
@@ -64,6 +65,7 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
 
     Raises PalateError when the folder does not hold one.
     """
+    refuse_damaged(Path(folder).parent, "The same `palate train` command writes it again.")
     try:
         classifier = PreferenceClassifier.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:

@@ -22,7 +22,7 @@ from palate.backbones.components import component_config
 from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.files import atomic_path, refuse_damaged, write_checksums
 from palate.network.precision import hold_frozen
 from palate.network.sharding import like
 from palate.run.config import TrainConfig
@@ -182,6 +182,7 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
             backbone.pipeline_class.save_lora_weights(temporary, safe_serialization=True, **options)
         else:
             policy.network.save_pretrained(temporary / denoiser, safe_serialization=True)
+        write_checksums(temporary)  # safetensors notices no flipped bit
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
@@ -203,8 +204,10 @@ def _scaling(adapter: peft.LoraConfig) -> dict | None:
 def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
-    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network.
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, and when a
+    file of it is not what was saved.
     """
+    refuse_damaged(folder, "The same `palate train` command writes it again; nothing is trained anew.")
     denoiser = backbone.denoiser
     lora, full = folder / "pytorch_lora_weights.safetensors", folder / denoiser
     if full.is_dir():
