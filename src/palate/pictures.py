@@ -3,7 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
@@ -152,10 +152,9 @@ def _alpha(picture: Image.Image, data: bytes, name: str) -> Image.Image | None:
     return Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
 
 
-def _colours(picture: Image.Image, name: str) -> Image.Image:
+def _colours(picture: Any, name: str) -> Image.Image:
     """The colours of `picture` without its alpha, in a mode that a profile can be for: L, RGB, CMYK or LAB."""
     mode = picture.mode
-    tags: dict[int, Any] = getattr(picture, "tag_v2", {})  # of a TIFF
     if mode in ("L", "RGB", "CMYK", "LAB"):
         return picture
     if mode in ("1", "LA"):
@@ -165,7 +164,7 @@ def _colours(picture: Image.Image, name: str) -> Image.Image:
     if mode in ("RGBA", "RGBX", "YCbCr", "HSV"):
         return picture.convert("RGB")
     if mode in SIXTEEN_BIT or (mode == "I" and picture.format in ("PNG", "PPM")):
-        values = np.asarray(picture).astype(np.float64)
+        values, tags = np.asarray(picture).astype(np.float64), getattr(picture, "tag_v2", {})
         white = 2 ** tags.get(_BITS, (16,))[0] - 1
         grey = np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
         return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
@@ -178,12 +177,12 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """`picture` (L, RGB, CMYK, LAB) as RGB in sRGB, by its profile where that is one for these colours."""
     if picture.mode == "LAB":
         transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _SRGB, "LAB", "RGB")
-        return cast(Image.Image, ImageCms.applyTransform(picture, transform))
+        return ImageCms.applyTransform(picture, transform)
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if source.profile.xcolor_space == _COLOUR_SPACES[picture.mode]:
-                return cast(Image.Image, ImageCms.profileToProfile(picture, source, _SRGB, outputMode="RGB"))
+                return ImageCms.profileToProfile(picture, source, _SRGB, outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # a broken profile is none
     return picture.convert("RGB")

@@ -221,4 +221,4 @@ class _Lazy(Mapping[str, Any]):
         return iter(self.batch.schema.names)
 
     def __len__(self) -> int:
-        return len(self.batch.schema.names)
+        return self.batch.num_columns
