@@ -125,17 +125,16 @@ def of_scores(folder: Path) -> dict[str, bytes]:
 
 
 def of_page(folder: Path) -> dict[str, bytes]:
-    """Scores, the page and the card, whose text names the folder."""
-    card = folder / "model" / "README.md"
-    texts = {
-        path.name: path.read_bytes().replace(folder.name.encode(), b"RUN") for path in (folder / "report.html", card)
-    }
-    return of_scores(folder) | {name: str(len(text) // 50).encode() for name, text in texts.items()}
+    """Scores, the page and the card, which name the folder."""
+    return of_scores(folder) | _texts(folder, "report.html", "model/README.md")
 
 
 def of_audit(folder: Path) -> dict[str, bytes]:
-    text = (folder / "audit.html").read_bytes()
-    return of_dataset(folder) | {"audit.html": text.replace(folder.name.encode(), b"DATASET")}
+    return of_dataset(folder) | _texts(folder, "audit.html")
+
+
+def _texts(folder: Path, *names: str) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes().replace(str(folder).encode(), b"FOLDER") for name in names}
 
 
 def of_exports(folder: Path) -> dict[str, bytes]:
