@@ -89,6 +89,12 @@ def damaged_file(folder: Path) -> str | None:
         return CHECKSUMS
 
 
+def refuse_damaged(folder: Path, remedy: str) -> None:
+    """Raise PalateError, with the remedy, for a file of `folder` that is not what `write_checksums` saw."""
+    if name := damaged_file(folder):
+        raise PalateError(f"{folder / name}: missing, or not what was written there (another SHA-256). {remedy}")
+
+
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 

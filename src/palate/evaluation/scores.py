@@ -126,16 +126,15 @@ def read_scores(folder: Path) -> pa.Table:
     if not path.exists():
         return SCORES.empty_table()
     try:
-        table = pq.read_table(
-            pa.BufferReader(path.read_bytes()), page_checksum_verification=True
-        )  # one file, also while another process replaces it
+        whole = pa.BufferReader(path.read_bytes())  # one file, also while another process replaces it
+        table = pq.read_table(whole, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
-    return (
-        table.select(SCORES.names).cast(SCORES)
-        if set(SCORES.names) <= set(table.column_names)
-        else SCORES.empty_table()
-    )
+    if set(table.column_names) < set(SCORES.names):
+        return SCORES.empty_table()  # of an older version
+    if not set(SCORES.names) <= set(table.column_names):
+        raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.")
+    return table.select(SCORES.names).cast(SCORES)
 
 
 def score_commands(folder: Path) -> dict[str, dict[str, str]]:

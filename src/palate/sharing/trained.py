@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
 from palate.errors import PalateError, first_line
+from palate.files import refuse_damaged
 from palate.network.model import load_trained, meta_network
 from palate.network.saved import ADAPTER, read_adapters, require_alpha, require_modules
 from palate.run.config import TrainConfig
@@ -64,6 +65,7 @@ def open_trained(run: str | Path) -> Trained:
             f"{run}: trained a preference classifier, which guides the base model while `palate sample` draws; no other"
             " tool loads one."
         )
+    refuse_damaged(model, "The same `palate train` command writes it again; nothing is trained anew.")
     adapter = model / ADAPTER
     component = next((model / name for name in DENOISERS if (model / name / "config.json").is_file()), None)
     if not adapter.is_file() and component is None:
