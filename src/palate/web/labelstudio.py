@@ -84,9 +84,8 @@ def import_annotations(dataset: PreferenceDataset, file: str | Path) -> dict[str
                 left_out[why] += 1
     done = dataset.append_votes(rows)
     unknown = sum(row["annotator_id"] == UNKNOWN for row in rows)
-    return {
-        "added": done.added, "already there": done.already_there, "of unknown people": unknown, "left out": dict(left_out),
-    }  # fmt: skip
+    counts = {"added": done.added, "already there": done.already_there}
+    return counts | {"of unknown people": unknown, "left out": dict(left_out)}
 
 
 def _choices_here(dataset: PreferenceDataset) -> dict[str, str]:
@@ -129,9 +128,11 @@ def _kept(vote: dict[str, Any]) -> dict[str, Any]:
 
 
 def _annotation(number: int, vote: dict[str, Any]) -> dict[str, Any]:
-    control = {"id": vote["vote_id"][:10], "to_name": "image_0,image_1", "origin": "manual"}
+    control = {"id": vote["vote_id"][:10], "origin": "manual"}
     if vote["choice"] in SIDES:
-        value = {"type": "pairwise", "from_name": "preference", "value": {"selected": SIDES[vote["choice"]]}}
+        # its editor names the control itself here, and shows no choice that names the pictures
+        control |= {"from_name": "preference", "to_name": "preference"}
+        value = {"type": "pairwise", "value": {"selected": SIDES[vote["choice"]]}}
     else:
         value = {"type": "choices", "from_name": "tie", "to_name": "image_0", "value": {"choices": ["tie"]}}
     return {
