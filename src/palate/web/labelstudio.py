@@ -168,9 +168,10 @@ def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int, da
     )
     row |= {"vote_id": str(own)} | _kept_of(annotation, data) | {"choice": choice}
     for name in ("vote_id", "annotator_id", "instruction_version"):
-        if not isinstance(row.get(name, ""), str):
+        value = row.get(name, "")
+        if not isinstance(value, str):
             raise TypeError(name)
-        row.get(name, "").encode()  # half a character cannot be stored
+        value.encode()  # half a character cannot be stored
     return row
 
 
