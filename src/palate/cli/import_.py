@@ -11,6 +11,7 @@ import tyro
 from palate.data.importers.common import ImportReport
 from palate.data.importing import Format, import_pairs, summary_lines
 from palate.errors import PalateError
+from palate.foreign import printable
 
 HELP = """Add pairs and votes from other formats to a dataset. Running again adds only what is missing.
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
     options = tyro.cli(Options, args=argv, prog="palate import", description=HELP)
     report = _world(options) if options.format == "world" else _files(options)
-    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
+    print(json.dumps(vars(report)) if options.json else printable("\n".join(summary_lines(report))))
 
 
 def _files(options: Options) -> ImportReport:

@@ -84,8 +84,12 @@ def import_annotations(dataset: PreferenceDataset, file: str | Path) -> dict[str
                 left_out[why] += 1
     done = dataset.append_votes(rows)
     unknown = sum(row["annotator_id"] == UNKNOWN for row in rows)
-    counts = {"added": done.added, "already there": done.already_there}
-    return counts | {"of unknown people": unknown, "left out": dict(left_out)}
+    return {
+        "added": done.added,
+        "already there": done.already_there,
+        "of unknown people": unknown,
+        "left out": dict(left_out),
+    }
 
 
 def _choices_here(dataset: PreferenceDataset) -> dict[str, str]:
