@@ -6,6 +6,7 @@ from rich.table import Table
 
 from palate.audits.findings import Findings
 from palate.audits.words import bias, configuration, number, percent, source_name, step_name
+from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
 _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
@@ -51,7 +52,7 @@ def judge_lines(findings: Findings) -> list[str]:
 
 def _say(console: Console, text: str) -> None:
     """A sentence: wrapped at words on a terminal, one line in a file or a pipe."""
-    console.print(text, soft_wrap=not console.is_terminal)
+    console.print(printable(text), soft_wrap=not console.is_terminal)
 
 
 def _judges(findings: Findings, width: int) -> Table:

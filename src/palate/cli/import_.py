@@ -12,6 +12,7 @@ from palate.cli.options import parse
 from palate.data.importers.common import ImportReport
 from palate.data.importing import Format, import_pairs, summary_lines
 from palate.errors import PalateError
+from palate.foreign import printable
 
 HELP = """Add pairs and votes from other formats to a dataset. Running again adds only what is missing.
 
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
     options = parse(Options, argv, "import", HELP)
     report = _world(options) if options.format == "world" else _files(options)
-    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
+    print(json.dumps(vars(report)) if options.json else printable("\n".join(summary_lines(report))))
 
 
 def _files(options: Options) -> ImportReport:

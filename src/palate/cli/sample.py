@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from palate.cli.options import parse
+from palate.foreign import printable
 
 DESCRIPTION = """\
 Make pictures from prompts. The initial noise is a function of seed, prompt and repetition, so that every model
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
         options.negative, options.negative_mix, options.classifier_scale, options.mixed_precision,
     )  # fmt: skip
     suite = load_suite(options.prompts, options.part, options.limit, options.column)
-    print(suite.line())
+    print(printable(suite.line()))
     command = shlex.join(["palate", "sample", *argv])
     for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size, command):
         print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

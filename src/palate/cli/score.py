@@ -9,6 +9,7 @@ import tyro
 
 from palate.cli.options import parse
 from palate.files import plain
+from palate.foreign import printable
 
 DESCRIPTION = """\
 One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
@@ -59,4 +60,4 @@ def main(argv: list[str]) -> None:
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:
-        print("\n".join(line for one in scored for line in score_lines(one)))
+        print(printable("\n".join(line for one in scored for line in score_lines(one))))

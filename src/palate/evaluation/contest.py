@@ -16,6 +16,7 @@ from palate.errors import PalateError
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
 from palate.files import plain
+from palate.foreign import printable
 from palate.judges.base import SELF
 from palate.sampling.origin import run_of, said, trained_since
 from palate.sampling.provenance import learned_by_samples
@@ -82,7 +83,7 @@ class Contest:
 
     def show(self) -> None:
         """Print the three rates, and in words what follows."""
-        print("\n".join(_lines(self)))
+        print(printable("\n".join(_lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON can hold them."""

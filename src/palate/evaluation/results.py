@@ -14,6 +14,7 @@ from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import plain, write_text
+from palate.foreign import printable
 from palate.version import __version__
 
 
@@ -55,7 +56,7 @@ class Comparison:
 
     def show(self) -> None:
         """Print one line per model, and in words what follows."""
-        print("\n".join(lines(self)))
+        print(printable("\n".join(lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but pictures and single scores (those are in scores.parquet), as JSON can hold it."""
