@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from palate.data.samples import OF_THE_MODEL, Samples
+from palate.evaluation.digits import change_places, change_text, is_change
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
@@ -111,9 +112,9 @@ def lines(comparison: Comparison) -> list[str]:
         out += _numbers(section)
     for row in comparison.rows:
         changed = [
-            f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]"
-            for name, (value, low, high) in row.drift_change.items()
-            if low > 0 or high < 0
+            f"{name} {change_text(change, places)}"
+            for name, change in row.drift_change.items()
+            if is_change(change, places := change_places([change]))
         ]
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")

@@ -19,7 +19,7 @@ from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
-from palate.reports.numbers import ONE_PROMPT, with_interval
+from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
 from palate.reports.page import contest_rates, rate_places, rate_text
 from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
@@ -167,6 +167,8 @@ def _text(
         places=_places,
         contest_rates=contest_rates,
         ONE_PROMPT=ONE_PROMPT,
+        change_places=change_places,
+        change_text=change_text,
         commands=commands_of(page, row),
         and_=and_,
     )
