@@ -75,6 +75,7 @@ class Comparison:
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
+                "folder": str(Path.cwd()),  # in which it was typed
                 "training_not_known": self.lost,
                 "older_weights": self.older,
                 "warnings": warnings(self.lost, self.older),
