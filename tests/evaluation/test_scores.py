@@ -138,7 +138,9 @@ def test_what_is_missing_is_scored_by_the_command_that_is_told(tmp_path, capsys)
     """With the options of the scores that are there; and a comparison goes on with what has scored all."""
     weights = str(save_clip(tmp_path / "clip"))
     a, b = draw_samples(tmp_path / "a", [10, 200, 30]), draw_samples(tmp_path / "b", [20, 20, 20])
-    command = f"palate score {a.folder} --scorer clip --scorer world --set world.x=1 --set clip.model={weights} --dtype fp32"
+    command = (
+        f"palate score {a.folder} --scorer clip --scorer world --set world.x=1 --set clip.model={weights} --dtype fp32"
+    )
     score([a.folder], ["clip"], settings=[f"clip.model={weights}"], command=command)
     with pytest.raises(PalateError) as refused:
         compare(a.folder, against=b.folder)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -39,8 +38,12 @@ def load_component(kind: type, folder: Path, name: str, **options):
     logging.disable_progress_bar()  # and diffusers one for shards
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged configuration makes the libraries raise anything
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise PalateError(
             f"{folder / name}: could not be loaded ({first_line}). Download that folder again."
         ) from error
@@ -63,8 +66,19 @@ def load_model(kind: type, folder: Path, name: str, device: str | torch.device) 
     """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled
     alone."""
     require_safetensors(folder / name)
+    component_config(folder, name)  # refuses what no model has, before it is built
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
-    return load_component(kind, folder, name, **{dtype: torch.float32}, use_safetensors=True).to(device)
+    options = {dtype: torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, told = load_component(kind, folder, name, **options)
+    lacking = [str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind) or ()]
+    unused = [str(key) for key in told.get("unexpected_keys") or ()]
+    if lacking or len(unused) > len(model.state_dict()) / 10:  # a few entries of another version do no harm
+        what = f"{len(lacking)} weights are missing" if lacking else f"{len(unused)} weights have no place in it"
+        raise PalateError(
+            f"{folder / name}: its weights and its config.json do not belong together: {what}"
+            f" ({(lacking or unused)[0][:100]}). Download that folder again."
+        )
+    return model.to(device)
 
 
 def load_frozen(kind: type, folder: Path, name: str, device: str | torch.device) -> torch.nn.Module:
@@ -78,7 +92,35 @@ def load_tokenizer(kind: type, folder: Path, name: str):
         raise PalateError(
             f"{folder / name}: no vocabulary (none of {', '.join(VOCABULARIES)}). Download that folder again."
         )
-    return load_component(kind, folder, name)
+    for file in (folder / name).glob("*.json"):
+        if file.name in ("tokenizer_config.json", "special_tokens_map.json"):
+            read_json(file)
+    tokenizer = load_component(kind, folder, name)
+    _require_fit(tokenizer, folder, name)
+    return tokenizer
+
+
+def _require_fit(tokenizer, folder: Path, name: str) -> None:
+    """Raises PalateError for a tokenizer that its encoder cannot read: of more tokens, or of longer prompts where an
+    encoder numbers the places."""
+    encoder = name.replace("tokenizer", "text_encoder")
+    if not (folder / encoder / "config.json").is_file():
+        return
+    config = component_config(folder, encoder)
+    inner = config.get("text_config")
+    config = config | inner if isinstance(inner, dict) else config
+    words, places = config.get("vocab_size"), config.get("max_position_embeddings")
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    wrong = ""
+    if isinstance(words, int) and highest >= words:
+        wrong = f"it has {highest + 1:,} tokens, and {encoder} knows {words:,}"
+    elif str(config.get("model_type")).startswith("clip") and isinstance(places, int):
+        if tokenizer.model_max_length > places:
+            wrong = f"it gives up to {tokenizer.model_max_length:.4g} tokens of a prompt, and {encoder} reads {places}"
+        elif tokenizer.pad_token is None:
+            wrong = "it has no token to fill up prompts with (pad_token)"
+    if wrong:
+        raise PalateError(f"{folder / name}: {wrong}. Download that folder again.")
 
 
 def load_texts(kinds: dict[str, type], folder: Path, device: str | torch.device) -> dict[str, object | None]:
@@ -123,7 +165,19 @@ def make_scheduler(folder: Path, sampler: str, samplers: dict[str, type], family
         names = ", ".join(("default", *samplers))
         raise PalateError(f"{folder}: {family} cannot be sampled with {told}; choose one of {names}.")
     with quiet():
-        return kind.from_config({**settings, **component_config(folder, "scheduler")})
+        return built_scheduler(kind, {**settings, **component_config(folder, "scheduler")}, folder)
+
+
+def built_scheduler(kind: type, config: dict, folder: Path, **options):
+    """A scheduler of this class with a folder's settings. Raises PalateError where none can be built of them."""
+    try:
+        return kind.from_config(config, **options)
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise PalateError(
+            f"{folder / 'scheduler'}: no {kind.__name__} can be built of its settings ({first_line}). Download that"
+            " folder again."
+        ) from error
 
 
 @torch.no_grad()
