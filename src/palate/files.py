@@ -18,6 +18,8 @@ from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
+_FULL = ("no space left on device", "os error 28)", "disk quota exceeded", "os error 122)", "database or disk is full")
+_TORCH_STOPPED = ("iostream error", "unexpected pos", "pytorchstreamwriter failed", "file write failed")
 
 
 @contextmanager
@@ -32,6 +34,13 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_disk_full(error):
+            raise _full(path) from error
+        raise PalateError(
+            f"{path}: its folder cannot be made ({error.strerror}). Choose another place, or its permissions."
+        ) from error
+    try:
         yield temporary
         if durable:
             _sync(temporary)
@@ -40,20 +49,36 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
-    except OSError as error:
+    except PalateError:
         _remove(temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PalateError(
-                f"{path}: the disk is full. Nothing was changed there; free some space and run again."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        raise
+    except BaseException as error:
+        _remove(temporary)
+        if is_disk_full(error):
+            raise _full(path) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise PalateError(
                 f"{path}: not writable ({error.strerror}). Choose another folder or its permissions."
             ) from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of any library that writes says that there is no room: the system's number, the words in which
+    safetensors and databases pass it on, and torch's, which names the place where it stopped and not why."""
+    one: BaseException | None = error
+    while one is not None:
+        text = str(one).lower()
+        if getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in text for word in _FULL):
+            return True
+        if isinstance(one, RuntimeError) and any(word in text for word in _TORCH_STOPPED):
+            return True
+        one = one.__cause__ or one.__context__
+    return False
+
+
+def _full(path: Path) -> PalateError:
+    return PalateError(f"{path}: the disk is full. Nothing was changed there; free some space and run again.")
 
 
 def write_text(path: str | Path, text: str) -> None:

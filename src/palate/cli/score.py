@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,7 +14,8 @@ from palate.foreign import printable
 
 DESCRIPTION = """\
 One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
-Interrupted? The same command goes on; a second run costs nothing.
+Interrupted? The same command goes on; a second run costs nothing. What cannot be scored is said at the end, with exit
+code 1, and the rest is scored.
 
 Scorers:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
@@ -56,8 +58,13 @@ def main(argv: list[str]) -> None:
     common = {"model": options.model, "device": options.device, "dtype": options.dtype}
     common = {name: value for name, value in common.items() if value is not None}
     command = shlex.join(["palate", "score", *argv])
-    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command)
+    wrong: list[str] = []
+    scored = score(
+        list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command, wrong.append
+    )
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:
         print(printable("\n".join(line for one in scored for line in score_lines(one))))
+    if wrong:  # after what could be scored, so that it is the last thing that is read
+        sys.exit("\n".join(wrong))

@@ -1,5 +1,6 @@
 """Models against one another: the same prompts and noise, paired wins with intervals clustered by prompt."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def compare(
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
     paths = [base_samples.folder, *map(Path, models)]
-    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
+    scorers = [scorer] if isinstance(scorer, str) else scorer or _those_that_can(everyone) or _default(made[0])
     learned = [learned_by_samples(samples) for samples in everyone]
     drifts = [drift(samples, command) for samples in everyone]
     changes = _changes(drifts, base_samples.prompts)
@@ -190,6 +191,22 @@ def _run_of(model: str | Path, samples: Samples) -> Path:
     if (Path(model) / "config.yaml").is_file():
         return Path(model)
     return run_of(samples) or Path(samples.settings.get("model", ""))
+
+
+def _those_that_can(everyone: list[Samples]) -> list[str]:
+    """The scorers of the first model's samples that have scored, or can score, those of all; what the others lack is
+    said. All of them where none can: the first one's reason is the error then."""
+    found, reasons = verdicts(everyone[1]), {}
+    for name in found:
+        try:
+            scored_alike(everyone, name)
+        except PalateError as error:
+            reasons[name] = error
+    if len(reasons) == len(found):
+        return found
+    for name, error in reasons.items():
+        print(f"compare: without {name}: {error}", file=sys.stderr)
+    return [name for name in found if name not in reasons]
 
 
 def _default(samples: Samples) -> list[str]:

@@ -87,7 +87,8 @@ class Contest:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON can hold them."""
-        return plain(asdict(self) | {"winner": {"a": self.a, "b": self.b, None: None}[self.headline.winner]})
+        told = {"folder": str(Path.cwd())}  # in which the command was typed
+        return plain(asdict(self) | told | {"winner": {"a": self.a, "b": self.b, None: None}[self.headline.winner]})
 
 
 def contest(

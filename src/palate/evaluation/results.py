@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from palate.data.samples import OF_THE_MODEL, Samples
+from palate.evaluation.digits import change_places, change_text, is_change
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
@@ -74,6 +75,7 @@ class Comparison:
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
+                "folder": str(Path.cwd()),  # in which it was typed
                 "training_not_known": self.lost,
                 "older_weights": self.older,
                 "warnings": warnings(self.lost, self.older),
@@ -111,9 +113,9 @@ def lines(comparison: Comparison) -> list[str]:
         out += _numbers(section)
     for row in comparison.rows:
         changed = [
-            f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]"
-            for name, (value, low, high) in row.drift_change.items()
-            if low > 0 or high < 0
+            f"{name} {change_text(change, places)}"
+            for name, change in row.drift_change.items()
+            if is_change(change, places := change_places([change]))
         ]
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")

@@ -1,19 +1,23 @@
 """`palate score`: the samples of several models, scored by several scorers."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
-from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
-from palate.evaluation.scores import Scores, repetitions, score_samples
+from palate.evaluation.scorers import is_judge, load_scorer
+from palate.evaluation.scores import Scores, score_samples
 from palate.evaluation.winrate import Interval, interval_text, mean_interval
 from palate.sampling.naming import require_models
 from palate.sampling.origin import trained_since
 from palate.sampling.provenance import learned_by_samples
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,28 +44,41 @@ def score(
     settings: list[str] | None = None,
     batch_size: int | None = None,
     command: str | None = None,
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[Scored]:
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
     `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
-    `command` is stored beside the scores. Raises PalateError for a folder without samples, one `model` for several
-    reward models, and as `score_samples` does.
+    `command` is stored beside the scores. What cannot be scored, a folder or a scorer or one by the other, is given to
+    `tell` as a line, and the rest is scored. Raises PalateError where nothing could be, and for wrong settings.
     """
     require_models(models, "score")
-    folders = [open_samples(folder) for model in models for folder in _folders(Path(model))]
     asked = list(dict.fromkeys(scorers))
-    single = [str(samples.folder) for samples in folders if repetitions(samples) < 2]
-    if single and (
-        apart := [name for name in asked if name.partition(":")[0] == DIVERSITY]
-    ):  # before others take their time
-        raise PalateError(f"{single[0]}: {apart[0]} needs several pictures of a prompt. Sample with --repetitions 4.")
     given = scorer_settings(asked, common or {}, settings or [])
-    results: dict[Path, list[Scores]] = {samples.folder: [] for samples in folders}
-    for name in asked:
-        scorer: Scorer = load_scorer(name, **given[name])
-        for samples in folders:
-            results[samples.folder] += score_samples(samples, scorer, batch_size, command)
-    return [_summary(samples, results[samples.folder]) for samples in folders]
+    failed: list[PalateError] = []
+
+    def tried(call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except PalateError as error:
+            failed.append(error)
+            tell(f"score: not scored: {error}")
+            return None
+
+    results: dict[Path, tuple[Samples, list[Scores]]] = {}
+    for model in models:
+        for folder in tried(lambda model=model: _folders(Path(model))) or []:
+            if samples := tried(lambda folder=folder: open_samples(folder)):
+                results[samples.folder] = samples, []
+    for name in asked if results else []:
+        if not (scorer := tried(lambda name=name: load_scorer(name, **given[name]))):
+            continue
+        for samples, found in results.values():
+            found += tried(lambda one=samples, by=scorer: score_samples(one, by, batch_size, command)) or []
+    scored = [_summary(samples, found) for samples, found in results.values() if found]
+    if failed and not scored:
+        raise failed[0]
+    return scored
 
 
 def score_lines(scored: Scored) -> list[str]:

@@ -1,6 +1,7 @@
 """Scores beside the pictures (scores.parquet): made batch by batch, kept by content, never made twice."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,13 +112,31 @@ def scored_alike(folders: list[Samples], scorer: str, command: str | None = None
         return [score_samples(samples, loaded, command=command)[0] for samples in folders]
     without = [str(samples.folder) for samples, versions in zip(folders, stored, strict=True) if not versions]
     if without:
-        raise PalateError(
-            f"{without[0]}: no scores of {scorer} yet. Make them: palate score {' '.join(without)} --scorer {scorer}."
-        )
+        raise PalateError(f"{without[0]}: no scores of {scorer} yet. Make them: {_how(without, scorer, folders)}.")
     raise PalateError(
         f"{folders[0].folder} and {folders[-1].folder} were scored by different versions of {scorer}. "
         "Score both again with the same weights and settings."
     )
+
+
+def _how(without: list[str], scorer: str, folders: list[Samples]) -> str:
+    """The command that scores what is missing, with the options of the one that scored the other folders."""
+    typed = [told.get("command", "") for samples in folders for name, told in score_commands(samples.folder).items()
+             if name.split(" ")[0] == scorer]  # fmt: skip
+    options = _options(next((command for command in typed if command.startswith("palate score ")), ""), scorer)
+    return shlex.join(["palate", "score", *without, "--scorer", scorer, *options])
+
+
+def _options(command: str, scorer: str) -> list[str]:
+    """The options of a `palate score` command that say how one of its scorers works."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    single = [place for place, word in enumerate(words[:-1]) if word in ("--model", "--device", "--dtype", "--set")]
+    found = [words[place : place + 2] for place in single]
+    others = tuple(f"{word}." for place, word in enumerate(words) if words[place - 1] == "--scorer" and word != scorer)
+    return [word for pair in found if not (others and pair[1].startswith(others)) for word in pair]
 
 
 def read_scores(folder: Path) -> pa.Table:

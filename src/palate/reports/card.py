@@ -18,11 +18,11 @@ from palate.evaluation.winrate import WinRate
 from palate.files import short_hash, write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
-from palate.reports.numbers import ONE_PROMPT, with_interval
+from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
 from palate.reports.page import contest_rates, rate_places, rate_text
 from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
-from palate.reports.training import command_of, training_of, versions_of
+from palate.reports.training import command_of, folder_of, training_of, versions_of
 from palate.reports.words import and_, contest_words, shortened, summary
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
@@ -31,6 +31,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOTHING_MEASURED = (
     "This model was not compared with its base model, so there is no evidence on which of them is better."
 )
+_COMMANDS = "## The exact commands"
 _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 
@@ -88,7 +89,7 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
     """
     config = load_config(run / "config.yaml")
     name = run.resolve().name
-    row = Row(name, training=training_of(run), command=command_of(run))
+    row = Row(name, training=training_of(run), command=command_of(run), folder=folder_of(run))
     labels, lost = labels_of([run])
     page = Page(
         title=name,
@@ -100,6 +101,7 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
         limits=lost,
         facts=versions_of(run),
         command=f"palate export {name}",
+        folder=str(run.resolve().parent),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     text = _text(config, run, page, row, _NOTHING_MEASURED, [], [], [], kind or _kind(config, run))
@@ -166,13 +168,14 @@ def _text(
         places=_places,
         contest_rates=contest_rates,
         ONE_PROMPT=ONE_PROMPT,
+        change_places=change_places,
+        change_text=change_text,
         commands=commands_of(page, row),
         and_=and_,
     )
-    if (
-        not hub
-    ):  # a folder here, also where it was named from another one: no model of the hub, and nobody else's business
-        body = body.replace(name, Path(name).name)
+    if not hub:  # a folder here, also where it was named from another one: no model of the hub
+        told, title, commands = body.partition(_COMMANDS)
+        body = told.replace(name, Path(name).name) + title + commands  # these stay as they were typed
     return f"---\n{data.to_yaml()}\n---\n\n{public(body).strip()}\n"
 
 

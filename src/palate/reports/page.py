@@ -16,7 +16,7 @@ from palate.evaluation.winrate import WinRate
 from palate.files import write_text
 from palate.pages import colour, picture_uri, templates
 from palate.reports.commands import commands_of
-from palate.reports.numbers import ONE_PROMPT, Interval, decimals, with_interval
+from palate.reports.numbers import ONE_PROMPT, Interval, change_places, change_text, decimals, is_change, with_interval
 from palate.reports.parts import Page, Picture, Row, Section, Source, verdict
 from palate.reports.plots import curve_panels
 from palate.reports.words import and_, contest_words, shortened
@@ -72,6 +72,10 @@ def render(page: Page) -> str:
             panels=panels[:known],
             more_panels=panels[known:],
             measures=list(dict.fromkeys(name for row in [page.base, *page.rows] for name in row.drift)),
+            changes_of=lambda measure: [row.change[measure] for row in page.rows if measure in row.change],
+            change_places=change_places,
+            change_text=change_text,
+            is_change=is_change,
             training=_training(page.rows),
             rate_text=rate_text,
             contest_rates=contest_rates,

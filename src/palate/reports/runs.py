@@ -23,7 +23,7 @@ from palate.reports.labels import labels_of, sources_of
 from palate.reports.page import write_report
 from palate.reports.parts import UNKNOWN, USED, Page, Row, Section, Source
 from palate.reports.plots import require_plots
-from palate.reports.training import account_of, command_of, curves_of, is_run, training_of, versions_of
+from palate.reports.training import account_of, command_of, curves_of, folder_of, is_run, training_of, versions_of
 from palate.reports.votes import contests_of
 from palate.reports.words import and_, limits, summary
 from palate.sampling.naming import require_models
@@ -119,6 +119,7 @@ def page_of(
         judged_by=judged_by or _judge_words(comparison.scorer),
         facts=told,
         command=command,
+        folder=str(Path.cwd()),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
         scorer=comparison.scorer,
@@ -211,6 +212,7 @@ def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[s
         row,
         labels=account_of(path).get("used", ""),
         command=command_of(path),
+        folder=folder_of(path),
         training=training_of(path),
         curves=curves_of(path),
     )

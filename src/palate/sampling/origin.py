@@ -24,9 +24,13 @@ DENOISERS = ("unet", "transformer")
 
 
 def said(command: str | None) -> dict[str, str]:
-    """The command as it is stored beside what it made, and the version of palate; the process's own where none is
-    given."""
-    return {"palate": __version__, "command": without_passwords(command or shlex.join(sys.argv))}
+    """The command as it is stored beside what it made, the folder in which it was typed, and the version of palate; the
+    process's own where none is given."""
+    return {
+        "palate": __version__,
+        "command": without_passwords(command or shlex.join(sys.argv)),
+        "folder": str(Path.cwd()),
+    }
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from palate.arithmetic import flushed_denormals
 from palate.arrays import Pixels
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
+from palate.backbones.components import component_config
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
@@ -255,11 +256,24 @@ def generate(
     made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
+        if _divides_by_nothing(backbone):
+            raise PalateError(
+                f"{backbone.folder / 'scheduler'}: has zero terminal SNR (rescale_betas_zero_snr), which a model that"
+                f" predicts the noise cannot be sampled with: a picture is NaN with sampler {sampling.sampler}. Take it"
+                " out of scheduler_config.json, or choose another --sampler."
+            )
         raise PalateError(
             f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes"
             " nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
+
+
+def _divides_by_nothing(backbone: Backbone) -> bool:
+    """Whether the first step of sampling divides by the share of the picture in its noise, and that is 0."""
+    if backbone.is_flow or backbone.noise_schedule.config.prediction_type != "epsilon":
+        return False
+    return bool(component_config(backbone.folder, "scheduler").get("rescale_betas_zero_snr"))
 
 
 def _checked(sampling: Sampling) -> Sampling:

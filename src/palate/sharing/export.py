@@ -22,6 +22,7 @@ from palate.sharing.trained import (
     ADAPTER,
     DTYPES,
     Trained,
+    has_factors,
     merged_network,
     open_trained,
     read_adapter,
@@ -58,7 +59,11 @@ def export(
     if whole_pipeline and format != "fused":
         raise PalateError(f"a whole pipeline is written with format fused, not with {format}.")
     trained = open_trained(run)
-    if format in ("kohya", "comfyui") and trained.adapter is None:
+    if (
+        format in ("kohya", "comfyui")
+        and trained.adapter is None
+        and not (format == "comfyui" and has_factors(trained))
+    ):
         why = "its adapters were merged into them" if trained.config.lora else "there are no adapters"
         raise PalateError(
             f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or"

@@ -86,6 +86,42 @@ def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
     return {f"{trained.denoiser}.{name}": tensor for name, tensor in found.layers.items()}, found.alpha
 
 
+def has_factors(trained: Trained) -> bool:
+    """Whether adapters were trained and saved inside the weights for one reason alone, that the family's pipeline loads
+    none: then the difference to the base model is nothing but them."""
+    lora, start = trained.config.lora, trained.config.start_from
+    return lora is not None and start is None and not hasattr(trained.backbone.pipeline_class, "save_lora_weights")
+
+
+def factored(trained: Trained) -> tuple[dict[str, Tensor], float]:
+    """The adapters of a run that holds them in its weights, by peft's names, and their alpha, which is the rank: the
+    factors of the trained weights' difference to the base model's. They draw what the run draws, to rounding.
+
+    Raises PalateError where a difference is of higher rank than the adapters were: the base model is another one now.
+    """
+    rank = trained.config.lora.rank if trained.config.lora else 0
+    before, after = trained.backbone.network.state_dict(), merged_network(trained).state_dict()
+    layers = {}
+    for name, weight in after.items():
+        change = weight.double() - before[name].double()
+        if not change.any():
+            continue
+        matrix = change.flatten(1) if change.ndim > 1 else change[:, None]
+        left, sizes, right = torch.svd_lowrank(matrix, q=min(rank + 8, *matrix.shape), niter=4)
+        left, right = left[:, :rank] * sizes[:rank].sqrt(), right[:, :rank].T * sizes[:rank, None].sqrt()
+        if (left @ right - matrix).abs().max() > 1e-3 * matrix.abs().max():
+            raise PalateError(
+                f"{trained.run}: {name} differs from the base model by more than adapters of rank {rank}. Is"
+                f" {trained.base} still the model that the run started from?"
+            )
+        module, shape = name.removesuffix(".weight"), change.shape
+        first = right.unflatten(1, shape[1:]) if len(shape) > 2 else right
+        second = left[..., None, None] if len(shape) == 4 else left
+        layers[f"{trained.denoiser}.{module}.lora_A.weight"] = first.float().contiguous()
+        layers[f"{trained.denoiser}.{module}.lora_B.weight"] = second.float().contiguous()
+    return layers, float(rank)
+
+
 def merged_network(trained: Trained) -> ModelMixin:
     """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be
     loaded."""

@@ -28,7 +28,7 @@ def claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     _tell_other_schedule(run, config)
     save_config(config, run / "config.yaml")
     write_text(run / "command.txt", without_passwords(command or shlex.join(sys.argv)) + "\n")
-    write_text(run / "environment.json", describe_environment())
+    write_text(run / "environment.json", describe_environment())  # and the folder in which it was typed
 
 
 def _tell_other_schedule(run: Path, config: TrainConfig) -> None:

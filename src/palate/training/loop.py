@@ -38,6 +38,7 @@ from palate.training.plan import tell_plan
 from palate.training.readings import everywhere, join, summarise
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.spikes import Spike, rolled_back
+from palate.training.unusual import unusual
 from palate.training.validation import large_logit_warning
 
 
@@ -91,6 +92,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)
+    for sentence in unusual(config, backbone) if distributed.is_first() else []:
+        print(f"train: WARNING: {sentence}")
     if dry_run:
         refuse_another(run, config)
         tell_plan(config, dataset, backbone, rows, accelerator)
