@@ -7,6 +7,7 @@ from palate.audits.findings import Findings
 from palate.audits.judges import Judge
 from palate.audits.planning import Step
 from palate.audits.words import bias, configuration, favoured, number, percent, points, source_name, step_name
+from palate.command import given_command
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
@@ -16,9 +17,9 @@ from palate.pages import colour, picture_uri, templates
 _WIDTH, _HEIGHT = 300, 190  # of the plot of votes, in its own units
 
 
-def write_page(findings: Findings, dataset: PreferenceDataset, path: str | Path, command: str = "") -> None:
+def write_page(findings: Findings, dataset: PreferenceDataset, path: str | Path) -> None:
     """Render the findings with the pictures of the votes to look at, and write the page atomically to `path`."""
-    write_text(path, render(findings, suspect_pictures(findings, dataset), command))
+    write_text(path, render(findings, suspect_pictures(findings, dataset), given_command() or ""))
 
 
 def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = None, command: str = "") -> str:

@@ -1,15 +1,14 @@
 """`palate info`: what a dataset holds."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from palate.data.dataset import open_dataset
-from palate.data.summary import print_summary, summarise
+from palate.data.summary import print_summary
+from palate.verbs.data import info
 
 HELP = """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
 
@@ -32,7 +31,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Run `palate info` with the arguments `argv`; raises PalateError when there is no readable dataset."""
     options = tyro.cli(Options, args=argv, prog="palate info", description=HELP)
-    summary = summarise(open_dataset(options.dataset), progress=sys.stderr.isatty())
+    summary = info(options.dataset)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

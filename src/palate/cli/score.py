@@ -1,13 +1,13 @@
 """`palate score`"""
 
 import json
-import shlex
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from palate.cli.options import parse
+from palate.cli.settings import settings
 from palate.files import plain
 
 DESCRIPTION = """\
@@ -50,12 +50,16 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "score", DESCRIPTION)
-    from palate.evaluation.score import score, score_lines
+    from palate.command import said_as
+    from palate.evaluation.score import score_lines
+    from palate.verbs.models import score
 
-    common = {"model": options.model, "device": options.device, "dtype": options.dtype}
-    common = {name: value for name, value in common.items() if value is not None}
-    command = shlex.join(["palate", "score", *argv])
-    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command)
+    given = settings(options.set, "key=value, or NAME.key=value")
+    with said_as(["palate", "score", *argv]):
+        scored = score(
+            options.models, options.scorer, model=options.model, device=options.device, dtype=options.dtype,
+            settings=given, batch_size=options.batch_size,
+        )  # fmt: skip
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:

@@ -1,7 +1,5 @@
 """`palate train`"""
 
-import shlex
-
 from palate.cli.options import parse
 from palate.errors import PalateError
 
@@ -32,11 +30,12 @@ def main(argv: list[str]) -> None:
             "train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys."
         )
 
+    from palate.command import said_as
     from palate.distributed import together
-    from palate.training.train import train
+    from palate.verbs.models import train
 
-    with together():  # of several processes the first one prints
-        run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)
+    with together(), said_as(["palate", "train", *argv]):  # of several processes the first one prints
+        run = train(config, dry_run=dry_run)
         if not dry_run:
             print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")
 

@@ -1,7 +1,5 @@
 """The whole way in the small world: pairs and votes, six models, samples, a table, a page."""
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from palate.backbones import WORLD
+from palate.command import command_line
 from palate.demos.dataset import SAMPLING, make_dataset
 from palate.evaluation.compare import Comparison, evaluate
 from palate.evaluation.strengths import strengths
@@ -81,7 +80,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
         folders = {"dataset": str(dataset.path), "output_dir": str(out / name)}
-        train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=scale.steps, command=_command())
+        train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=scale.steps)
 
     sampling = replace(SAMPLING, seed=seed, repetitions=scale.repetitions)
     base = evaluate("base", out / "base", sample(WORLD, list(PROMPTS), out / "base" / "samples", sampling), "world")
@@ -97,7 +96,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     page = page_of(
         Comparison(base, compared, "world", table=table),
         title="palate demo · small world",
-        command=_command(),
+        command=command_line(),
         pictures=30,
         names={name: title for name, (title, _) in rows.items()},
         facts={
@@ -116,7 +115,3 @@ def _console() -> Console:
     """The terminal; where there is none, wide enough for the table."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
-
-
-def _command() -> str:
-    return shlex.join(["palate", *sys.argv[1:]])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palate.command import command_line
 from palate.data.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples
 from palate.errors import PalateError
 from palate.evaluation.results import Comparison, Evaluated
@@ -15,7 +16,7 @@ from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
 from palate.run.load import load_config
 from palate.sampling.naming import require_models
-from palate.sampling.origin import require_one_base, run_of, said, trained_since
+from palate.sampling.origin import require_one_base, run_of, trained_since
 from palate.sampling.prompts import Suite, listed, load_suite
 from palate.sampling.provenance import learned_by_samples
 from palate.sampling.samples import sample
@@ -26,7 +27,7 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 def compare(
     models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
-    group: bool = False, command: str | None = None,
+    group: bool = False,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
@@ -34,7 +35,7 @@ def compare(
     when absent, those that scored the first model's samples, else "world". With several the first that none of the
     models was trained on is the headline, and a statistic of the pictures only where there is nothing else; the
     comparisons by the rest are its `others`. Where it cannot be known what a model was trained on, none is. Stored
-    scores are used as they are. `command` is stored with what is made.
+    scores are used as they are.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
     included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its
@@ -48,8 +49,8 @@ def compare(
     require_models(models, "compare")
     if against == "base":
         require_one_base(models)
-    made = [samples_of(model, prompts, sampling, device, command) for model in models]
-    base_samples, base_name = _base(models[0], against, prompts, sampling, device, command)
+    made = [samples_of(model, prompts, sampling, device) for model in models]
+    base_samples, base_name = _base(models[0], against, prompts, sampling, device)
     for samples in made:
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
@@ -57,7 +58,7 @@ def compare(
     scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
     learned = [learned_by_samples(samples) for samples in everyone]
-    drifts = [drift(samples, command) for samples in everyone]
+    drifts = [drift(samples) for samples in everyone]
     changes = _changes(drifts, base_samples.prompts)
     start = base_samples.folder if against == "base" else against
     seeds = [list(range(1, len(everyone)))] if group else _families([start, *models], everyone)
@@ -65,7 +66,7 @@ def compare(
         raise PalateError("--group combines the training seeds of one method: name two runs or more.")
     sections = []
     for one in dict.fromkeys(scorers):
-        scored = scored_alike(everyone, one, command)
+        scored = scored_alike(everyone, one)
         scores = [own.values for own in scored]
         means = mean_intervals(scores, base_samples.prompts)
         base, *rows = map(_evaluated, names, paths, everyone, scored, drifts, means)
@@ -79,29 +80,29 @@ def compare(
         others=tuple(section for section in sections if section is not headline),
         lost={name: about.lost for name, about in zip(names, learned, strict=True) if about.lost},
         older=tuple(name for name, samples in zip(names, everyone, strict=True) if trained_since(samples)),
-        command=said(command)["command"],
+        command=command_line(),
     )
 
 
 def two_models(
     model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None,
-    command: str | None = None,
+    device: str | None = None,
 ) -> tuple[tuple[str, str], tuple[Samples, Samples]]:  # fmt: skip
     """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare`
     does."""
-    samples = samples_of(model, prompts, sampling, command=command)
-    base, base_name = _base(model, against, prompts, sampling, None, command)
+    samples = samples_of(model, prompts, sampling, device)
+    base, base_name = _base(model, against, prompts, sampling, device)
     _require_pairs(samples, base)
     names = _distinct([name_of(model), base_name], [model, base.folder])
     return (names[0], names[1]), (samples, base)
 
 
 def _base(
-    model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None, command: str | None
+    model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None
 ) -> tuple[Samples, str]:
     if against == "base":
-        return base_samples_of(Path(model), prompts, sampling, device, command), "base"
-    return samples_of(against, prompts, sampling, device, command), name_of(against)
+        return base_samples_of(Path(model), prompts, sampling, device), "base"
+    return samples_of(against, prompts, sampling, device), name_of(against)
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
@@ -209,8 +210,7 @@ def _distinct(names: list[str], paths: list) -> list[str]:
 
 
 def samples_of(
-    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
-    command: str | None = None,
+    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of
     what."""
@@ -219,12 +219,11 @@ def samples_of(
         return open_samples(folder)
     if not (folder / "config.yaml").is_file():
         raise PalateError(f"{folder}: neither a run (no config.yaml) nor a folder of samples (no samples.json).")
-    return _sample_or_open(folder, folder / "samples", prompts, sampling, device, command)
+    return _sample_or_open(folder, folder / "samples", prompts, sampling, device)
 
 
 def base_samples_of(
-    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
-    command: str | None = None,
+    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
     """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's
     were."""
@@ -240,7 +239,7 @@ def base_samples_of(
             shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
             sampling = Sampling(**{name: made.settings[name] for name in shared})
             prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, command, revision)
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, revision)
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
@@ -253,12 +252,12 @@ def _holds_others(folder: Path, made: Samples) -> bool:
 
 
 def _sample_or_open(
-    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, command: str | None,
+    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None,
     revision: str | None = None,
 ) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision, command=command)
+        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

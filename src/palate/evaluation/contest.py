@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from palate.command import command_line
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
@@ -17,7 +18,7 @@ from palate.evaluation.results import warnings
 from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
 from palate.files import plain
 from palate.judges.base import SELF
-from palate.sampling.origin import run_of, said, trained_since
+from palate.sampling.origin import run_of, trained_since
 from palate.sampling.provenance import learned_by_samples
 
 
@@ -90,8 +91,7 @@ class Contest:
 
 
 def contest(
-    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
-    command: str | None = None,
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
 ) -> Contest:  # fmt: skip
     """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their
     content.
@@ -137,7 +137,7 @@ def contest(
         judged,
         powered,
         bool(~np.isnan(known[labels.labelled]).any()),
-        said(command)["command"],
+        command_line(),
         tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)),
     )
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
@@ -37,14 +35,14 @@ def score(
     models: list[str | Path],
     scorers: list[str],
     common: dict[str, Any] | None = None,
-    settings: list[str] | None = None,
+    settings: dict[str, Any] | None = None,
     batch_size: int | None = None,
-    command: str | None = None,
 ) -> list[Scored]:
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
-    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
-    `command` is stored beside the scores. Raises PalateError for a folder without samples, one `model` for several
+    `common` are settings of every reward model; `settings` are theirs by key, or by "NAME.key" for
+    the scorer NAME.
+    Raises PalateError for a folder without samples, one `model` for several
     reward models, and as `score_samples` does.
     """
     require_models(models, "score")
@@ -55,12 +53,12 @@ def score(
         apart := [name for name in asked if name.partition(":")[0] == DIVERSITY]
     ):  # before others take their time
         raise PalateError(f"{single[0]}: {apart[0]} needs several pictures of a prompt. Sample with --repetitions 4.")
-    given = scorer_settings(asked, common or {}, settings or [])
+    given = scorer_settings(asked, common or {}, settings or {})
     results: dict[Path, list[Scores]] = {samples.folder: [] for samples in folders}
     for name in asked:
         scorer: Scorer = load_scorer(name, **given[name])
         for samples in folders:
-            results[samples.folder] += score_samples(samples, scorer, batch_size, command)
+            results[samples.folder] += score_samples(samples, scorer, batch_size)
     return [_summary(samples, results[samples.folder]) for samples in folders]
 
 
@@ -81,21 +79,18 @@ def score_lines(scored: Scored) -> list[str]:
     return out
 
 
-def scorer_settings(scorers: list[str], common: dict[str, Any], settings: list[str]) -> dict[str, dict[str, Any]]:
+def scorer_settings(scorers: list[str], common: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by scorer. Raises PalateError for what belongs to none of them, or one model for several."""
     judges = [name for name in scorers if name.startswith("diversity:") or (":" not in name and is_judge(name))]
     if "model" in common and len(judges) != 1:
         raise PalateError(f"--model is for one reward model, and there are {len(judges)}. Use --set NAME.model=PATH.")
     given: dict[str, dict[str, Any]] = {name: dict(common) if name in judges else {} for name in scorers}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise PalateError(f"--set {setting!r}: write it as key=value, or NAME.key=value.")
+    for key, value in settings.items():
         name, _, own = key.rpartition(".")
         if name and name not in given:
-            raise PalateError(f"--set {setting!r}: {name} is none of the scorers ({', '.join(scorers)}).")
+            raise PalateError(f"--set {key}: {name} is none of the scorers ({', '.join(scorers)}).")
         for scorer in [name] if name else judges:
-            given[scorer][own] = yaml.safe_load(text) if text else ""
+            given[scorer][own] = value
     return given
 
 

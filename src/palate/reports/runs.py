@@ -9,6 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palate.addresses import number
+from palate.command import given_command
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
 from palate.evaluation.results import warnings
@@ -38,7 +39,6 @@ def report(
     judge: str | None = None,
     group: bool = False,
     card: bool = False,
-    command: str = "",
 ) -> Path:
     """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent).
 
@@ -56,13 +56,13 @@ def report(
             raise PalateError(f"{run}: not a run (no config.yaml).")
         if card:
             card_path(run)
-    comparison = compare(list(runs), scorer=scorer, group=group, command=command or None)
+    comparison = compare(list(runs), scorer=scorer, group=group)
     contests, missing = contests_of(comparison.models, Path(votes) if votes else None, judge)
     labels, lost = labels_of(runs)
     page = page_of(
         comparison,
         title=f"palate · {and_([run.name for run in runs])}",
-        command=command or _command(runs, comparison, votes, group),
+        command=given_command() or _command(runs, comparison, votes, group),
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
