@@ -114,7 +114,9 @@ def test_one_prompt_as_text_makes_one_picture_and_one_name_is_enough(pipeline_fo
     monkeypatch.chdir(tmp_path)
     quick = Sampling(steps=2, guidance=2.0)
     samples = palate.sample(str(pipeline_folder), "a red circle", "a", quick)
-    assert samples.prompts == ["a red circle"] and samples.paths == [Path("a/000000.png")] and samples.paths[0].is_file()
+    assert (
+        samples.prompts == ["a red circle"] and samples.paths == [Path("a/000000.png")] and samples.paths[0].is_file()
+    )
     assert "prompts: 1 from a list" in capsys.readouterr().out
     (scored,) = palate.score("a", "brightness")  # letter by letter, "a" and "brightness" would be many
     assert list(scored.means) == ["brightness"]

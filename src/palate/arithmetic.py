@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 from scipy.special import logit
 
+from palate.arrays import Floats
+
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
@@ -25,6 +27,7 @@ HALF_95 = 1.96  # standard errors on either side of a 95 % interval
 SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
-def bounded_logit(probability: np.ndarray) -> np.ndarray:
+def bounded_logit(probability: Floats) -> Floats:
     """Logits of probabilities, none of them surer than 98 %; NaN stays NaN."""
-    return logit(np.clip(probability, 1 - SUREST, SUREST))
+    logits: Floats = logit(np.clip(probability, 1 - SUREST, SUREST))
+    return logits

@@ -1,10 +1,12 @@
-"""The command that is stored beside what it made: the command line's, or this process's own."""
+"""The command that is stored beside what it made: the command line's, or this process's own; without passwords."""
 
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from palate.foreign import without_passwords
 
 _GIVEN: ContextVar[str | None] = ContextVar("command", default=None)
 
@@ -13,7 +15,7 @@ _GIVEN: ContextVar[str | None] = ContextVar("command", default=None)
 def said_as(command: str | Sequence[str]) -> Iterator[None]:
     """Inside the block, store this command (a line, or its words)."""
     line = command if isinstance(command, str) else shlex.join(command)
-    token = _GIVEN.set(line)
+    token = _GIVEN.set(without_passwords(line))
     try:
         yield
     finally:
@@ -27,4 +29,4 @@ def given_command() -> str | None:
 
 def command_line() -> str:
     """The command to store: the block's, else how this process was started."""
-    return given_command() or shlex.join(sys.argv)
+    return given_command() or without_passwords(shlex.join(sys.argv))

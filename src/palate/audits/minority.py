@@ -102,7 +102,7 @@ def read_metric(run: str | Path, ids: list[str]) -> np.ndarray:
             " --run."
         )
     try:
-        table = pq.read_table(path, columns=["pair_id", "minority"])
+        table = pq.read_table(path, columns=["pair_id", "minority"], page_checksum_verification=True)
     except Exception as error:
         raise PalateError(
             f"{path}: not the table of an adaptive run ({error}). Train again, or leave out --run."

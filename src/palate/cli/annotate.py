@@ -11,6 +11,7 @@ import tyro
 
 from palate.cli.options import parse
 from palate.cli.settings import settings
+from palate.foreign import printable
 
 DESCRIPTION = """\
 A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
@@ -66,6 +67,8 @@ class Options:
     embeddings: Literal["auto", "all", "none"] = "auto"
     """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of
     pairs judged before, and by judges for which it is more work."""
+    again: bool = False
+    """Ask about every pair without a vote anew, whatever was answered before. Votes in the dataset stay as they are."""
     recalibrate: bool = False
     """Run no judge: fit the calibration of votes that are there again."""
     prompt_price: float = 0.0
@@ -100,6 +103,7 @@ def main(argv: list[str]) -> None:
             workers=options.workers,
             gpus=options.gpus,
             embeddings=options.embeddings,
+            again=options.again,
             recalibrate=options.recalibrate,
         )
     report, calibration = done.report, done.calibration
@@ -107,7 +111,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(asdict(report) if report else asdict(calibration.after)))
         return
     if report:
-        print("\n".join(lines(report, options.prompt_price, options.completion_price)))
+        print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
     if calibration is None:
         print("annotate: too few pairs with human votes to say how far this judge can be trusted (10 are needed)")
     else:
@@ -150,6 +154,8 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
         price = (prompt * prompt_price + completion * completion_price) / 1e6
         retried = f" ({report.usage['retries']:,} retries)" if report.usage.get("retries") else ""
         cost = f" · {price:.2f} at these prices" if price else ""
+        unclear = report.usage.get("no_answer", 0)
+        retried += f" ({unclear:,} replies were no answer)" if unclear else ""
         out.append(
             f"annotate: {report.usage.get('requests', 0):,} requests{retried} · {prompt:,} prompt tokens · "
             f"{completion:,} completion tokens{cost}"

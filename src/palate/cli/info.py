@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from palate.cli.options import parse
 from palate.data.summary import print_summary
 from palate.verbs.data import info
 
@@ -30,7 +31,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Run `palate info` with the arguments `argv`; raises PalateError when there is no readable dataset."""
-    options = tyro.cli(Options, args=argv, prog="palate info", description=HELP)
+    options = parse(Options, argv, "info", HELP)
     summary = info(options.dataset)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))

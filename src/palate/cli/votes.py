@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from palate.cli.options import parse
+from palate.foreign import printable
 
 if TYPE_CHECKING:
     from palate.web.export import Exported
@@ -59,14 +60,22 @@ def main(argv: list[str]) -> None:
     else:
         exported = votes(options.action, options.dataset, store=options.store)
         counts, told = asdict(exported), _exported(exported)
-    print(json.dumps(counts) if options.json else told)
+    print(json.dumps(counts) if options.json else printable(told))
 
 
 def _in_words(options: Options, counts: dict[str, Any]) -> str:
     if options.action == "export":
-        return f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {options.label_studio}"
+        line = f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {options.label_studio}"
+        lacking = counts["without pictures"]
+        if lacking:
+            line += (
+                f"\nvotes: {lacking:,} of them without pictures, which Label Studio does not take; --pictures adds them"
+            )
+        return line
     left_out = "".join(f", {n:,} {why}" for why, n in counts["left out"].items())
-    return f"votes: {counts['added']:,} votes added, {counts['already there']:,} were there already{left_out}"
+    unknown = f" ({counts['of unknown people']:,} of unknown people)" if counts["of unknown people"] else ""
+    there = f"{counts['already there']:,} were there already"
+    return f"votes: {counts['added']:,} votes added, {there}{unknown}{left_out}"
 
 
 def _exported(done: "Exported") -> str:

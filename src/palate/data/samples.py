@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from palate.arrays import Pixels
+from palate.data.images import decode_image
 from palate.data.schema import content_id
 from palate.errors import PalateError
 
@@ -38,7 +39,7 @@ class Sampling:
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still
 # pairs.
-OF_THE_MODEL = ("model", "revision", "negative", "negative_mix", "classifier_scale")
+OF_THE_MODEL = ("model", "revision", "variant", "vae", "negative", "negative_mix", "classifier_scale")
 
 
 SHAPES = (
@@ -53,7 +54,7 @@ class Samples:
 
     folder: Path
     prompts: list[str]  # one per picture
-    settings: dict
+    settings: dict[str, Any]
     suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
     origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
 
@@ -65,10 +66,10 @@ class Samples:
     def paths(self) -> list[Path]:
         return [picture_path(self.folder, i) for i in range(len(self.prompts))]
 
-    def images(self) -> np.ndarray:
+    def images(self) -> Pixels:
         """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
         self._require_all()
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
+        return np.stack([np.asarray(decode_image({"path": str(path)}, ".")) for path in self.paths])
 
     @cached_property
     def contents(self) -> list[str]:

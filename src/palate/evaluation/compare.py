@@ -14,7 +14,7 @@ from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
-from palate.run.load import load_config
+from palate.run.load import base_model, load_config
 from palate.sampling.naming import require_models
 from palate.sampling.origin import require_one_base, run_of, trained_since
 from palate.sampling.prompts import Suite, listed, load_suite
@@ -232,14 +232,15 @@ def base_samples_of(
             f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
         )
     config = load_config(run / "config.yaml")
-    base, revision = config.pretrained_model_name_or_path, config.revision
+    parts = base_model(config)
+    base = parts.pop("name_or_path")
     if prompts is None and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")
         if not _holds_others(run / "base-samples", made):
             shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
             sampling = Sampling(**{name: made.settings[name] for name in shared})
             prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, revision)
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, parts)
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
@@ -253,11 +254,11 @@ def _holds_others(folder: Path, made: Samples) -> bool:
 
 def _sample_or_open(
     model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None,
-    revision: str | None = None,
+    parts: dict[str, str | None] | None = None,
 ) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision)
+        return sample(model, suite, folder, sampling or Sampling(), device=device, **parts or {})
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

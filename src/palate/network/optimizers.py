@@ -1,6 +1,9 @@
 """The optimiser that a configuration names."""
 
+from collections.abc import Callable
+
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from palate.errors import PalateError
 from palate.run.config import TrainConfig
@@ -18,20 +21,34 @@ def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) ->
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(
+        adafactor: torch.optim.Optimizer = Adafactor(
             parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay, clip_threshold=1.0,
             scale_parameter=False, relative_step=False, warmup_init=False,
         )  # fmt: skip
-    adamw = torch.optim.AdamW if config.optimizer == "adamw" else _adamw_8bit()
+        return adafactor
+    adamw: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if config.optimizer == "adamw" else _adamw_8bit()
     return adamw(
         parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
     )  # fmt: skip
 
 
-def _adamw_8bit() -> type[torch.optim.Optimizer]:
+def set_rates(optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps: int) -> None:
+    """Put a schedule, and the rates in its optimiser, where `steps` steps from the start would have brought them.
+
+    A stored schedule, and stored rates, are those of the length that the run had then; these are those of its length
+    now, so that a run that is prolonged has the rates of one that was that long from the start.
+    """
+    schedule.last_epoch = steps
+    rates = [base * scale(steps) for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates  # what get_last_lr tells
+
+
+def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise PalateError(
             "optimizer: adamw-8bit needs bitsandbytes. pip install 'palate[8bit]', or use optimizer: adafactor."

@@ -13,6 +13,8 @@ from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
 
+Base = dict[str, str | None]  # of a run, the model that it started from: `model`, `revision`, and its `place`
+
 if TYPE_CHECKING:
     from palate.data.samples import Samples
 
@@ -29,7 +31,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None) -> 
     sampled."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
-    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).is_dir()}
+    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).exists()}
     weights = {key: weights_of(name) for key, name in parts.items()}
     return said() | {
         "places": places,
@@ -42,6 +44,8 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None) -> 
 def weights_of(model: str | Path) -> str | None:
     """A hash of what was trained in a run, or of a pipeline folder's denoiser; None where neither is there."""
     folder = WORLD_FOLDER if str(model) == WORLD else Path(model)
+    if folder.is_file():  # a whole model in one file
+        return weights_hash([folder])
     if (folder / "config.yaml").is_file():
         return weights_hash([folder / "model"])
     return weights_hash([folder / name for name in DENOISERS if (folder / name).is_dir()])
@@ -54,7 +58,7 @@ def trained_since(samples: "Samples") -> str | None:
         place = _place(samples, key)
         now = weights_of(place) if place else None
         if before and now and before != now:
-            return samples.settings[key]
+            return str(samples.settings[key])
     return None
 
 
@@ -88,7 +92,7 @@ def require_one_base(models: list[str | Path]) -> None:
             )
 
 
-def _base_of(model: Path) -> dict[str, str | None] | None:
+def _base_of(model: Path) -> Base | None:
     if (model / "config.yaml").is_file():
         return _base(model)
     if run := run_beside(model):
@@ -97,28 +101,29 @@ def _base_of(model: Path) -> dict[str, str | None] | None:
     return json.loads(path.read_text(encoding="utf-8")).get("origin", {}).get("base") if path.is_file() else None
 
 
-def _base(run: Path) -> dict[str, str | None] | None:
+def _base(run: Path) -> Base | None:
     """Name and revision of the model that a run started from, and where it is; None for a pipeline."""
     if not (run / "config.yaml").is_file():
         return None
     config = read_yaml(run / "config.yaml")
     name = str(config.get("pretrained_model_name_or_path"))
     place = found_from(name, run)
-    return {"model": name, "revision": config.get("revision"), "place": str(place.resolve()) if place else None}
+    told = {"model": name, "revision": config.get("revision"), "place": str(place.resolve()) if place else None}
+    return told | ({"vae": str(config["vae"])} if config.get("vae") else {})
 
 
-def _same_base(one: dict, other: dict) -> bool:
-    if one["revision"] != other["revision"]:
+def _same_base(one: Base, other: Base) -> bool:
+    if one["revision"] != other["revision"] or one.get("vae") != other.get("vae"):
         return False
     places = (one["place"], other["place"])
     if not all(places) or places[0] == places[1]:
         return one["model"] == other["model"] or (all(places) and places[0] == places[1])
-    hashes = [weights_of(place) for place in places]  # a copy in another place is the same model
+    hashes = [weights_of(str(place)) for place in places]  # a copy in another place is the same model
     return bool(hashes[0]) and hashes[0] == hashes[1]
 
 
-def _words(base: dict) -> str:
-    return base["model"] + (f" at {base['revision']}" if base["revision"] else "")
+def _words(base: Base) -> str:
+    return f"{base['model']}" + (f" at {base['revision']}" if base["revision"] else "")
 
 
 def _place(samples: "Samples", key: str) -> str | None:
@@ -131,4 +136,4 @@ def _place(samples: "Samples", key: str) -> str | None:
     if not samples.origin and samples.settings.get(key):
         found = found_from(samples.settings[key], samples.folder)
         place = str(found) if found else None
-    return place if place and Path(place).is_dir() else None
+    return place if place and Path(place).exists() else None

@@ -7,22 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from PIL import Image
 
 from palate.addresses import normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Pixels
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.samples import Samples, Sampling, different_settings, open_samples, picture_path
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
 from palate.network.precision import PRECISIONS, check_precision, compute_in
 from palate.progress import progress_bar
-from palate.run.load import load_config
+from palate.run.load import base_model, load_config
 from palate.sampling.origin import origin_of, same_model, trained_since
 from palate.sampling.prompts import Suite, listed
 
@@ -37,11 +39,14 @@ def sample(
     batch_size: int | None = None,
     device: str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
+    vae: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
-    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision` is of a
-    pipeline on the hub; a run has its own. A prompt that comes again in a list is left out, as in a file.
+    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision`,
+    `variant` and `vae` are of a pipeline, as `load_backbone` has them; a run has its own. A prompt that comes again in
+    a list is left out, as in a file.
 
     Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before
     it was trained further, and when the model or its negative run cannot be used; nothing is written then.
@@ -50,13 +55,14 @@ def sample(
     sampling = _checked(replace(sampling, negative=negative))
     if batch_size is not None and batch_size < 1:
         raise PalateError(f"batch_size: {batch_size}, but at least 1 is needed.")
+    base = {"revision": revision, "variant": variant, "vae": vae}
     if sampling.sampler == "default" or sampling.steps is None or sampling.guidance is None:
-        sampling = _resolved(sampling, model, folder, revision)
+        sampling = _resolved(sampling, model, folder, base)
     suite = prompts if isinstance(prompts, Suite) else listed(prompts)
     if suite.repeated and suite is not prompts:
         print(suite.line())
     settings = {"model": str(model), "prompts": suite.hash, **asdict(sampling)}
-    settings |= {"revision": revision} if revision else {}
+    settings |= {name: value for name, value in base.items() if value}
     per_picture = [prompt for prompt in suite.prompts for _ in range(sampling.repetitions)]
     samples = Samples(folder, per_picture, settings, suite.source if suite is prompts else "")
     begun = (folder / "samples.json").exists()
@@ -65,7 +71,7 @@ def sample(
         return samples
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     backbone, network = load_model(
-        model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, revision
+        model, device, sampling.negative, sampling.negative_mix, sampling.mixed_precision, base
     )
     batch_size = batch_size or max(1, 32 * 256**2 // max(256, backbone.resolution) ** 2)
     with progress_bar(f"sampling {Path(model).name}", len(samples.missing)) as advance:
@@ -102,7 +108,7 @@ def _say_what_is_here(samples: Samples) -> None:
 
 def sample_verb(
     model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None,
-    device: str | None = None, revision: str | None = None,
+    device: str | None = None, parts: dict[str, str | None] | None = None,
 ) -> list[Samples]:  # fmt: skip
     """Sample a model into its usual place, and the model it started from where asked: that one without a negative
     network.
@@ -116,12 +122,14 @@ def sample_verb(
         raise PalateError(f"{model} is not a run, so it has no base; leave out --base.")
     if sampling.classifier_scale != Sampling.classifier_scale and not _classifier_folder(Path(model)).is_dir():
         raise PalateError(f"{model} has no preference classifier (model/classifier); leave out --classifier-scale.")
-    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size, device, revision)]
+    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size, device, **parts or {})]
     if base:
         config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        name, place = config.pretrained_model_name_or_path, Path(model) / "base-samples"
-        made.append(sample(name, suite, place, plain, batch_size, device, config.revision))
+        place = Path(model) / "base-samples"
+        parts = {"revision": config.revision, "variant": config.variant, "vae": config.vae}
+        name = config.pretrained_model_name_or_path
+        made.append(sample(name, suite, place, plain, batch_size, device, **parts))
     return made
 
 
@@ -131,16 +139,17 @@ def load_model(
     negative: str | Path | None = None,
     negative_mix: float = 0.0,
     mixed_precision: str = "no",
-    revision: str | None = None,
+    base: dict[str, str | None] | None = None,
 ) -> tuple[Backbone, torch.nn.Module]:
     """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
 
     The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
     network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no
-    network of its own, or started from another base model, and for a precision that the device does not have.
+    network of its own, or started from another base model, and for a precision that the device does not have. `base`
+    says of a pipeline what `load_backbone` wants to know beside its name.
     """
-    backbone = _backbone_of(model, "cpu", revision)  # whole there; of half the size on the device
-    check_precision(mixed_precision, torch.device(device), backbone.family)
+    backbone = _backbone_of(model, "cpu", base)  # whole there; of half the size on the device
+    check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
         network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
@@ -150,19 +159,17 @@ def load_model(
     return backbone, network.to(device)
 
 
-def _backbone_of(model: str | Path, device: str, revision: str | None = None) -> Backbone:
-    """The backbone that a run started from, or of a pipeline folder, or "world"; `revision` is of a pipeline on the
-    hub."""
-    name = str(model)
+def _backbone_of(model: str | Path, device: str, base: dict[str, str | None] | None = None) -> Backbone:
+    """The backbone that a run started from, or of a pipeline folder, or "world"; `base` is of a pipeline."""
     if (Path(model) / "config.yaml").is_file():
-        config = load_config(Path(model) / "config.yaml")
-        name, revision = config.pretrained_model_name_or_path, config.revision
-    backbone = load_backbone(name, revision)
+        backbone = load_backbone(**base_model(load_config(Path(model) / "config.yaml")))
+    else:
+        backbone = load_backbone(str(model), **(base or {}))
     backbone.device = device
     return backbone
 
 
-def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
+def _network_of(model: str | Path, backbone: Backbone) -> ModelMixin:
     if not (Path(model) / "config.yaml").is_file():
         return backbone.network
     if _classifier_folder(Path(model)).is_dir():
@@ -172,9 +179,7 @@ def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
     return load_trained(backbone, Path(model) / "model")
 
 
-def _negative_network(
-    negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module
-) -> torch.nn.Module:
+def _negative_network(negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module) -> ModelMixin:
     """The network of the negative run, moved from its base model towards the positive one, in the processor's
     memory."""
     if not (Path(negative) / "config.yaml").is_file():
@@ -206,11 +211,11 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
         )
 
 
-def _resolved(sampling: Sampling, model: str | Path, folder: Path, revision: str | None) -> Sampling:
+def _resolved(sampling: Sampling, model: str | Path, folder: Path, base: dict[str, str | None]) -> Sampling:
     """With what the model's family has by default; with that of the samples that are there where the model is not any
     more."""
     try:
-        backbone = _backbone_of(model, "cpu", revision)
+        backbone = _backbone_of(model, "cpu", base)
     except PalateError:
         if not (folder / "samples.json").is_file():
             raise
@@ -239,11 +244,14 @@ def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -
 @torch.no_grad()
 def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
-) -> np.ndarray:
+) -> Pixels:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError
     when one of them is no number."""
-    network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
-    made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
+    steps, guidance = backbone.stock
+    steps = steps if sampling.steps is None else sampling.steps
+    guidance = guidance if sampling.guidance is None else sampling.guidance
+    network = at_guidance(network, guidance, sampling.classifier_scale).eval()
+    made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
         raise PalateError(
@@ -255,7 +263,10 @@ def generate(
 
 def _checked(sampling: Sampling) -> Sampling:
     if sampling.sampler not in ("default", *SAMPLERS):
-        raise PalateError(f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}.")
+        raise PalateError(
+            f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}"
+            f"{did_you_mean(sampling.sampler, SAMPLERS)}"
+        )
     for name in ("steps", "repetitions"):
         if (value := getattr(sampling, name)) is not None and value < 1:
             raise PalateError(f"{name}: {value}, but at least 1 is needed.")
@@ -264,7 +275,10 @@ def _checked(sampling: Sampling) -> Sampling:
     if not math.isfinite(sampling.classifier_scale):
         raise PalateError(f"classifier_scale: {sampling.classifier_scale} is not a finite number.")
     if sampling.mixed_precision not in PRECISIONS:
-        raise PalateError(f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}.")
+        raise PalateError(
+            f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}"
+            f"{did_you_mean(sampling.mixed_precision, PRECISIONS)}"
+        )
     if sampling.negative is None and sampling.negative_mix:
         raise PalateError(
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."

@@ -10,11 +10,11 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.network.model import load_trained, meta_network
 from palate.network.saved import ADAPTER, read_adapters, require_alpha, require_modules
 from palate.run.config import TrainConfig
-from palate.run.load import load_config
+from palate.run.load import base_model, load_config
 
 DENOISERS = ("unet", "transformer")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -32,7 +32,7 @@ class Trained:
     @cached_property
     def backbone(self) -> Backbone:
         """The pipeline that the run started from. Raises PalateError when it is not there any more."""
-        return load_backbone(self.config.pretrained_model_name_or_path, self.config.revision)
+        return load_backbone(**base_model(self.config))
 
     @property
     def base(self) -> Path:
@@ -90,9 +90,7 @@ def merged_network(trained: Trained) -> ModelMixin:
     try:
         network = load_trained(trained.backbone, trained.run / "model")
     except (OSError, ValueError, RuntimeError) as error:
-        raise PalateError(
-            f"{trained.run / 'model'}: could not be loaded ({str(error).strip().splitlines()[0]})."
-        ) from error
+        raise PalateError(f"{trained.run / 'model'}: could not be loaded ({first_line(error)}).") from error
     if trained.adapter:
         network.fuse_lora()
         network.unload_lora()

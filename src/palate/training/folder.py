@@ -13,6 +13,8 @@ from palate.run.environment import describe_environment
 from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
+SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
+
 
 def claim_folder(run: Path, config: TrainConfig) -> None:
     """Write what the run is, or make sure that it is the same as before; clear what a kill left. Raises PalateError
@@ -28,16 +30,26 @@ def claim_folder(run: Path, config: TrainConfig) -> None:
 
 
 def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
-    """Say so where the number of steps, which shaped the steps that were taken, is another now."""
-    if not checkpoints(run) or not (config.ramp or config.lr_scheduler not in ("constant", "constant_with_warmup")):
+    """Say what a run with another max_train_steps than before is: from here on one of that length, and where the steps
+    that were taken depended on the length, no longer one that was that long from the start."""
+    done = [step_of(path) for path in checkpoints(run)[-1:]]
+    before = load_config(run / "config.yaml").max_train_steps if done else config.max_train_steps
+    if before == config.max_train_steps:
         return
-    before = load_config(run / "config.yaml").max_train_steps
-    if before != config.max_train_steps:
-        shaped = "ramp" if config.ramp else f"lr_scheduler: {config.lr_scheduler}"
+    if config.max_train_steps < done[0]:
         print(
-            f"train: max_train_steps was {before} before, and {shaped} depends on it: this is not the run that"
-            f" {config.max_train_steps} steps from the start would have been"
+            f"train: {done[0]} steps were taken already, more than max_train_steps: {config.max_train_steps}; the model"
+            f" is the one after {done[0]} steps"
         )
+        return
+    if not (config.ramp or config.lr_scheduler in SHAPED_BY_LENGTH):
+        return
+    shaped = ["the learning rates"] * (config.lr_scheduler in SHAPED_BY_LENGTH) + ["the ramp"] * config.ramp
+    print(
+        f"train: max_train_steps was {before} before. From step {done[0]} on {' and '.join(shaped)}: those of a run"
+        f" of {config.max_train_steps} steps from the start; the {done[0]} steps before had those of {before}, and the"
+        " weights with them"
+    )
 
 
 def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:

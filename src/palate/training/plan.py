@@ -10,6 +10,7 @@ from palate.distributed import processes
 from palate.encoding.cache import EncodedPairs, planned_cache
 from palate.labels.rows import Rows
 from palate.network.model import let_go_of_encoders
+from palate.progress import duration
 from palate.run.config import TrainConfig
 from palate.training.assemble import make_any_policy, make_batches
 from palate.training.estimate import GIB, Memory, estimate_memory, free_memory, measure_step, refuse_too_little
@@ -38,7 +39,7 @@ def tell_plan(
         policy = make_any_policy(backbone, config)
         if config.trains == "denoiser":
             step = measure_step(backbone, config, policy, told, accelerator)
-            whole = _duration(step * config.max_train_steps)
+            whole = duration(step * config.max_train_steps)
             print(f"dry run: {step:.2f} s for a step of random inputs, {whole} for {config.max_train_steps} of them")
     pairs = config.train_batch_size * config.gradient_accumulation_steps
     print(
@@ -64,10 +65,3 @@ def _conditioning(backbone: Backbone, encoded: EncodedPairs, config: TrainConfig
         let_go_of_encoders(backbone)
     size = config.resolution or backbone.resolution
     return prompt | backbone.image_conditioning(size, size, size)
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -10,7 +10,7 @@ from palate.training.launch import launch
 from palate.training.loop import Run, train_in_this_process
 
 
-def train(config: str | Path | dict | TrainConfig, dry_run: bool = False, **overrides: Any) -> Run:
+def train(config: str | Path | dict[str, Any] | TrainConfig, dry_run: bool = False, **overrides: Any) -> Run:
     """Train, or resume training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
 
     With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns

@@ -32,10 +32,14 @@ def import_pairs(
     source: Literal["human", "judge"] = "human",
     pairs: int = 384,
     voters: str | Sequence[str] = (),
+    split: str | None = None,
+    config: str | None = None,
+    allow_outside: bool = False,
 ) -> "ImportReport":
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
 
-    `name` is a new dataset's; `annotator` and `source` say who voted where the files do not. Format "world" has no
+    `name` is a new dataset's; `annotator` and `source` say who voted where the files do not; `split` and `config` are
+    of a dataset that has several; `allow_outside` lets paths leave the folder of the file that names them. Format "world" has no
     sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second call adds only what is
     missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing could be imported; all
     that is good is written before.
@@ -48,8 +52,10 @@ def import_pairs(
         return import_world(Path(to), pairs, voters=names(voters), name=name)
     from palate.data.importing import import_pairs as from_files
 
-    shown = sys.stderr.isatty()
-    return from_files(format, places(sources), to, name=name, annotator=annotator, source=source, progress=shown)
+    return from_files(
+        format, places(sources), Path(to), name=name, annotator=annotator, source=source,
+        progress=sys.stderr.isatty(), split=split, config=config, allow_outside=allow_outside,
+    )  # fmt: skip
 
 
 def info(dataset: Dataset) -> dict[str, Any]:
@@ -215,13 +221,15 @@ def annotate(
     workers: int = 1,
     gpus: float = 0.0,
     embeddings: Literal["auto", "all", "none"] = "auto",
+    again: bool = False,
     recalibrate: bool = False,
 ) -> Annotated:
     """Let a program vote on every pair that it has not voted on, then calibrate its votes on those of people.
 
     `judge` is a reward model, "vlm", "self:RUN", a statistic of pictures or a plug-in (docs/annotate.md); `name` the
     annotator id of its votes. `model`, `server`, `template`, `device`, `dtype` and further `settings` go to the judge.
-    `limit` stops after so many pairs; `recalibrate` runs no judge. The same call again costs nothing. Raises
+    `limit` stops after so many pairs; `again` asks about every pair without a vote anew; `recalibrate`
+    runs no judge. The same call again costs nothing. Raises
     PalateError for a judge that cannot be used, and one that voted before with another version or other settings.
     """
     from palate.judges.annotate import annotate as vote
@@ -249,6 +257,7 @@ def annotate(
         workers=workers,
         gpus=gpus,
         embeddings=embeddings,
+        again=again,
         load=load,
     )
     enough = can_calibrate(data, report.annotator)

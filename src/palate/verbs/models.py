@@ -92,12 +92,15 @@ def sample(
     batch_size: int | None = None,
     device: str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
+    vae: Place | None = None,
 ) -> "Samples":
     """Make pictures from prompts with a run, a diffusers pipeline folder, or "world"; what is there already is kept.
 
     `prompts` are one prompt, several, or a file of prompts, of which `part`, `limit` and `column` take some. The
     pictures go into the folder `to`, for a run RUN/samples when absent. `base` also samples the model that the run
-    started from, into RUN/base-samples. `revision` is of a pipeline on the hub. Returns the samples of the model.
+    started from, into RUN/base-samples. `revision`, `variant` and `vae` are of a pipeline, as the keys of these names.
+    Returns the samples of the model.
     Raises PalateError when the folder holds samples of other prompts, settings or weights, and when the model cannot be
     used.
     """
@@ -108,7 +111,8 @@ def sample(
     suite = as_suite(prompts, part, limit, column)
     print(suite.line())
     how, folder = sampling or Sampling(), None if to is None else Path(to)
-    return sample_verb(fspath(model), suite, how, folder, base, batch_size, device, revision)[0]
+    parts = {"revision": revision, "variant": variant, "vae": None if vae is None else fspath(vae)}
+    return sample_verb(fspath(model), suite, how, folder, base, batch_size, device, parts)[0]
 
 
 def score(
