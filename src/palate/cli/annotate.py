@@ -5,13 +5,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from palate.cli.options import parse
 from palate.cli.settings import settings
 from palate.foreign import printable
+
+if TYPE_CHECKING:
+    from palate.judges.annotate import Report
 
 DESCRIPTION = """\
 A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
@@ -108,7 +111,8 @@ def main(argv: list[str]) -> None:
         )
     report, calibration = done.report, done.calibration
     if options.json:
-        print(json.dumps(asdict(report) if report else asdict(calibration.after)))
+        told = report or (calibration and calibration.after)
+        print(json.dumps(asdict(told) if told else None))
         return
     if report:
         print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
@@ -118,7 +122,7 @@ def main(argv: list[str]) -> None:
         print(f"annotate: {calibration.sentence()}")
 
 
-def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> list[str]:
+def lines(report: "Report", prompt_price: float = 0.0, completion_price: float = 0.0) -> list[str]:
     """The counts in words."""
     counts = {
         "voted before": report.already_voted,

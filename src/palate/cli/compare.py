@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -78,23 +78,21 @@ def main(argv: list[str]) -> None:
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         mixed_precision=options.mixed_precision,
     )  # fmt: skip
-    prompts = None if options.prompts is None else Path(options.prompts)
-    by_votes, by_scorers = options.votes is not None, options.votes is None or bool(options.scorer)
+    alike: Any = {
+        "prompts": None if options.prompts is None else Path(options.prompts), "part": options.part,
+        "limit": options.limit, "column": options.column, "sampling": sampling,
+    }  # fmt: skip
+    models, against, judge = options.models, options.against, options.judge
     with said_as(["palate", "compare", *argv]):
-        if by_votes:
-            found = compare(
-                options.models, options.against, prompts=prompts, part=options.part, limit=options.limit,
-                column=options.column, votes=options.votes, judge=options.judge, sampling=sampling,
-                out=None if by_scorers else options.out,
-            )  # fmt: skip
-            _show(found, options.json)
-        if by_scorers:
-            comparison = compare(
-                options.models, options.against, prompts=prompts, part=options.part, limit=options.limit,
-                column=options.column, scorer=options.scorer, judge=None if by_votes else options.judge,
-                sampling=sampling, group=options.group, out=options.out,
-            )  # fmt: skip
-            _show(comparison, options.json)
+        if options.votes is not None:
+            out = None if options.scorer else options.out
+            _show(compare(models, against, votes=options.votes, judge=judge, out=out, **alike), options.json)
+            if not options.scorer:
+                return
+            judge = None
+        scorer, group = options.scorer, options.group
+        found = compare(models, against, scorer=scorer, judge=judge, group=group, out=options.out, **alike)
+        _show(found, options.json)
 
 
 def _show(found: "Comparison | Contest", as_json: bool) -> None:

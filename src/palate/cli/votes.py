@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from palate.cli.options import parse
+from palate.errors import PalateError
 from palate.foreign import printable
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def main(argv: list[str]) -> None:
             f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs"
             " have one"
         )  # fmt: skip
+    elif options.action == "import":
+        raise PalateError(
+            "votes import: give the file, as in --label-studio ls.json. `palate import` reads other formats."
+        )
     else:
-        exported = votes(options.action, options.dataset, store=options.store)
+        exported = votes("export", options.dataset, store=options.store)
         counts, told = asdict(exported), _exported(exported)
     print(json.dumps(counts) if options.json else printable(told))
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -33,7 +34,7 @@ COMMON = {
 AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
 
-def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
+def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict[str, Any]]]:
     """folder -> (what the table calls it, what its configuration adds)."""
     few = {"human_votes": human_votes}
     return {

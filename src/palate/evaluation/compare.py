@@ -1,5 +1,6 @@
 """Models against one another: the same prompts and noise, paired wins with intervals clustered by prompt."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 
 
 def compare(
-    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
+    models: str | Path | Sequence[str | Path], against: str | Path = "base", *,
+    prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
     group: bool = False,
 ) -> Comparison:  # fmt: skip
@@ -45,7 +47,7 @@ def compare(
     pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not
     scored all of them yet (`palate score`).
     """
-    models = models if isinstance(models, list) else [models]
+    models = [models] if isinstance(models, str | Path) else list(models)
     require_models(models, "compare")
     if against == "base":
         require_one_base(models)
@@ -98,7 +100,11 @@ def two_models(
 
 
 def _base(
-    model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None
+    model: str | Path,
+    against: str | Path,
+    prompts: str | Path | Suite | None,
+    sampling: Sampling | None,
+    device: str | None,
 ) -> tuple[Samples, str]:
     if against == "base":
         return base_samples_of(Path(model), prompts, sampling, device), "base"
@@ -205,7 +211,7 @@ def _default(samples: Samples) -> list[str]:
     )
 
 
-def _distinct(names: list[str], paths: list) -> list[str]:
+def _distinct(names: list[str], paths: Sequence[str | Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
@@ -233,14 +239,14 @@ def base_samples_of(
         )
     config = load_config(run / "config.yaml")
     parts = base_model(config)
-    base = parts.pop("name_or_path")
     if prompts is None and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")
         if not _holds_others(run / "base-samples", made):
             shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
             sampling = Sampling(**{name: made.settings[name] for name in shared})
             prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, parts)
+    base, others = parts["name_or_path"], (parts["revision"], parts["variant"], parts["vae"])
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, *others)
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
@@ -253,12 +259,13 @@ def _holds_others(folder: Path, made: Samples) -> bool:
 
 
 def _sample_or_open(
-    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None,
-    parts: dict[str, str | None] | None = None,
+    model: str | Path, folder: Path, prompts: str | Path | Suite | None, sampling: Sampling | None,
+    device: str | None, revision: str | None = None, variant: str | None = None, vae: str | None = None,
 ) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, **parts or {})
+        how = sampling or Sampling()
+        return sample(model, suite, folder, how, device=device, revision=revision, variant=variant, vae=vae)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

@@ -1,5 +1,6 @@
 """`palate score`: the samples of several models, scored by several scorers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Scored:
 
 
 def score(
-    models: list[str | Path],
+    models: Sequence[str | Path],
     scorers: list[str],
     common: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,

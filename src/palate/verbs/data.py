@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -39,10 +40,10 @@ def import_pairs(
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
 
     `name` is a new dataset's; `annotator` and `source` say who voted where the files do not; `split` and `config` are
-    of a dataset that has several; `allow_outside` lets paths leave the folder of the file that names them. Format "world" has no
-    sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second call adds only what is
-    missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing could be imported; all
-    that is good is written before.
+    of a dataset that has several; `allow_outside` lets paths leave the folder of the file that names them. Format
+    "world" has no sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second call adds
+    only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing could be
+    imported; all that is good is written before.
     """
     if format == "world":
         from palate.demos.dataset import import_world
@@ -243,12 +244,16 @@ def annotate(
         return Annotated(None, calibrate(data, name or judge))
     load = load_judge
     if judge.startswith(SELF):
-        from palate.training.implicit_judge import load_any_judge as load
-    told = without_none(model=model and str(model), server=server, template=template and str(template))
+        from palate.training.implicit_judge import load_any_judge
+
+        load = load_any_judge
+    told = without_none(model=model, server=server, template=template)
     report = vote(
         data,
         judge,
-        settings=told | without_none(device=device, dtype=dtype) | dict(settings or {}),
+        settings={key: fspath(value) for key, value in told.items()}
+        | without_none(device=device, dtype=dtype)
+        | dict(settings or {}),
         annotator=name,
         temperature=temperature,
         batch_size=batch_size,
@@ -289,7 +294,9 @@ def audit(
     if config and Path(config).exists():
         raise PalateError(f"--config {config}: is there already, and maybe edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
-    findings = find(data, run and Path(run), human_annotators=people, human_votes=human_votes, seed=seed)
+    findings = find(
+        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed
+    )
     if out:
         write_page(findings, data, Path(out))
     if config:

@@ -1,7 +1,7 @@
 """The verbs that work on a model: it is trained, sampled, scored, compared, reported and handed on."""
 
 from collections.abc import Mapping, Sequence
-from os import fspath
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -76,7 +76,8 @@ def _configuration(
 
     if config is None or isinstance(config, Mapping):
         return load_config(plain_keys({**(config or {}), **overrides}))
-    return load_config(fspath(config) if not hasattr(config, "output_dir") else config, **plain_keys(overrides))
+    source = fspath(config) if isinstance(config, str | PathLike) else config
+    return load_config(source, **plain_keys(overrides))
 
 
 def sample(
@@ -134,7 +135,7 @@ def score(
     """
     from palate.evaluation.score import score as score_folders
 
-    common = without_none(model=model and str(model), device=device, dtype=dtype)
+    common = without_none(model=None if model is None else fspath(model), device=device, dtype=dtype)
     return score_folders(places(models), list(names(scorer)), common, dict(settings or {}), batch_size)
 
 
@@ -196,7 +197,7 @@ def compare(
             rivals, fspath(against), prompts=suite, scorer=list(names(scorer)) or None, sampling=how, device=device,
             group=group,
         )  # fmt: skip
-        save(found, out or Path(rivals[0]) / "compare.json")
+        save(found, Path(out or f"{rivals[0]}/compare.json"))
         return found
     if scorer:
         raise PalateError("compare: votes and scorers are two comparisons. Call it once with each.")
@@ -204,7 +205,7 @@ def compare(
         raise PalateError(f"--votes compares one model with --against, and {len(rivals)} are named.")
     titles, samples = two_models(rivals[0], fspath(against), suite, how, device)
     decided = contest(*samples, opened(votes), judge, titles)
-    save(decided, out or Path(rivals[0]) / "compare-votes.json")
+    save(decided, Path(out or f"{rivals[0]}/compare-votes.json"))
     return decided
 
 
@@ -231,7 +232,7 @@ def report(
     page = None if out is None else Path(out)
     scorers = list(names(scorer)) or None
     return write_page(
-        [Path(run) for run in places(runs)], page, scorers, pictures, votes=votes and Path(votes), judge=judge,
+        [Path(run) for run in places(runs)], page, scorers, pictures, votes=None if votes is None else Path(votes), judge=judge,
         group=group, card=card,
     )  # fmt: skip
 
