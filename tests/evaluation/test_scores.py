@@ -282,17 +282,16 @@ def test_the_verb_scores_runs_and_their_base_and_takes_settings_by_scorer(tmp_pa
     assert told[1]["used_in_training"] == [] and set(told[1]["means"]) == {"brightness", "diversity"}
     score_verb.main([str(run), "--scorer", "brightness"])
     assert "used in training: no evidence" in capsys.readouterr().out
-    given = scorer_settings(["clip", "hpsv2.1", "world"], {"dtype": "fp32"}, ["hpsv2.1.model=x", "tokenizer=y"])
+    given = scorer_settings(["clip", "hpsv2.1", "world"], {"dtype": "fp32"}, {"hpsv2.1.model": "x", "tokenizer": "y"})
     assert given == {"clip": {"dtype": "fp32", "tokenizer": "y"}, "hpsv2.1": {"dtype": "fp32", "model": "x", "tokenizer": "y"}, "world": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("scorers", "common", "settings", "words"),
     [
-        (["clip", "pickscore"], {"model": "x"}, [], "one reward model, and there are 2"),
-        (["world"], {"model": "x"}, [], "there are 0"),
-        (["clip"], {}, ["hpsv2.1.model=x"], "hpsv2.1 is none of the scorers"),
-        (["clip"], {}, ["model"], "key=value"),
+        (["clip", "pickscore"], {"model": "x"}, {}, "one reward model, and there are 2"),
+        (["world"], {"model": "x"}, {}, "there are 0"),
+        (["clip"], {}, {"hpsv2.1.model": "x"}, "hpsv2.1 is none of the scorers"),
     ],
 )
 def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, words):

@@ -12,6 +12,7 @@ from training.test_train import settings
 
 import palate
 from palate.cli import report as report_verb
+from palate.command import said_as
 from palate.data.dataset import PreferenceDataset
 from palate.data.samples import Sampling
 from palate.errors import PalateError
@@ -119,7 +120,8 @@ def test_a_relative_folder_is_no_model_of_the_hub_wherever_the_card_is_written(r
 
 def test_no_place_no_person_and_no_secret_is_told(run, tmp_path):
     command = f"palate report {run} --votes '{tmp_path}/a b/contest'"
-    report(run, scorer="contrast", card=True, command=command)
+    with said_as(command):
+        report(run, scorer="contrast", card=True)
     text = card(run).content
     for secret in (str(tmp_path), "hf_", "ana", "bo --", "contest'"):
         assert secret not in text, secret

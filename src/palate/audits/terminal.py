@@ -68,8 +68,8 @@ def _judges(findings: Findings, width: int) -> Table:
             f"{judge.accuracy.n:,}" if judge.accuracy else "–",
             *[bias(judge) for _ in favours],
             f"{gain.power.value:.2f}" if gain else "–",
-            number(gain and gain.variance),
-            number(gain and gain.worth, 0),
+            number(gain.variance if gain else None),
+            number(gain.worth if gain else None, 0),
         ]
         table.add_row(*_fitted(cells, width))
     table.caption = (

@@ -197,8 +197,8 @@ def built_scheduler(kind: type[Any], config: Config, folder: Path, **options: An
         return kind.from_config(config, **options)
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
         raise PalateError(
-            f"{folder / 'scheduler'}: no {kind.__name__} can be built of its settings ({first_line(error)}). Download that"
-            " folder again."
+            f"{folder / 'scheduler'}: no {kind.__name__} can be built of its settings ({first_line(error)}). Download"
+            " that folder again."
         ) from error
 
 

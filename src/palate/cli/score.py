@@ -1,7 +1,6 @@
 """`palate score`"""
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from palate.cli.options import parse
+from palate.cli.settings import settings
 from palate.files import plain
 from palate.foreign import printable
 
@@ -53,15 +53,17 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "score", DESCRIPTION)
-    from palate.evaluation.score import score, score_lines
+    from palate.command import said_as
+    from palate.evaluation.score import score_lines
+    from palate.verbs.models import score
 
-    common = {"model": options.model, "device": options.device, "dtype": options.dtype}
-    common = {name: value for name, value in common.items() if value is not None}
-    command = shlex.join(["palate", "score", *argv])
     wrong: list[str] = []
-    scored = score(
-        list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command, wrong.append
-    )
+    given = settings(options.set, "key=value, or NAME.key=value")
+    with said_as(["palate", "score", *argv]):
+        scored = score(
+            options.models, options.scorer, model=options.model, device=options.device, dtype=options.dtype,
+            settings=given, batch_size=options.batch_size, tell=wrong.append,
+        )  # fmt: skip
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:

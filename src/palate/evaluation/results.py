@@ -62,7 +62,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Everything but pictures and single scores (those are in scores.parquet), as JSON can hold it."""
         settings = self.base.samples.settings
-        return plain(
+        told: dict[str, Any] = plain(
             {
                 "palate": __version__,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -82,6 +82,7 @@ class Comparison:
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
         )
+        return told
 
 
 def save(result: Any, path: str | Path) -> None:
@@ -148,14 +149,18 @@ def _words(comparison: Comparison) -> list[str]:
             group.win.sentence(group.name, group.against, comparison.scorer) for group in comparison.groups if group.win
         ]
         return out + [
-            row.win.sentence(row.name, base, comparison.scorer) for row in comparison.rows if row.name not in together
+            win.sentence(row.name, base, comparison.scorer)
+            for row in comparison.rows
+            if row.name not in together and (win := row.win)
         ]
     claims = comparison.table.claims if comparison.table else ()
     taken = {(claim.a, claim.b) for claim in claims if claim.win.winner and not claim.winner}  # by the correction
     out = [group.win.sentence(group.name, group.against) for group in comparison.groups
            if group.win and not taken & {(group.name, group.against), (group.against, group.name)}]  # fmt: skip
     if not claims:
-        return out + [row.win.sentence(row.name, base) for row in comparison.rows if row.name not in together]
+        return out + [
+            win.sentence(row.name, base) for row in comparison.rows if row.name not in together and (win := row.win)
+        ]
     sure = [
         f"{claim.winner} beats {claim.b if claim.winner == claim.a else claim.a} (p {claim.p_corrected:.2g})"
         for claim in claims

@@ -1,12 +1,10 @@
 """`palate score`: the samples of several models, scored by several scorers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
@@ -38,23 +36,22 @@ class Scored:
 
 
 def score(
-    models: list[str | Path],
+    models: Sequence[str | Path],
     scorers: list[str],
     common: dict[str, Any] | None = None,
-    settings: list[str] | None = None,
+    settings: dict[str, Any] | None = None,
     batch_size: int | None = None,
-    command: str | None = None,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[Scored]:
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
-    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
-    `command` is stored beside the scores. What cannot be scored, a folder or a scorer or one by the other, is given to
-    `tell` as a line, and the rest is scored. Raises PalateError where nothing could be, and for wrong settings.
+    `common` are settings of every reward model; `settings` are theirs by key, or by "NAME.key" for the scorer NAME.
+    What cannot be scored, a folder or a scorer or one by the other, is given to `tell` as a line, and the rest is
+    scored. Raises PalateError where nothing could be, and for wrong settings.
     """
     require_models(models, "score")
     asked = list(dict.fromkeys(scorers))
-    given = scorer_settings(asked, common or {}, settings or [])
+    given = scorer_settings(asked, common or {}, settings or {})
     failed: list[PalateError] = []
 
     def tried(call: Callable[[], T]) -> T | None:
@@ -74,7 +71,7 @@ def score(
         if not (scorer := tried(lambda name=name: load_scorer(name, **given[name]))):
             continue
         for samples, found in results.values():
-            found += tried(lambda one=samples, by=scorer: score_samples(one, by, batch_size, command)) or []
+            found += tried(lambda one=samples, by=scorer: score_samples(one, by, batch_size)) or []
     scored = [_summary(samples, found) for samples, found in results.values() if found]
     if failed and not scored:
         raise failed[0]
@@ -98,21 +95,18 @@ def score_lines(scored: Scored) -> list[str]:
     return out
 
 
-def scorer_settings(scorers: list[str], common: dict[str, Any], settings: list[str]) -> dict[str, dict[str, Any]]:
+def scorer_settings(scorers: list[str], common: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by scorer. Raises PalateError for what belongs to none of them, or one model for several."""
     judges = [name for name in scorers if name.startswith("diversity:") or (":" not in name and is_judge(name))]
     if "model" in common and len(judges) != 1:
         raise PalateError(f"--model is for one reward model, and there are {len(judges)}. Use --set NAME.model=PATH.")
     given: dict[str, dict[str, Any]] = {name: dict(common) if name in judges else {} for name in scorers}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise PalateError(f"--set {setting!r}: write it as key=value, or NAME.key=value.")
+    for key, value in settings.items():
         name, _, own = key.rpartition(".")
         if name and name not in given:
-            raise PalateError(f"--set {setting!r}: {name} is none of the scorers ({', '.join(scorers)}).")
+            raise PalateError(f"--set {key}: {name} is none of the scorers ({', '.join(scorers)}).")
         for scorer in [name] if name else judges:
-            given[scorer][own] = yaml.safe_load(text) if text else ""
+            given[scorer][own] = value
     return given
 
 

@@ -6,13 +6,14 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from palate.backbones import WORLD
 from palate.errors import PalateError
+from palate.evaluation.contest import Contest, VoteRate
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
 from palate.files import short_hash, write_text
@@ -115,13 +116,14 @@ def _text(
     row: Row,
     answer: str,
     sections: list[Section],
-    contests: list,
+    contests: list[Contest],
     results: list[EvalResult],
     kind: str,
 ) -> str:
     license_, remark = license_of(config, run)
     hub, name = on_hub(config, run), config.pretrained_model_name_or_path
     adapters = kind == "lora"
+    more: dict[str, Any] = dict(license_)
     data = ModelCardData(
         model_name=public(row.name),
         base_model=name if hub else None,
@@ -142,7 +144,7 @@ def _text(
         ),
         datasets=[re.sub(r"[^\w./-]+", "-", public(labels.dataset)) for labels in page.labels] or None,
         eval_results=results or None,
-        **license_,
+        **more,
     )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -244,10 +246,10 @@ def _of(name: str, section: Section) -> Section:
     )
 
 
-def _results(page: Page, sections: list[Section], contests: list) -> list[EvalResult]:
+def _results(page: Page, sections: list[Section], contests: list[Contest]) -> list[EvalResult]:
     """The win rates that are evidence, for the hub's index."""
     suite = page.facts.get("prompts", "prompts")
-    about = {"task_type": "text-to-image", "dataset_type": "prompts", "dataset_name": public(suite)}
+    about: dict[str, Any] = {"task_type": "text-to-image", "dataset_type": "prompts", "dataset_name": public(suite)}
     out = []
     for section in sections:
         for row in section.rows:
@@ -279,7 +281,7 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
     return out
 
 
-def _interval(rate: WinRate) -> dict[str, float | int | None]:
+def _interval(rate: WinRate | VoteRate) -> dict[str, float | int | None]:
     low, high = (None if math.isnan(value) else round(value, 4) for value in (rate.low, rate.high))
     return {"low_95": low, "high_95": high, "n": rate.n, "ties": rate.ties, "prompts": rate.prompts}
 
@@ -310,4 +312,4 @@ def _base_words(config: TrainConfig) -> str:
 def _untouched(text: str) -> bool:
     """Whether the card is as it was written here."""
     mark = _MARK.search(text)
-    return bool(mark) and short_hash(text[: mark.start()]) == mark[1]
+    return mark is not None and short_hash(text[: mark.start()]) == mark[1]

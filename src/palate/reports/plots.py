@@ -3,11 +3,15 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palate.errors import PalateError
 from palate.pages import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
@@ -65,13 +69,15 @@ def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
             _draw(axes, position, curve)
         _bare(axes)
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
         return text.getvalue()
 
 
-def _draw(axes, position: int, curve: Curve) -> None:
+def _draw(axes: Axes, position: int, curve: Curve) -> None:
     steps, values = _binned(np.asarray(curve, dtype=np.float64))
-    style = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
+    style: dict[str, Any] = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
     dashes = _DASHES[position // len(COLOURS) % len(_DASHES)]
     if len(values) > 20:
         axes.plot(steps, values, linewidth=0.7, alpha=0.18, **style)
@@ -87,7 +93,7 @@ def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _bare(axes) -> None:
+def _bare(axes: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
     for side in ("top", "right"):

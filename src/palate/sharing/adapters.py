@@ -1,6 +1,7 @@
 """Adapters (LoRA) by the names that other tools read."""
 
 import re
+from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
@@ -77,7 +78,7 @@ def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     return {name: t * (alpha / t.shape[1]) if ".lora_B." in name else t for name, t in layers.items()}
 
 
-def _with_original_name(name: str, config: dict) -> str:
+def _with_original_name(name: str, config: dict[str, Any]) -> str:
     """ "unet.(module).lora_A.weight" with the original name of the module."""
     prefix, rest = name.split(".", 1)
     module, _, ending = rest.partition(".lora_")

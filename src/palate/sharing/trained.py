@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -50,8 +51,9 @@ class Trained:
         return self.backbone.denoiser
 
     @cached_property
-    def denoiser_config(self) -> dict:
-        return json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
+    def denoiser_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
+        return config
 
 
 def open_trained(run: str | Path) -> Trained:
@@ -80,6 +82,7 @@ def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
     cannot be read, for one with entries that the network does not take, and for one that does not say its alpha where
     that is not the rank.
     """
+    assert trained.adapter is not None  # callers ask only for runs that have one
     found = read_adapters(trained.adapter, trained.denoiser)
     require_alpha(found, trained.config.lora.alpha if trained.config.lora else None)
     require_modules(meta_network(trained.backbone), found)

@@ -48,6 +48,10 @@ class Run:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        """Its folder: a run can be given wherever a path can."""
+        return str(self.path)
+
     @property
     def model_path(self) -> Path:
         """The trained adapter or component folder."""
@@ -60,15 +64,15 @@ class Run:
 
 
 @flushed_denormals()
-def train_in_this_process(config: TrainConfig, command: str | None = None, dry_run: bool = False) -> Run:
+def train_in_this_process(config: TrainConfig, dry_run: bool = False) -> Run:
     """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started
     several."""
     config = load_config(config)
     with distributed.together():
-        return rolled_back(config, lambda: _train(config, command, dry_run))
+        return rolled_back(config, lambda: _train(config, dry_run))
 
 
-def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
+def _train(config: TrainConfig, dry_run: bool) -> Run:
     """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
     if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
@@ -77,7 +81,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             " together. Give each at least one."
         )
     if not dry_run:
-        distributed.first_alone(lambda: claim_folder(run, config, command))
+        distributed.first_alone(lambda: claim_folder(run, config))
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(**base_model(config))
