@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -59,6 +60,7 @@ def prepare(pipeline: Path, given: Path) -> None:
 
 def copied(part: Path, folder: Path) -> Path:
     if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
         half = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
         shutil.copytree(part, half)
         half.rename(folder)
@@ -86,8 +88,9 @@ def scores_samples(given: Path, dataset: Path, folder: Path) -> None:
 
 def reports(given: Path, dataset: Path, folder: Path) -> None:
     """Compares, scores what is missing for that, and writes the page and the card."""
-    palate.score([copied(given / "run", folder)], ["brightness"])
-    palate.report([folder], scorer="brightness", card=True, command="palate report")
+    run = copied(given / "run", folder / "run")  # pages call a run by the name of its folder
+    palate.score([run], ["brightness"])
+    palate.report([run], scorer="brightness", card=True, command="palate report")
 
 
 def audits(given: Path, dataset: Path, folder: Path) -> None:
@@ -126,7 +129,7 @@ def of_scores(folder: Path) -> dict[str, bytes]:
 
 def of_page(folder: Path) -> dict[str, bytes]:
     """Scores, the page and the card, which name the folder."""
-    return of_scores(folder) | _texts(folder, "report.html", "model/README.md")
+    return of_scores(folder) | _texts(folder / "run", "report.html", "model/README.md")
 
 
 def of_audit(folder: Path) -> dict[str, bytes]:
@@ -134,7 +137,10 @@ def of_audit(folder: Path) -> dict[str, bytes]:
 
 
 def _texts(folder: Path, *names: str) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes().replace(str(folder).encode(), b"FOLDER") for name in names}
+    """Texts without the folder's place, the time, and the mark by which a card knows that nobody edited it."""
+    own = r"written by palate report \w+|\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    texts = {name: (folder / name).read_text().replace(str(folder), "FOLDER") for name in names}
+    return {name: re.sub(own, "", text).encode() for name, text in texts.items()}
 
 
 def of_exports(folder: Path) -> dict[str, bytes]:
