@@ -1,0 +1,3 @@
+from data.conftest import pair
+
+__all__ = ["pair"]
