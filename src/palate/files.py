@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
@@ -165,6 +163,8 @@ def _remove(path: Path) -> None:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
+    import numpy as np  # not at the top: the command line's help is shown without it
+
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
