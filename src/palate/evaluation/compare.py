@@ -211,8 +211,8 @@ def _those_that_can(everyone: list[Samples]) -> list[str]:
             reasons[name] = error
     if len(reasons) == len(found):
         return found
-    for name, error in reasons.items():
-        print(f"compare: without {name}: {error}", file=sys.stderr)
+    for name, reason in reasons.items():
+        print(f"compare: without {name}: {reason}", file=sys.stderr)
     return [name for name in found if name not in reasons]
 
 

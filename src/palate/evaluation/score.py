@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,14 +65,14 @@ def score(
 
     results: dict[Path, tuple[Samples, list[Scores]]] = {}
     for model in models:
-        for folder in tried(lambda model=model: _folders(Path(model))) or []:
-            if samples := tried(lambda folder=folder: open_samples(folder)):
+        for folder in tried(partial(_folders, Path(model))) or []:
+            if samples := tried(partial(open_samples, folder)):
                 results[samples.folder] = samples, []
     for name in asked if results else []:
-        if not (scorer := tried(lambda name=name: load_scorer(name, **given[name]))):
+        if not (scorer := tried(partial(load_scorer, name, **given[name]))):
             continue
         for samples, found in results.values():
-            found += tried(lambda one=samples, by=scorer: score_samples(one, by, batch_size)) or []
+            found += tried(partial(score_samples, samples, scorer, batch_size)) or []
     scored = [_summary(samples, found) for samples, found in results.values() if found]
     if failed and not scored:
         raise failed[0]
