@@ -87,6 +87,9 @@ class ObjectiveConfig:
     """Conservative DPO: this share of the votes is taken to be wrong, and learned as such."""
     flip_rate: float = key(0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=0.499, told="weights")
     """Robust DPO: votes are known to be wrong at this rate, and corrected for it; targets leave [0, 1]."""
+    target_radius: float = key(0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=100, told="weights")
+    """DPO-PRO: learn the worst share of votes within this chi-square radius of the one given; doubtful pairs then pull
+    less, hard votes as before. 0 is off."""
     swap: bool = key(False, VOTES, resume="fixed", folds="reset", error="no", told="target")
     """Diffusion-NPO: train towards the image that was not preferred; the result is a negative model for sampling."""
     human_annotators: tuple[str, ...] | None = key(
@@ -110,18 +113,21 @@ class ObjectiveConfig:
     losses: dict[str, float] = key(
         lambda: {"preference": 1.0}, LOSS, resume="fixed", folds="same", error="no", low=None, told="loss"
     )
-    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, ranking, rankdpo,
-    self-npo."""
+    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, single, nft, ranking,
+    rankdpo, self-npo."""
     beta: float = key(5000.0, LOSS, resume="fixed", folds="same", error="no", low=0, told="beta", first=True)
     """Strength of the pull toward the reference: z = (beta/2)·[(e_ref,0 - e_0) - (e_ref,1 - e_1)], errors averaged over
     C, H, W."""
-    link: Literal["sigmoid", "ipo", "hinge", "dmpo", "alpha-dpo", "holder", "squared-sigmoid", "smoothed", "linear"] = (
-        key("sigmoid", LOSS, resume="fixed", folds="same", error="no", told="loss")
-    )
+    link: Literal[
+        "sigmoid", "ipo", "hinge", "dmpo", "alpha-dpo", "holder", "squared-sigmoid", "smoothed", "linear", "poly",
+        "gce", "mixture",
+    ] = key("sigmoid", LOSS, resume="fixed", folds="same", error="no", told="loss")  # fmt: skip
     """From logit and target to loss."""
     link_parameter: float | None = key(None, LOSS, resume="fixed", folds="same", error="no", low=None)
-    """The link's one parameter (ipo: margin, dmpo: alpha, alpha-dpo: alpha, holder: gamma, smoothed: gain); its default
-    when absent."""
+    """The link's one parameter (ipo: margin, dmpo, alpha-dpo and poly: alpha, holder: gamma, smoothed: gain, linear and
+    mixture: eta, gce: q); its default when absent."""
+    alpha_factor: float = key(0.9999, LOSS, resume="fixed", folds="same", error="no", low=0, high=10)
+    """With link: alpha-dpo and no link_parameter: its alpha is this times the batch's mean confidence in the votes."""
     dspo_beta: float = key(0.001, LOSS, resume="fixed", folds="same", error="no", low=None)
     """Weight of the score term in dspo-sd15."""
     mapo_beta: float = key(0.1, LOSS, resume="fixed", folds="same", error="no", low=None)
@@ -130,6 +136,20 @@ class ObjectiveConfig:
         "sigmoid", LOSS, resume="fixed", folds="same", error="no"
     )
     """Diffusion-KTO's utility."""
+    kto_offset: Literal["mean", "balanced"] = key("mean", LOSS, resume="fixed", folds="same", error="no")
+    """What an image's gain is compared with. mean: the batch's mean gain, not below 0. balanced: the mean of liked and
+    of disliked images, each one half."""
+    kto_liked: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """Diffusion-KTO's factor on the loss of images that are liked."""
+    kto_disliked: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """Its factor on the loss of the others."""
+    nft_beta: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=1e-3, high=100)
+    """DiffusionNFT's beta: how far its two branches reach from the reference; no beta of ours."""
+    nft_kl: float = key(2e-5, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """Weight of the mean square of the prediction's change in nft; the published 1e-4 stands beside 5 times the loss."""
+    confidence: float | None = key(None, LOSS, resume="fixed", folds="same", error="no", low=0, told="weights")
+    """Single images weigh 1 + this times the distance of the judge's score from its median, in standard deviations; off
+    when absent. Needs a judge with scores."""
     region: float | None = key(None, LOSS, resume="fixed", folds="same", error="refused", low=0, high=0.999)
     """RN-DPO: compare errors only where the two images differ by more than this share of their largest difference."""
     noise: Literal["random", "inversion", "renoise"] = key(
@@ -156,6 +176,37 @@ class ObjectiveConfig:
     """Sign of its margin with link: ipo; published adds what the sigmoid form subtracts."""
     adaptive_memory: bool = key(False, LOSS, resume="fixed", folds="same", error="no")
     """Average the suspicion of a pair over its draws so far instead of taking each draw alone."""
+    adaptive_rho: float = key(15.0, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """Adaptive-DPO's rho: what margins are multiplied by before the sigmoid that makes confidences of them."""
+    adaptive_normalise: bool = key(True, LOSS, resume="fixed", folds="same", error="no")
+    """Divide margins by their norm over the batch first; without it rho is the scale of a raw margin."""
+    adaptive_divide: Literal["no", "mean-spread", "sum"] = key("no", LOSS, resume="fixed", folds="same", error="no")
+    """Divide its metric by the batch's mean spread, or by the metric's sum over the batch."""
+    adaptive_weight: Literal["linear", "quadratic", "sigmoid", "sqrt"] = key(
+        "linear", LOSS, resume="fixed", folds="same", error="no"
+    )
+    """How its weight falls with the metric u. linear: 1/(k1·u + c). quadratic: 1/(k1·u² + c). sigmoid: 1/(exp(k1·u) +
+    c). sqrt: 1/(exp(k1·√u) + c)."""
+    adaptive_k1: float = key(10.0, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """k1 of that weight."""
+    adaptive_c: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=1e-6)
+    """c of that weight."""
+    adaptive_margin_form: Literal["quadratic", "linear"] = key(
+        "quadratic", LOSS, resume="fixed", folds="same", error="no"
+    )
+    """Whether its margin falls with u² or with u."""
+    adaptive_flip_ratio: float = key(0.0, LOSS, resume="fixed", folds="same", error="no", low=0, high=1)
+    """Turn around at most this share of a batch's votes, those of the largest metric; 0 is none."""
+    adaptive_flip_threshold: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """Only votes whose metric is above this are turned around; it stays below 1 unless it is divided."""
+    adaptive_flip_metric: Literal["keep", "constant", "inverse"] = key(
+        "keep", LOSS, resume="fixed", folds="same", error="no"
+    )
+    """The metric that weighs a vote which was turned around: as it was, adaptive_flip_constant, or 1 - u."""
+    adaptive_flip_constant: float = key(0.8, LOSS, resume="fixed", folds="same", error="no", low=0)
+    """The metric of turned votes with adaptive_flip_metric: constant."""
+    adaptive_warmup_steps: int = key(0, LOSS, resume="fixed", folds="same", error="no", low=0, unit="steps")
+    """Optimiser steps at the start of every pass over the rows in which no vote is suspected; 2 as published."""
     madpo: float | None = key(None, LOSS, resume="fixed", folds="reset", error="no", low=1e-6, told="weights")
     """MADPO's temperature: pairs on which the judge sees a small difference weigh more; off when absent. Needs a
     judge."""
@@ -188,3 +239,6 @@ class ObjectiveConfig:
     """Clip the likelihood ratio of a step at 1 ± this (SPO: 0.1); off when absent."""
     prompt_dropout: float = key(0.0, LOSS, resume="fixed", folds="same", error="value", low=0, high=1)
     """Share of draws that train without a prompt; shared by the pair."""
+    timestep_weight: Literal["none", "linear", "balanced"] = key("none", LOSS, resume="fixed", folds="same", error="no")
+    """How much a draw counts by its timestep. linear: t/(T - 1), more at more noise (DDSPO). balanced: a quarter of the
+    timesteps counts the less the more its margins spread; mean 1."""
