@@ -382,6 +382,23 @@ def test_poly_dpo_pulls_most_where_the_policy_is_undecided():
     assert at == pytest.approx((8 - 1) / (2 * 8), abs=2e-3) and slope(make_link("poly", 8), 0.0, 1.0) == -2.5
 
 
+@pytest.mark.parametrize("name", sorted(LINEAR_IN_LABEL))
+def test_debiased_targets_are_unbiased_in_every_link_that_is_linear_in_its_label(name):
+    """Over random labelled quarters, with a judge that is wrong: the mean slope is that of all people's votes."""
+    generator = torch.Generator().manual_seed(4)
+    z = 2 * torch.randn(40, dtype=torch.float64, generator=generator)
+    votes = (torch.rand(40, generator=generator) < 0.7).double()
+    judge = 0.9 - 0.6 * votes
+    picked = torch.rand(3000, 40, generator=generator, dtype=torch.float64) < 0.25
+    leaf_ = z.expand(3000, 40).clone().requires_grad_()
+    target = judge + picked / 0.25 * (votes - judge)
+    (slopes,) = torch.autograd.grad(LINKS[name](leaf_, target).sum(), leaf_)
+    means = slopes.mean(dim=1)
+    exact = sum(slope(LINKS[name], a, b) for a, b in zip(z.tolist(), votes.tolist(), strict=True)) / 40
+    biased = sum(slope(LINKS[name], a, b) for a, b in zip(z.tolist(), judge.tolist(), strict=True)) / 40
+    assert abs(means.mean().item() - exact) < 4 * means.std().item() / 3000**0.5 < abs(biased - exact)
+
+
 # Small gradients, the safeguard, and making a link by name -----------------------------------------------------------
 
 
