@@ -30,14 +30,15 @@ BIASED = {"judge": "biased-judge", "hard_votes": True}
 EXTRA = {
     "mix": FEW | BIASED, "dedpo": FEW | {"judge": "biased-judge"}, "dedpo-tuned": FEW | {"judge": "poor-judge"}, "doubly-robust": FEW | BIASED,
     "madpo": {"judge": "biased-judge", "max_train_steps": 80}, "smpo": {"judge": "biased-judge", "max_train_steps": 60}, "self-training": {"human_votes": 192, "self_draws": 2},
-    "self-training-crossfit": {"human_votes": 192, "self_draws": 2}, "kto": {"train_batch_size": 32}, "sdpo": {"safeguard": 0.3},
+    "self-training-crossfit": {"human_votes": 192, "self_draws": 2}, "kto": {"train_batch_size": 32}, "threshold-guided": {"train_batch_size": 32},
+    "diffusion-nft": {"train_batch_size": 32}, "sdpo": {"safeguard": 0.3},
     "spin": {"sampling_steps": 6, "sampling_guidance": 2.0}, "rn-dpo": {"max_train_steps": 80}, "adaptive-dpo": {"max_train_steps": 60}, "adaptive-ipo": {"max_train_steps": 60},
     "dspo-sdxl": {"beta": BETA}, "dspo-sd15": {"beta": 0.001},
 }  # fmt: skip
 LEARNS_THE_TRUTH = [
     "adaptive-dpo", "adaptive-ipo", "alpha-dpo", "amapo", "cdpo", "dedpo", "dedpo-tuned", "diffusion-lpo", "dmpo", "doubly-robust", "dpo", "dpo-sft", "dspo-sdxl",
-    "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "madpo", "mapo", "mix", "rankdpo", "rdpo", "rn-dpo", "sdpo", "sdpo-exact", "self-training",
-    "self-training-crossfit", "sudo", "uncertainty-dpo",
+    "diffusion-nft", "gce", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "madpo", "mapo", "mix", "poly-dpo", "rankdpo", "rdpo", "re-po", "rn-dpo", "sce", "sdpo", "sdpo-exact", "self-training",
+    "self-training-crossfit", "sudo", "threshold-guided", "uncertainty-dpo",
 ]  # fmt: skip
 
 
