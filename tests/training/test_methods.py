@@ -202,7 +202,7 @@ def test_every_preset_and_recipe_is_a_configuration(name):
         ({"method": "alpha-dpo", "target_radius": 0.1}, "'alpha-dpo' is not linear in its label"),
         ({"method": "dpo", "alpha_factor": 0.5}, "link: alpha-dpo without a link_parameter"),
         ({"method": "dpo", "losses": {"single": 1.0}}, "set source: images"),
-        ({"method": "diffusion-lpo", "losses": {"nft": 1.0}}, "more than two images"),
+        ({"method": "diffusion-lpo", "losses": {"nft": 1.0}}, "has none"),
         ({"method": "sudo", "losses": {"nft": 1.0}}, "has none"),
         ({"method": "rn-dpo", "losses": {"nft": 1.0}}, "whole predictions"),
         ({"method": "dpo", "nft_kl": 0.0}, "nft_kl belongs to losses: nft"),
