@@ -97,7 +97,8 @@ def reports(given: Path, dataset: Path, folder: Path) -> None:
 
 def audits(given: Path, dataset: Path, folder: Path) -> None:
     there = open_dataset(copied(given / "prefs", folder))
-    write_page(audit(there), there, folder / "audit.html", "palate audit")
+    with said_as("palate audit"):
+        write_page(audit(there), there, folder / "audit.html")
 
 
 def exports(given: Path, dataset: Path, folder: Path) -> None:
