@@ -55,7 +55,7 @@ class AnswerStore:
         with kept(self.path, self._database):
             gone = self.path.stat().st_ino != self._inode  # SQLite keeps writing into a deleted file
         if gone:
-            raise _unusable(self.path, "another file stands there now")
+            raise _unusable(self.path, "another file is there now")
 
     def forget(self, judge: str) -> None:
         """Remove all answers of this judge."""

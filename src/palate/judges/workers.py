@@ -71,7 +71,7 @@ class Embedding:
 def maker(
     kind: type, engine: str, load: Callable[..., Judge], name: str, judge: Judge, settings: dict[str, Any], *more: Any
 ) -> partial[Any]:
-    """What builds a worker: around this judge, or, on other machines, around one that `load` finds by the same name."""
+    """A function that builds a worker: around this judge, or on other machines around one that `load` finds by name."""
     return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, load, name, settings, *more)
 
 
