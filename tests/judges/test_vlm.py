@@ -198,7 +198,7 @@ def test_a_template_of_ones_own_replaces_the_words_and_makes_another_judge(brigh
     (answer,) = voter.vote([pair(0.9, 0.1)])
     assert answer.probability < 0.2  # the server takes the picture that comes first in the message for A
     path.write_text("{prompt} {first}")
-    assert "{second} stands there 0 times" in refusal(lambda: load_template(str(path)))
+    assert "{second} is there 0 times" in refusal(lambda: load_template(str(path)))
     assert "cannot be read" in refusal(lambda: load_template(str(tmp_path / "none.txt")))
 
 

@@ -40,7 +40,7 @@ def test_another_interface_without_raters_is_refused_before_anything_is_made(unl
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"raters": ("ana", "ana")}, "stands there twice"),
+        ({"raters": ("ana", "ana")}, "is there twice"),
         ({"raters": ("ana", "")}, "not a name"),
         ({"raters": ("owner",)}, "Choose another"),
         ({"raters": ("a\nb",)}, "not a name"),

@@ -1,5 +1,4 @@
-"""Logistic regression with a ridge whose strength is chosen by cross-validation over groups; labels may be
-fractional."""
+"""Ridge logistic regression with fractional labels; the ridge strength is chosen by cross-validation over groups."""
 
 import numpy as np
 from scipy.special import expit
@@ -12,20 +11,20 @@ _RIDGES_OF_DIRECTIONS = (
     1.0,
     10.0,
     1000.0,
-)  # how much stronger the ridge on directions may be; the last leaves them out
+)  # how much stronger the ridge on directions may be; the last practically leaves them out
 _MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; more would not change the choice
 _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
 def ridge_shapes(named: int, directions: int) -> list[Floats]:
-    """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more
-    for directions of embeddings, of which there are many and none is known to matter."""
+    """Candidate ridge shapes, [F] each: strength 1 for all named features, and the same or more for the directions of
+    embeddings, which are many and mostly irrelevant."""
     strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
     return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
 
 
 def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
-    """The fold of each pair [n]: groups in random order, dealt out in turn. Raises PalateError for a single group."""
+    """The fold of each pair [n]: groups are shuffled and dealt out in turn. Raises PalateError for a single group."""
     unique, inverse = np.unique(group, return_inverse=True)
     if len(unique) < 2:
         raise PalateError(
@@ -37,7 +36,7 @@ def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
 
 
 def folds_of_all(every_group: Ints, group: Ints, fold: Ints, seed: int) -> Ints:
-    """The fold of every pair [N]: that of its group; groups without a labelled pair are dealt out in random order."""
+    """The fold of every pair [N]: that of its group. Groups without a labelled pair are shuffled and dealt out."""
     of_group = np.full(every_group.max() + 1, -1)
     of_group[group] = fold
     free = np.flatnonzero(of_group < 0)
@@ -46,7 +45,7 @@ def folds_of_all(every_group: Ints, group: Ints, fold: Ints, seed: int) -> Ints:
 
 
 def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds: int, seed: int) -> Floats:
-    """The ridge strengths [F] of least cross-validated log loss."""
+    """The ridge strengths [F] with the least cross-validated log loss."""
     if len(np.unique(group)) < 2:
         return _RIDGES[-1] * shapes[-1]
     if len(y) > _MOST_FOR_RIDGE:
@@ -67,7 +66,7 @@ def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds:
 
 def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) -> Floats:
     """Weights [F] that minimise sum of cross-entropy(x @ w, y) + sum of ridge/2 * w^2; y may be fractional. Newton's
-    method, a step that overshoots halved: several times as fast here as a general minimiser."""
+    method, with steps halved when they overshoot: several times as fast here as a general minimiser."""
 
     def objective(w: Floats) -> float:
         return float(log_loss(x @ w, y).sum() + ridge @ (w * w) / 2)
@@ -76,7 +75,7 @@ def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) 
     for _ in range(_MOST_STEPS):
         gradient = x.T @ (expit(x @ weight) - y) + ridge * weight
         step = np.linalg.solve(curvature(x, weight, ridge), gradient)
-        gain = gradient @ step  # twice what the step would gain if the objective were a parabola
+        gain = gradient @ step  # twice the gain of the step for a quadratic objective
         if gain < 1e-16:
             break
         before = objective(weight)
@@ -87,7 +86,7 @@ def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) 
 
 
 def curvature(x: Floats, weight: Floats, ridge: Floats) -> Floats:
-    """Second derivatives [F, F] of what `fit_ridge` minimises."""
+    """Second derivatives [F, F] of the objective of `fit_ridge`."""
     probability: Floats = expit(x @ weight)
     return x.T @ (x * (probability * (1 - probability))[:, None]) + np.diag(ridge)
 
