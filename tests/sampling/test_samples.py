@@ -171,7 +171,7 @@ def test_the_base_of_a_run_is_sampled_at_the_revision_that_the_run_started_from(
 def test_a_picture_that_is_no_number_is_refused_and_not_stored_as_black(pipeline_folder, tmp_path, monkeypatch):
     nothing = torch.full((3, 3, 8, 8), float("nan"))
     monkeypatch.setattr(StableDiffusion, "sample", lambda *_: nothing)
-    with pytest.raises(PalateError, match="not a number"):
+    with pytest.raises(PalateError, match="picture has NaN"):
         sample(pipeline_folder, list(PROMPTS), tmp_path / "samples", Sampling(steps=1))
     assert not list((tmp_path / "samples").glob("*.png"))
 

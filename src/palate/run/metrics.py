@@ -20,7 +20,7 @@ class MetricsLog:
         self.path = run / "metrics.jsonl"
         kept = [
             line for line in read_metrics(run) if line["step"] < first_step
-        ]  # a resumed run writes the later ones again
+        ]  # a resumed run writes later steps again
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         self._board = _tensorboard(run, first_step) if tensorboard else None
