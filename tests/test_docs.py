@@ -15,8 +15,8 @@ from families import FAMILIES
 
 import palate
 from palate.cli import VERBS
+from palate.cli.keys import merged, parse_keys
 from palate.cli.options import parse
-from palate.cli.train import _preset as preset_of
 from palate.errors import PalateError
 from palate.objectives.links import LINK_PARAMETERS, LINKS, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, REFERENCE_FREE
@@ -56,7 +56,9 @@ def commands(page: str) -> list[str]:
 
 
 def options_of(verb: str) -> type:
-    return TrainConfig if verb == "train" else importlib.import_module(f"palate.cli.{VERBS[verb][0]}").Options
+    return (
+        TrainConfig if verb in ("train", "encode") else importlib.import_module(f"palate.cli.{VERBS[verb][0]}").Options
+    )
 
 
 @pytest.mark.parametrize("text", every("yaml", "yml"))
@@ -75,10 +77,10 @@ def test_pages_that_need_a_configuration_show_one():
 def test_every_command_shown_can_be_parsed(command):
     _, verb, *arguments = shlex.split(command, comments=True)
     assert verb in VERBS
-    if verb == "train":
-        assert arguments and arguments[0].endswith(".yaml")
-        rest = [argument for argument in arguments[1:] if argument != "--dry-run"]
-        parse(TrainConfig, rest, verb, "", default=load_config(REQUIRED, **preset_of(rest)))
+    if options_of(verb) is TrainConfig:
+        given = parse_keys(arguments, verb, "", "")
+        assert (given.file is None) == (set(REQUIRED) - {"output_dir"} <= given.options.keys())
+        load_config(merged(REQUIRED, given.options))
     else:
         parse(options_of(verb), arguments, verb, "")
 
@@ -95,10 +97,12 @@ def test_commands_and_options_in_the_text_exist(page):
     known = {f.name for verb in VERBS for f in fields(options_of(verb))}
     known |= {f"lora.{f.name}" for f in fields(LoraOptions)} | {"help", "dry_run", "version"}
     if own in VERBS:
-        known = {f.name for f in fields(options_of(own))} | {n for n in known if own == "train" or n == "help"}
+        known = {f.name for f in fields(options_of(own))} | {
+            n for n in known if own in ("train", "encode") or n == "help"
+        }
     for option in re.findall(r"`--([a-z][\w.-]*)[^`]*`", prose(page)):
         if (own, option) not in {("world", "vae-steps"), ("world", "unet-steps"), ("demo", "quick")}:
-            assert option.replace("-", "_") in known, option
+            assert option.removeprefix("no-").replace("-", "_") in known, option
 
 
 def anchors(text: str) -> set[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palate.arrays import Floats, Hashes, Ints
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,18 +28,18 @@ def number(*parts: object) -> float:
     return (int.from_bytes(_digest(_joined(parts)), "big") >> 11) / 2**53
 
 
-def numbers(what: str, seed: int, names: Sequence[str]) -> np.ndarray:
+def numbers(what: str, seed: int, names: Sequence[str]) -> Floats:
     """One number in [0, 1) per name, [N] float64: a function of (what, seed, name), spread evenly and alike on every
     machine."""
     return np.array([number(what, seed, name) for name in names], dtype=np.float64)
 
 
-def hashes(names: Iterable[str]) -> np.ndarray:
+def hashes(names: Iterable[str]) -> Hashes:
     """64 bits of each name, [N] uint64: of a million names, two are the same once in thirty million sets."""
     return np.frombuffer(b"".join(map(_digest, names)), np.uint64)
 
 
-def random_order(names: Iterable[str]) -> np.ndarray:
+def random_order(names: Iterable[str]) -> Ints:
     """Positions [N] of the names in a random order that depends on each name alone: leaving names out moves no
     other."""
     return np.argsort(np.frombuffer(b"".join(map(_digest, names)), ">u8"), kind="stable")

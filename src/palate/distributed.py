@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -169,7 +169,7 @@ def everybody_says(values: list[T]) -> list[T]:
     """The lists of all processes, one after another."""
     if processes() == 1:
         return values
-    lists: list = [None] * processes()
+    lists: list[Any] = [None] * processes()
     dist.all_gather_object(lists, values)
     return [value for one in lists for value in one]
 
@@ -185,12 +185,12 @@ def sum_gradients(gradients: list[Tensor]) -> None:
         if place + 1 == len(gradients) or sum(one.numel() for one in bucket) >= BUCKET:
             flat = torch.cat([one.reshape(-1) for one in bucket])
             dist.all_reduce(flat)
-            for one, summed in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
+            for one, summed in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
                 one.copy_(summed.view_as(one))
             bucket = []
 
 
-def _reduced(value: float, operation: dist.ReduceOp) -> Tensor:
+def _reduced(value: float, operation: dist.ReduceOp.RedOpType) -> Tensor:
     tensor = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(tensor, operation)
     return tensor

@@ -17,7 +17,7 @@ def test_every_row_of_the_demo_is_trained_compared_and_reported(tmp_path, capsys
         assert title[:12] in printed and title in html
     eighth = json.loads((tmp_path / "demo" / "dedpo" / "labels.json").read_text())
     assert eighth["pairs with human votes"] == 24 and eighth["pairs used"] == 192
-    errors = list((tmp_path / "demo" / "dataset" / "cache").glob("*/reference-*.parquet"))
+    errors = list((tmp_path / "demo" / "dataset" / "cache").glob("*/reference-*/visited.safetensors"))
     assert len(errors) == 1  # one file of reference errors serves all five models
 
 

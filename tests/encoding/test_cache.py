@@ -55,7 +55,7 @@ def test_fewer_large_images_are_encoded_at_once(pixels, at_once):
 def test_keys_tell_what_the_files_of_the_encoders_do_not(mixed, backbone, monkeypatch):
     """PixArt-Alpha of 512 and of 1024 pixels have the same encoders, but one is told sizes; others' keys stay what they were."""
     plain, settings, _ = cache.planned_cache(mixed, backbone, 64)
-    hashed = {name: settings[name] for name in ("encoders", "resolution", "crop", "dtype")}
+    hashed = {name: settings[name] for name in ("encoders", "resolution", "crop", "dtype", "decoder")}
     assert plain.folder.name == hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
     monkeypatch.setattr(backbone, "image_conditioning", lambda *_: {"time_ids": torch.zeros(1, 6)})
     told, _, _ = cache.planned_cache(mixed, backbone, 64)

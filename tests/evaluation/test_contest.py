@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from evaluation.drawn import draw_samples
+from parity.powered_mean import powered_mean
 from scipy import optimize
 from scipy.special import expit
 
@@ -14,7 +15,6 @@ from palate.cli import import_ as import_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation.contest import contest, vote_rate
-from palate.evaluation.powered import powered_mean
 
 
 def votes(rng, prompts: int, repetitions: int, n: int, by_score: bool = False):

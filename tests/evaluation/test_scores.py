@@ -26,7 +26,7 @@ from palate.evaluation.compare import compare
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
 from palate.evaluation.scores import read_scores, score_samples, stored_scores
-from palate.judges import base
+from palate.judges import load
 from palate.judges.base import Pair
 from palate.judges.load import load_judge
 from palate.run.load import load_config, save_config
@@ -183,7 +183,7 @@ def test_a_judge_of_a_package_scores_single_pictures_unless_it_only_compares(tmp
     class Found(dict):
         names = {"brighter"}
 
-    for module in (scorers, base):
+    for module in (scorers, load):
         entry = types.SimpleNamespace(load=lambda: Brighter)
         monkeypatch.setattr(
             module,

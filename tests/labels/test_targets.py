@@ -215,7 +215,11 @@ def test_tuned_power_has_the_least_variance():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: human_only(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
+        (lambda: human_only(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote", "or use method judge"]),
+        (
+            lambda: human_only(Labels([np.nan], [np.nan], [1.0])),
+            ["no pair has a human vote", "no judge voted on them either"],
+        ),
         (lambda: mix(Labels([np.nan], [0.5], [1.0])), ["no pair has a human vote"]),
         (lambda: judge_only(Labels([1.0], [np.nan], [1.0])), ["judge voted on no pair"]),
         (

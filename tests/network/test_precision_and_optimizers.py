@@ -10,6 +10,8 @@ from tiny import refusal
 
 import palate
 from palate.backbones import load_backbone
+from palate.backbones.flux import Flux
+from palate.backbones.sana import Sana
 from palate.errors import PalateError
 from palate.network.model import make_policy
 from palate.network.optimizers import STATE_BYTES, make_optimizer
@@ -247,6 +249,6 @@ def test_fp16_without_a_gpu_is_one_line(pipeline_folder, dataset, tmp_path):
 def test_a_family_that_overflows_in_fp16_is_refused_there_and_no_other():
     gpu = torch.device("cuda")  # only its type is looked at
     with pytest.raises(PalateError, match="Sana overflows in fp16. Use bf16 or no"):
-        check_precision("fp16", gpu, "Sana")
-    check_precision("fp16", gpu, "FLUX.1")
-    check_precision("bf16", gpu, "Sana")
+        check_precision("fp16", gpu, Sana)
+    check_precision("fp16", gpu, Flux)
+    check_precision("bf16", gpu, Sana)

@@ -108,5 +108,5 @@ def test_extreme_logits_and_half_precision_stay_finite_and_single(utility, dtype
 
 
 def test_an_unknown_utility_is_refused():
-    with pytest.raises(PalateError, match="'averse' is not known. Use sigmoid, loss-averse"):
+    with pytest.raises(PalateError, match="'averse' is not one of sigmoid, loss-averse.*did you mean 'loss-averse'"):
         kto(double(0.1), double(1), BETA, 0.0, "averse")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from parity.cases import arrays, cases, get
+from parity.powered_mean import classical_mean, powered_mean
 
 from palate.data.labels import Labels
-from palate.evaluation.powered import classical_mean, powered_mean
 from palate.labels.targets import dedpo
 
 

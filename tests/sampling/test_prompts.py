@@ -1,19 +1,19 @@
 """Suites of every shape, their parts, and what is left out of them; bad ones get one line."""
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from evaluation.drawn import draw_samples
+from shared import SHARED
 
 from palate.cli import sample as sample_verb
 from palate.errors import PalateError
 from palate.sampling.prompts import load_prompts, load_suite, prompts_hash
 
-PUBLISHED = Path(os.environ.get("PALATE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data" / "prompts"
+PUBLISHED = SHARED / "data/prompts"
 ROWS = [
     {"prompt": "a cat, sitting", "metadata": {"style": "photo"}},
     {"prompt": "Überraschung", "metadata": {"style": "anime"}},
@@ -100,13 +100,12 @@ def test_a_limit_is_drawn_and_a_larger_one_contains_it(tmp_path):
     assert load_suite(tmp_path / "suite.txt", limit=500).prompts == tuple(prompts)
 
 
+@pytest.mark.shared("data/prompts")
 @pytest.mark.parametrize(
     ("name", "rows", "kept", "first"),
     [("hpsv2", 3200, 3172, "Spongebob"), ("papv2", 487, 487, "magic"), ("partiprompts", 1632, 1632, "bond")],
 )
 def test_published_suites(name, rows, kept, first):
-    if not (PUBLISHED / f"{name}.json").is_file():
-        pytest.skip("the published prompt lists are not beside the project (../shared/data/prompts)")
     suite = load_suite(PUBLISHED / f"{name}.json")
     assert (suite.rows, len(suite.prompts)) == (rows, kept) and suite.prompts[0].startswith(first)
     with pytest.raises(PalateError, match=f"its rows name no parts; rows 0:{rows} can be given"):

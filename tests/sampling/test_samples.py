@@ -122,7 +122,7 @@ def test_samples_of_different_settings_are_no_pairs(pipeline_folder, tmp_path):
         compare([a.folder], against=b.folder, scorer="brightness")
     c = sample(other, list(PROMPTS), tmp_path / "c", QUICK)
     assert compare([a.folder], against=c.folder, scorer="brightness").rows[0].win.n == 6
-    with pytest.raises(PalateError, match="'beauty' is not known; there are world"):
+    with pytest.raises(PalateError, match="'beauty' is not known: there are world"):
         compare([a.folder], against=c.folder, scorer="beauty")
 
 

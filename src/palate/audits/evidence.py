@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
-from palate.data.labels import Labels, collect_labels
+from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.embeddings import embedding_directions
@@ -66,7 +66,7 @@ class Evidence:
 
     def of_people(self, people: tuple[str, ...]) -> "Evidence":
         """The same without the human votes of anybody else."""
-        table = _of_people(self.table, people)
+        table = only_people(self.table, people)
         return replace(self, table=table, human=_votes(self.ids, table, "human"))
 
 
@@ -97,7 +97,7 @@ def read_evidence(
     )
     propensity = pairs["propensity"].to_numpy()
     if human_annotators:
-        votes = _of_people(votes, human_annotators)
+        votes = only_people(votes, human_annotators)
     if human_votes is not None:
         votes, propensity = _on_some(ids, votes, propensity, human_votes, seed)
     differences, statistics = _statistics(dataset, ids, notes)
@@ -124,19 +124,6 @@ def read_evidence(
         fitted,
         both_orders,
         notes,
-    )
-
-
-def _of_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
-    human = pc.equal(votes["source"], "human")
-    known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
-    if unknown := set(people) - known:
-        raise PalateError(
-            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
-            f" {', '.join(sorted(known)) or 'none'}."
-        )
-    return votes.filter(
-        pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))
     )
 
 

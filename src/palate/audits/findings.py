@@ -1,6 +1,5 @@
 """The audit of a dataset: everything found, as one record for the terminal, the page and scripts."""
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from palate.audits.people import People, audit_people
 from palate.audits.planning import Recommendation, Step, leading, plan, recommend
 from palate.data.dataset import PreferenceDataset
 from palate.data.known import read_known_votes
+from palate.files import plain
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Findings:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a number is None."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 def audit(
@@ -92,13 +92,3 @@ def audit(
         plan=plan(leading(gains), labelled, pairs, square) if labelled else [],
         notes=notes,
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import logit
 
+from palate.arithmetic import bounded_logit
 from palate.audits.agreement import first_share, order_flips
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slope_estimate
@@ -16,7 +16,6 @@ from palate.judges.correction import Correction, calibrate_judge, correct_judge
 _BINS = 6
 _FEWEST_IN_BIN = 8
 ALL = "all judges"  # the name of their combination
-_SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
     return measured | {
         "accuracy": share_estimate(credit, group, weights),
         "brier": mean_estimate((y - g) ** 2, group, weights),
-        "confidence": slope_estimate(logit(np.clip(g, 1 - _SUREST, _SUREST)), y, group, weights),
+        "confidence": slope_estimate(bounded_logit(g), y, group, weights),
         "calibration": calibration_curve(g, y, group, weights),
         "length": _by_length(credit, [evidence.prompts[i] for i in np.flatnonzero(both)], group, weights),
         "favours": {

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.special import expit, logit, logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 
+from palate.arithmetic import bounded_logit
 from palate.audits.evidence import Evidence, Votes
 from palate.audits.intervals import Estimate
 from palate.errors import PalateError
 from palate.judges.correction import correct_judge
 
-_SUREST = 0.98
 _NODES = 21
 
 
@@ -41,7 +41,7 @@ def flip_probabilities(
     equal. Ties are NaN.
     """
     votes = evidence.human.first_only()
-    z = logit(np.clip(probability, 1 - _SUREST, _SUREST))  # [N]
+    z = bounded_logit(probability)  # [N]
     slope = _slopes(votes.names, reliability)[votes.annotator]  # [M]
     posteriors = [_given_the_others(votes, z, slope, spread) for spread in _spreads(votes)]
     expected = max(posteriors, key=lambda found: found[0])[1]
@@ -68,7 +68,7 @@ def _spreads(votes: Votes) -> tuple[float, ...]:
 def _slopes(names: tuple[str, ...], reliability: dict[str, Estimate | None]) -> np.ndarray:
     """Logits of the reliabilities [P], of mean 1 over the people who vote with the others; 1 where unknown."""
     known = np.array([r.value if (r := reliability.get(name)) else np.nan for name in names])
-    slopes = logit(np.clip(known, 1 - _SUREST, _SUREST))
+    slopes = bounded_logit(known)
     scale = np.mean(slopes[slopes > 0]) if (slopes > 0).any() else 1.0
     return np.nan_to_num(slopes / scale, nan=1.0)
 
@@ -102,7 +102,7 @@ def read_metric(run: str | Path, ids: list[str]) -> np.ndarray:
             " --run."
         )
     try:
-        table = pq.read_table(path, columns=["pair_id", "minority"])
+        table = pq.read_table(path, columns=["pair_id", "minority"], page_checksum_verification=True)
     except Exception as error:
         raise PalateError(
             f"{path}: not the table of an adaptive run ({error}). Train again, or leave out --run."

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from palate.arithmetic import HALF_95
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 from palate.data.labels import Labels
 
@@ -114,7 +115,7 @@ def leading(gains: dict[str, Gain], most: int = 5) -> dict[str, Gain]:
 
 
 def _half_width(variance: float) -> float:
-    return float(100 * 1.96 * np.sqrt(max(variance, 0)))
+    return float(100 * HALF_95 * np.sqrt(max(variance, 0)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit, ndtri
 
+from palate.arithmetic import HALF_95
 from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 
@@ -160,7 +161,7 @@ def bradley_terry_estimates(votes: Votes, pairs: int) -> dict[str, Estimate | No
     fit = noisy_bradley_terry(
         Votes(kept.pair, place, kept.value, kept.side, tuple(votes.names[k] for k in judged)), pairs
     )
-    reach = 1.96 * fit.steadiness_error
+    reach = HALF_95 * fit.steadiness_error
     for k, (a, r) in enumerate(zip(fit.steadiness, reach, strict=True)):
         low, value, high = (_followed(x) for x in (a - r, a, a + r))
         found[votes.names[judged[k]]] = Estimate(value, low, high, int(shared[judged[k]]))

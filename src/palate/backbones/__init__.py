@@ -48,19 +48,18 @@ def load_backbone(
         name_or_path = str(WORLD_FOLDER)
     folder = resolve_folder(name_or_path, revision, variant, vae)
     pipeline = pipeline_class(folder)
-    if pipeline not in FAMILIES:
+    if pipeline is None or pipeline not in FAMILIES:
         raise PalateError(
             f"{folder}: palate cannot train pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
         )
     module, name = FAMILIES[pipeline]
-    family = getattr(import_module(module), name)
-    optional = getattr(family, "optional", ())
+    family: type[Backbone] = getattr(import_module(module), name)
     for component in (*family.encoders, "scheduler", family.denoiser):
-        if component in optional and component_class(folder, component) is None:
+        if component in family.optional and component_class(folder, component) is None:
             continue
         if component_class(folder, component) is None or not (folder / component).is_dir():
-            name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
-            raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+            lacks = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
+            raise PalateError(f"{folder}: this pipeline {lacks}. Download the whole pipeline folder again.")
     for component in family.encoders:
         other = component.replace("tokenizer", "text_encoder")
         if other in family.encoders and (component_class(folder, component) is None) != (

@@ -11,7 +11,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from palate.backbones.components import require_whole
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.objectives.logit import full_precision
 
 GROUPS = 8  # of every group normalisation; each image is normalised by itself, so that no image depends on its batch
@@ -67,14 +67,16 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
     """
     try:
         options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        classifier: PreferenceClassifier
         classifier, told = PreferenceClassifier.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(
-            f"{folder}: no preference classifier could be loaded ({str(error).strip().splitlines()[0]}). It needs"
+            f"{folder}: no preference classifier could be loaded ({first_line(error)}). It needs"
             " config.json and diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
         ) from error
     require_whole(Path(folder), told)
-    return classifier.eval().requires_grad_(False)
+    classifier.eval().requires_grad_(False)
+    return classifier
 
 
 def _stage(channels: int, out_channels: int, condition: int) -> ResnetBlock2D:

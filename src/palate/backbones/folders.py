@@ -10,8 +10,8 @@ from palate.backbones.assembled import assembled
 from palate.backbones.configs import read_json
 from palate.backbones.quiet import quiet_hub
 from palate.errors import PalateError
+from palate.files import add_file
 
-CHUNK = 1 << 24  # bytes read at a time while hashing
 PARTS, PART = 64, 1 << 20  # of a large file of weights, those that tell whether it is another one
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")  # weights that are refused
@@ -179,9 +179,7 @@ def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[s
         for file in sorted((folder / component).rglob("*")):
             if file.suffix in HASHED:
                 digest.update(f"{component}/{file.name}".encode())
-                with open(file, "rb") as handle:
-                    while chunk := handle.read(CHUNK):
-                        digest.update(chunk)
+                add_file(digest, file)
         found.append(digest.hexdigest())
     return found
 

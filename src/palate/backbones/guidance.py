@@ -1,41 +1,73 @@
-"""Guidance while sampling: networks that the stock diffusers pipeline takes in place of its UNet.
+"""Guidance: of one prediction, and while sampling by networks that the stock pipeline takes in place of its UNet.
 
 The pipeline with guidance s above 1 calls its UNet on one batch [unconditional; conditional] of the same latents, and
 goes on with u + s·(c - u) of what comes back. Everything here changes what comes back, and leaves the pipeline and the
 sampler alone.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from diffusers import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from palate.backbones.components import Config
+from palate.backbones.conditioning import Conditioning, concatenate, expand
 from palate.errors import PalateError
 from palate.objectives.logit import full_precision
 
 
+def guided_prediction(
+    predict: Callable[[Tensor, Tensor, Conditioning], Tensor], noisy: Tensor, timestep: Tensor,
+    conditioning: Conditioning, unconditional: Conditioning, guidance: float,
+) -> Tensor:  # fmt: skip
+    """unconditional + guidance·(conditional - unconditional), [B, C, h, w]. One forward, over B at guidance 1.
+
+    predict gives [B, C, h, w] in fp32 or above; noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows,
+    and of the empty one, one row.
+    """
+    if guidance == 1:
+        return predict(noisy, timestep, conditioning)
+    both = concatenate([expand(unconditional, len(noisy)), conditioning])
+    without, given = predict(torch.cat([noisy] * 2), torch.cat([timestep] * 2), both).chunk(2)
+    return without + guidance * (given - without)
+
+
 class Guided(nn.Module):
     """What a pipeline asks of its UNet besides predictions, answered by the network that is guided."""
+
+    unet: ModelMixin  # or another guided network, which answers like one
 
     def __init__(self, unet: nn.Module):
         super().__init__()
         self.unet = unet
 
     @property
-    def config(self):
-        return self.unet.config
+    def config(self) -> Config:
+        config: Config = self.unet.config
+        return config
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
     @property
     def add_embedding(self) -> nn.Module:  # SDXL's pipeline looks up its width
-        return self.unet.add_embedding
+        embedding: nn.Module = self.unet.add_embedding
+        return embedding
+
+    def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options: Any) -> Tensor:
+        """The guided prediction [B, C, h, w]; `options` go to the networks as they are."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -43,9 +75,9 @@ class Guided(nn.Module):
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         return_dict: bool = True,
-        **options,
-    ):
-        """The guided prediction [B, C, h, w], as a UNet returns it; `options` go to the networks as they are."""
+        **options: Any,
+    ) -> UNet2DConditionOutput | tuple[Tensor]:
+        """`predict`, as a UNet returns it."""
         prediction = self.predict(noisy, timestep, encoder_hidden_states, **options)
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
@@ -67,7 +99,7 @@ class NegativeGuided(Guided):
         super().__init__(unet)
         self.negative = negative
 
-    def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options) -> Tensor:
+    def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options: Any) -> Tensor:
         (noisy_u, time_u, empty), (noisy_c, time_c, prompts) = halves(noisy, timestep, embeddings)
         told_u, told_c = (options | told for told in _halves_told(options))
         unconditional = self.negative(noisy_u, time_u, empty, return_dict=False, **told_u)[0]
@@ -113,7 +145,9 @@ def plain_weights(unet: nn.Module) -> dict[str, Tensor]:
         if isinstance(layer, LoraLayer) and not layer.merged and not layer.disable_adapters:
             for adapter in set(layer.active_adapters) & set(layer.lora_A):
                 weight = weights[f"{name}.weight"]
-                weights[f"{name}.weight"] = weight + layer.get_delta_weight(adapter).to(weight.dtype)
+                # every kind of adapted layer has it
+                delta: Tensor = layer.get_delta_weight(adapter)  # type: ignore[attr-defined]
+                weights[f"{name}.weight"] = weight + delta.to(weight.dtype)
     return weights
 
 
@@ -148,8 +182,8 @@ class ClassifierGuided(Guided):
         self.alphas_cumprod, self.prediction_type = alphas_cumprod, prediction_type
         self.scale, self.doubled = scale, doubled
 
-    def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options) -> Tensor:
-        prediction = self.unet(noisy, timestep, embeddings, return_dict=False, **options)[0]
+    def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options: Any) -> Tensor:
+        prediction: Tensor = self.unet(noisy, timestep, embeddings, return_dict=False, **options)[0]
         if self.scale == 0:
             return prediction
         conditional = halves(noisy, timestep, embeddings)[1] if self.doubled else (noisy, timestep, embeddings)
@@ -224,7 +258,10 @@ def denoisers(network: nn.Module) -> list[nn.Module]:
     return denoisers(network.unet) + beside
 
 
-def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple[tuple, tuple]:
+Half = tuple[Tensor, Tensor | float, Tensor]  # latents, timestep, embeddings
+
+
+def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple[Half, Half]:
     """The unconditional and the conditional half (latents, timestep, embeddings) of a pipeline's doubled batch.
 
     Raises PalateError when the batch is not doubled: both halves start from the same latents.
@@ -234,18 +271,21 @@ def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple
             "this batch has no unconditional half, which guidance by a second network or a classifier starts from. "
             "Sample with guidance above 1."
         )
-    one_for_all = not torch.is_tensor(timestep) or timestep.numel() == 1
-    times = (timestep, timestep) if one_for_all else timestep.chunk(2)
-    return tuple(zip(noisy.chunk(2), times, embeddings.chunk(2), strict=True))
+    (first, second), (without, given) = noisy.chunk(2), embeddings.chunk(2)
+    if not isinstance(timestep, Tensor) or timestep.numel() == 1:  # one for all
+        return (first, timestep, without), (second, timestep, given)
+    time_0, time_1 = timestep.chunk(2)
+    return (first, time_0, without), (second, time_1, given)
 
 
-def _halves_told(options: dict) -> tuple[dict, dict]:
+def _halves_told(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What SDXL's pipeline tells its UNet besides, for the unconditional and for the conditional half; nothing
     elsewhere."""
     if options.get("added_cond_kwargs") is None:
         return {}, {}
     pairs = {name: tensor.chunk(2) for name, tensor in options["added_cond_kwargs"].items()}
-    return tuple({"added_cond_kwargs": {name: pair[k] for name, pair in pairs.items()}} for k in (0, 1))
+    without, given = ({"added_cond_kwargs": {name: pair[k] for name, pair in pairs.items()}} for k in (0, 1))
+    return without, given
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -4,6 +4,7 @@ pipelines on the hub have them, so that such a file can be opened without the hu
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 from palate.backbones.configs import read_json
 
@@ -42,7 +43,7 @@ _UNET = {
     "downsample_padding": 1, "mid_block_scale_factor": 1,
 }  # fmt: skip
 
-CONFIGS: dict[str, dict[str, dict]] = {
+CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     SD: {
         "vae": _VAE | {"sample_size": 512, "scaling_factor": 0.18215},
         "text_encoder": _CLIP_L,

@@ -1,6 +1,5 @@
 """The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
 
-import difflib
 import importlib
 import logging
 import os
@@ -8,7 +7,7 @@ import sys
 import threading
 import traceback
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import is_disk_full
 
 # verb -> module in this folder, one line of help
@@ -53,11 +52,7 @@ def main() -> None:
     verb, rest = arguments[0], arguments[1:]
     try:
         if verb not in VERBS:
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            raise PalateError(
-                f"there is no verb {verb!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "; `palate --help` lists them.")
-            )
+            raise PalateError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS, '`palate --help` lists them.')}")
         importlib.import_module(f"palate.cli.{VERBS[verb][0]}").main(rest)
     except PalateError as error:
         if os.environ.get("PALATE_TRACE"):

@@ -11,6 +11,7 @@ import tyro
 
 from palate.cli.options import parse
 from palate.errors import PalateError
+from palate.foreign import printable
 
 DESCRIPTION = """\
 A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
@@ -66,6 +67,8 @@ class Options:
     embeddings: Literal["auto", "all", "none"] = "auto"
     """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of
     pairs judged before, and by judges for which it is more work."""
+    again: bool = False
+    """Ask about every pair without a vote anew, whatever was answered before. Votes in the dataset stay as they are."""
     recalibrate: bool = False
     """Run no judge: fit the calibration of votes that are there again."""
     prompt_price: float = 0.0
@@ -107,13 +110,14 @@ def main(argv: list[str]) -> None:
             workers=options.workers,
             gpus=options.gpus,
             embeddings=options.embeddings,
+            again=options.again,
             load=load,
         )
     calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
     if options.json:
         print(json.dumps(asdict(report)))
         return
-    print("\n".join(lines(report, options.prompt_price, options.completion_price)))
+    print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
     if calibration is None:
         print("annotate: too few pairs with human votes to say how far this judge can be trusted (10 are needed)")
     else:
@@ -156,6 +160,8 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
         price = (prompt * prompt_price + completion * completion_price) / 1e6
         retried = f" ({report.usage['retries']:,} retries)" if report.usage.get("retries") else ""
         cost = f" · {price:.2f} at these prices" if price else ""
+        unclear = report.usage.get("no_answer", 0)
+        retried += f" ({unclear:,} replies were no answer)" if unclear else ""
         out.append(
             f"annotate: {report.usage.get('requests', 0):,} requests{retried} · {prompt:,} prompt tokens · "
             f"{completion:,} completion tokens{cost}"

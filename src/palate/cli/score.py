@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from palate.cli.options import parse
+from palate.files import plain
 
 DESCRIPTION = """\
 One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
@@ -51,7 +52,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "score", DESCRIPTION)
-    from palate.evaluation.results import plain
     from palate.evaluation.score import score, score_lines
 
     common = {"model": options.model, "device": options.device, "dtype": options.dtype}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from palate.arrays import Pixels
+from palate.data.images import decode_image
 from palate.data.schema import content_id
 from palate.errors import PalateError
 
@@ -53,7 +54,7 @@ class Samples:
 
     folder: Path
     prompts: list[str]  # one per picture
-    settings: dict
+    settings: dict[str, Any]
     suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
     origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
 
@@ -61,10 +62,10 @@ class Samples:
     def paths(self) -> list[Path]:
         return [picture_path(self.folder, i) for i in range(len(self.prompts))]
 
-    def images(self) -> np.ndarray:
+    def images(self) -> Pixels:
         """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
         self._require_all()
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.paths])
+        return np.stack([np.asarray(decode_image({"path": str(path)}, ".")) for path in self.paths])
 
     @cached_property
     def contents(self) -> list[str]:

@@ -14,7 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image
 from palate.data.importers.common import ImportReport
 from palate.data.samples import Sampling
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.progress import progress_bar
 from palate.sampling.samples import generate, load_model
 from palate.world.measure import Measurement, measure
@@ -56,7 +56,7 @@ def import_world(
     """
     for one in voters:
         if one not in VOTERS:
-            raise PalateError(f"--voters: {one!r} is none of {', '.join(VOTERS)}.")
+            raise PalateError(f"--voters: {one!r} is none of {', '.join(VOTERS)}{did_you_mean(one, VOTERS)}")
     if pairs < 1:
         raise PalateError(f"--pairs {pairs}: give the number of pairs to make, at least 1.")
     there = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else None

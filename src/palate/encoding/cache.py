@@ -9,17 +9,18 @@ bit; and a shard is named by what it holds, so processes that encode at once wri
 other's.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from palate.arrays import Bools
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate
 from palate.backbones.folders import cumulative_fingerprints
@@ -30,12 +31,17 @@ from palate.data.shards import open_shard, shard_paths
 from palate.encoding.encoded import IMAGE, NAMES, PAIRS, PROMPTS, EncodedPairs
 from palate.encoding.storage import Storage
 from palate.errors import PalateError
+from palate.files import short_hash
 from palate.progress import progress_bar
 
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
+DECODER = "sRGB on white"  # caches of a decoder that dropped alpha and colour profiles hold other pictures
 IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
+Settings = dict[str, Any]  # what a cache was made with, as its settings.json has it
+Row = dict[str, Any]  # of the pairs
+
 COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
 
 
@@ -78,7 +84,7 @@ def planned_cache(
     resolution: int | None = None,
     dtype: torch.dtype = torch.float16,
     place: str | Path | None = None,
-) -> tuple[Storage, dict, str]:
+) -> tuple[Storage, Settings, str]:
     """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
     does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it
     encodes.
@@ -91,8 +97,9 @@ def planned_cache(
         )
     prints = cumulative_fingerprints(backbone.folder, backbone.encoders)
     settings = {"encoders": prints[-1], "resolution": resolution, "crop": "centre", "dtype": str(dtype)}
+    settings["decoder"] = DECODER
     settings |= _told(backbone, resolution)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    key = short_hash(json.dumps(settings, sort_keys=True))
     settings["components"] = dict(zip(backbone.encoders, prints, strict=True))  # each of itself and those before it
     caches = Storage(place or dataset.path / "cache")
     if found := _settings(caches):
@@ -107,27 +114,27 @@ def planned_cache(
     return storage, settings, ""
 
 
-def _told(backbone: Backbone, resolution: int) -> dict:
+def _told(backbone: Backbone, resolution: int) -> Settings:
     """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they
     were."""
     names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
-    zeros = getattr(backbone, "zeros_for_empty", None)
+    zeros = backbone.zeros_for_empty
     return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
 
 
-def _settings(storage: Storage) -> dict | None:
+def _settings(storage: Storage) -> Settings | None:
     """What a cache was made with; None where there is none."""
     size = storage.sizes().get("settings.json")
     return None if size is None else json.loads(storage.get("settings.json", size).read_text(encoding="utf-8"))
 
 
-def _difference(found: dict, wanted: dict) -> str:
+def _difference(found: Settings, wanted: Settings) -> str:
     """Why a cache of other settings does not fit; empty where it does."""
     if found.get("encoders") != wanted["encoders"]:
         before, now = found.get("components", {}), wanted["components"]
         changed = next((name for name, own in now.items() if before.get(name) != own), "model")
         return f"was made with another {changed if before else 'autoencoder or text encoder'}"
-    names = ("resolution", "crop", "dtype", "told", "zeros_for_empty")
+    names = ("resolution", "crop", "dtype", "decoder", "told", "zeros_for_empty")
     changed = [name for name in names if found.get(name) != wanted.get(name)]
     return ", ".join(f"was made with {name} {found.get(name)} instead of {wanted.get(name)}" for name in changed)
 
@@ -176,7 +183,7 @@ def _encode_missing(
     return True
 
 
-def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
+def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> Bools:
     """Which rows of the dataset are not encoded yet, [N] bool in stored order. Reads no image."""
     found = [np.zeros(0, bool)]
     for path in shard_paths(dataset.path / "pairs"):
@@ -185,14 +192,14 @@ def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _blocks(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, Iterator[dict]]]:
+def _blocks(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Iterator[Row]]]:
     """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together
     does not depend on what was encoded before. A block must be read to its end before the next."""
     for block, rows in groupby(_missing_rows(dataset, missing), key=lambda found: found[0]):
         yield block, (row for _, row in rows)
 
 
-def _missing_rows(dataset: PreferenceDataset, missing: np.ndarray) -> Iterator[tuple[int, dict]]:
+def _missing_rows(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Row]]:
     """(block, row) of every row that is missing; groups of rows where none is are not read."""
     start = 0
     for path in shard_paths(dataset.path / "pairs"):
@@ -270,7 +277,7 @@ def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (tensor if (small.isinf() & ~tensor.isinf()).any() else small).cpu()
 
 
-def _images(row: dict) -> list[dict]:
+def _images(row: Row) -> list[Row]:
     """The images of a row of the pairs: two, or one of a single image."""
     return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
 
@@ -283,6 +290,6 @@ def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:
 
 def _write(storage: Storage, kind: str, block: int, tensors: dict[str, torch.Tensor], **metadata: list[str]) -> None:
     told = {name: json.dumps(value) for name, value in metadata.items()}
-    content = hashlib.sha256(json.dumps(metadata[NAMES[kind]]).encode()).hexdigest()[:8]
+    content = short_hash(json.dumps(metadata[NAMES[kind]]), 8)
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     storage.put(f"{kind}-{block:06}-{content}.safetensors", lambda path: save_file(plain, path, metadata=told))

@@ -4,10 +4,11 @@ Shards are memory-mapped safetensors files. What is where stands in an index per
 metadata and named by them, so that one which is out of date is never found.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from palate.addresses import hashes
+from palate.arrays import Bools, Hashes, Ints
 from palate.backbones.conditioning import Conditioning
 from palate.encoding.storage import Storage
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
+from palate.files import short_hash
 
 MAPPED = 256 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
 AROUND = 2**16  # bytes that come with the first byte of a read: the system maps the pages around it too
@@ -32,18 +35,18 @@ class Index:
     row."""
 
     shards: list[tuple[str, int]]  # name and bytes
-    hash: np.ndarray  # [N] uint64 of the name, ascending
+    hash: Hashes  # [N] uint64 of the name, ascending
     name: pa.ChunkedArray  # [N] the pair_id or the prompt
-    shard: np.ndarray  # [N] int32
-    row: np.ndarray  # [N] int32
-    prompt: np.ndarray  # [N] uint64: the hash of a pair's prompt
-    single: np.ndarray  # [N] bool: the pair is a single image
+    shard: Ints  # [N] int32
+    row: Ints  # [N] int32
+    prompt: Hashes  # [N] uint64: the hash of a pair's prompt
+    single: Bools  # [N] bool: the pair is a single image
 
-    def find(self, names: list[str]) -> np.ndarray:
+    def find(self, names: list[str]) -> Ints:
         """The places of these names, [len(names)] int; -1 of those that are not there."""
         return self.find_hashes(hashes(names))
 
-    def find_hashes(self, wanted: np.ndarray) -> np.ndarray:
+    def find_hashes(self, wanted: Hashes) -> Ints:
         """The places of these hashes, -1 of those that are not there."""
         if not len(self.hash):
             return np.full(len(wanted), -1)
@@ -72,22 +75,24 @@ class EncodedPairs:
     def __contains__(self, pair_id: str) -> bool:
         return bool(self.holds([pair_id])[0])
 
-    def holds(self, pair_ids: list[str]) -> np.ndarray:
+    def holds(self, pair_ids: list[str]) -> Bools:
         """Which of these pairs are encoded, [len(pair_ids)] bool."""
         return self._pairs.find(pair_ids) >= 0
 
-    def holds_prompts(self, prompts: list[str]) -> np.ndarray:
+    def holds_prompts(self, prompts: list[str]) -> Bools:
         """Which of these prompts are encoded, [len(prompts)] bool."""
         return self._prompts.find(prompts) >= 0
 
     def pairs_of_two(self) -> list[str]:
         """The pair_ids of all pairs that are no single images."""
-        return self._pairs.name.filter(pa.array(~self._pairs.single)).to_pylist()
+        names: list[str] = self._pairs.name.filter(pa.array(~self._pairs.single)).to_pylist()
+        return names
 
     def prompts_of(self, pair_ids: list[str]) -> list[str]:
         """The prompts of these pairs, which are encoded."""
         places = self._prompts.find_hashes(self._pairs.prompt[self._pairs.find(pair_ids)])
-        return self._prompts.name.take(pa.array(places)).to_pylist()
+        prompts: list[str] = self._prompts.name.take(pa.array(places)).to_pylist()
+        return prompts
 
     @property
     def prompt(self) -> "PromptOf":
@@ -146,7 +151,7 @@ class EncodedPairs:
         names = [name for name in keys if name.startswith(IMAGE)]
         return {name.removeprefix(IMAGE): self._rows(self._pairs, name, places, sides) for name in names}
 
-    def _rows(self, index: Index, name: str, places: np.ndarray, sides: list[int] | None = None) -> torch.Tensor:
+    def _rows(self, index: Index, name: str, places: Ints, sides: list[int] | None = None) -> torch.Tensor:
         """The rows of a tensor at these places of an index, and of these only what belongs to a side; floats in
         fp32."""
         if self._mapped > MAPPED:
@@ -162,19 +167,19 @@ class EncodedPairs:
         self._mapped += len(found) * max(AROUND, found[0].nbytes)
         return stacked.float() if stacked.is_floating_point() else stacked
 
-    def _shard(self, name: str, size: int):
+    def _shard(self, name: str, size: int) -> Any:  # a safe_open, whose stubs have no types
         if name not in self._open:
             path = self.storage.get(name, size)
             try:
                 self._open[name] = safe_open(path, "pt")
             except (SafetensorError, OSError) as error:
                 raise PalateError(
-                    f"{path}: damaged ({_reason(error)}). Delete it and run again; what it held, and nothing else, is"
-                    " encoded anew."
+                    f"{path}: damaged ({first_line(error)}). Delete it and run again; what it held, and nothing else,"
+                    " is encoded anew."
                 ) from error
         return self._open[name]
 
-    def _pair_places(self, pair_ids: list[str], sides: list[int]) -> np.ndarray:
+    def _pair_places(self, pair_ids: list[str], sides: list[int]) -> Ints:
         places = self._pairs.find(pair_ids)
         for pair_id, side, place in zip(pair_ids, sides, places.tolist(), strict=True):
             if place < 0:
@@ -195,7 +200,7 @@ class EncodedPairs:
         for kind, index in ((PAIRS, self._pairs), (PROMPTS, self._prompts)):
             name = _index_name(kind, index.shards)
             if name not in before:
-                self.storage.put(name, lambda path, index=index: _save_index(index, path))
+                self.storage.put(name, partial(_save_index, index))
             for old in before:
                 if old.startswith(f"{kind}.index-") and old != name:
                     self.storage.remove(old)
@@ -213,7 +218,7 @@ class EncodedPairs:
     def _read_shards(self, kind: str, shards: list[tuple[str, int]]) -> Index:
         """An index from the metadata of the shards themselves."""
         good: list[tuple[str, int]] = []
-        parts: list[dict] = []
+        parts: list[dict[str, Any]] = []
         for name, size in shards:
             path = self.storage.get(name, size)
             try:
@@ -221,7 +226,7 @@ class EncodedPairs:
                     metadata = {key: json.loads(value) for key, value in handle.metadata().items()}
                 names = metadata[NAMES[kind]]
             except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-                print(f"encode: {path} is damaged ({_reason(error)}) and left out")
+                print(f"encode: {path} is damaged ({first_line(error)}) and left out")
                 self.damaged.append(name)
                 continue
             single = set(metadata.get("single", []))  # caches of older versions hold pairs only
@@ -273,11 +278,12 @@ class PromptOf:
                 f"{self._encoded.storage.place}: the prompt of pair '{pair_id}' is not encoded. Run the same command"
                 " again."
             )
-        return prompts.name[int(found)].as_py()
+        prompt: str = prompts.name[int(found)].as_py()
+        return prompt
 
 
 def _index_name(kind: str, shards: list[tuple[str, int]]) -> str:
-    return f"{kind}.index-{hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]}.arrow"
+    return f"{kind}.index-{short_hash(json.dumps(shards))}.arrow"
 
 
 def _save_index(index: Index, path: Path) -> None:
@@ -292,7 +298,3 @@ def _load_index(path: Path, shards: list[tuple[str, int]]) -> Index:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     columns = {name: table[name].to_numpy() for name in ("hash", "shard", "row", "prompt", "single")}
     return Index(shards, name=table["name"], **columns)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

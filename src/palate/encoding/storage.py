@@ -4,17 +4,19 @@ Files of a remote folder are fetched whole on first use into a local mirror and 
 memory-mapped.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from palate.errors import PalateError
-from palate.files import atomic_path
+from palate.errors import PalateError, first_line
+from palate.files import atomic_path, short_hash
+
+T = TypeVar("T")
 
 
 class Storage:
@@ -28,7 +30,7 @@ class Storage:
             self.folder = Path(path)
         else:
             mirrors = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate" / "mirrors"
-            self.folder = mirrors / hashlib.sha256(self.place.encode()).hexdigest()[:16]
+            self.folder = mirrors / short_hash(self.place)
         self._path = path.rstrip("/")
 
     def within(self, name: str) -> "Storage":
@@ -38,7 +40,7 @@ class Storage:
     def sizes(self) -> dict[str, int]:
         """The finished files by name, in order, with their bytes; none where the folder is not there yet."""
         if self._remote is None:
-            found = {}
+            found: dict[str, int] = {}
             for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
                 with suppress(
                     FileNotFoundError
@@ -46,7 +48,8 @@ class Storage:
                     if entry.is_file():
                         found[entry.name] = entry.stat().st_size
         else:
-            found = self._reach(self._list)
+            remote = self._remote
+            found = self._reach(lambda: self._list(remote))
         return {name: found[name] for name in sorted(found) if not name.startswith(".")}
 
     def get(self, name: str, size: int | None = None) -> Path:
@@ -55,7 +58,8 @@ class Storage:
         if self._remote is None or (path.is_file() and path.stat().st_size == size):
             return path
         with atomic_path(path) as temporary:
-            self._reach(lambda: self._remote.get_file(f"{self._path}/{name}", str(temporary)))
+            remote = self._remote
+            self._reach(lambda: remote.get_file(f"{self._path}/{name}", str(temporary)))
         return path
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
@@ -63,31 +67,32 @@ class Storage:
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
         if self._remote is not None:
-            self._reach(lambda: self._remote.makedirs(self._path, exist_ok=True))
-            self._reach(lambda: self._remote.put_file(str(self.folder / name), f"{self._path}/{name}"))
+            remote = self._remote
+            self._reach(lambda: remote.makedirs(self._path, exist_ok=True))
+            self._reach(lambda: remote.put_file(str(self.folder / name), f"{self._path}/{name}"))
 
     def remove(self, name: str) -> None:
         """Delete the file, here and there."""
         (self.folder / name).unlink(missing_ok=True)
         if self._remote is not None:
-            self._reach(lambda: self._remote.rm_file(f"{self._path}/{name}"))
+            remote = self._remote
+            self._reach(lambda: remote.rm_file(f"{self._path}/{name}"))
 
-    def _list(self) -> dict[str, int]:
-        self._remote.invalidate_cache()
-        if not self._remote.isdir(self._path):
+    def _list(self, remote: fsspec.AbstractFileSystem) -> dict[str, int]:
+        remote.invalidate_cache()
+        if not remote.isdir(self._path):
             return {}
-        entries = self._remote.ls(self._path, detail=True)
+        entries = remote.ls(self._path, detail=True)
         return {Path(e["name"]).name: e["size"] for e in entries if e["type"] == "file"}
 
-    def _reach(self, call: Callable):
+    def _reach(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except PalateError:
             raise
         except Exception as error:  # every kind of storage raises its own
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise PalateError(
-                f"{self.place}: could not be read or written ({reason}). Look at the address and its access."
+                f"{self.place}: could not be read or written ({first_line(error)}). Look at the address and its access."
             ) from error
 
 

@@ -13,8 +13,9 @@ from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.data.samples import Samples
 from palate.errors import PalateError
-from palate.evaluation.results import plain, warnings
+from palate.evaluation.results import warnings
 from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
+from palate.files import plain
 from palate.judges.base import SELF
 from palate.sampling.origin import run_of, said, trained_since
 from palate.sampling.provenance import learned_by_samples

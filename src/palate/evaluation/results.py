@@ -1,7 +1,6 @@
 """What a comparison found: plain records, their text for the terminal, their JSON for the report."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
-from palate.files import write_text
+from palate.files import plain, write_text
 from palate.version import __version__
 
 
@@ -164,19 +163,6 @@ def _words(comparison: Comparison) -> list[str]:
     open_ = [f"{claim.a} and {claim.b} (p {claim.p_corrected:.2g})" for claim in claims if not claim.winner]
     out += [f"Sure of {len(claims)} pairs of models together (Holm): {'; '.join(sure)}."] if sure else []
     return out + ([f"No winner between {'; '.join(open_)}."] if open_ else [])
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer | np.bool_):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
 
 
 def _section(section: Comparison) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.answers import judge_key
 from palate.judges.base import SELF, Judge, Pair
 from palate.judges.covariates import picture_statistics
@@ -81,8 +81,15 @@ def _reward(name: str) -> Callable:
     try:
         return load_reward(name)
     except PalateError as error:
-        reward_models = ", ".join(sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES)))
-        raise PalateError(f"{error} Also {DRIFT}, {DIVERSITY}, and the reward models {reward_models}.") from error
+        if name in ("world", *STATISTICS, *entry_points(group="palate.scorers").names):
+            raise
+        models = sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES))
+        others = ["world", *STATISTICS, *entry_points(group="palate.scorers").names, DRIFT, DIVERSITY]
+        near = did_you_mean(name, [*others, *models], "a package can add one (entry point palate.scorers).")
+        raise PalateError(
+            f"scorer {name!r} is not known: there are {', '.join(others)}, and the reward models"
+            f" {', '.join(models)}{near}"
+        ) from error
 
 
 def _of_judge(name: str, judge: Judge) -> Scorer:

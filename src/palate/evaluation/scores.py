@@ -145,7 +145,9 @@ def read_scores(folder: Path) -> pa.Table:
     if not path.exists():
         return SCORES.empty_table()
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # one file, also while another process replaces it
+        table = pq.read_table(
+            pa.BufferReader(path.read_bytes()), page_checksum_verification=True
+        )  # one file, also while another process replaces it
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
     return (
@@ -235,7 +237,8 @@ def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
         for k, column in enumerate(scorer.columns)
     ]
     with atomic_path(samples.folder / "scores.parquet") as temporary:
-        pq.write_table(pa.concat_tables([table.filter(pc.invert(own)), *new]), temporary)
+        table = pa.concat_tables([table.filter(pc.invert(own)), *new])
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def _store_command(folder: Path, scorer: Scorer, command: str | None) -> None:

@@ -121,9 +121,16 @@ def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
         if path is None or not path.is_file():
             continue
         config = read_yaml(path)
-        method = {key: value for key, value in config.items() if key not in _NOT_THE_METHOD}
+        method = {key: _alike(value) for key, value in config.items() if key not in _NOT_THE_METHOD}
         found[json.dumps(method, sort_keys=True, default=str)].setdefault(config.get("seed", 0), position)
     return [list(seeds.values()) for seeds in found.values() if len(seeds) > 1]
+
+
+def _alike(value: object) -> object:
+    """500 as 500.0, which runs of older palates stored as they were written."""
+    if isinstance(value, dict):
+        return {key: _alike(one) for key, one in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def grouped(

@@ -68,14 +68,16 @@ def annotate(
     workers: int = 1,
     gpus: float = 0.0,
     embeddings: Literal["auto", "all", "none"] = "auto",
+    again: bool = False,
     load: Callable[..., Judge] = load_judge,
 ) -> Report:
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
     score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto,
-    where voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `load`
-    finds a judge by its name, here and on other machines. Raises PalateError for a judge that cannot be used or says
+    where voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `again`
+    asks about every pair without a vote anew, whatever was answered before. `load` finds a judge by its name, here and
+    on other machines. Raises PalateError for a judge that cannot be used or says
     nothing, and for an annotator id that voted before with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
@@ -121,7 +123,7 @@ def annotate(
             make = maker(Voting, engine, load, judge, voter, settings, beside)
             store = opened.enter_context(AnswerStore(dataset.path / "judges" / "answers.sqlite"))
             rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
-            batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None)
+            batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None, again)
             try:
                 with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
                     _judge_all(run(make, batches), key, store, answers, report, advance, vectors)
@@ -133,7 +135,13 @@ def annotate(
             report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
     answers = _tempered(answers, scale)
-    _refuse_useless(report, answers)
+    try:
+        _refuse_useless(report, answers)
+    except PalateError:
+        if todo:  # what was refused is not kept as if it were good: a judge that was repaired is asked anew
+            with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
+                store.forget(key)
+        raise
     _write(dataset, report, answers, who)
     return report
 
@@ -171,14 +179,14 @@ def _rows(
 
 def _unanswered(
     rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
-    vectors: EmbeddingStore | None,
+    vectors: EmbeddingStore | None, again: bool,
 ) -> Iterator[list[dict]]:  # fmt: skip
     """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the
     pairs of known pictures."""
     waiting: list[dict] = []
     known_pictures: dict[str, list[str]] = {}
     for row in rows:
-        known = store.get(key, row["content"])
+        known = None if again else store.get(key, row["content"])
         if known is not None:
             answers[row["pair_id"]] = known
             report.from_answers += 1
@@ -267,7 +275,8 @@ def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     if len(answers) >= FEWEST and len(said) == 1:
         raise PalateError(
             f"judge {report.judge!r} gives all {len(answers):,} pairs the same probability ({said.pop():g}): it tells "
-            "nothing, and no vote was written. Look at its pictures, its template or its weights."
+            "nothing, and no vote was written. Look at its pictures, its template or its weights; the same command "
+            "asks anew."
         )
 
 
@@ -292,7 +301,7 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
             }
         )
     if rows:
-        report.votes = dataset.append_votes(rows).added
         kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
-        dataset.add_provenance(who | {"answers": kind})
+        dataset.add_provenance(who | {"answers": kind})  # before the votes: a kill leaves none that nobody explains
+        report.votes = dataset.append_votes(rows).added
     report.first_shown = float(np.mean(shown)) if shown else None

@@ -58,6 +58,11 @@ class AnswerStore:
         if gone:
             raise _unusable(self.path, "another file stands there now")
 
+    def forget(self, judge: str) -> None:
+        """Remove all answers of this judge."""
+        with kept(self.path, self._database):
+            self._database.execute("DELETE FROM answers WHERE judge = ?", (judge,))
+
 
 def connect(path: Path, *tables: str) -> sqlite3.Connection:
     """The SQLite file with these tables in it, made where they are missing. Raises NotKept where it cannot be used."""

@@ -39,7 +39,7 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     voted = ~np.isnan(result.probability)
     table = pa.table({"pair_id": np.array(pair_ids, object)[voted], "probability": result.probability[voted]})
     with atomic_path(folder / "calibrated.parquet") as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
     account = {"annotator": annotator, "folds": folds, "seed": seed, "weight": result.weights["judge"],
                "weight_error": result.errors["judge"], "ridge": result.ridge, "before": asdict(result.before),
                "after": asdict(result.after)}  # fmt: skip
@@ -54,7 +54,7 @@ def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, fl
     """
     path = view_folder(dataset, annotator) / "calibrated.parquet"
     try:
-        table = pq.read_table(path, columns=["pair_id", "probability"])
+        table = pq.read_table(path, columns=["pair_id", "probability"], page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise PalateError(
             f"{path}: no calibrated votes of {annotator!r} ({type(error).__name__}). Make them again: palate annotate "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.judges.base import Pair
 from palate.judges.weights import (
     DTYPES,
@@ -153,9 +153,8 @@ def _from_transformers(folder: Path, what: str) -> torch.nn.Module:
             raise PalateError(f"{folder}: a model of type {kind!r}, but {what} is a CLIP model. Give its folder.")
         model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise PalateError(
-            f"{folder}: not the weights of {what} ({first_line}). Give the folder of that model."
+            f"{folder}: not the weights of {what} ({first_line(error)}). Give the folder of that model."
         ) from error
     wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in found.get(kind, ()))
     if wrong:  # transformers would go on with random numbers in their place

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import chi2
 
+from palate.arithmetic import HALF_95
 from palate.errors import PalateError
 from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
 
@@ -266,6 +267,6 @@ def _join(words: list[str]) -> str:
 
 
 def _percent(value: Agreement) -> str:
-    half = 1.96 * value.accuracy_error
+    half = HALF_95 * value.accuracy_error
     low, high = max(0.0, value.accuracy - half), min(1.0, value.accuracy + half)
     return f"{100 * value.accuracy:.0f} % (95 % {100 * low:.0f} to {100 * high:.0f})"

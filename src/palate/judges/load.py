@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.ask import raised
 from palate.judges.base import SELF, Judge, Pair
 
@@ -65,15 +65,15 @@ class _RewardJudge:
 
 
 def _reward(name: str, plug_ins: list[str]) -> Callable:
-    from palate.judges.rewards import load_reward
+    from palate.judges.rewards import STATISTICS, load_reward
 
     try:
         return load_reward(name)
     except PalateError as error:
-        known = ", ".join([*BUILT_IN, f"{SELF}RUN", *plug_ins])
+        known = [*BUILT_IN, f"{SELF}RUN", *plug_ins]
+        near = did_you_mean(name, [*known, "world", *STATISTICS], "a package can add one (entry point palate.judges).")
         raise PalateError(
-            f"judge {name!r} is not known; there are {known}, and the scorers (world, brightness, ...). "
-            "A package can add one (entry point group palate.judges)."
+            f"judge {name!r} is not known: there are {', '.join(known)}, and the scorers (world, brightness, ...){near}"
         ) from error
 
 
@@ -90,7 +90,8 @@ def make_judge(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
     unknown = [] if any(p.kind is p.VAR_KEYWORD for p in known.values()) else [s for s in settings if s not in known]
     if unknown:
         raise PalateError(
-            f"judge {name!r} takes no setting {unknown[0]!r}; it takes {', '.join(known) or 'none'}. Leave it out."
+            f"judge {name!r} takes no setting {unknown[0]!r}: it takes {', '.join(known) or 'none'}"
+            f"{did_you_mean(unknown[0], known, 'leave it out.')}"
         )
     try:
         judge = make(**settings)

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 import numpy as np
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.covariates import picture_statistics
 
 Reward = Callable[[np.ndarray, list[str]], np.ndarray]
@@ -25,11 +25,9 @@ def load_reward(name: str) -> Reward:
         return checked(name, lambda images, prompts: [picture_statistics(image)[name] for image in images])
     found = entry_points(group="palate.scorers")
     if name not in found.names:
-        known = ", ".join(["world", *STATISTICS, *found.names])
-        raise PalateError(
-            f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group"
-            " palate.scorers)."
-        )
+        known = ["world", *STATISTICS, *found.names]
+        near = did_you_mean(name, known, "a package can add one (entry point palate.scorers).")
+        raise PalateError(f"scorer {name!r} is not known: there are {', '.join(known)}{near}")
     return checked(name, found[name].load())
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
+from palate.files import add_file
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP, BLIP and their heirs
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = ("*.json", "*.txt")
-CHUNK = 1 << 24  # bytes read at a time while hashing
 
 
 def find_model(address: str, patterns: Sequence[str]) -> Path:
@@ -114,9 +114,7 @@ def content_hash(*paths: Path) -> str:
         inside = [f for f in path.rglob("*") if f.suffix in (".json", ".txt", ".safetensors", ".bin", ".pt", ".pth")]
         for file in sorted(inside) if path.is_dir() else [path]:
             digest.update(file.name.encode())
-            with open(file, "rb") as handle:
-                while chunk := handle.read(CHUNK):
-                    digest.update(chunk)
+            add_file(digest, file)
     return digest.hexdigest()[:16]
 
 
@@ -128,7 +126,7 @@ def choose_device(device: str | None) -> str:
 def choose_dtype(dtype: str | None, device: str) -> str:
     """fp32, fp16 or bf16 as asked for; else fp16 on a GPU, fp32 elsewhere. Raises PalateError for another name."""
     if dtype is not None and dtype not in DTYPES:
-        raise PalateError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}.")
+        raise PalateError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     return dtype or ("fp16" if device.startswith("cuda") else "fp32")
 
 

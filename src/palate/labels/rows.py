@@ -6,30 +6,39 @@ Pairs with votes come from labels.py; here are the sources that need other rows.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.arrays import Bools, Floats, Ints, Objects
 from palate.data.dataset import PreferenceDataset
 from palate.data.views import liked_images, ranked_lists, single_images
+from palate.encoding.encoded import EncodedPairs
 from palate.errors import PalateError
 
 Image = tuple[str, int]  # pair_id and side
 PART = 65_536  # ids that are put together at a time
 
 
-class BothImages(Sequence):
+class BothImages(Sequence[tuple[Image, ...]]):
     """The two images of each of N pairs, made when they are asked for: as tuples, a million pairs take a quarter of a
     GB."""
 
-    def __init__(self, pair_ids: np.ndarray):
+    def __init__(self, pair_ids: Objects):
         self.pair_ids = pair_ids  # [N]
 
     def __len__(self) -> int:
         return len(self.pair_ids)
 
-    def __getitem__(self, row: int) -> tuple[Image, Image]:
+    @overload
+    def __getitem__(self, row: int) -> tuple[Image, ...]: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[tuple[Image, ...]]: ...
+    def __getitem__(self, row: int | slice) -> tuple[Image, ...] | Sequence[tuple[Image, ...]]:
+        if isinstance(row, slice):
+            return BothImages(self.pair_ids[row])
         pair_id = self.pair_ids[row]
         return (pair_id, 0), (pair_id, 1)
 
@@ -38,31 +47,31 @@ class BothImages(Sequence):
 class Rows:
     """Arrays over the N rows of a run."""
 
-    id: np.ndarray  # the address of the row's draws; a pair's is its pair_id
+    id: Objects  # the address of the row's draws; a pair's is its pair_id
     images: Sequence[tuple[Image, ...]]
     prompt: list[str]
-    target: np.ndarray
-    weight: np.ndarray  # mean 1 over the rows
-    labelled: np.ndarray  # bool: a human voted
-    account: dict  # counts and figures for the report
+    target: Floats
+    weight: Floats  # mean 1 over the rows
+    labelled: Bools  # bool: a human voted
+    account: dict[str, Any]  # counts and figures for the report
     labelled_per_batch: int | None = None
-    human: np.ndarray | None = None  # mean human vote, NaN without; with propensity what the model's own votes need
-    propensity: np.ndarray | None = None
-    pseudo: np.ndarray | None = None  # the target before any correction: where a ramp begins
-    judge_margin: np.ndarray | None = None  # the judge's logit for image 0
-    uncertainty: np.ndarray | None = None  # how far several judges disagree
-    rank: np.ndarray | None = None  # [N, K] of a list's images, 0 the best
-    present: np.ndarray | None = None  # [N, K] bool
+    human: Floats | None = None  # mean human vote, NaN without; with propensity what the model's own votes need
+    propensity: Floats | None = None
+    pseudo: Floats | None = None  # the target before any correction: where a ramp begins
+    judge_margin: Floats | None = None  # the judge's logit for image 0
+    uncertainty: Floats | None = None  # how far several judges disagree
+    rank: Floats | None = None  # [N, K] of a list's images, 0 the best
+    present: Bools | None = None  # [N, K] bool
     held_out: "Rows | None" = None  # pairs with human votes to validate on
     votes_used: frozenset[str] = frozenset()  # pair_ids of all human votes that have a part in the run
 
     def __len__(self) -> int:
         return len(self.id)
 
-    def take(self, rows: np.ndarray) -> "Rows":
+    def take(self, rows: Bools | Ints) -> "Rows":
         """The rows of a mask or an index, their weights as they are."""
         index = np.arange(len(self))[rows]
-        changed = {
+        changed: dict[str, Any] = {
             f.name: _taken(getattr(self, f.name), index)
             for f in fields(self)
             if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used")
@@ -80,7 +89,7 @@ class Rows:
                 told.update(np.nan_to_num(part.human, nan=-1.0).tobytes())
         return told.hexdigest()
 
-    def require(self, encoded) -> "Rows":
+    def require(self, encoded: EncodedPairs) -> "Rows":
         """The rows whose images could all be encoded. Raises PalateError when none is left."""
         there = self._encoded_in(encoded)
         if not there.any():
@@ -94,17 +103,18 @@ class Rows:
         kept = self.take(there)
         return replace(kept, weight=kept.weight / kept.weight.mean(), held_out=held_out)
 
-    def _encoded_in(self, encoded) -> np.ndarray:
+    def _encoded_in(self, encoded: EncodedPairs) -> Bools:
         """Whether all images of a row are encoded, [N] bool."""
         if isinstance(self.images, BothImages):
-            return encoded.holds(self.images.pair_ids)
+            return encoded.holds(self.images.pair_ids.tolist())
         counts = np.array([len(images) for images in self.images], dtype=int)
         held = encoded.holds([pair_id for images in self.images for pair_id, _ in images])
         lacking = np.bincount(np.repeat(np.arange(len(counts)), counts), weights=~held, minlength=len(counts))
-        return lacking == 0
+        return np.asarray(lacking == 0)
 
 
-def _taken(values: Sequence, index: np.ndarray) -> Sequence:
+def _taken(values: Any, index: Ints) -> Any:
+    """The entries of an array, a list or the images of pairs, as the same kind."""
     if isinstance(values, BothImages):
         return BothImages(values.pair_ids[index])
     return [values[i] for i in index] if isinstance(values, list) else values[index]
@@ -125,7 +135,7 @@ def texts(column: pa.ChunkedArray) -> list[str]:
     return [values[code] for code in coded.indices.to_pylist()]
 
 
-def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray) -> Rows:
+def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: Floats) -> Rows:
     """Single images with the share of votes that like them (Diffusion-KTO)."""
     liked, counts = liked_images(dataset, human)
     if not len(liked.image):
@@ -141,7 +151,7 @@ def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarra
     )
 
 
-def rows_of_preferred(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray) -> Rows:
+def rows_of_preferred(dataset: PreferenceDataset, pairs: pa.Table, human: Floats) -> Rows:
     """The preferred images, each a row of one image to be set against another (SUDO, SPIN); all images without any
     vote."""
     if np.isnan(human).all():
@@ -185,7 +195,7 @@ def rows_of_prompts(pairs: pa.Table) -> Rows:
     )
 
 
-def rows_of_lists(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray, length: int) -> Rows:
+def rows_of_lists(dataset: PreferenceDataset, pairs: pa.Table, human: Floats, length: int) -> Rows:
     """Ranked lists of at most `length` images, shorter ones padded with their first image (Diffusion-LPO)."""
     lists, counts = ranked_lists(dataset, human, length)
     if not lists.images:
@@ -212,5 +222,5 @@ def rows_of_lists(dataset: PreferenceDataset, pairs: pa.Table, human: np.ndarray
     )
 
 
-def _ids(images: Sequence[Image]) -> np.ndarray:
+def _ids(images: Sequence[Image]) -> Objects:
     return np.array([f"{pair_id}/{side}" for pair_id, side in images], dtype=object)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from palate.arrays import Bools, Floats
 from palate.data.labels import Labels
 from palate.errors import PalateError
 
@@ -22,9 +23,9 @@ class Targets:
     0 is not used, and its target is 1/2.
     """
 
-    target: np.ndarray  # any real number
-    weight: np.ndarray  # 0 or positive
-    labelled: np.ndarray  # bool: a human voted on the pair
+    target: Floats  # any real number
+    weight: Floats  # 0 or positive
+    labelled: Bools  # bool: a human voted on the pair
 
 
 def human_only(labels: Labels) -> Targets:
@@ -92,14 +93,14 @@ def dedpo(labels: Labels, power: float = 1.0) -> Targets:
     return _targets(labels, debias(labels.human, labels.judge, labels.propensity, power), weight)
 
 
-def debias(human: np.ndarray, judge: np.ndarray, propensity: np.ndarray, power: float = 1.0) -> np.ndarray:
+def debias(human: Floats, judge: Floats, propensity: Floats, power: float = 1.0) -> Floats:
     """The target of `dedpo` for each pair, [N] each: the judge's value, moved by the human one where there is one (not
     NaN)."""
     moved = (power * judge + (human - power * judge) / propensity) / (power + (1 - power) / propensity)
     return np.where(np.isnan(human), judge, moved)
 
 
-def tuned_power(human: np.ndarray, judge: np.ndarray) -> float:
+def tuned_power(human: Floats, judge: Floats) -> float:
     """The power that makes the DeDPO gradient least noisy at the start (z = 0): clip(sum(a*b) / sum(b*b), 0, 1).
 
     a = y - 1/2 and b = g - 1/2 over the pairs where both are present ([N] each, NaN elsewhere); the scalar form of
@@ -135,7 +136,7 @@ def variance_ratio(labels: Labels, power: float = 1.0) -> float:
     return float(np.sum(weight * (a * a + (weight - 1) * d * d)) / alone) if alone > 0 else float("nan")
 
 
-def conservative(target: np.ndarray, epsilon: float) -> np.ndarray:
+def conservative(target: Floats, epsilon: float) -> Floats:
     """Conservative DPO: (1 - epsilon)*p + epsilon*(1 - p), elementwise, for targets p of any shape.
 
     Labels are taken to be wrong with probability epsilon, and the loss is its own mean over that: the logit of a hard
@@ -146,7 +147,7 @@ def conservative(target: np.ndarray, epsilon: float) -> np.ndarray:
     return (1 - epsilon) * target + epsilon * (1 - target)
 
 
-def robust(target: np.ndarray, epsilon: float) -> np.ndarray:
+def robust(target: Floats, epsilon: float) -> Floats:
     """Robust DPO (arXiv 2403.00409): (p - epsilon)/(1 - 2*epsilon), elementwise; undoes `conservative`.
 
     Its mean over labels flipped with probability epsilon is the clean label, so that the loss is unbiased under that
@@ -157,7 +158,7 @@ def robust(target: np.ndarray, epsilon: float) -> np.ndarray:
     return (np.asarray(target, dtype=np.float64) - epsilon) / (1 - 2 * epsilon)
 
 
-def ramped(target: np.ndarray, pseudo: np.ndarray, alpha: float) -> np.ndarray:
+def ramped(target: Floats, pseudo: Floats, alpha: float) -> Floats:
     """Doubly robust self-training (arXiv 2306.00265): the correction at strength alpha, g + alpha*(p - g), elementwise.
 
     target: debiased targets p, g + (R/pi)*(y - g), of any shape, also with an axis of classes; pseudo: the judge's g,
@@ -185,9 +186,9 @@ def ramp(step: int, steps: int) -> float:
     return min((step + 1) / steps, 1.0)
 
 
-def _targets(labels: Labels, target: np.ndarray, weight: np.ndarray) -> Targets:
-    weight = np.asarray(weight, dtype=np.float64)
-    return Targets(target=np.where(weight > 0, target, 0.5), weight=weight, labelled=labels.labelled)
+def _targets(labels: Labels, target: Floats, weight: Floats | Bools) -> Targets:
+    weights = np.asarray(weight, dtype=np.float64)
+    return Targets(target=np.where(weights > 0, target, 0.5), weight=weights, labelled=labels.labelled)
 
 
 def _require_flip_rate(name: str, epsilon: float) -> None:
@@ -197,7 +198,11 @@ def _require_flip_rate(name: str, epsilon: float) -> None:
 
 def _require_human(labels: Labels) -> None:
     if not labels.labelled.any():
-        raise PalateError("labels: no pair has a human vote. Add human votes, or use method judge.")
+        judged = not np.isnan(labels.judge).all()
+        raise PalateError(
+            "labels: no pair has a human vote. Add human votes"
+            + (", or use method judge." if judged else " (palate label): no judge voted on them either.")
+        )
 
 
 def _require_propensity(labels: Labels) -> None:
@@ -210,7 +215,7 @@ def _require_propensity(labels: Labels) -> None:
         )
 
 
-def _require_judge(labelled: np.ndarray, judged: np.ndarray) -> None:
+def _require_judge(labelled: Bools, judged: Bools) -> None:
     missing = np.flatnonzero(labelled & ~judged)
     if len(missing):
         raise PalateError(

@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from palate.addresses import address
+from palate.arrays import Bools, Floats, Ints
 from palate.data.dataset import PreferenceDataset
-from palate.data.labels import Labels, collect_labels
+from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.judges.correction import combine
@@ -22,6 +24,7 @@ from palate.labels.judges import (
     judge_votes,
     tell_judges,
 )
+from palate.labels.nothing import nothing_to_learn
 from palate.labels.rows import (
     BothImages,
     Rows,
@@ -49,7 +52,7 @@ from palate.run.checks import SELF, judge_name, judges_of
 from palate.run.config import TrainConfig
 
 
-def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np.ndarray | None = None) -> Rows:
+def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Floats | None = None) -> Rows:
     """What the run trains on; prints one line of counts and one per finding.
 
     `self_votes` [N], in the order of the pairs, are those of the model itself where it is the judge and voted
@@ -64,7 +67,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
     pa.default_memory_pool().release_unused()  # of a million pairs reading keeps 100 MB
     if config.human_annotators is not None:
-        votes = _only_people(votes, config.human_annotators)
+        votes = only_people(votes, config.human_annotators)
     if config.source == "pairs":
         if len(pairs) < len(dataset):
             print(
@@ -89,6 +92,9 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: np
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
         if config.source not in ("steps", "teacher"):
             rows.votes_used = _ids_where(pairs, ~np.isnan(human))
+    if nothing := nothing_to_learn(dataset, rows, votes, config):
+        rows.account["nothing to learn"] = nothing
+        print(f"labels: NOTHING TO LEARN: {nothing}")
     del pairs, votes
     pa.default_memory_pool().release_unused()
     return _swapped(rows) if config.swap else rows
@@ -104,13 +110,13 @@ def _swapped(rows: Rows) -> Rows:
 
 
 def _rows_of_pairs(
-    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: np.ndarray | None
+    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: Floats | None
 ) -> Rows:
     labels = _collect(pairs, votes, config)
     judged = judge_votes(pairs, votes, config)
     if judged is not None:
         labels = replace(labels, judge=combine(judged))
-    account: dict = {
+    account: dict[str, Any] = {
         "method": config.method,
         "pairs in the dataset": len(pairs),
         "pairs with human votes": int(labels.labelled.sum()),
@@ -127,8 +133,8 @@ def _rows_of_pairs(
         labels = replace(labels, judge=votes_of_model)
         if self_votes is not None:
             account["judge"] = judge_account(labels.human, self_votes) | {"name": SELF, "votes": len(pairs)}
-    elif config.judge:
-        account["judge"] = account_of(judge_name(config), labels.human, labels.judge)
+    elif config.judge and judged is not None:
+        account["judge"] = account_of(str(judge_name(config)), labels.human, labels.judge)
         if judged.shape[1] > 1:
             columns = zip(judges_of(config), judged.T, strict=True)
             account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
@@ -137,9 +143,9 @@ def _rows_of_pairs(
             labels = replace(labels, judge=correction.probability)
             told = {"finding": correction.sentence(), "covariates": covariates}
             account["corrected judge"] = judge_account(labels.human, labels.judge) | told
-    power = config.power
+    power = 1.0 if config.power == "auto" else config.power
     if config.target == "dedpo":
-        power = tuned_power(labels.human, labels.judge) if power == "auto" else power
+        power = tuned_power(labels.human, labels.judge) if config.power == "auto" else power
         account |= {"power": power}
         if config.judge != SELF or self_votes is not None:
             account |= {"predicted variance relative to human votes alone": variance_ratio(labels, power)}
@@ -175,7 +181,7 @@ def _rows_of_pairs(
     )  # fmt: skip
 
 
-def _votes_used(labels: Labels, held_out: np.ndarray, config: TrainConfig) -> np.ndarray:
+def _votes_used(labels: Labels, held_out: Bools, config: TrainConfig) -> Bools:
     """[N] bool: pairs whose human votes the run learns from, directly, by a judge corrected on them, or by an early
     stop."""
     of_judge_alone = config.target == "judge" and config.correction == "none" and config.judge != SELF
@@ -183,18 +189,18 @@ def _votes_used(labels: Labels, held_out: np.ndarray, config: TrainConfig) -> np
     return used | held_out if config.early_stop is not None else used
 
 
-def _ids_where(pairs: pa.Table, chosen: np.ndarray) -> frozenset[str]:
+def _ids_where(pairs: pa.Table, chosen: Bools) -> frozenset[str]:
     return frozenset(pairs["pair_id"].filter(pa.array(chosen)).to_pylist())
 
 
-def folds_of(prompts: list[str], folds: int, seed: int) -> np.ndarray:
+def folds_of(prompts: list[str], folds: int, seed: int) -> Ints:
     """The part of the votes that each pair belongs to, [N]: whole prompts, dealt out in an addressed order."""
     order = sorted(set(prompts), key=lambda prompt: address("fold", seed, prompt))
     place = {prompt: k % folds for k, prompt in enumerate(order)}
     return np.array([place[prompt] for prompt in prompts])
 
 
-def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> np.ndarray:
+def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> Bools:
     """[N] bool: whole prompts in an addressed order, until the share of the labelled pairs is reached."""
     chosen = np.zeros(len(prompts), bool)
     if config.held_out_votes == 0:
@@ -216,7 +222,7 @@ def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> np.nda
     return chosen
 
 
-def _without(labels: Labels, chosen: np.ndarray) -> Labels:
+def _without(labels: Labels, chosen: Bools) -> Labels:
     """The labels with some human votes taken back, as if those pairs had not been shown: propensities fall to match."""
     lost = labels.labelled & chosen
     if not lost.any():
@@ -225,7 +231,7 @@ def _without(labels: Labels, chosen: np.ndarray) -> Labels:
     return replace(labels, human=np.where(lost, np.nan, labels.human), propensity=labels.propensity * share)
 
 
-def _smoothed(target: np.ndarray, config: TrainConfig) -> np.ndarray:
+def _smoothed(target: Floats, config: TrainConfig) -> Floats:
     """Conservative and robust DPO are linear in the label, so they act on any target."""
     if config.label_smoothing:
         return conservative(target, config.label_smoothing)
@@ -247,18 +253,6 @@ def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
     return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
 
 
-def _only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
-    source, annotator = votes["source"].to_pylist(), votes["annotator_id"].to_pylist()
-    known = {a for s, a in zip(source, annotator, strict=True) if s == "human"}
-    unknown = set(people) - known
-    if unknown:
-        raise PalateError(
-            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
-            f" {', '.join(sorted(known)) or 'none'}."
-        )
-    return votes.filter(pa.array([s != "human" or a in people for s, a in zip(source, annotator, strict=True)]))
-
-
 def _targets(labels: Labels, target: str, power: float) -> Targets:
     if target == "human":
         return human_only(labels)
@@ -269,7 +263,7 @@ def _targets(labels: Labels, target: str, power: float) -> Targets:
     return dedpo(labels, power)
 
 
-def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None:
+def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
     """Half of a batch where both kinds of pairs are used; alike from all of them where there is one kind only."""
     if labelled.all() or not labelled.any() or config.batches == "uniform":
         return None
@@ -278,7 +272,7 @@ def _labelled_per_batch(labelled: np.ndarray, config: TrainConfig) -> int | None
     return config.labelled_per_batch or max(1, config.train_batch_size // 2)
 
 
-def _tell(account: dict) -> None:
+def _tell(account: dict[str, Any]) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
     tell_judges(account)
@@ -288,6 +282,6 @@ def _tell(account: dict) -> None:
         print(f"labels: DeDPO with power {account['power']:.2f}{told}")
 
 
-def save_account(account: dict, run: Path) -> None:
+def save_account(account: dict[str, Any], run: Path) -> None:
     """Write labels.json into the run."""
     write_text(run / "labels.json", json.dumps(account, indent=1))

@@ -3,23 +3,22 @@
 import gc
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import diffusers
 import peft
 import torch
+from diffusers import ModelMixin
 
 from palate.backbones import Backbone
 from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.components import component_config, require_whole
-from palate.backbones.folders import component_class
 from palate.backbones.guidance import plain_weights
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.files import atomic_path
 from palate.network.precision import hold_frozen
 from palate.network.saved import (
@@ -35,14 +34,12 @@ from palate.network.sharding import like
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
 
-ENCODERS = ("vae", "texts", "text_pipeline", "text_encoder", "text_encoder_2")  # of all families, as they keep them
-
 
 @dataclass
 class Policy:
     """The network that is trained, with the parameters that training changes, in a fixed order."""
 
-    network: torch.nn.Module  # the denoiser, or a classifier beside it
+    network: ModelMixin  # the denoiser, or a classifier beside it
     names: list[str]
     is_lora: bool = False
     is_classifier: bool = False
@@ -61,17 +58,12 @@ class Policy:
                 parameter.copy_(like(weights[name], parameter))
 
 
-def network_class(backbone: Backbone) -> type[torch.nn.Module]:
-    """Of the denoiser: the class of that name in the family's file where it has one of its own, or diffusers'."""
-    name = component_class(backbone.folder, backbone.denoiser)
-    return getattr(sys.modules[type(backbone).__module__], name, None) or getattr(diffusers, name)
-
-
-def meta_network(backbone: Backbone) -> torch.nn.Module:
+def meta_network(backbone: Backbone) -> ModelMixin:
     """The denoiser as its configuration says, of tensors without contents."""
-    kind = network_class(backbone)
+    kind = backbone.network_class
     with torch.device("meta"):
-        return kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+        network: ModelMixin = kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
+    return network
 
 
 def check_adapters(backbone: Backbone, config: TrainConfig) -> None:
@@ -95,13 +87,12 @@ def on_cpu(backbone: Backbone) -> Iterator[None]:
 def let_go_of_encoders(backbone: Backbone) -> None:
     """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads
     again."""
-    held = [name for name in ENCODERS if vars(backbone).pop(name, None) is not None]
-    if held and torch.cuda.is_available():
+    if backbone.free_encoders() and torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module:
+def starting_network(backbone: Backbone, config: TrainConfig) -> ModelMixin:
     """The denoiser that training starts from, and its reference: the base model's, or that of an earlier run. Raises
     PalateError when that run has no model, or started from another base model."""
     if config.start_from is None:
@@ -118,7 +109,7 @@ def starting_network(backbone: Backbone, config: TrainConfig) -> torch.nn.Module
     return base.to(backbone.device)
 
 
-def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
+def make_policy(network: ModelMixin, config: TrainConfig) -> Policy:
     """Add adapters (all else frozen), or open every weight. Raises PalateError when one of the adapter's targets
     matches no module."""
     network.train()  # none of the families has drop-out: this only allows gradient checkpointing
@@ -133,12 +124,12 @@ def make_policy(network: torch.nn.Module, config: TrainConfig) -> Policy:
             network.add_adapter(
                 peft.LoraConfig(
                     r=options.rank,
-                    lora_alpha=options.alpha or options.rank,
+                    lora_alpha=options.alpha or options.rank,  # type: ignore[arg-type]  # PEFT divides it by the rank
                     target_modules=list(options.target_modules),
                 )
             )
         except ValueError as error:  # a module of a kind that takes no adapter
-            raise PalateError(f"lora.target_modules: {str(error).strip().splitlines()[0]}") from error
+            raise PalateError(f"lora.target_modules: {first_line(error)}") from error
         _check_factors(network)
         hold_frozen(network, config.weight_dtype)
     else:
@@ -194,7 +185,7 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
     """
     denoiser = backbone.denoiser
 
-    def save_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], component: Path) -> None:
+    def save_weights(network: ModelMixin, weights: dict[str, torch.Tensor], component: Path) -> None:
         network.save_pretrained(component, safe_serialization=True)
         with read_back(folder):
             check_saved_weights(component, weights, type(network))
@@ -229,16 +220,16 @@ def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
     return config.start_from is not None or not hasattr(backbone.pipeline_class, "save_lora_weights")
 
 
-def _scaling(adapter: peft.LoraConfig) -> dict | None:
+def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
     """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing
     is kept, because safetensors writes two entries of a header in any order, and the same model would be other
     bytes."""
     if adapter.lora_alpha == adapter.r:
         return None
-    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules)}
+    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules or ())}
 
 
-def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
+def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
     Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, and when not
@@ -247,8 +238,9 @@ def load_trained(backbone: Backbone, folder: Path) -> torch.nn.Module:
     denoiser = backbone.denoiser
     lora, full = folder / ADAPTER, folder / denoiser
     if full.is_dir():
-        kind = network_class(backbone)
-        network, told = kind.from_pretrained(full, torch_dtype=torch.float32, output_loading_info=True)
+        network, told = backbone.network_class.from_pretrained(
+            full, torch_dtype=torch.float32, output_loading_info=True
+        )
         require_whole(full, told)
         return network.to(backbone.device)
     if not lora.is_file():

@@ -1,5 +1,7 @@
 """The optimiser that a configuration names."""
 
+from collections.abc import Callable
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,11 +21,12 @@ def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) ->
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(
+        adafactor: torch.optim.Optimizer = Adafactor(
             parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay, clip_threshold=1.0,
             scale_parameter=False, relative_step=False, warmup_init=False,
         )  # fmt: skip
-    adamw = torch.optim.AdamW if config.optimizer == "adamw" else _adamw_8bit()
+        return adafactor
+    adamw: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if config.optimizer == "adamw" else _adamw_8bit()
     return adamw(
         parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay, eps=config.adam_epsilon,
@@ -43,9 +46,9 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps: int) 
     schedule._last_lr = rates  # what get_last_lr tells
 
 
-def _adamw_8bit() -> type[torch.optim.Optimizer]:
+def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise PalateError(
             "optimizer: adamw-8bit needs bitsandbytes. pip install 'palate[8bit]', or use optimizer: adafactor."

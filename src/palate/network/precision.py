@@ -3,18 +3,18 @@
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 
+from palate.backbones import Backbone
 from palate.errors import PalateError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("no", "bf16", "fp16")  # of mixed_precision; no is fp32
-OVERFLOWING = ("Sana",)  # linear attention sums over all tokens: diffusers computes it in fp32, which autocast undoes
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
 
 
-def check_precision(mixed_precision: str, device: torch.device, family: str) -> None:
+def check_precision(mixed_precision: str, device: torch.device, backbone: Backbone) -> None:
     """Refuse what a device does not have, or a family of models does not bear (PalateError)."""
-    if mixed_precision == "fp16" and family in OVERFLOWING:
-        raise PalateError(f"mixed_precision: {family} overflows in fp16. Use bf16 or no.")
+    if mixed_precision == "fp16" and backbone.overflows_in_fp16:
+        raise PalateError(f"mixed_precision: {backbone.family} overflows in fp16. Use bf16 or no.")
     if mixed_precision == "fp16" and device.type == "cpu":
         # accelerate would compute in fp32 without a word
         raise PalateError("mixed_precision: fp16 needs a GPU, and there is none here. Use bf16 or no.")

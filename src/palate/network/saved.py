@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 AGAIN = "The run's `palate train` command writes it again; nothing is trained anew."
@@ -49,7 +50,7 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
             told = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         alphas = [float(value) for name, value in told.items() if name.endswith(".lora_alpha")]
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise PalateError(f"{path}: could not be read ({_line(error)}). {AGAIN}") from error
+        raise PalateError(f"{path}: could not be read ({first_line(error)}). {AGAIN}") from error
     layers, strange = {}, []
     for name, tensor in convert_unet_state_dict_to_peft(entries).items():
         if name.startswith(f"{denoiser}.") and _FACTOR.fullmatch(name) and tensor.dim() > 1:
@@ -88,7 +89,7 @@ def require_modules(network: nn.Module, found: Adapters) -> None:
         )
 
 
-def add_adapters(network: nn.Module, found: Adapters) -> None:
+def add_adapters(network: ModelMixin, found: Adapters) -> None:
     """Add adapters to a network of diffusers. Raises PalateError when not all of them come to lie in it, as they are in
     the file."""
     require_modules(network, found)
@@ -96,7 +97,7 @@ def add_adapters(network: nn.Module, found: Adapters) -> None:
     try:
         network.load_lora_adapter(dict(found.layers), prefix=None, metadata=config)
     except (ValueError, RuntimeError) as error:  # shapes
-        raise PalateError(f"{found.path}: does not fit the {type(network).__name__} ({_line(error)}).") from error
+        raise PalateError(f"{found.path}: does not fit the {type(network).__name__} ({first_line(error)}).") from error
     require_loaded(network, found)
 
 
@@ -128,14 +129,19 @@ def read_back(folder: Path) -> Iterator[None]:
         yield
     except (PalateError, SafetensorError, ValueError, RuntimeError) as error:
         raise PalateError(
-            f"{folder}: what was saved does not load as what was trained, and is not kept ({_line(error)}). The "
+            f"{folder}: what was saved does not load as what was trained, and is not kept ({first_line(error)}). The "
             "weights are in the "
             "run's checkpoint: run the same `palate train` command again, and report it when it is refused again."
         ) from error
 
 
 def check_saved_adapters(
-    file: Path, trained: dict[str, Tensor], alpha: float, pipeline: type, network: nn.Module, denoiser: str
+    file: Path,
+    trained: dict[str, Tensor],
+    alpha: float,
+    pipeline: type[DiffusionPipeline],
+    network: ModelMixin,
+    denoiser: str,
 ) -> None:
     """Read a file of adapters as diffusers does and as palate does, and compare it with what was trained: `trained` by
     peft's names; `network` has no contents (device meta) and gets the adapters. Raises PalateError when they differ."""
@@ -150,7 +156,7 @@ def check_saved_adapters(
     require_loaded(network, found)
 
 
-def check_saved_weights(folder: Path, trained: dict[str, Tensor], kind: type) -> None:
+def check_saved_weights(folder: Path, trained: dict[str, Tensor], kind: type[ModelMixin]) -> None:
     """Read a component's folder that was just written, and compare it with what was trained: every weight in it, bit by
     bit, and in the network that its configuration makes. Raises PalateError when they differ."""
     _require_same(trained, _weights(folder))
@@ -196,7 +202,3 @@ def _other_factor(name: str) -> str:
 def _some(names: list[str]) -> str:
     """At most two names, and how many they are."""
     return f"{', '.join(name[:80] for name in names[:2])}{', …' if len(names) > 2 else ''}: {len(names)}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -22,9 +22,9 @@ def shard(network: nn.Module, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (processes(),))
     blocks = [block for part in network.children() if isinstance(part, nn.ModuleList) for block in part]
     for module in [*blocks, network]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+        sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)  # the same module
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
     return network
 
 

@@ -28,6 +28,6 @@ def choose_timesteps(backbone: Backbone, config: TrainConfig) -> None:
         )
 
 
-def timestep_settings(backbone: Backbone) -> tuple:
+def timestep_settings(backbone: Backbone) -> tuple[str | float, ...]:
     """What errors at a draw depend on beside the draw and the network: nothing without flow matching."""
     return tuple(getattr(backbone, key) for key in KEYS) if backbone.is_flow else ()

@@ -12,17 +12,21 @@ The published labels are binary; here target p is the probability that the image
 it. beta is palate's: the published 1000, without the half, is 2000 here. Formulas as the released code computes them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.objectives.logit import full_precision
 
 _LARGEST_EXPONENT = 80.0  # exp(80) still is a number in fp32
 _COUNT_EPSILON = 1e-6  # published; a count is at least 1 where it is not 0, so that this only guards the empty side
 
-UTILITY_LOSSES = {  # 1 - utility, from u [N] and the side y = 1 (liked) or -1 (disliked)
+UTILITY_LOSSES: dict[
+    str, Callable[[Tensor, int], Tensor]
+] = {  # 1 - utility, from u [N] and the side y = 1 (liked) or -1 (disliked)
     "sigmoid": lambda u, y: torch.sigmoid(-y * u),
     "loss-averse": lambda u, y: 1 - logsigmoid(y * u),
     "risk-seeking-1": lambda u, y: 1 - y * softplus(u),
@@ -69,7 +73,9 @@ def kto(
     soon after. Raises PalateError for an unknown utility.
     """
     if utility not in UTILITY_LOSSES:
-        raise PalateError(f"utility: {utility!r} is not known. Use {', '.join(UTILITY_LOSSES)}.")
+        raise PalateError(
+            f"utility: {utility!r} is not one of {', '.join(UTILITY_LOSSES)}{did_you_mean(utility, UTILITY_LOSSES)}"
+        )
     loss, target = UTILITY_LOSSES[utility], full_precision(target)
     u = kto_logit(gain, beta, offset)
     return target * lambda_liked * loss(u, 1) + (1 - target) * lambda_disliked * loss(u, -1)

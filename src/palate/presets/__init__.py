@@ -1,7 +1,6 @@
 """The methods of the literature as presets: each a YAML file of a few keys. A method is a choice of parts, not a
 trainer."""
 
-import difflib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -9,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ def method(name: str) -> Method:
     """One method. Raises PalateError for a name that is none, with the nearest."""
     known = methods()
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`palate methods` lists them."
-        raise PalateError(f"method {name!r} is not known; {hint}")
+        raise PalateError(f"method {name!r} is not known{did_you_mean(name, known, '`palate methods` lists them.')}")
     return known[name]
 
 
@@ -53,8 +50,10 @@ def preset(name: str, recipe: str = "none") -> dict[str, Any]:
     if recipe == "none":
         return dict(chosen.config)
     if recipe not in ("sd15", "sdxl"):
-        raise PalateError(f"recipe: {recipe!r} is not one of none, sd15, sdxl.")
-    published = getattr(chosen, recipe)
+        raise PalateError(
+            f"recipe: {recipe!r} is not one of none, sd15, sdxl{did_you_mean(recipe, ('none', 'sd15', 'sdxl'))}"
+        )
+    published: dict[str, Any] = getattr(chosen, recipe)
     if not published:
         there = [name for name in ("sd15", "sdxl") if getattr(chosen, name)]
         raise PalateError(f"method {name}: no hyper-parameters were published for {recipe}; "

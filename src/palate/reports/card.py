@@ -1,6 +1,5 @@
 """The model card: what the page says, for the hub, as RUN/model/README.md."""
 
-import hashlib
 import json
 import math
 import re
@@ -16,7 +15,7 @@ from palate.backbones import WORLD
 from palate.errors import PalateError
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
-from palate.files import write_text
+from palate.files import short_hash, write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
 from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
@@ -56,7 +55,7 @@ def write_card(page: Page, name: str, run: Path) -> Path:
     """Write the card of the page's row `name`, which is this run; atomically."""
     text = card_of(page, name, run)
     path = card_path(run)
-    write_text(path, f"{text}\n<!-- written by palate report {_hash(text)} -->\n")
+    write_text(path, f"{text}\n<!-- written by palate report {short_hash(text)} -->\n")
     return path
 
 
@@ -106,7 +105,7 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     text = _text(config, run, page, row, _NOTHING_MEASURED, [], [], [], kind or _kind(config, run))
-    return f"{text}\n<!-- written by palate report {_hash(text)} -->\n"
+    return f"{text}\n<!-- written by palate report {short_hash(text)} -->\n"
 
 
 def _text(
@@ -308,11 +307,7 @@ def _base_words(config: TrainConfig) -> str:
     return config.pretrained_model_name_or_path
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _untouched(text: str) -> bool:
     """Whether the card is as it was written here."""
     mark = _MARK.search(text)
-    return bool(mark) and _hash(text[: mark.start()]) == mark[1]
+    return bool(mark) and short_hash(text[: mark.start()]) == mark[1]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.errors import PalateError
 from palate.reports.parts import Labels, Source, Votes
@@ -22,7 +23,7 @@ def sources_of(runs: list[Path]) -> list[Source]:
         entries.append((f"{judge.get('name', '')}, corrected", account.get("corrected judge") or {}))
         for name, told in entries:
             if "accuracy" in told:
-                share, half = told["accuracy"], 1.96 * told["accuracy_error"]
+                share, half = told["accuracy"], HALF_95 * told["accuracy_error"]
                 interval = (share, max(0.0, share - half), min(1.0, share + half))
                 votes = told.get("votes", judge.get("votes", told["n"]))
                 found[name] = Source(name, votes, interval, told["brier"], told.get("finding", ""), told["n"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 from PIL import Image
 
+from palate.data.images import image_size
 from palate.errors import PalateError
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
@@ -154,7 +155,8 @@ def _tile(pictures: list[Picture]) -> tuple[int, float]:
     height."""
     if not pictures:
         return 0, 1.0
-    width, height = pictures[0].size if isinstance(pictures[0], Image.Image) else Image.open(pictures[0]).size
+    first = pictures[0]
+    width, height = first.size if isinstance(first, Image.Image) else image_size({"path": str(first)}, ".") or (1, 1)
     return min(_WIDEST_TILE, max(140, width)), round(width / height, 4)
 
 

@@ -1,14 +1,18 @@
 """What a run was trained on and how, from its own files."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from palate.errors import PalateError
+from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
+from palate.run.keys import default_of, key_of, keys
 from palate.run.load import load_config
 from palate.run.metrics import read_metrics
+from palate.run.values import typed
 
 CURVES = (
     "rewards/accuracies",
@@ -19,6 +23,7 @@ CURVES = (
     "loss_per_pair",
     "validation/cross_entropy",
 )
+OTHERS = "other keys"
 _PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -39,10 +44,13 @@ def account_of(run: Path) -> dict[str, Any]:
 
 
 def training_of(run: Path) -> dict[str, str]:
-    """The run in words, key by key: base model, dataset, votes, judge and its correction, safeguard, strength,
-    steps."""
+    """The run in words, row by row: base model, dataset, votes, judge and its correction, safeguard, strength, steps.
+
+    Keys say themselves in which row they are told (`told` in run/config.py); those in none of them are told last, where
+    they are not what the method's preset sets.
+    """
     config, account = load_config(run / "config.yaml"), account_of(run)
-    told = {
+    rows = {
         "method": config.method,
         "base model": (
             config.pretrained_model_name_or_path + (f", revision {config.revision}" if config.revision else "")
@@ -55,7 +63,7 @@ def training_of(run: Path) -> dict[str, str]:
         "correction of the judge": _correction(config, account),
         "human votes of": ", ".join(config.human_annotators) if config.human_annotators else None,
         "safeguard": None if config.safeguard is None else f"μ {config.safeguard:g}, {config.safeguard_mode}",
-        "weights": _weights(config),
+        "weights": _set(config, "weights"),
         "loss": _loss(config),
         "beta": f"{config.beta:g}",
         "trained": _trained(config),
@@ -63,8 +71,9 @@ def training_of(run: Path) -> dict[str, str]:
         "learning rate": f"{config.learning_rate:g}, {config.lr_scheduler}",
         "precision": None if config.mixed_precision == "no" else config.mixed_precision,
         "seed": str(config.seed),
+        OTHERS: _others(config),
     }
-    return {key: value for key, value in told.items() if value}
+    return {row: told for row, told in rows.items() if told}
 
 
 def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -109,7 +118,7 @@ def command_of(run: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def _target(config: TrainConfig, account: dict) -> str:
+def _target(config: TrainConfig, account: dict[str, Any]) -> str:
     if config.source != "pairs":
         return f"none: {config.source}"
     words = {
@@ -125,25 +134,29 @@ def _target(config: TrainConfig, account: dict) -> str:
     return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")
 
 
-def _correction(config: TrainConfig, account: dict) -> str | None:
+def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
     if not config.judge:
         return None
     covariates = account.get("corrected judge", {}).get("covariates", "")
     return config.correction + (f" ({covariates})" if covariates not in ("", "none") else "")
 
 
-def _weights(config: TrainConfig) -> str:
-    named = {
-        "adaptive": config.adaptive,
-        "amapo": config.amapo,
-        "madpo": config.madpo,
-        "uncertainty": config.uncertainty,
-        "label_smoothing": config.label_smoothing,
-        "flip_rate": config.flip_rate,
-    }
-    return ", ".join(
-        name if value is True else f"{name} {value:g}" for name, value in named.items() if value not in (None, False, 0)
-    )
+def _set(config: TrainConfig, row: str) -> str:
+    """The keys of a row that are on, with their numbers."""
+    values = {name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.told == row)}
+    told = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
+    return ", ".join(told)
+
+
+def _others(config: TrainConfig) -> str:
+    """Keys that no row tells, where they are neither their default nor what the method and its recipe set."""
+    usual = typed(preset(config.method, config.recipe), TrainConfig)
+    told = []
+    for field in fields(TrainConfig):
+        value = getattr(config, field.name)
+        if key_of(field).told is None and value != usual.get(field.name, default_of(field)):
+            told.append(f"{field.name} {value}")
+    return ", ".join(told)
 
 
 def _loss(config: TrainConfig) -> str:

@@ -4,12 +4,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.files import atomic_path, damaged_file, write_checksums
 
 
@@ -22,7 +23,7 @@ class State:
     beside: dict[
         str, torch.Tensor
     ]  # moving averages, running means, the best weights so far; empty where there are none
-    optimizer: dict  # optimiser, schedule and, in fp16, the loss scaler
+    optimizer: dict[str, Any]  # optimiser, schedule and, in fp16, the loss scaler
 
 
 def save_checkpoint(run: Path, state: State, keep: int) -> Path:
@@ -54,7 +55,7 @@ def load_newest_checkpoint(run: Path) -> State | None:
                 optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
             )
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-            print(f"train: {path} is damaged ({_reason(error)}); going back to the one before it")
+            print(f"train: {path} is damaged ({first_line(error)}); going back to the one before it")
     if found:
         raise PalateError(
             f"{run / 'checkpoints'}: none of {len(found)} checkpoints can be read. Delete the folder to start again."
@@ -85,10 +86,6 @@ def checkpoints(run: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """How many steps had been taken when this folder was written."""
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

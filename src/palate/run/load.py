@@ -1,62 +1,53 @@
 """A configuration from a file, a dict or flags, checked; and back into the folder of a run."""
 
-import ast
-import difflib
-import inspect
-import types
-from dataclasses import asdict, fields, replace
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict
 
 import yaml
 
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.presets import preset
-from palate.run.checks import check
-from palate.run.config import LoraOptions, TrainConfig
+from palate.reading import read_text
+from palate.run.config import TrainConfig
+from palate.run.contradictions import check
+from palate.run.keys import keys
+from palate.run.values import NEEDED, typed
 
-# What may differ when a run goes on: it changes where or how long, not what is computed at a step.
-FREE_ON_RESUME = (
-    "dataset",
-    "output_dir",
-    "cache",
-    "max_train_steps",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "report_to",
-    "processes",
-    "parallel",
-    "on_spike",
-    "spike_factor",
-)
+LARGEST_CONFIG = 2**20  # bytes
+FREE_ON_RESUME = tuple(keys(TrainConfig, lambda key: key.resume == "free"))
 
 
-def load_config(source: "str | Path | dict | TrainConfig", **overrides: Any) -> TrainConfig:
-    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced.
+def load_config(
+    source: "str | Path | dict[str, Any] | TrainConfig", *, where: str = "configuration", **overrides: Any
+) -> TrainConfig:
+    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced; `where` is what a
+    refusal calls a dict.
 
     The keys of the method's preset, and of the recipe, stand behind those that are given. Raises PalateError for a key
-    that does not exist (naming the nearest one), a missing key, a value out of range, or keys that cannot go together.
+    that does not exist (naming the nearest one), a missing key, a value of another type or out of bounds, or keys that
+    cannot go together.
     """
     if not isinstance(source, TrainConfig):
-        return check(read_config(source, **overrides))
+        return check(_read(source, where, overrides))
     if {"method", "recipe"} & set(overrides):
         raise PalateError("method and recipe set other keys; give them with the file or the dict, not afterwards.")
-    return check(replace(source, **_known(overrides, "overrides")))
+    values = {field.name: getattr(source, field.name) for field in fields(source)}
+    return check(TrainConfig(**(typed(values, TrainConfig) | typed(overrides, TrainConfig, "overrides"))))
 
 
-def read_config(source: "str | Path | dict", **overrides: Any) -> TrainConfig:
-    """A configuration whose keys and values have not been checked against each other yet: more of them may follow."""
-    values, name = (source, "configuration") if isinstance(source, dict) else (read_yaml(source), str(source))
-    values = {**values, **overrides}
-    values = _known({**preset(values.get("method", "dpo"), values.get("recipe", "none")), **values}, name)
-    missing = [key for key in ("pretrained_model_name_or_path", "dataset", "output_dir") if not values.get(key)]
+def _read(source: "str | Path | dict[str, Any]", where: str, overrides: dict[str, Any]) -> TrainConfig:
+    """A configuration whose keys have not been checked against each other yet."""
+    values, where = (source, where) if isinstance(source, dict) else (read_yaml(source), str(source))
+    given = typed({**values, **overrides}, TrainConfig, where)
+    behind = preset(given.get("method", "dpo"), given.get("recipe", "none"))
+    values = typed(behind, TrainConfig, where) | given
+    missing = [name for name in NEEDED if not values.get(name)]
     if missing:
-        raise PalateError(f"{name}: {', '.join(missing)} must be given.")
-    try:
-        return TrainConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise PalateError(f"{name}: {error}") from error
+        raise PalateError(f"{where}: {', '.join(missing)} must be given.")
+    return TrainConfig(**values)
 
 
 def refuse_another(run: Path, config: TrainConfig) -> None:
@@ -80,33 +71,35 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
         )
 
 
-def base_model(config: TrainConfig) -> dict[str, str | None]:
-    """Which base model a configuration names, in the words of `load_backbone`."""
-    base = {"name_or_path": config.pretrained_model_name_or_path, "revision": config.revision}
-    return base | {"variant": config.variant, "vae": config.vae}
+class BaseModel(TypedDict):
+    """Which model a run starts from, in the words of `load_backbone`."""
+
+    name_or_path: str
+    revision: str | None
+    variant: str | None
+    vae: str | None
 
 
-def help_of_keys() -> dict[str, str]:
-    """The sentence below each key of TrainConfig, on one line; empty where there is none."""
-    (definition,) = ast.parse(inspect.getsource(TrainConfig)).body
-    texts, key = {}, None
-    for node in definition.body:
-        if isinstance(node, ast.AnnAssign):
-            key = node.target.id
-            texts[key] = ""
-        elif key and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            texts[key] = " ".join(node.value.value.split())
-    return texts
+def base_model(config: TrainConfig) -> BaseModel:
+    """The base model that a configuration names."""
+    return BaseModel(
+        name_or_path=config.pretrained_model_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        vae=config.vae,
+    )
 
 
-def read_yaml(path: str | Path) -> dict:
-    """A YAML file as a dict. Raises PalateError when it is absent, not YAML, or not a mapping."""
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a dict. Raises PalateError when it is absent, not YAML, not a mapping, or has a key twice."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PalateError(f"{path}: {error.strerror}. Give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(read_text(path, LARGEST_CONFIG), _Loader)
+    except PalateError as error:
+        raise PalateError(f"{error} Give the path of a YAML file.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PalateError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
+    except _Twice as error:
+        raise PalateError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise PalateError(f"{path}: expected lines of 'key: value'.")
     return values
@@ -123,26 +116,24 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _known(values: dict, name: str, kind: type = TrainConfig) -> dict:
-    """The values with nested options built; a key that does not exist is refused, naming the nearest."""
-    by_name = {f.name: f for f in fields(kind)}
-    for key in values:
-        if key not in by_name:
-            near = difflib.get_close_matches(key, by_name, n=1, cutoff=0.4)
-            raise PalateError(f"{name}: there is no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
-    return {key: _value(value, by_name[key].type, f"{name}: {key}") for key, value in values.items()}
+class _Twice(Exception):
+    """A key stands in one mapping twice."""
 
 
-def _value(value: Any, kind: Any, where: str) -> Any:
-    """The value in the form of its field: YAML has no tuples, and reads 1e-5 as text."""
-    choices = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if LoraOptions in choices and isinstance(value, dict):
-        return LoraOptions(**_known(value, where, LoraOptions))
-    if isinstance(value, list):
-        return tuple(value)
-    if float in choices and isinstance(value, str) and not any(value in get_args(choice) for choice in choices):
-        try:
-            return float(value)
-        except ValueError:
-            raise PalateError(f"{where}: {value!r} is not a number.") from None
-    return value
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of its version 1.2 (1e-5 is one), and no key twice: the last one would win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value, key.start_mark.line + 1
+            if isinstance(name, str) and name in lines:
+                where = f"lines {lines[name]} and {line}" if lines[name] != line else f"line {line} twice"
+                raise _Twice(f"{name} stands in {where}; remove one of them.")
+            lines[name if isinstance(name, str) else id(key)] = line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+|\d+\.\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

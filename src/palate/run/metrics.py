@@ -3,10 +3,14 @@
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palate.files import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricsLog:
@@ -31,7 +35,7 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -41,7 +45,7 @@ class MetricsLog:
             self._board.close()
 
 
-def read_metrics(run: Path) -> list[dict]:
+def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out."""
     path = Path(run) / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -58,7 +62,7 @@ def _short(value: float) -> float:
     return float(np.format_float_scientific(value, precision=6)) if np.isfinite(value) else value
 
 
-def _tensorboard(run: Path, first_step: int):
+def _tensorboard(run: Path, first_step: int) -> "SummaryWriter | None":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

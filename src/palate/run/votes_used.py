@@ -11,7 +11,7 @@ from palate.files import atomic_path
 FILE = "human_votes.parquet"
 
 
-def save_votes_used(run: Path, pair_ids: set[str], start_from: str | None) -> None:
+def save_votes_used(run: Path, pair_ids: frozenset[str], start_from: str | None) -> None:
     """Add these pairs, and those of the run that it started from, to human_votes.parquet of the run.
 
     Where that earlier run has no such file nothing is written: a record that leaves votes out is worse than none.
@@ -23,13 +23,14 @@ def save_votes_used(run: Path, pair_ids: set[str], start_from: str | None) -> No
     if (run / FILE).is_file():  # it goes on, and the dataset may have changed since
         pair_ids = pair_ids | votes_used(run)
     with atomic_path(run / FILE) as temporary:
-        pq.write_table(pa.table({"pair_id": pa.array(sorted(pair_ids), pa.string())}), temporary)
+        table = pa.table({"pair_id": pa.array(sorted(pair_ids), pa.string())})
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def votes_used(run: Path) -> frozenset[str]:
     """The pair_ids of all human votes that the run was trained on. Raises PalateError where it does not say."""
     try:
-        return frozenset(pq.read_table(run / FILE)["pair_id"].to_pylist())
+        return frozenset(pq.read_table(run / FILE, page_checksum_verification=True)["pair_id"].to_pylist())
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise PalateError(
             f"{run}: does not say which human votes it was trained on ({FILE} is missing or damaged). Its `palate"

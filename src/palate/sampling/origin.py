@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.errors import PalateError
+from palate.foreign import without_passwords
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
+
+Base = dict[str, str | None]  # of a run, the model that it started from: `model`, `revision`, and its `place`
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples
@@ -23,7 +26,8 @@ DENOISERS = ("unet", "transformer")
 def said(command: str | None) -> dict[str, str]:
     """The command as it is stored beside what it made, the folder in which it was typed, and the version of palate; the
     process's own where none is given."""
-    return {"palate": __version__, "command": command or shlex.join(sys.argv), "folder": str(Path.cwd())}
+    command = without_passwords(command or shlex.join(sys.argv))
+    return {"palate": __version__, "command": command, "folder": str(Path.cwd())}
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def trained_since(samples: "Samples") -> str | None:
         place = _place(samples, key)
         now = weights_of(place) if place else None
         if before and now and before != now:
-            return samples.settings[key]
+            return str(samples.settings[key])
     return None
 
 
@@ -92,7 +96,7 @@ def require_one_base(models: list[str | Path]) -> None:
             )
 
 
-def _base_of(model: Path) -> dict[str, str | None] | None:
+def _base_of(model: Path) -> Base | None:
     if (model / "config.yaml").is_file():
         return _base(model)
     if run := run_beside(model):
@@ -101,7 +105,7 @@ def _base_of(model: Path) -> dict[str, str | None] | None:
     return json.loads(path.read_text(encoding="utf-8")).get("origin", {}).get("base") if path.is_file() else None
 
 
-def _base(run: Path) -> dict[str, str | None] | None:
+def _base(run: Path) -> Base | None:
     """Name and revision of the model that a run started from, and where it is; None for a pipeline."""
     if not (run / "config.yaml").is_file():
         return None
@@ -112,18 +116,18 @@ def _base(run: Path) -> dict[str, str | None] | None:
     return told | ({"vae": str(config["vae"])} if config.get("vae") else {})
 
 
-def _same_base(one: dict, other: dict) -> bool:
+def _same_base(one: Base, other: Base) -> bool:
     if one["revision"] != other["revision"] or one.get("vae") != other.get("vae"):
         return False
     places = (one["place"], other["place"])
     if not all(places) or places[0] == places[1]:
         return one["model"] == other["model"] or (all(places) and places[0] == places[1])
-    hashes = [weights_of(place) for place in places]  # a copy in another place is the same model
+    hashes = [weights_of(str(place)) for place in places]  # a copy in another place is the same model
     return bool(hashes[0]) and hashes[0] == hashes[1]
 
 
-def _words(base: dict) -> str:
-    return base["model"] + (f" at {base['revision']}" if base["revision"] else "")
+def _words(base: Base) -> str:
+    return f"{base['model']}" + (f" at {base['revision']}" if base["revision"] else "")
 
 
 def _place(samples: "Samples", key: str) -> str | None:

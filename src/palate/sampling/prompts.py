@@ -1,9 +1,7 @@
 """Prompt suites: lists of prompts read by their shape, parts of them, and the hash that goes into every result."""
 
 import csv
-import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +13,8 @@ import pyarrow.parquet as pq
 
 from palate.addresses import number
 from palate.errors import PalateError
+from palate.files import short_hash
+from palate.reading import open_plain, parse_json, quoted, read_text
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
@@ -104,7 +104,7 @@ def load_prompts(
 
 def prompts_hash(prompts: list[str]) -> str:
     """A short hash of the prompts in their order."""
-    return hashlib.sha256("\x1f".join(prompts).encode()).hexdigest()[:12]
+    return short_hash("\x1f".join(prompts), 12)
 
 
 def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
@@ -120,8 +120,6 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
         return [(row, parts | _parts(row)) for row, parts in _rows(path, column)]
     except OSError as error:
         raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
-    except UnicodeDecodeError as error:
-        raise PalateError(f"{path}: not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except (ValueError, csv.Error) as error:
         told = " ".join(str(error).split())
         raise PalateError(
@@ -132,26 +130,30 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
 def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
     kind = path.suffix.lower()
     if kind == ".parquet":  # without its other columns, which may be pictures
+        open_plain(path).close()
         there = pq.read_schema(path).names
         prompts = _column(there, str(path), column)
         parts = [name for name in there if name != prompts and name.lower() in (*PARTS, "metadata")]
-        yield from ((row, set()) for row in pq.read_table(path, columns=[prompts, *parts]).to_pylist())
+        yield from (
+            (row, set())
+            for row in pq.read_table(path, columns=[prompts, *parts], page_checksum_verification=True).to_pylist()
+        )
         return
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if kind == ".json":
-        yield from _listed(json.loads(text))
+        yield from _listed(parse_json(text))
     elif kind == ".jsonl":
         for line, row in enumerate(text.split("\n"), start=1):
             if row.strip():
                 try:
-                    yield json.loads(row), set()
+                    yield parse_json(row), set()
                 except ValueError as error:
                     raise ValueError(f"line {line}: {error}") from error
     elif kind in (".csv", ".tsv"):
-        for row in (table := csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")):
-            if None in row:  # cells beyond the header: most often a prompt with a comma
+        for cells in (table := csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")):
+            if None in cells:  # cells beyond the header: most often a prompt with a comma
                 raise ValueError(f"line {table.line_num} has more cells than the first; put quotes around its prompt")
-            yield row, set()
+            yield cells, set()
     elif kind == ".txt":
         yield from ((line, set()) for line in text.split("\n") if line.strip())  # and at no rarer kind of line end
     else:
@@ -174,7 +176,8 @@ def _parts(row: Any) -> set[str]:
     """What a row says it belongs to: in columns of its own, or in its metadata."""
     if not isinstance(row, dict):
         return set()
-    more = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+    metadata = row.get("metadata")
+    more = metadata if isinstance(metadata, dict) else {}
     found = [value for name, value in [*row.items(), *more.items()] if str(name).lower() in PARTS]
     return {
         str(value).strip().lower()
@@ -205,7 +208,7 @@ def _prompt(row: Any, where: str, asked: str | None) -> str:
     if row is None:
         return ""
     if not isinstance(row, str):
-        raise PalateError(f"{where}: {row!r} is no prompt. Every row is a text, or has a column 'prompt'.")
+        raise PalateError(f"{where}: {quoted(row)} is no prompt. Every row is a text, or has a column 'prompt'.")
     return row.strip()
 
 
@@ -213,7 +216,7 @@ def _column(there: list[str], where: str, asked: str | None) -> str:
     """The column of the prompt: the one that was asked for, else the first of the known names, in any case."""
     wanted = COLUMNS if asked is None else (asked.lower(),)
     known = {name.lower(): name for name in reversed(there)} | ({asked: asked} if asked in there else {})
-    for name in (asked, *wanted):
+    for name in wanted if asked is None else (asked, *wanted):
         if name in known:
             return known[name]
     looked = " or ".join(COLUMNS) if asked is None else asked

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -39,7 +39,7 @@ class Learned:
         return {"trained_on": sorted(self.names), "lost": list(self.lost)}
 
 
-def learned_from_dict(told: dict) -> Learned:
+def learned_from_dict(told: dict[str, Any]) -> Learned:
     """What `as_dict` gave."""
     return Learned(frozenset(told["trained_on"]), tuple(told.get("lost", ())))
 
@@ -147,7 +147,7 @@ def _cached(name: str, file: str, revision: str | None) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _of_run(run: Path, config: dict) -> Learned:
+def _of_run(run: Path, config: dict[str, Any]) -> Learned:
     judges = config.get("judge") or []
     used = set([judges] if isinstance(judges, str) else judges) | _told(run)
     everyone = config.get("uncertainty") is not None  # all judges of the dataset, where their disagreement was used

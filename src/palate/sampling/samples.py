@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from PIL import Image
 
 from palate.addresses import normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Pixels
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.components import component_config
@@ -18,7 +20,7 @@ from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
 from palate.data.samples import Samples, Sampling, different_settings, open_samples, picture_path
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path, write_text
 from palate.network.model import load_trained
 from palate.network.precision import PRECISIONS, check_precision, compute_in
@@ -126,8 +128,10 @@ def sample_verb(
     if base:
         config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
-        place, parts = Path(model) / "base-samples", base_model(config)
-        made.append(sample(parts.pop("name_or_path"), suite, place, plain, batch_size, command=command, **parts))
+        place = Path(model) / "base-samples"
+        parts = {"revision": config.revision, "variant": config.variant, "vae": config.vae}
+        name = config.pretrained_model_name_or_path
+        made.append(sample(name, suite, place, plain, batch_size, command=command, **parts))
     return made
 
 
@@ -147,7 +151,7 @@ def load_model(
     says of a pipeline what `load_backbone` wants to know beside its name.
     """
     backbone = _backbone_of(model, "cpu", base)  # whole there; of half the size on the device
-    check_precision(mixed_precision, torch.device(device), backbone.family)
+    check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
         network = NegativeGuided(network, _negative_network(negative, negative_mix, backbone, network))
@@ -159,15 +163,15 @@ def load_model(
 
 def _backbone_of(model: str | Path, device: str, base: dict[str, str | None] | None = None) -> Backbone:
     """The backbone that a run started from, or of a pipeline folder, or "world"; `base` is of a pipeline."""
-    parts = {"name_or_path": str(model)} | (base or {})
     if (Path(model) / "config.yaml").is_file():
-        parts = base_model(load_config(Path(model) / "config.yaml"))
-    backbone = load_backbone(**parts)
+        backbone = load_backbone(**base_model(load_config(Path(model) / "config.yaml")))
+    else:
+        backbone = load_backbone(str(model), **(base or {}))
     backbone.device = device
     return backbone
 
 
-def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
+def _network_of(model: str | Path, backbone: Backbone) -> ModelMixin:
     if not (Path(model) / "config.yaml").is_file():
         return backbone.network
     if _classifier_folder(Path(model)).is_dir():
@@ -177,9 +181,7 @@ def _network_of(model: str | Path, backbone: Backbone) -> torch.nn.Module:
     return load_trained(backbone, Path(model) / "model")
 
 
-def _negative_network(
-    negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module
-) -> torch.nn.Module:
+def _negative_network(negative: str | Path, mix: float, backbone: Backbone, positive: torch.nn.Module) -> ModelMixin:
     """The network of the negative run, moved from its base model towards the positive one, in the processor's
     memory."""
     if not (Path(negative) / "config.yaml").is_file():
@@ -244,11 +246,14 @@ def initial_noise(backbone: Backbone, seed: int, prompt: str, repetition: int) -
 @torch.no_grad()
 def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
-) -> np.ndarray:
+) -> Pixels:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError
     when one of them is no number."""
-    network = at_guidance(network, sampling.guidance, sampling.classifier_scale).eval()
-    made = backbone.sample(network, prompts, noise, sampling.steps, sampling.guidance, sampling.sampler)
+    steps, guidance = backbone.stock
+    steps = steps if sampling.steps is None else sampling.steps
+    guidance = guidance if sampling.guidance is None else sampling.guidance
+    network = at_guidance(network, guidance, sampling.classifier_scale).eval()
+    made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
         if _divides_by_nothing(backbone):
@@ -273,7 +278,10 @@ def _divides_by_nothing(backbone: Backbone) -> bool:
 
 def _checked(sampling: Sampling) -> Sampling:
     if sampling.sampler not in ("default", *SAMPLERS):
-        raise PalateError(f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}.")
+        raise PalateError(
+            f"sampler {sampling.sampler!r} is not one of default, {', '.join(SAMPLERS)}"
+            f"{did_you_mean(sampling.sampler, SAMPLERS)}"
+        )
     for name in ("steps", "repetitions"):
         if (value := getattr(sampling, name)) is not None and value < 1:
             raise PalateError(f"{name}: {value}, but at least 1 is needed.")
@@ -282,7 +290,10 @@ def _checked(sampling: Sampling) -> Sampling:
     if not math.isfinite(sampling.classifier_scale):
         raise PalateError(f"classifier_scale: {sampling.classifier_scale} is not a finite number.")
     if sampling.mixed_precision not in PRECISIONS:
-        raise PalateError(f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}.")
+        raise PalateError(
+            f"mixed_precision: {sampling.mixed_precision!r} is not one of {', '.join(PRECISIONS)}"
+            f"{did_you_mean(sampling.mixed_precision, PRECISIONS)}"
+        )
     if sampling.negative is None and sampling.negative_mix:
         raise PalateError(
             "negative_mix says where a negative network stands, but there is none. Name its run: --negative RUN."

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palate.backbones.folders import TRAINED_ON
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path
 from palate.reports.card import plain_card
 from palate.reports.public import public
@@ -51,9 +51,11 @@ def export(
     and a place where something stands already.
     """
     if format not in get_args(Format):
-        raise PalateError(f"format {format!r} is not one of {', '.join(get_args(Format))}.")
+        raise PalateError(
+            f"format {format!r} is not one of {', '.join(get_args(Format))}{did_you_mean(format, get_args(Format))}"
+        )
     if dtype is not None and dtype not in DTYPES:
-        raise PalateError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        raise PalateError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     if whole_pipeline and format != "fused":
         raise PalateError(f"a whole pipeline is written with format fused, not with {format}.")
     trained = open_trained(run)

@@ -9,7 +9,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from palate.backbones.single_file import TOKENIZER_FILES, TOLD
 from palate.backbones.stock import COMPONENTS, config_file, is_stock_tokenizer
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.sharing.adapters import SD, SDXL
 from palate.sharing.original import original_clip, original_open_clip, original_unet, original_vae
 from palate.sharing.trained import Trained, merged_network
@@ -72,6 +72,4 @@ def _load(kind: type, trained: Trained, component: str, **options):
     try:
         return kind.from_pretrained(trained.base, subfolder=component, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise PalateError(
-            f"{trained.base / component}: could not be loaded ({str(error).strip().splitlines()[0]})."
-        ) from error
+        raise PalateError(f"{trained.base / component}: could not be loaded ({first_line(error)}).") from error

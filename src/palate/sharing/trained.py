@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.network.model import load_trained, meta_network
 from palate.network.saved import ADAPTER, read_adapters, require_alpha, require_modules
 from palate.run.config import TrainConfig
@@ -126,9 +126,7 @@ def merged_network(trained: Trained) -> ModelMixin:
     try:
         network = load_trained(trained.backbone, trained.run / "model")
     except (OSError, ValueError, RuntimeError) as error:
-        raise PalateError(
-            f"{trained.run / 'model'}: could not be loaded ({str(error).strip().splitlines()[0]})."
-        ) from error
+        raise PalateError(f"{trained.run / 'model'}: could not be loaded ({first_line(error)}).") from error
     if trained.adapter:
         network.fuse_lora()
         network.unload_lora()

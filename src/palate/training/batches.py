@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from palate.arrays import Bools, Floats, Ints
 from palate.distributed import part
 from palate.errors import PalateError
 
@@ -18,9 +19,9 @@ from palate.errors import PalateError
 class Batch:
     """Rows of the population and how many times each was visited before: the number of its draw."""
 
-    row: np.ndarray  # [B] int
-    draw: np.ndarray  # [B] int
-    scale: np.ndarray  # [B] float: (share of the stratum in the population) / (its share in the batch)
+    row: Ints  # [B] int
+    draw: Ints  # [B] int
+    scale: Floats  # [B] float: (share of the stratum in the population) / (its share in the batch)
 
 
 class Batches:
@@ -30,7 +31,7 @@ class Batches:
     drawn from the whole population alike. Raises PalateError where a stratum is smaller than its part of the batch.
     """
 
-    def __init__(self, labelled: np.ndarray, size: int, labelled_per_batch: int | None, seed: int):
+    def __init__(self, labelled: Bools, size: int, labelled_per_batch: int | None, seed: int | str):
         strata = {"pairs": np.arange(len(labelled))}
         counts = {"pairs": size}
         if labelled_per_batch is not None:
@@ -66,5 +67,5 @@ class Batches:
 
 
 @lru_cache(maxsize=8)  # a batch lies in one epoch of each stratum, or across two
-def _order(seed: str, epoch: int, length: int) -> np.ndarray:
+def _order(seed: str, epoch: int, length: int) -> Ints:
     return np.random.default_rng([*seed.encode(), epoch]).permutation(length)

@@ -3,10 +3,12 @@ ones."""
 
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 import torch
@@ -24,23 +26,14 @@ from palate.network.model import Policy, make_policy, meta_network
 from palate.network.optimizers import STATE_BYTES, make_optimizer
 from palate.network.precision import DTYPES, hold_frozen
 from palate.run.checks import needs_reference
-from palate.run.config import LoraOptions, TrainConfig
+from palate.run.config import TrainConfig
+from palate.run.contradictions import check
+from palate.run.keys import keys
 from palate.training.reference import make_reference
 
 GIB = 2**30
 AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 LONG = 30.0  # seconds: one step that takes longer is measured once
-# What reduces memory, each with the keys that it sets
-REMEDIES = {
-    "lora": {"lora": LoraOptions()},
-    "gradient_checkpointing": {"gradient_checkpointing": True},
-    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"},
-    "optimizer: adafactor": {"optimizer": "adafactor"},
-    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1},
-    "mixed_precision: bf16": {"mixed_precision": "bf16"},
-    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"},
-    "train_batch_size: 1": {"train_batch_size": 1},
-}
 
 
 @dataclass(frozen=True)
@@ -120,11 +113,7 @@ def refuse_too_little(
     if memory.total <= free:
         return
     smaller = []
-    for name, change in REMEDIES.items():
-        if all(getattr(config, key) == value for key, value in change.items()):
-            continue
-        if "precomputed" in name and not needs_reference(config) or "8bit" in name and config.optimizer != "adamw":
-            continue
+    for name, change in remedies(config).items():
         needed = estimate_memory(backbone, replace(config, **change), conditioning).total
         if needed < 0.98 * memory.total:
             smaller.append((needed, f"{name} ({needed / GIB:.2f})"))
@@ -133,6 +122,25 @@ def refuse_too_little(
         f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on"
         f" {backbone.device}. It would need less with {told}."
     )
+
+
+def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """What reduces the memory of a configuration and goes with its other keys, each with the keys that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, key in keys(TrainConfig, lambda key: bool(key.remedies)).items():
+        for value in key.remedies:
+            change = {name: value, **key.remedy_sets}
+            if all(getattr(config, other) == wanted for other, wanted in change.items()):
+                continue
+            try:
+                check(replace(config, **change))
+            except PalateError:
+                continue
+            if value is True or not isinstance(value, str | int):
+                found[name] = change
+            else:
+                found[" and ".join(f"{other}: {wanted}" for other, wanted in change.items())] = change
+    return found
 
 
 def free_memory(device: str | torch.device) -> int:
@@ -180,12 +188,14 @@ def measure_step(
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations make, as long as they live."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
@@ -215,7 +225,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
                 prediction = backbone.predict(policy.network, noisy, timestep, told).float()
             (prediction - noisy).square().mean().backward()
             del prediction
-        return live.peak
+        return int(live.peak)
 
 
 def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
@@ -230,7 +240,9 @@ def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
+def _inputs(
+    backbone: Backbone, config: TrainConfig, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
     images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
     count = images * -(-config.train_batch_size // _processes(config))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palate.errors import PalateError
 from palate.files import remove_unfinished, write_text
+from palate.foreign import without_passwords
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
@@ -26,7 +27,7 @@ def claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     remove_unfinished(run, "model")
     _tell_other_schedule(run, config)
     save_config(config, run / "config.yaml")
-    write_text(run / "command.txt", (command or shlex.join(sys.argv)) + "\n")
+    write_text(run / "command.txt", without_passwords(command or shlex.join(sys.argv)) + "\n")
     write_text(run / "environment.json", describe_environment())  # and the folder in which it was typed
 
 

@@ -6,9 +6,9 @@ score_i = (beta/2) * mean over draws of (ref_error_i - error_i), so that score_0
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.conditioning import Conditioning, move
 from palate.network.model import load_trained, starting_network
@@ -32,7 +32,7 @@ class ImplicitReward:
     @torch.no_grad()
     def scores(
         self, pair_ids: list[str], latents: torch.Tensor, conditioning: Conditioning, count: int, seed: int
-    ) -> np.ndarray:
+    ) -> Floats:
         """Scores [F, N, 2], in fp64, of pictures with latents [N, 2, C, h, w]; conditioning: 2N rows, images 0 first.
 
         Both pictures of a pair share its `count` draws, addressed by (seed, pair_id).
@@ -53,7 +53,8 @@ class ImplicitReward:
                 for network in (self.reference, *self.trained)
             )
             total += self.beta / 2 * (error - torch.stack(errors)).cpu().double()
-        return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        scores: Floats = (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        return scores
 
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:

@@ -9,9 +9,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.backbones.conditioning import concatenate, move, repeat
 from palate.data.schema import content_id
 from palate.encoding.cache import at_once, prepare_image
@@ -69,7 +69,7 @@ class ImplicitJudge:
         return "no" if self.device == "cpu" else self.config.mixed_precision
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
         return {
             "models": [content_hash(run / "model") for run in self.models],
@@ -94,7 +94,7 @@ class ImplicitJudge:
     def reward(self) -> ImplicitReward:
         return load_implicit_reward(self.models, self.config, self.device, self.precision)
 
-    def vote(self, pairs: list[Pair]) -> np.ndarray:
+    def vote(self, pairs: list[Pair]) -> Floats:
         """Scores [N, 2]."""
         ids, backbone = [pair.pair_id for pair in pairs], self.reward.backbone
         size = self.config.resolution or backbone.resolution

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from palate.errors import PalateError
@@ -80,7 +80,7 @@ def _environment(processes: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _told(failure) -> str:
+def _told(failure: ProcessFailure) -> str:
     """One line about what ended a process."""
     if failure.exitcode < 0:
         return (

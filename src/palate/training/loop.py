@@ -4,11 +4,13 @@ import contextlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from palate import distributed
 from palate.arithmetic import flushed_denormals
@@ -28,7 +30,7 @@ from palate.run.config import TrainConfig
 from palate.run.load import base_model, load_config, refuse_another
 from palate.run.metrics import MetricsLog, read_metrics
 from palate.run.votes_used import save_votes_used
-from palate.training.assemble import assemble, make_any_policy
+from palate.training.assemble import Kept, assemble, make_any_policy
 from palate.training.compiled import check_compiled
 from palate.training.estimate import refuse_hopeless
 from palate.training.folder import claim_folder, claim_rows
@@ -52,7 +54,7 @@ class Run:
         return self.path / "model"
 
     @property
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         """One dict per optimiser step."""
         return read_metrics(self.path)
 
@@ -86,7 +88,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_precision(config.mixed_precision, accelerator.device, backbone.family)
+    check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)
@@ -118,13 +120,12 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     if config.on_spike == "roll-back" and first == 0:
         keep(0)  # something to go back to
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
-    log = (
-        MetricsLog(run, first, config.report_to == "tensorboard")
-        if distributed.is_first()
-        else contextlib.nullcontext()
-    )
+    log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
-    with progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance, log:
+    with (
+        progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
+        log or contextlib.nullcontext(),
+    ):
         for step in range(first, first if stopped else config.max_train_steps):
             if parts.spikes and step in parts.spikes.left_out:
                 advance(1)
@@ -139,7 +140,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 parts.spikes.look(step, norm, stepper.worst_pairs)
             elif not math.isfinite(norm) and accelerator.scaler is None:  # which skips such steps by itself
                 raise Spike(step, "the gradient is not a number", stepper.worst_pairs())
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             if parts.snapshots:
@@ -152,7 +153,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             if validation and (done % config.validation_steps == 0 or done == config.max_train_steps):
                 metrics |= validation.measure(stepper.networks)
                 stopped = validation.over
-            if distributed.is_first():
+            if log:
                 log.write(step, metrics)
             if config.target == "dedpo":
                 warned = large_logit_warning(metrics.get("largest_labelled_logit", 0.0), warned, print, step)
@@ -161,7 +162,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 if stepper.shared:
                     distributed.in_turn(stepper.shared.save)
             advance(1, _briefly(metrics))
-            if stopped:
+            if stopped and validation:
                 print(
                     f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
                     f" {validation.best:.3f}, {validation.since} validations before"
@@ -198,7 +199,9 @@ def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: Trai
     return policy
 
 
-def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):
+def _make_optimizer(
+    policy: Policy, config: TrainConfig, accelerator: Accelerator
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     optimizer = make_optimizer(policy.parameters, config)
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -209,12 +212,15 @@ def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerato
     return accelerator.prepare_optimizer(optimizer), schedule  # which unscales gradients and skips overflows in fp16
 
 
-def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
+def _optimizer_state(optimizer: torch.optim.Optimizer, schedule: LambdaLR, accelerator: Accelerator) -> dict[str, Any]:
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
     return {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler}
 
 
-def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelerator: Accelerator) -> int:
+def _resume(
+    run: Path, policy: Policy, kept: list[Kept], optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR, accelerator: Accelerator,
+) -> int:  # fmt: skip
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
     distributed.wait()  # nobody writes, or deletes an old one, before all have read

@@ -15,7 +15,7 @@ from palate.backbones.trajectories import step_regression
 from palate.distributed import first_alone, first_says, is_first, processes, wait
 from palate.errors import PalateError
 from palate.files import atomic_path
-from palate.judges.rewards import load_reward
+from palate.judges.rewards import Reward, load_reward
 from palate.network.model import let_go_of_encoders
 from palate.progress import progress_bar
 from palate.run.checkpoint import checkpoints, step_of
@@ -48,7 +48,9 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
     Each round is written into the run before it is used, so that a run which goes on in the middle of a round has the
     pairs of the policy that began it.
     """
-    config, reward = setting.config, load_reward(setting.config.reward)
+    config = setting.config
+    assert config.reward is not None  # source: steps asks for one
+    reward = load_reward(config.reward)
     per_round = config.refresh_steps * config.gradient_accumulation_steps
     held: dict[int, StepPairs] = {}
 
@@ -70,7 +72,7 @@ def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
     return problem
 
 
-def _round(setting: Setting, run: Path, number: int, reward: Callable) -> StepPairs:
+def _round(setting: Setting, run: Path, number: int, reward: Reward) -> StepPairs:
     path = run / "steps" / _round_name(number)
     if first_says(path.exists()):
         return StepPairs.load(path)

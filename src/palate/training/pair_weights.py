@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.distributed import counts, gather, part
 from palate.labels.rows import Rows
 from palate.labels.targets import debias, ramp, ramped
@@ -47,10 +48,11 @@ class PairWeights:
     def look(self, problem: Problem, networks: Networks) -> Views:
         """Every forward pass without a gradient that the weights need; before the one with it, whose memory they
         reuse."""
-        config, own, snapshots = self.config, None, []
+        config, own = self.config, None
+        snapshots: list[torch.Tensor] = []
         if config.judge == SELF and config.self_judge == "online":
             own = torch.stack([networks.logits(self.redraw(problem, k)) for k in range(config.self_draws)]).mean(dim=0)
-        if config.adaptive:
+        if self.snapshots is not None:
             copies = self.snapshots.networks(networks.policy.network)
             snapshots = [networks.policy_errors(problem, copy)[0] for copy in copies]
         return Views(own, snapshots)
@@ -60,15 +62,17 @@ class PairWeights:
         gradient."""
         config = self.config
         row = problem.row.numpy()
-        target, pseudo = problem.target.cpu().double().numpy(), self.rows.pseudo
+        told: Floats = problem.target.cpu().double().numpy()
+        pseudo = self.rows.pseudo
         if views.own is not None:
-            target, pseudo = self._own_votes(problem, views.own)
+            told, pseudo = self._own_votes(problem, views.own)
         elif pseudo is not None:
             pseudo = pseudo[row]
         if config.ramp:
             step = index // config.gradient_accumulation_steps
-            target = ramped(target, pseudo, ramp(step, config.max_train_steps))
-        target = torch.tensor(target, dtype=torch.float32, device=problem.target.device)
+            assert pseudo is not None  # rows of pairs have it
+            told = ramped(told, pseudo, ramp(step, config.max_train_steps))
+        target = torch.tensor(told, dtype=torch.float32, device=problem.target.device)
         margin, weight = torch.zeros_like(target), torch.ones_like(target)
         side = label_side(target)
         if config.adaptive:
@@ -87,11 +91,12 @@ class PairWeights:
                 margin = margin + side * uncertainty_margin(uncertainty, config.uncertainty)
         return target, margin, weight
 
-    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[Floats, Floats]:
         """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO,
         arXiv 2602.06195)."""
         own = torch.sigmoid(logits).cpu().double().numpy()
         row = problem.row.numpy()
+        assert self.rows.human is not None and self.rows.propensity is not None  # rows of pairs have both
         human = self.rows.human[row]
         if self.config.target == "dedpo":
             return debias(human, own, self.rows.propensity[row], self.power), own
@@ -116,6 +121,7 @@ class PairWeights:
             return weight[own], margin[own]
         doubt, spread = minority_parts(margins[:, chosen])
         rows = row[chosen.cpu()]
+        assert self.record is not None  # as adaptive is on
         self.record.add(rows, doubt.cpu(), spread.cpu())
         metric = self.record.metric(rows).to(doubt.device) if config.adaptive_memory else doubt * spread
         weight[chosen] = adaptive_weight(metric)
@@ -131,5 +137,6 @@ class PairWeights:
         return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod
-    def _column(values: np.ndarray, problem: Problem) -> torch.Tensor:
+    def _column(values: Floats | None, problem: Problem) -> torch.Tensor:
+        assert values is not None  # the rows have what the configuration asks for
         return torch.tensor(values[problem.row.numpy()], dtype=torch.float32, device=problem.target.device)

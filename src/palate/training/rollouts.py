@@ -1,7 +1,7 @@
 """Pairs of next steps from the model's own sampling: two x_(t-1) from one shared x_t, ranked by a reward.
 
 Step-aware preference optimisation (SPO, arXiv 2406.04314) and TailorPO (2502.01667). What a pair is worth in training
-is `palate.backbones.trajectories.step_regression`, with `guided_prediction` of policy and reference at the shared x_t.
+is `palate.backbones.trajectories.step_regression`, with guided predictions of policy and reference at the shared x_t.
 """
 
 import json
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from palate.addresses import address, normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Floats, Pixels
 from palate.backbones import Backbone
-from palate.backbones.conditioning import Conditioning, concatenate, expand, move, take
+from palate.backbones.conditioning import Conditioning, expand, move, take
+from palate.backbones.guidance import guided_prediction
 from palate.backbones.trajectories import ddim_grid, step_distribution, x0_and_noise
 from palate.errors import PalateError
 from palate.files import atomic_path
@@ -28,6 +30,7 @@ from palate.objectives.logit import full_precision
 from palate.progress import progress_bar
 
 DECODED_AT_ONCE = 8  # pictures
+_PairFields = tuple[Tensor, Tensor, Tensor, int, int, str, float, float]  # of one pair, `noisy` to `gap`
 
 
 @dataclass(frozen=True)
@@ -67,29 +70,13 @@ class StepPairs:
             raise PalateError(f"{path}: no complete file of step pairs. Collect them again.") from error
 
 
-def guided_prediction(
-    backbone: Backbone, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning,
-    unconditional: Conditioning, guidance: float,
-) -> Tensor:  # fmt: skip
-    """unconditional + guidance·(conditional - unconditional), [B, C, h, w] in fp32. One forward, over B at guidance 1.
-
-    noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows, and of the empty one, one row.
-    """
-    if guidance == 1:
-        return full_precision(backbone.predict(network, noisy, timestep, conditioning))
-    both = concatenate([expand(unconditional, len(noisy)), conditioning])
-    prediction = full_precision(backbone.predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both))
-    without, given = prediction.chunk(2)
-    return without + guidance * (given - without)
-
-
 @flushed_denormals()
 @torch.no_grad()
 def collect_step_pairs(
     backbone: Backbone,
     network: torch.nn.Module,
     prompts: list[str],
-    seed_address: tuple,
+    seed_address: tuple[object, ...],
     reward: Reward,
     *,
     steps: int = 20,
@@ -173,9 +160,17 @@ class _Branch:
 
 
 def _branches(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
-    eta: float, first_step: int, candidates: int, resolution: int,
-) -> Iterator[_Branch]:  # fmt: skip
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    keys: list[tuple[object, ...]],
+    steps: int,
+    guidance: float,
+    eta: float,
+    first_step: int,
+    candidates: int,
+    resolution: int,
+) -> Iterator[_Branch]:
     """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next
     step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
@@ -185,12 +180,13 @@ def _branches(
     conditioning = backbone.encode_prompts(prompts) | expand(of_image, len(prompts))
     unconditional = backbone.encode_prompts([""]) | of_image
 
+    def raw(noisy: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
+        return full_precision(backbone.predict(network, noisy, timestep, told))
+
     def predict(noisy: Tensor, timestep: int) -> Tensor:  # [B, K, C, h, w] to the same
         index = torch.arange(len(noisy), device=device).repeat_interleave(noisy.shape[1])
         flat, told = noisy.flatten(0, 1), torch.full((len(index),), timestep, device=device)
-        return guided_prediction(
-            backbone, network, flat, told, take(conditioning, index), unconditional, guidance
-        ).view_as(noisy)
+        return guided_prediction(raw, flat, told, take(conditioning, index), unconditional, guidance).view_as(noisy)
 
     shape = backbone.latent_shape(resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
@@ -209,8 +205,8 @@ def _branches(
 
 
 def _rank(
-    branch: _Branch, row: int, prompt: str, key: tuple, scores: np.ndarray, threshold: float, soft: bool
-) -> tuple | None:
+    branch: _Branch, row: int, prompt: str, key: tuple[object, ...], scores: Floats, threshold: float, soft: bool
+) -> _PairFields | None:
     """The pair's fields from noisy to gap, of trajectory `row` with scores [K]; None where the gap is too small."""
     best, worst = int(scores.argmax()), int(scores.argmin())
     gap = np.tanh((scores[best] - scores[worst]) / 2)  # softmax of two: sigmoid(d) - sigmoid(-d)
@@ -220,17 +216,21 @@ def _rank(
     first, second = (best, worst) if best_is_0 else (worst, best)
     probability = expit(scores[first] - scores[second]) if soft else float(best_is_0)
     latents = (branch.noisy[row], branch.following[row, first], branch.following[row, second])
-    return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
+    noisy, next_0, next_1 = (tensor.cpu() for tensor in latents)
+    return noisy, next_0, next_1, branch.timestep, branch.previous, prompt, probability, gap
 
 
-def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
+def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
     """Pictures uint8 [N, H, W, 3] of latents [N, C, h, w]."""
     parts = latents.split(DECODED_AT_ONCE)
     decoded = torch.cat([backbone.decode_latents(part) for part in parts])
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _check(num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature) -> None:
+def _check(
+    num_timesteps: int, prompts: list[str], steps: int, eta: float, first_step: int, candidates: int, threshold: float,
+    temperature: float,
+) -> None:  # fmt: skip
     for wrong, line in (
         (not prompts, "no prompts to sample."),
         (not 2 <= steps <= num_timesteps, f"steps {steps}: give a number from 2 to {num_timesteps}."),

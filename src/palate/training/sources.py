@@ -5,12 +5,13 @@ need (source: steps writes what it sampled into the run).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from palate.addresses import address, normal
+from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
@@ -20,8 +21,8 @@ from palate.errors import PalateError
 from palate.labels.rows import Rows
 from palate.objectives.regions import region_mask
 from palate.run.config import TrainConfig
-from palate.training.batches import Batches
-from palate.training.draws import Draws, draws
+from palate.training.batches import Batch, Batches
+from palate.training.draws import Draws, Number, draws
 from palate.training.networks import Networks, Problem
 
 JITTER = 0.1  # of the noise that InPO's inversion adds per step, in units of the step's spread (released code)
@@ -42,18 +43,24 @@ class Setting:
 
     @property
     def schedule(self) -> torch.Tensor:
-        return self.backbone.noise_schedule.alphas_cumprod.to(self.device, torch.float32)
+        alphas_cumprod: torch.Tensor = self.backbone.noise_schedule.alphas_cumprod
+        return alphas_cumprod.to(self.device, torch.float32)
 
     @property
     def prediction_type(self) -> str:
-        return self.backbone.noise_schedule.config.prediction_type
+        return str(self.backbone.noise_schedule.config.prediction_type)
+
+    def batch(self, index: int) -> Batch:
+        """The rows of micro-batch `index`; a model that samples its own pairs (source: steps) has none."""
+        assert self.batches is not None
+        return self.batches.at(index)
 
 
 def voted(setting: Setting) -> Callable[[int], Problem]:
     """Rows of encoded images as they are: pairs, single images, ranked lists."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         draws_each = setting.config.reference_draws
         numbers = batch.draw if draws_each is None else batch.draw % draws_each
         return rows_problem(setting, batch.row, numbers.tolist(), batch.scale)
@@ -77,7 +84,7 @@ def against_others(setting: Setting) -> Callable[[int], Problem]:
         return place
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers = batch.draw.tolist()
         others = [rows.images[other(row, number)][0] for row, number in zip(batch.row, numbers, strict=True)]
         second = setting.encoded.image_latents(others), setting.encoded.image_conditioning(others)
@@ -90,7 +97,7 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
     """A preferred image, and the reference's own sample for its prompt, latents [N, C, h, w] (SPIN-Diffusion)."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         side = setting.config.resolution or setting.backbone.resolution
         second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone, side), len(batch.row))
         return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, second)
@@ -100,9 +107,9 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 
 def rows_problem(
     setting: Setting,
-    row: np.ndarray,
-    numbers: list,
-    scale: np.ndarray,
+    row: Ints,
+    numbers: Sequence[Number],
+    scale: Floats,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
     """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of
@@ -126,7 +133,8 @@ def rows_problem(
         )
     region = None
     if config.region is not None:
-        region = region_mask(*latents.chunk(2), config.region).repeat(2, 1, 1, 1)
+        first, other = latents.chunk(2)
+        region = region_mask(first, other, config.region).repeat(2, 1, 1, 1)
     return Problem(
         row=torch.from_numpy(np.asarray(row)),
         row_id=rows.id[row].tolist(),
@@ -166,7 +174,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
 
     def problem(index: int) -> Problem:
         config, rows, device = setting.config, setting.rows, setting.device
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers, count = batch.draw.tolist(), len(batch.row)
         shown = [rows.images[i][0] for i in batch.row]
         latents, of_images = setting.encoded.image_latents(shown).to(device), setting.encoded.image_conditioning(shown)
@@ -228,12 +236,16 @@ def as_sampled(backbone: Backbone, side: int) -> Conditioning:
     return backbone.image_conditioning(side, side, side)
 
 
-def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
+def seed_of_draws(config: TrainConfig) -> int:
+    """The seed that addresses the draws of voted pairs: the run's own, or one that runs of all seeds share."""
+    return config.seed if config.reference_draws is None else config.draw_seed
+
+
+def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
-    seed = config.seed if config.reference_draws is None else config.draw_seed
-    drawn = draws(seed, ids, numbers, shape, setting.backbone.num_timesteps)
+    drawn = draws(seed_of_draws(config), ids, numbers, shape, setting.backbone.num_timesteps)
     prompts = [
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]
@@ -241,7 +253,11 @@ def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ..
 
 
 def _inverted(
-    setting: Setting, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, keys: list[tuple]
+    setting: Setting,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    conditioning: Conditioning,
+    keys: list[tuple[object, ...]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the noise in them, from inversion with the policy as it is (SmPO, arXiv 2506.02698; InPO)."""
     config, networks = setting.config, setting.networks
@@ -268,5 +284,5 @@ def _inverted(
         )
 
 
-def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def _column(values: Floats, device: torch.device) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -46,7 +46,8 @@ class Spikes:
     """The gradient norms of the last steps, and the steps that are left out."""
 
     def __init__(self, config: TrainConfig, run: Path):
-        self.factor, self.norms = config.spike_factor, []
+        self.factor = config.spike_factor
+        self.norms: list[float] = []
         self._scaled = config.mixed_precision == "fp16"  # whose scaler skips steps that overflow
         self.left_out = {step for line in read_spikes(run) for step in range(line["back_to"], line["step"] + 1)}
 
@@ -85,7 +86,7 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
         first_alone(partial(_write_down, Path(config.output_dir), line))
 
 
-def read_spikes(run: Path) -> list[dict]:
+def read_spikes(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's spikes.jsonl: step, back_to (the steps between are left out, too), reason and pairs."""
     path = run / FILE
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
@@ -97,7 +98,7 @@ def forget_spikes(run: Path) -> None:
         (run / FILE).unlink(missing_ok=True)
 
 
-def _write_down(run: Path, line: dict) -> None:
+def _write_down(run: Path, line: dict[str, Any]) -> None:
     before = [step for step in map(step_of, checkpoints(run)) if step <= line["step"]]  # a later one was damaged
     back_to, lines = max(before, default=0), read_spikes(run)
     if sum(earlier["back_to"] == back_to for earlier in lines) >= MOST:

@@ -13,7 +13,10 @@ from palate.training.loop import Run, train_in_this_process
 
 
 def train(
-    config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any
+    config: str | Path | dict[str, Any] | TrainConfig,
+    command: str | None = None,
+    dry_run: bool = False,
+    **overrides: Any,
 ) -> Run:
     """Train, or resume training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
 

@@ -19,6 +19,8 @@ from palate.data.known import save_known
 from palate.data.schema import content_id
 from palate.data.store import Settings, default_store, open_store, plan_rows, progress
 from palate.errors import PalateError
+from palate.foreign import printable
+from palate.web.connections import BACKLOG, BoundedProtocol, most_connections
 from palate.web.pictures import Pictures
 from palate.web.plan import dataset_key, prepare_known, prepare_plan
 from palate.web.server import Labelling, make_app
@@ -90,8 +92,16 @@ def label(
     _tell(engine, settings, counts, links, days)
     if browse and not raters:
         threading.Timer(1.0, webbrowser.open, [links.raters[people[0]]]).start()
+    BoundedProtocol.most = most_connections()
     config = uvicorn.Config(
-        app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=5
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
     )
     with suppress(KeyboardInterrupt):  # uvicorn ends in order and then raises it again
         uvicorn.Server(config).run(sockets=[listening])
@@ -206,7 +216,7 @@ def _tell(engine: sa.Engine, settings: Settings, counts: dict[str, int], links: 
         )
     print(f"label: votes in {name_of(engine)}")
     for name, link in links.raters.items():
-        print(f"  {name:<12}{link}")
+        print(printable(f"  {name:<12}{link}"))
     print(f"  {'overview':<12}{links.owner}")
     print(f"Links are personal, and work for {days:g} days. Ctrl-C stops; every vote is already stored.", flush=True)
 

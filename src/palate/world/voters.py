@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from palate.arrays import Bools, Floats
 from palate.world.measure import Measurement
 
 
@@ -30,11 +31,12 @@ class Voter:
     temperature: float
     noise: float = 0.0
 
-    def utility(self, shown: Measurement) -> np.ndarray:
+    def utility(self, shown: Measurement) -> Floats:
         """Utility of each picture [N]."""
-        return self.fidelity * shown.fidelity + self.centring * shown.centring + self.brightness * shown.brightness
+        kept: Floats = self.fidelity * shown.fidelity + self.centring * shown.centring
+        return kept + self.brightness * shown.brightness
 
-    def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[Bools, Floats]:
         """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells
         it)."""
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
@@ -61,6 +63,6 @@ VOTERS = {
 }
 
 
-def true_utility(shown: Measurement) -> np.ndarray:
+def true_utility(shown: Measurement) -> Floats:
     """The world's truth: the majority's utility of each picture [N]."""
     return VOTERS["majority"].utility(shown)

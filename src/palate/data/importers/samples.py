@@ -52,7 +52,7 @@ def _build(opened: list[Samples], where: str, done: float, record: tuple[int, in
     pair |= dict(zip(("generator_0", "generator_1"), made[::-1] if swapped else made, strict=True))
     if len(opened) > 2:
         pair["group_id"] = content_id("contest", *(str(one.folder) for one in opened), prompt, str(i))
-    yield Row(where, done, pair, [])
+    yield Row(where, done, pair, [], same_allowed=True)
 
 
 def _generator(settings: dict[str, Any], picture: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from parity.powered_mean import classical_mean, powered_mean
 from scipy import stats
 
 from palate.errors import PalateError
-from palate.evaluation.powered import classical_mean, powered_mean
 
 
 def votes(rng, n, n_unlabelled, sharpness=2.0, lean=0.3):
