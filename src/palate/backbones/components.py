@@ -102,7 +102,7 @@ def load_tokenizer(kind: type[Any], folder: Path, name: str) -> Any:
     return tokenizer
 
 
-def _require_fit(tokenizer, folder: Path, name: str) -> None:
+def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
     """Raises PalateError for a tokenizer that its encoder cannot read: of more tokens, or of longer prompts where an
     encoder numbers the places."""
     encoder = name.replace("tokenizer", "text_encoder")
@@ -172,7 +172,7 @@ def make_scheduler(folder: Path, sampler: str, samplers: Mapping[str, type[Any]]
         return built_scheduler(kind, {**settings, **component_config(folder, "scheduler")}, folder)
 
 
-def built_scheduler(kind: type, config: dict, folder: Path, **options):
+def built_scheduler(kind: type[Any], config: dict[str, Any], folder: Path, **options: Any) -> Any:
     """A scheduler of this class with a folder's settings. Raises PalateError where none can be built of them."""
     try:
         return kind.from_config(config, **options)

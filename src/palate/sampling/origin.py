@@ -1,7 +1,6 @@
 """Where samples come from, as samples.json keeps it: the command, the model's place, weights and base, what it learned
 from."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.foreign import without_passwords
 from palate.run.load import read_yaml
@@ -102,7 +102,10 @@ def _base_of(model: Path) -> Base | None:
     if run := run_beside(model):
         return _base(run)
     path = model / "samples.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("origin", {}).get("base") if path.is_file() else None
+    if not path.is_file():
+        return None
+    origin = open_samples(model).origin
+    return origin.get("base") if isinstance(origin.get("base"), dict) else None
 
 
 def _base(run: Path) -> Base | None:

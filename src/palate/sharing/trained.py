@@ -1,6 +1,5 @@
 """What a finished run holds that can be shared: adapters or a whole denoiser, and the pipeline that it belongs to."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
+from palate.backbones.components import component_config
 from palate.errors import PalateError, first_line
 from palate.network.model import load_trained, meta_network
 from palate.network.saved import ADAPTER, read_adapters, require_alpha, require_modules
@@ -50,7 +50,7 @@ class Trained:
 
     @cached_property
     def denoiser_config(self) -> dict:
-        return json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
+        return component_config(self.base, self.denoiser)
 
 
 def open_trained(run: str | Path) -> Trained:

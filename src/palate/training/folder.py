@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from palate.errors import PalateError
-from palate.files import remove_unfinished, write_text
+from palate.files import read_object, remove_unfinished, write_text
 from palate.foreign import without_passwords
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
@@ -15,6 +15,7 @@ from palate.run.environment import describe_environment
 from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
+_ROWS = "It says which rows the run trains on; choose another output_dir, or delete that folder."
 SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
 
 
@@ -61,10 +62,10 @@ def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
     begun = (run / "metrics.jsonl").exists() or (run / "reference-samples.safetensors").exists()
     finished = bool(done) and step_of(done[-1]) >= config.max_train_steps
     told = {"rows": len(rows), "name": rows.fingerprint()}
-    if begun and path.exists() and not finished and (before := json.loads(path.read_text())) != told:
+    if begun and path.exists() and not finished and (before := read_object(path, _ROWS)) != told:
         raise PalateError(
-            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before['rows']:,} rows then,"
-            f" {len(rows):,} now), so it cannot go on as the same run. Choose another output_dir, with start_from to go"
+            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before.get('rows')} rows then,"
+            f" {len(rows)} now), so it cannot go on as the same run. Choose another output_dir, with start_from to go"
             " on from a finished one."
         )
     if not (begun and finished):

@@ -2,7 +2,7 @@
 
 from palate.backbones import Backbone
 from palate.network.model import meta_network
-from palate.run.config import TrainConfig
+from palate.run.config import LoraOptions, TrainConfig
 
 HIGHEST_RATE = 1e-2  # of what anybody has published for these models, adapters included, 1e-3 is high
 
@@ -24,12 +24,12 @@ def unusual(config: TrainConfig, backbone: Backbone) -> list[str]:
         told[f"ema_decay {config.ema_decay:g} over {steps} steps: {share:.0%} of the average are the weights at the"
              " start"] = share > 0.5  # fmt: skip
     found = [sentence for sentence, so in told.items() if so]
-    return found + (_ranks(config, backbone) if config.lora else [])
+    return found + (_ranks(config.lora, backbone) if config.lora else [])
 
 
-def _ranks(config: TrainConfig, backbone: Backbone) -> list[str]:
+def _ranks(lora: LoraOptions, backbone: Backbone) -> list[str]:
     """Adapters of a higher rank than the weight that they change: more parameters, and nothing more to say."""
-    rank, targets = config.lora.rank, config.lora.target_modules
+    rank, targets = lora.rank, lora.target_modules
     narrow: dict[int, str] = {}
     for name, module in meta_network(backbone).named_modules():
         weight = getattr(module, "weight", None)
