@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palate.errors import PalateError
+import numpy as np
+
+from palate.errors import PalateError, first_line
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
@@ -44,6 +46,8 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         if temporary.is_dir() and path.exists():
             shutil.rmtree(path)
+        elif path.is_dir():
+            raise PalateError(f"{path}: is a folder, where a file is to be written. Move it away, then run again.")
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
@@ -90,6 +94,20 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
     now."""
     for temporary in folder.glob(f".{name}.*.tmp"):
         _remove(temporary)
+
+
+def read_object(path: Path, remedy: str, largest: int = 1 << 30) -> dict[str, Any]:
+    """A JSON file that holds one mapping. Raises PalateError, one line that ends in `remedy`, for everything else."""
+    try:
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path.stat().st_size:,} bytes, which no such file has")
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(told, dict):
+            raise ValueError(f"a {type(told).__name__}, not a mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise PalateError(f"{path}: missing or not readable ({(reason or 'damaged')[:120]}). {remedy}") from error
+    return told
 
 
 def write_checksums(folder: Path) -> None:
@@ -163,7 +181,6 @@ def _remove(path: Path) -> None:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
-    import numpy as np  # not at the top: the command line's help is shown without it
 
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

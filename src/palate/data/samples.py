@@ -82,7 +82,7 @@ class Samples:
     @property
     def missing(self) -> list[int]:
         """Positions of the missing pictures."""
-        return [i for i, path in enumerate(self.paths) if not path.exists()]
+        return [i for i, path in enumerate(self.paths) if not path.is_file()]
 
     def _require_all(self) -> None:
         if missing := len(self.missing):
@@ -104,10 +104,31 @@ def open_samples(folder: str | Path) -> Samples:
         stored = json.loads(path.read_text(encoding="utf-8"))
         settings, prompts = dict(stored["settings"]), [str(prompt) for prompt in stored["prompts"]]
         suite, origin = str(stored.get("suite", "")), dict(stored.get("origin", {}))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _require_kinds(settings, origin)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PalateError(f"{path}: not the description of samples. Sample again into another folder.") from error
     settings = {**asdict(Sampling(steps=25, guidance=7.5)), **settings}  # those of older versions lack keys
     return Samples(Path(folder), prompts, settings, suite, origin)
+
+
+def _require_kinds(settings: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Raises ValueError for a setting, or a part of the origin, of another kind than those of its name are."""
+    learned = origin.get("learned") or {"trained_on": []}
+    texts = [*learned["trained_on"], *learned.get("lost", [])]
+    texts += [part for name in ("places", "weights") for part in (origin.get(name) or {}).values() if part is not None]
+    base = origin.get("base")
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong or not isinstance(base, dict | None) or (base and not {"model", "revision", "place"} <= set(base)):
+        raise ValueError("its origin is damaged")
+    kinds: dict[str, type | tuple[type, ...]] = {"prompts": str, "sampler": str, "mixed_precision": str}
+    kinds |= dict.fromkeys(("steps", "repetitions", "seed"), int)
+    kinds |= dict.fromkeys(("guidance", "negative_mix", "classifier_scale"), (int, float))
+    for name, kind in kinds.items():
+        value = settings.get(name)
+        if name in settings and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {str(value)[:40]}")
+    if "prompts" not in settings or min(settings.get("steps", 1), settings.get("repetitions", 1)) < 1:
+        raise ValueError("prompts, steps or repetitions are missing or 0")
 
 
 def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

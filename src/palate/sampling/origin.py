@@ -1,13 +1,13 @@
 """The origin of samples, as samples.json stores it: the command, the model's path, weights and base, and what it
 learned from."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.command import command_line
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
@@ -98,7 +98,10 @@ def _base_of(model: Path) -> Base | None:
     if run := run_beside(model):
         return _base(run)
     path = model / "samples.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("origin", {}).get("base") if path.is_file() else None
+    if not path.is_file():
+        return None
+    origin = open_samples(model).origin
+    return origin.get("base") if isinstance(origin.get("base"), dict) else None
 
 
 def _base(run: Path) -> Base | None:

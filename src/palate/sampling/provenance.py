@@ -12,6 +12,7 @@ from palate.backbones import WORLD
 from palate.backbones.folders import TRAINED_ON
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
+from palate.files import read_object
 from palate.judges.base import SELF
 from palate.judges.load import BUILT_IN
 from palate.judges.rewards import STATISTICS
@@ -129,7 +130,7 @@ def _of_pipeline(name: str, revision: str | None) -> Learned:
         return Learned()
     try:
         return learned_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Learned(lost=(f"{name}'s {TRAINED_ON}, which is damaged",))
 
 
@@ -171,6 +172,8 @@ def _is_scorer(name: str) -> bool:
 def _told(run: Path) -> set[str]:
     """The judge that labels.json names."""
     path = run / "labels.json"
-    judge = json.loads(path.read_text(encoding="utf-8")).get("judge") if path.is_file() else None
+    judge = (
+        read_object(path, "The run's `palate train` command writes it again.").get("judge") if path.is_file() else None
+    )
     told = judge.get("name") if isinstance(judge, dict) else None
-    return {told} if isinstance(told, str) else set(told or [])
+    return {told} if isinstance(told, str) else {str(name) for name in told} if isinstance(told, list) else set()

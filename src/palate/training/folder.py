@@ -5,7 +5,7 @@ from pathlib import Path
 
 from palate.command import command_line
 from palate.errors import PalateError
-from palate.files import remove_unfinished, write_text
+from palate.files import read_object, remove_unfinished, write_text
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
@@ -13,6 +13,7 @@ from palate.run.environment import describe_environment
 from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
+_ROWS = "It says which rows the run trains on; choose another output_dir, or delete that folder."
 SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
 
 
@@ -59,9 +60,9 @@ def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
     begun = (run / "metrics.jsonl").exists() or (run / "reference-samples.safetensors").exists()
     finished = bool(done) and step_of(done[-1]) >= config.max_train_steps
     told = {"rows": len(rows), "name": rows.fingerprint()}
-    if begun and path.exists() and not finished and (before := json.loads(path.read_text())) != told:
+    if begun and path.exists() and not finished and (before := read_object(path, _ROWS)) != told:
         raise PalateError(
-            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before['rows']:,} rows then,"
+            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before.get('rows')} rows then,"
             f" {len(rows):,} now), so it cannot resume. Choose another output_dir, with start_from to"
             " continue a finished run."
         )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from palate.distributed import first_alone
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.files import write_text
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
@@ -89,7 +89,18 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
 def read_spikes(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's spikes.jsonl: step, back_to (the steps between are left out, too), reason and pairs."""
     path = run / FILE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line["step"], int) and isinstance(line["back_to"], int) for line in lines):
+            raise ValueError("a step that is no number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PalateError(
+            f"{path}: damaged ({first_line(error)}). It says which steps are left out; choose another output_dir, or"
+            " delete that folder."
+        ) from error
+    return lines
 
 
 def forget_spikes(run: Path) -> None:
