@@ -157,7 +157,7 @@ def test_the_base_of_a_run_is_sampled_at_the_revision_that_the_run_started_from(
     save_config(replace(load_config(run / "config.yaml"), revision="1f2e3d"), run / "config.yaml")
     monkeypatch.setattr(
         "palate.sampling.samples.load_backbone",
-        lambda name, revision=None: asked.append(revision) or load_backbone(name),
+        lambda name_or_path, revision=None, **more: asked.append(revision) or load_backbone(name_or_path, **more),
     )
     (tmp_path / "prompts.txt").write_text(PROMPTS[0])
     sample_command.main([str(run), "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--base"])

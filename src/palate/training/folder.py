@@ -34,7 +34,9 @@ def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
     """Tell what a changed max_train_steps means: the run has the new length from here on, but it differs from a run
     that had this length from the start where its earlier steps depended on the length."""
     done = [step_of(path) for path in checkpoints(run)[-1:]]
-    before = load_config(run / "config.yaml").max_train_steps if done else config.max_train_steps
+    if not done or not (run / "config.yaml").is_file():
+        return
+    before = load_config(run / "config.yaml").max_train_steps
     if before == config.max_train_steps:
         return
     if config.max_train_steps < done[0]:
