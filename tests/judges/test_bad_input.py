@@ -118,7 +118,7 @@ def votes_of(dataset, annotator: str) -> int:
 
 @pytest.mark.parametrize(
     ("judge", "told", "answers"),
-    [("notanumber", "a value that is not a finite number for pair p008", 8), ("silent", "None for 4 pairs", 0),
+    [("notanumber", "NaN or an infinite value for pair p008", 8), ("silent", "None for 4 pairs", 0),
      ("alike", "all 24 pairs the same probability (0.5)", 0), ("picky", "TypeError", None), ("missing", "AttributeError", None)],
 )  # fmt: skip
 def test_a_judge_that_says_nothing_of_use_is_one_line(judge, told, answers, annotate, dataset):

@@ -131,7 +131,7 @@ def test_a_key_that_no_header_can_carry_is_one_line_at_once(key, monkeypatch):
     ],
 )
 def test_an_address_that_is_none_is_one_line(address):
-    assert "is no address" in refusal(lambda: VisionLanguageJudge(address, model="m"))
+    assert "is not an address" in refusal(lambda: VisionLanguageJudge(address, model="m"))
 
 
 def test_the_key_itself_in_place_of_its_name_is_not_repeated():

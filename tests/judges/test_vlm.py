@@ -149,7 +149,7 @@ def test_what_would_fail_for_every_pair_ends_the_run_in_one_line(bright, mute, d
     assert "no list of models" in refusal(lambda: judge(closed))
     line = refusal(lambda: annotate(dataset, "vlm", settings={"server": f"http://127.0.0.1:{closed}/v1", "model": "x", "attempts": 1}))  # fmt: skip
     assert "answers no more" in line and "ConnectError" in line
-    assert "is no address" in refusal(lambda: load_judge("vlm", server="localhost:8000", model="x"))
+    assert "is not an address" in refusal(lambda: load_judge("vlm", server="localhost:8000", model="x"))
 
 
 def test_a_refused_key_stops_the_questions_that_wait(bright, monkeypatch):

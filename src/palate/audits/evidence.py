@@ -105,7 +105,7 @@ def read_evidence(
     group = np.unique(prompts, return_inverse=True)[1]
     if len(ids) > 1 and group.max() == 0:
         group = np.arange(len(ids))
-        notes.append("All pairs have one prompt: intervals speak of pairs of this prompt, not of other prompts.")
+        notes.append("All pairs have one prompt: intervals cover other pairs of this prompt, not other prompts.")
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
     columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]

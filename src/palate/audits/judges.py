@@ -117,7 +117,7 @@ def _as_it_is(evidence: Evidence, name: str, labels: Labels) -> Judge:
     judge = Judge(**_measured(evidence, name, "none", labels), first=first, flips=flips)
     voted = labels.judge[~np.isnan(labels.judge)]
     if np.ptp(voted) == 0 and len(voted) > 1:
-        judge.notes.append(f"It always says {voted[0]:g}: it tells no pair from another.")
+        judge.notes.append(f"It always says {voted[0]:g}: it cannot tell pairs apart.")
     return judge
 
 

@@ -173,8 +173,8 @@ def vote_rate(
     pi = np.ones(len(y)) if propensity is None else np.asarray(propensity, dtype=np.float64)
     if not len(y) == len(g) == len(pi) == len(prompt_ids):
         raise PalateError(
-            f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be as"
-            " many."
+            f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be"
+            " equally many."
         )
     voted = ~np.isnan(y)
     if not voted.any():

@@ -96,8 +96,8 @@ def warnings(lost: dict[str, tuple[str, ...]], older: tuple[str, ...]) -> list[s
     out = []
     if older:
         out.append(
-            f"The pictures of {_and(older)} are of older weights: training went on since, and these numbers are not of"
-            " the model as it is. Delete those samples, and sample again."
+            f"The pictures of {_and(older)} are of older weights: training continued since, so these numbers do"
+            " not describe the current model. Delete those samples, and sample again."
         )
     for name, what in lost.items():
         out.append(

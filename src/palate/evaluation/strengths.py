@@ -13,7 +13,7 @@ from palate.evaluation.seeds import outcomes_of, seeds_variance, seeds_win
 from palate.evaluation.winrate import CELLS, Ids, WinRate, tail_beyond, win_rate
 
 _STEPS, _LONGEST = 100, 2.0  # Newton's method: most steps, and the longest step in log-odds
-_LEAST = 1e-4  # of a prompt: less of a win cannot be told from none, and its log-odds have no end
+_LEAST = 1e-4  # of a prompt: smaller random wins are raised to this, to keep log-odds finite
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def strengths(
     """
     tables = [np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores]  # [S, N] each
     if len(names) < 2 or len({one.shape[1] for one in tables}) != 1 or len(names) != len(tables):
-        raise PalateError("strengths need two or more models with as many scores each.")
+        raise PalateError("strengths need two or more models with equally many scores each.")
     _, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
     prompts = int(index.max()) + 1
     won = [np.zeros((len(one), prompts, len(names))) for one in tables]  # by seed, prompt and opponent

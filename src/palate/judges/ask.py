@@ -86,7 +86,7 @@ def _array(name: str, said: Any, pairs: list[Pair]) -> np.ndarray:
     try:
         values = np.asarray(said, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise _useless(name, f"something that is no table of numbers for {len(pairs)} pairs") from error
+        raise _useless(name, f"something other than a table of numbers for {len(pairs)} pairs") from error
     if values.shape not in ((len(pairs),), (len(pairs), 2)):
         raise _useless(name, f"an array of shape {values.shape} for {len(pairs)} pairs")
     _check(name, pairs, values)
@@ -96,7 +96,7 @@ def _array(name: str, said: Any, pairs: list[Pair]) -> np.ndarray:
 def _check(name: str, pairs: list[Pair], values: np.ndarray) -> None:
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(pairs), -1)).all(axis=1))
     if len(wrong):
-        raise _useless(name, f"a value that is not a finite number for pair {pairs[wrong[0]].pair_id}")
+        raise _useless(name, f"NaN or an infinite value for pair {pairs[wrong[0]].pair_id}")
 
 
 def _check_probability(name: str, pairs: list[Pair], values: np.ndarray) -> None:

@@ -197,4 +197,4 @@ def _require_address(address: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise PalateError(f"server: {address!r} is no address. Give one such as http://127.0.0.1:8000/v1.")
+        raise PalateError(f"server: {address!r} is not an address. Give one such as http://127.0.0.1:8000/v1.")

@@ -94,7 +94,7 @@ def embedded(name: str, judge: Any, images: list[Image.Image]) -> np.ndarray:
     if not usable:
         raise PalateError(
             f"judge {name!r}: embed gave an array {vectors.shape} for {len(images)} pictures, or numbers beyond 65,504."
-            " It must give one vector of finite numbers for each; --embeddings none does without."
+            " It must give one vector of finite numbers for each, or use --embeddings none."
         )
     return vectors
 

@@ -84,7 +84,7 @@ def make_judge(name: str, make: Callable[..., Judge], settings: dict[str, Any]) 
         known = {n: p for n, p in inspect.signature(make).parameters.items() if n not in bound}
     except (TypeError, ValueError) as error:  # not callable, or without a signature
         raise PalateError(
-            f"judge {name!r}: {make!r} is no class that palate can call. Point the entry point at one."
+            f"judge {name!r}: {make!r} is not a class that palate can call. Point the entry point at one."
         ) from error
     unknown = [] if any(p.kind is p.VAR_KEYWORD for p in known.values()) else [s for s in settings if s not in known]
     if unknown:

@@ -190,7 +190,7 @@ def _require(max_tokens: int, temperature: float | None, stop: str | None, timeo
     if temperature is not None and not 0 <= temperature <= 2:
         raise PalateError(f"sampling_temperature: {temperature:g} is outside [0, 2].")
     if stop is not None and (not isinstance(stop, str) or not stop):
-        raise PalateError(f"stop: {stop!r} is no text. Give what ends a reply, as in --set 'stop=\"\\n\"'.")
+        raise PalateError(f"stop: {stop!r} is not text. Give what ends a reply, as in --set 'stop=\"\\n\"'.")
     if not 0 < timeout < float("inf"):
         raise PalateError(f"timeout: {timeout:g}, but it must be a positive number of seconds.")
 

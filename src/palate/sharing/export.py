@@ -92,7 +92,7 @@ def _place(run: Path, format: str, to: str | Path | None) -> Path:
     if path.is_dir() and format in FILES:
         raise PalateError(f"{path}: is a folder. Give the name of a file.")
     if not own and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise PalateError(f"{path}: is there already, and is left alone. Choose another place, or delete it.")
+        raise PalateError(f"{path}: exists already, and is left alone. Choose another place, or delete it.")
     return path
 
 

@@ -291,7 +291,7 @@ def audit(
 
     data = opened(dataset)
     if config and Path(config).exists():
-        raise PalateError(f"--config {config}: is there already, and maybe edited. Give the name of a new file.")
+        raise PalateError(f"--config {config}: exists already, and may have been edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
         data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed
