@@ -288,7 +288,7 @@ def alive(pid: int) -> bool:
     "changes, reason",
     [
         (dict(processes=6), "processes: 6 share each batch, and train_batch_size is 5"),
-        (dict(FSDP2, safeguard=0.5, safeguard_mode="exact"), "parallel: fsdp2 lets go of weights"),
+        (dict(FSDP2, safeguard=0.5, safeguard_mode="exact"), "parallel: fsdp2 frees weights"),
         (dict(FSDP2, mixed_precision="fp16"), "no loss scaling"),
     ],
 )

@@ -214,7 +214,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them "
          "together; give every process at least one row."),
         (c.parallel == "fsdp2" and c.safeguard_mode == "exact",
-         "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through "
+         "parallel: fsdp2 frees weights after a backward pass, and safeguard_mode: exact takes two through "
          "one graph. Use parallel: ddp, or safeguard_mode: pair."),
         (c.parallel == "fsdp2" and c.mixed_precision == "fp16",
          "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),

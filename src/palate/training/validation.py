@@ -96,7 +96,7 @@ def large_logit_warning(largest: float, told: bool, tell: Callable[[str], None],
     if told or largest < LARGE_LOGIT:
         return told
     tell(
-        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] go on"
+        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] keep"
         " pulling there: watch held-out votes (held_out_votes, early_stop), train for fewer steps, lower power, or use"
         " link: ipo."
     )
