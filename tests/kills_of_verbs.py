@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ from kills import contents
 import palate
 from palate.audits.findings import audit
 from palate.audits.page import write_page
+from palate.command import said_as
 from palate.data import importing
 from palate.data.dataset import open_dataset
 from palate.data.images import encode_image
@@ -59,6 +61,7 @@ def prepare(pipeline: Path, given: Path) -> None:
 
 def copied(part: Path, folder: Path) -> Path:
     if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
         half = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
         shutil.copytree(part, half)
         half.rename(folder)
@@ -86,13 +89,16 @@ def scores_samples(given: Path, dataset: Path, folder: Path) -> None:
 
 def reports(given: Path, dataset: Path, folder: Path) -> None:
     """Compares, scores what is missing for that, and writes the page and the card."""
-    palate.score([copied(given / "run", folder)], ["brightness"])
-    palate.report([folder], scorer="brightness", card=True, command="palate report")
+    run = copied(given / "run", folder / "run")  # pages call a run by the name of its folder
+    palate.score([run], ["brightness"])
+    with said_as("palate report"):
+        palate.report([run], scorer="brightness", card=True)
 
 
 def audits(given: Path, dataset: Path, folder: Path) -> None:
     there = open_dataset(copied(given / "prefs", folder))
-    write_page(audit(there), there, folder / "audit.html", "palate audit")
+    with said_as("palate audit"):
+        write_page(audit(there), there, folder / "audit.html")
 
 
 def exports(given: Path, dataset: Path, folder: Path) -> None:
@@ -126,7 +132,7 @@ def of_scores(folder: Path) -> dict[str, bytes]:
 
 def of_page(folder: Path) -> dict[str, bytes]:
     """Scores, the page and the card, which name the folder."""
-    return of_scores(folder) | _texts(folder, "report.html", "model/README.md")
+    return of_scores(folder) | _texts(folder / "run", "report.html", "model/README.md")
 
 
 def of_audit(folder: Path) -> dict[str, bytes]:
@@ -134,7 +140,10 @@ def of_audit(folder: Path) -> dict[str, bytes]:
 
 
 def _texts(folder: Path, *names: str) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes().replace(str(folder).encode(), b"FOLDER") for name in names}
+    """Texts without the folder's place, the time, and the mark by which a card knows that nobody edited it."""
+    own = r"written by palate report \w+|\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    texts = {name: (folder / name).read_text().replace(str(folder), "FOLDER") for name in names}
+    return {name: re.sub(own, "", text).encode() for name, text in texts.items()}
 
 
 def of_exports(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The votes of judges as a run takes them: one judge or several, as they are or corrected, and what they are worth."""
+"""The votes of judges as a run uses them: one judge or several, raw or corrected, and how good they are."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,7 +21,8 @@ from palate.run.config import TrainConfig
 
 
 def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats | None:
-    """Each judge's probability that image 0 is preferred [N, J]; None where the judge is none, or the model itself."""
+    """Each judge's probability that image 0 is preferred [N, J]; None without a judge, or where it is the model
+    itself."""
     if not config.judge or config.judge == SELF:
         return None
     ids, hard = pairs["pair_id"], config.hard_votes
@@ -31,7 +32,7 @@ def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats
 def corrected(
     dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
 ) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and in words on which covariates."""
+    """The correction of the judges [N, J], and its covariates in words."""
     ids = pairs["pair_id"].to_pylist()
     names: tuple[str, ...] = ()
     names_of_judges = judges_of(config)
@@ -69,7 +70,7 @@ def corrected(
 
 
 def _as_it_voted(correction: Correction, labels: Labels) -> Correction:
-    """With the judge's agreement before the correction as it voted, whatever the fit made of its scores."""
+    """The correction with its agreement "before" taken from the judge's raw votes, not from the fit to its scores."""
     both = labels.labelled & ~np.isnan(labels.judge)
     return replace(correction, before=agreement(labels.judge[both], labels.human[both]))
 
@@ -87,7 +88,7 @@ def judge_account(human: Floats, judge: Floats) -> dict[str, float]:
 
 
 def tell_judges(account: dict[str, Any]) -> None:
-    """Print what the account of a run's labels says of its judges, as they are and corrected."""
+    """Print how well a run's judges agree with people, raw and corrected, from the account of its labels."""
     several = account.get("judges", [])
     for told in several:
         _tell_judge(f"{told['name']} agrees", told)

@@ -1,4 +1,4 @@
-"""Every loss that a run can minimise, as a function of what the networks did on the images of a step.
+"""Every loss that a run can minimise, as a function of the networks' outputs on the images of a step.
 
 A step has B rows of K images: pairs (K = 2), single images (K = 1) or ranked lists. Losses are per row, [B]; the caller
 weighs and averages them. Adding a loss is adding a function here: nothing in the loop knows their names.
@@ -21,7 +21,7 @@ HUBER_WIDTH = 1e-3  # Self-NPO's c (arXiv 2505.11777, released code)
 
 @dataclass(frozen=True)
 class Measured:
-    """What policy and reference did on K images of each of B rows."""
+    """The outputs of policy and reference on K images of each of B rows."""
 
     error: Tensor  # [K, B] the policy's denoising errors, the other image's gradient damped where a safeguard acts
     ref_error: Tensor  # [K, B] the reference's, zero where there is none
@@ -104,7 +104,7 @@ def self_npo(m: Measured) -> Tensor:
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """What a loss of this kind asks for, and the step therefore brings."""
+    """The quantities that some losses need, and that the step therefore computes."""
     assert tensor is not None
     return tensor
 

@@ -1,6 +1,5 @@
 """The model card: the report's content for the hub, as RUN/model/README.md."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -16,14 +15,14 @@ from palate.errors import PalateError
 from palate.evaluation.contest import Contest, VoteRate
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
-from palate.files import short_hash, write_text
+from palate.files import read_object, short_hash, write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
 from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
 from palate.reports.page import contest_rates, rate_places, rate_text
 from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
-from palate.reports.training import command_of, folder_of, training_of, versions_of
+from palate.reports.training import AGAIN, command_of, folder_of, training_of, versions_of
 from palate.reports.words import and_, contest_words, shortened, summary
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
@@ -44,7 +43,7 @@ def card_path(run: Path) -> Path:
             f"{run}: has no model yet, so no card for it. Finish the training: its `palate train` command resumes it."
         )
     path = folder / "README.md"
-    if path.is_file() and not _untouched(path.read_text(encoding="utf-8")):
+    if path.is_file() and not _untouched(path.read_text(encoding="utf-8", errors="replace")):
         raise PalateError(
             f"{path}: was written or edited by hand, and is left alone. Move it away, or leave out --card."
         )
@@ -190,7 +189,7 @@ def _kind(config: TrainConfig, run: Path) -> str:
 def _component(run: Path) -> tuple[str, str]:
     """Folder and class of the denoiser in the model folder; those of a UNet if there are only adapters."""
     for config in sorted((run / "model").glob("*/config.json")):
-        return config.parent.name, json.loads(config.read_text(encoding="utf-8")).get("_class_name", "ModelMixin")
+        return config.parent.name, str(read_object(config, AGAIN).get("_class_name", "ModelMixin"))
     return "unet", "UNet2DConditionModel"
 
 

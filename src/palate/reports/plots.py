@@ -75,7 +75,7 @@ def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
         return text.getvalue()
 
 
-def _draw(axes: Axes, position: int, curve: Curve) -> None:
+def _draw(axes: "Axes", position: int, curve: Curve) -> None:
     steps, values = _binned(np.asarray(curve, dtype=np.float64))
     style: dict[str, Any] = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
     dashes = _DASHES[position // len(COLOURS) % len(_DASHES)]

@@ -1,11 +1,10 @@
 """What a run was trained on and how, from its own files."""
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from palate.errors import PalateError
+from palate.files import read_object
 from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
@@ -24,6 +23,7 @@ CURVES = (
     "validation/cross_entropy",
 )
 OTHERS = "other keys"
+AGAIN = "The run's `palate train` command writes it again; nothing is trained anew."
 _PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -35,12 +35,7 @@ def is_run(path: Path) -> bool:
 def account_of(run: Path) -> dict[str, Any]:
     """The run's account of its labels (labels.json); empty if there is none. PalateError when it is damaged."""
     path = run / "labels.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise PalateError(
-            f"{path}: not JSON ({error}). The run's `palate train` command writes it again; nothing is trained again."
-        ) from error
+    return read_object(path, AGAIN) if path.is_file() else {}
 
 
 def training_of(run: Path) -> dict[str, str]:
@@ -101,21 +96,13 @@ def folder_of(run: Path) -> str:
 
 def _environment(run: Path) -> dict[str, Any]:
     path = run / "environment.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if not isinstance(told, dict):
-            raise ValueError("not a mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PalateError(
-            f"{path}: damaged ({error}). The run's `palate train` command writes it again; nothing is trained again."
-        ) from error
-    return told
+    return read_object(path, AGAIN) if path.is_file() else {}
 
 
 def command_of(run: Path) -> str:
     """The command that trained the run; "" if not stored."""
     path = run / "command.txt"
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
 def _target(config: TrainConfig, account: dict[str, Any]) -> str:

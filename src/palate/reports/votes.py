@@ -54,7 +54,7 @@ def _stored(models: list[Path]) -> dict[Path, str | None]:
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
                 found.setdefault(Path(told["dataset"]), told.get("judge"))
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise PalateError(
                     f"{path}: not what `palate compare --votes` writes. Delete it, or name the dataset: --votes"
                     " DATASET."

@@ -1,4 +1,4 @@
-"""The configuration of a training run: every key, with everything that is to be known of it (keys.py says what).
+"""The configuration of a training run: every key with all facts about it (keys.py lists which).
 
 YAML files, dicts and options fill the same fields; values.py checks their types and bounds. The keys compose: source x
 target x losses and link x weights and margins x safeguard. What cannot work together is refused in contradictions.py,
@@ -47,7 +47,7 @@ class LoraOptions:
 class TrainConfig:
     """Train a text-to-image diffusion model on the votes of a dataset.
 
-    Interrupted? Run the same command again: it goes on from the newest checkpoint and ends where it would have ended.
+    Interrupted? Run the same command again: it resumes from the newest checkpoint and ends where it would have ended.
     """
 
     pretrained_model_name_or_path: str = key(
@@ -65,8 +65,8 @@ class TrainConfig:
     revision: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
     """Revision of a hub model."""
     variant: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
-    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; a part that has one copy alone needs no
-    word. Held in fp32 whatever it is."""
+    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; not needed for a part that has only one
+    copy. Always held in fp32."""
     vae: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
     """Another autoencoder of the same latent space in place of the base model's: a folder, a .safetensors file, or a
     hub name."""
@@ -90,7 +90,7 @@ class TrainConfig:
     target: Literal["human", "mix", "dedpo", "judge"] = key(
         "human", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
-    """human: human votes alone. mix: human votes, the judge's where there are none, as they are. dedpo: the judge's
+    """human: human votes alone. mix: human votes, and the judge's raw votes where there are none. dedpo: the judge's
     votes everywhere, debiased by the human ones. judge: the judge's votes alone."""
     judge: str | tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="reset", error="no", told="judge", first=True
@@ -107,8 +107,8 @@ class TrainConfig:
     covariates: Literal["all", "statistics", "embeddings"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """What correction: covariates looks at beside the judge: picture statistics, embeddings of the pictures (those that
-    judges left in the dataset), or all that is there."""
+    """The covariates of correction: covariates beside the judge: picture statistics, embeddings of the pictures (stored
+    in the dataset by judges), or all that exist."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
@@ -121,9 +121,9 @@ class TrainConfig:
     label_smoothing: float = key(
         0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=0.499, told="weights"
     )
-    """Conservative DPO: this share of the votes is taken to be wrong, and learned as such."""
+    """Conservative DPO: this share of the votes is assumed wrong, and the targets are smoothed by it."""
     flip_rate: float = key(0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=0.499, told="weights")
-    """Robust DPO: votes are known to be wrong at this rate, and corrected for it; targets leave [0, 1]."""
+    """Robust DPO: corrects for votes that are known to be wrong at this rate; targets leave [0, 1]."""
     swap: bool = key(False, VOTES, resume="fixed", folds="reset", error="no", told="target")
     """Diffusion-NPO: train towards the image that was not preferred; the result is a negative model for sampling."""
     human_annotators: tuple[str, ...] | None = key(
@@ -131,7 +131,7 @@ class TrainConfig:
     )
     """Count only these people's votes as human; all of them when absent."""
     human_votes: int | None = key(None, VOTES, resume="fixed", folds="same", error="no", low=1, unit="pairs")
-    """Use the human votes of only this many pairs, chosen at random: how far would fewer labels have come?"""
+    """Use the human votes of only this many pairs, chosen at random, to see how good fewer labels would have been."""
     leave_out_fold: tuple[int, int] | None = key(None, VOTES, resume="fixed", folds="own", error="no", low=0)
     """[k, K]: leave out the k-th of K parts of the pairs with human votes (prompts stay together)."""
     self_judge: Literal["online", "cross-fitted"] = key("online", VOTES, resume="fixed", folds="same", error="no")
@@ -190,7 +190,7 @@ class TrainConfig:
     )
     """Where its margin acts: outside beta as published (numerically near 0), inside, or nowhere."""
     adaptive_sign: Literal["published", "consistent"] = key("published", LOSS, resume="fixed", folds="same", error="no")
-    """Sign of its margin with link: ipo; published adds what the sigmoid form subtracts."""
+    """Sign of its margin with link: ipo; published adds the margin that the sigmoid form subtracts."""
     adaptive_memory: bool = key(False, LOSS, resume="fixed", folds="same", error="no")
     """Average the suspicion of a pair over its draws so far instead of taking each draw alone."""
     madpo: float | None = key(None, LOSS, resume="fixed", folds="reset", error="no", low=1e-6, told="weights")
@@ -204,7 +204,7 @@ class TrainConfig:
     """weight: exp(-u/uncertainty), attenuates. margin: subtracts uncertainty·u from the logit, as published in
     words."""
     reward: str | None = key(None, SAMPLED, resume="fixed", folds="same", error="no", told="judge")
-    """What ranks the steps of source: steps: "world", a picture statistic, or a plug-in."""
+    """The reward that ranks the steps of source: steps: "world", a picture statistic, or a plug-in."""
     candidates: int = key(4, SAMPLED, resume="fixed", folds="same", error="no", low=2)
     """Next steps that are ranked at each step of sampling."""
     reward_gap: float = key(0.3, SAMPLED, resume="fixed", folds="same", error="no", low=0, high=0.999)
@@ -246,7 +246,7 @@ class TrainConfig:
     """Train adapters ({rank: 16} in the file; then --lora.rank and its like are options); full fine-tuning when
     absent."""
     resolution: int | None = key(None, MODEL, resume="fixed", folds="same", error="pairs", low=8, unit="pixels")
-    """Pixels along one side; what the model was made for when absent."""
+    """Pixels along one side; the model's own resolution when absent."""
     gradient_checkpointing: bool = key(
         False, MODEL, resume="fixed", folds="same", error="no", told="nowhere", remedies=(True,)
     )
@@ -283,7 +283,7 @@ class TrainConfig:
     frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
     copy otherwise."""
     reference_draws: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="draws", low=1)
-    """Each pair has only so many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
+    """Each pair has only this many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
     absent."""
     draw_seed: int = key(0, REFERENCE, resume="fixed", folds="same", error="draws", low=0, high=SEEDS)
     """With reference_draws: seed of the draws, in place of the run's, so that runs of all seeds share them."""
@@ -292,7 +292,7 @@ class TrainConfig:
     draws."""
 
     seed: int = key(0, STEPS, resume="fixed", folds="same", error="draws", low=0, high=SEEDS, told="seed", first=True)
-    """Of batches, draws, adapters and cross-fitting."""
+    """The seed of batches, draws, adapters and cross-fitting."""
     train_batch_size: int = key(
         8,
         STEPS,
@@ -340,7 +340,7 @@ class TrainConfig:
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = key(
         "constant_with_warmup", STEPS, resume="fixed", folds="same", error="no", told="learning rate"
     )
-    """How the learning rate goes on after the warm-up."""
+    """How the learning rate changes after the warm-up."""
     lr_warmup_steps: int = key(0, STEPS, resume="fixed", folds="same", error="no", low=0, unit="steps")
     """Optimiser steps in which the learning rate rises from 0."""
     adam_beta1: float = key(0.9, STEPS, resume="fixed", folds="same", error="no", low=0, high=0.999999)
@@ -350,13 +350,13 @@ class TrainConfig:
     adam_weight_decay: float = key(0.01, STEPS, resume="fixed", folds="same", error="no", low=0)
     """AdamW's weight decay."""
     adam_epsilon: float = key(1e-8, STEPS, resume="fixed", folds="same", error="no", low=0)
-    """What AdamW adds to the root of the second moment."""
+    """The number that AdamW adds to the root of the second moment."""
     max_grad_norm: float = key(1.0, STEPS, resume="fixed", folds="same", error="no", low=0)
     """Largest norm of a gradient; a larger one is clipped to it."""
 
     on_spike: Literal["ignore", "stop", "roll-back"] = key("ignore", SPIKES, resume="free", folds="same", error="no")
     """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint
-    and leave out the steps since. A loss or gradient that is not a number always stops, or rolls back."""
+    and leave out the steps since. A loss or gradient that is NaN or infinite always stops, or rolls back."""
     spike_factor: float = key(10.0, SPIKES, resume="free", folds="same", error="no", low=1.001)
     """How many times the median gradient norm of the last steps counts as a spike."""
 
@@ -366,7 +366,7 @@ class TrainConfig:
     parallel: Literal["ddp", "fsdp2"] = key(
         "ddp", PROCESSES, resume="free", folds="same", error="rounding", told="nowhere"
     )
-    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for
+    """The share of each of several processes. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for
     models that do not fit."""
 
     held_out_votes: float = key(0.0, GUARD, resume="fixed", folds="same", error="no", low=0, high=0.9)

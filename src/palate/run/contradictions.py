@@ -18,7 +18,7 @@ from palate.run.config import TrainConfig
 
 
 def check(config: TrainConfig) -> TrainConfig:
-    """The configuration, unchanged. Raises PalateError with the reason for the first thing that cannot work."""
+    """The configuration, unchanged. Raises PalateError with the reason for the first contradiction."""
     _check_losses(config.losses)
     if not all(judges_of(config)):
         raise PalateError(f"judge: {config.judge!r} is no annotator_id; give one, or a list of them.")
@@ -41,11 +41,11 @@ def _check_losses(losses: dict[str, float]) -> None:
 
 
 def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
-    """(whether it is so, the reason why it cannot work and what to do); the first true one is told."""
+    """(whether the rule is broken, the reason and what to do instead); the first broken one is reported."""
     c, losses = config, set(config.losses)
     voted, paired = c.source not in UNVOTED, c.source in PAIRED
     per_image = ", ".join(sorted(PER_IMAGE))
-    # One row per rule: when it holds, and what is told. The formatter would take a line for every word of them.
+    # One row per rule: its condition and its message. The formatter would spread each row over many lines.
     # fmt: off
     return [
         (voted and uses_judge(c) and not c.judge,
@@ -214,7 +214,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them "
          "together; give every process at least one row."),
         (c.parallel == "fsdp2" and c.safeguard_mode == "exact",
-         "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through "
+         "parallel: fsdp2 frees weights after a backward pass, and safeguard_mode: exact takes two through "
          "one graph. Use parallel: ddp, or safeguard_mode: pair."),
         (c.parallel == "fsdp2" and c.mixed_precision == "fp16",
          "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),

@@ -108,7 +108,7 @@ def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> Non
     layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # errors come before anything is written
     network = merged_network(trained) if trained.component and dtype else None
     card = trained.run / "model" / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else plain_card(trained.run)
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else plain_card(trained.run)
     with atomic_path(path) as folder:
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")

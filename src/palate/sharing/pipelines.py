@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin
 
+from palate.backbones.configs import read_json
 from palate.backbones.folders import require_safetensors
 
 KEPT = (".json", ".txt", ".model", ".safetensors", ".jinja")  # no pickled weights, and no preview pictures
@@ -15,7 +16,7 @@ KEPT = (".json", ".txt", ".model", ".safetensors", ".jinja")  # no pickled weigh
 def copy_pipeline(base: Path, folder: Path, leave_out: str) -> None:
     """Copy a pipeline folder's files into another folder, without one component. Raises PalateError for weights that
     are not safetensors."""
-    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
+    index = read_json(base / "model_index.json")
     components = [name for name in index if name != leave_out and (base / name).is_dir()]
     for name in components:
         require_safetensors(base / name)

@@ -1,6 +1,5 @@
 """The shareable model of a finished run: adapters or a whole denoiser, and the pipeline that it belongs to."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
+from palate.backbones.components import component_config
 from palate.errors import PalateError, first_line
 from palate.files import refuse_damaged
 from palate.network.model import load_trained, meta_network
@@ -52,8 +52,7 @@ class Trained:
 
     @cached_property
     def denoiser_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
-        return config
+        return component_config(self.base, self.denoiser)
 
 
 def open_trained(run: str | Path) -> Trained:

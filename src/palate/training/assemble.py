@@ -1,4 +1,4 @@
-"""The parts of a run put together: what a configuration names becomes functions and objects that know nothing of it."""
+"""Build the parts of a run from its configuration: functions and objects that do not read the configuration again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
 
-Kept = Snapshots | MinorityRecord | Validation | Average | Spikes  # what a step changes beside the weights
+Kept = Snapshots | MinorityRecord | Validation | Average | Spikes  # state that a step changes beside the weights
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a loop turns."""
+    """The parts that the training loop uses."""
 
     rows: Rows
     policy: Policy
@@ -55,7 +55,7 @@ class Parts:
 
     @property
     def kept(self) -> list[Kept]:
-        """What a step changes beside the weights, for checkpoints."""
+        """The state that a step changes beside the weights, for checkpoints."""
         return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
 
@@ -69,14 +69,14 @@ def assemble(
     policy: Policy | None = None,
     reference: Reference | None = None,
 ) -> Parts:
-    """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
-    around those given."""
+    """Encode missing pairs, and build the parts around the given policy and reference, or around a new policy whose
+    reference is its starting point."""
     encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     let_go_of_encoders(backbone)
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
     if sharded:
-        backbone.device = "cpu"  # whole there, only in shards on the device
+        backbone.device = "cpu"  # the whole network fits there; the device gets shards
     policy = policy or make_any_policy(backbone, config)
     spread = partial(shard, device=accelerator.device) if sharded else None
     reference = reference or make_reference(policy, needs_reference(config), config, spread)
@@ -110,14 +110,14 @@ def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
 
 
 def make_batches(rows: Rows, config: TrainConfig) -> Batches | None:
-    """Which rows a step takes; a model that samples its own pairs takes them from each round."""
+    """The rows of each step; a model that samples its own pairs takes them from each round."""
     if config.source == "steps":
         return None
     return Batches(rows.labelled, config.train_batch_size, rows.labelled_per_batch, config.seed)
 
 
 def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
-    """The function from a micro-batch's index to its problem that the configuration names."""
+    """The function from a micro-batch's index to its Problem, as the configuration's source says."""
     name = setting.config.source
     if name == "mismatch":
         return against_others(setting)

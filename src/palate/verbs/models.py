@@ -231,18 +231,12 @@ def report(
     """
     from palate.reports.runs import report as write_page
 
-    page = None if out is None else Path(out)
+    page, contest = (None if one is None else Path(one) for one in (out, votes))
     scorers = list(names(scorer)) or None
     return write_page(
-        [Path(run) for run in places(runs)],
-        page,
-        scorers,
-        pictures,
-        votes=None if votes is None else Path(votes),
-        judge=judge,
-        group=group,
-        card=card,
-    )
+        [Path(run) for run in places(runs)], page, scorers, pictures, votes=contest, judge=judge,
+        group=group, card=card,
+    )  # fmt: skip
 
 
 def export(
