@@ -216,7 +216,7 @@ def test_an_id_that_voted_with_other_settings_or_is_a_person_is_refused(dataset,
     plug_in(type("Mute", (), {}))
     assert "no method vote" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
     plug_in(3)
-    assert "no class" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
+    assert "not a class" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
 
 
 def failures_kept(dataset) -> list[str]:
