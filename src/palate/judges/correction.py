@@ -2,7 +2,8 @@
 differ.
 
 A regularised logistic regression of the human vote on the logits of the judges, on differences of picture statistics
-and, where there are some, of picture embeddings. It has no intercept and every feature changes sign when the images are
+and, where there are some, of picture embeddings; with contexts, also on the products of all that has a name with the
+kind of prompt, for a judge that is wrong about some prompts alone. It has no intercept and every feature changes sign when the images are
 swapped, so the probability then mirrors. Probabilities are cross-fitted: that of a labelled pair comes from a model
 that saw neither that pair's human vote nor any of its group.
 """
@@ -15,7 +16,16 @@ from scipy.stats import chi2
 
 from palate.arithmetic import HALF_95
 from palate.errors import PalateError
-from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
+from palate.judges.contexts import Contexts, differences_in_words
+from palate.judges.ridge import (
+    choose_context_ridge,
+    choose_ridge,
+    curvature,
+    deal_folds,
+    fit_ridge,
+    folds_of_all,
+    ridge_shapes,
+)
 
 FEWEST_VOTES = 10
 _CLIP = 0.02  # a judge that says 0 or 1 is taken at 98 %
@@ -55,6 +65,8 @@ class Correction:
     judges: tuple[str, ...]  # which of the weights belong to judges
     directions: int = 0  # of the picture embeddings that were used
     chance: float = 1.0  # probability of weights on these directions as large as found, if people did not care
+    contexts: tuple[str, ...] = ()  # that the judge may be wrong about each in its own way
+    by_context: tuple[str, ...] = ()  # where it clearly is, in words
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
@@ -82,6 +94,9 @@ class Correction:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
             found.append("No bias along directions of the picture embeddings is clear.")
+        found += self.by_context
+        if self.contexts and not self.by_context:
+            found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
         silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
         if silent:
             found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
@@ -99,6 +114,7 @@ def correct_judge(
     names: list[str] | tuple[str, ...],
     judges: list[str] | tuple[str, ...] = (),
     directions: np.ndarray | None = None,
+    contexts: Contexts | None = None,
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | list | None = None,
@@ -108,7 +124,8 @@ def correct_judge(
     judge [N], or [N, J] of the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
     vote; a pair counts as judged where any of them voted, and a missing vote is a logit of 0. differences [N, K]:
     statistics of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings
-    along directions without a name. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs
+    along directions without a name. contexts: the kind of each pair's prompt; weights may then differ between them, as far
+    as cross-validation finds that to help. A context without votes has the common correction. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs
     of one group (prompt) are held out together, and every pair, labelled or not, is judged by the model of its fold:
     were unlabelled ones judged by the mean of all models, which saw votes of their prompts, DeDPO would subtract
     another judge than it added. The ridge strength is chosen inside each training part, so that a pair's own vote has
@@ -132,23 +149,33 @@ def correct_judge(
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
     features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    shapes = ridge_shapes(named.shape[1], directions.shape[1])
+    sizes = (len(own), len(names), directions.shape[1])
+    several = contexts if contexts is not None and len(contexts.names) > 1 else None
+    if several is not None:
+        features = np.column_stack(
+            [features, (named[:, :, None] * several.indicators()[:, None]).reshape(len(named), -1)]
+        )
     x, y = features[usable], human[usable]
     every_group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     group = every_group[usable]
     fold = deal_folds(group, folds, seed)
     place = folds_of_all(every_group, group, fold, seed)
 
+    def choose(part: np.ndarray) -> np.ndarray:
+        if several is not None:
+            return choose_context_ridge(x[part], y[part], group[part], sizes, len(several.names), folds, seed + 1)
+        shapes = ridge_shapes(sizes[0] + sizes[1], sizes[2])
+        return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
+
     logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
         seen, here = fold != k, judged & (place == k)
-        weight = fit_ridge(x[seen], y[seen], choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
-        logits[here] = features[here] @ weight
+        logits[here] = features[here] @ fit_ridge(x[seen], y[seen], choose(seen))
 
-    ridge = choose_ridge(x, y, group, shapes, folds, seed + 1)
+    ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
-    labels = (*own, *names)
+    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
     return Correction(
         probability=expit(logits),
         weights=dict(zip(labels, weight[: len(labels)].tolist(), strict=True)),
@@ -158,7 +185,11 @@ def correct_judge(
         after=agreement(expit(logits[usable]), y),
         judges=own,
         directions=directions.shape[1],
-        chance=_chance(weight[len(labels) :], covariance[len(labels) :, len(labels) :]),
+        chance=_chance(weight[unnamed], covariance[unnamed, unnamed]),
+        contexts=() if several is None else several.names,
+        by_context=()
+        if several is None
+        else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
     )
 
 

@@ -99,15 +99,15 @@ class TrainConfig:
     training."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")
     """Take the judge's choice (0, 1) instead of its probability."""
-    correction: Literal["covariates", "calibrate", "none"] = key(
+    correction: Literal["covariates", "context", "calibrate", "none"] = key(
         "covariates", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score
-    alone, or not at all. Only for targets that use a judge."""
+    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on
+    both for each kind of prompt apart, on its score alone, or not at all. Only for targets that use a judge."""
     covariates: Literal["all", "statistics", "embeddings"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """What correction: covariates looks at beside the judge: picture statistics, embeddings of the pictures (those that
+    """What correction: covariates (or context) looks at beside the judge: picture statistics, embeddings of the pictures (those that
     judges left in the dataset), or all that is there."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
