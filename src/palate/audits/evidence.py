@@ -11,6 +11,7 @@ from palate.data.identity import single_images
 from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
+from palate.judges.contexts import Contexts, find_contexts
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
 
@@ -58,6 +59,7 @@ class Evidence:
     directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 if no judge stored any
     fitted: np.ndarray  # [N, J] the judges' probabilities for a correction, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
+    contexts: Contexts | None = None  # which prompts are alike, found by their words; None where all are
     notes: list[str] = field(default_factory=list)  # what could not be measured, and why
 
     def labels(self, judge: str | None = None) -> Labels:
@@ -106,6 +108,7 @@ def read_evidence(
     if len(ids) > 1 and group.max() == 0:
         group = np.arange(len(ids))
         notes.append("All pairs have one prompt: intervals cover other pairs of this prompt, not other prompts.")
+    contexts = find_contexts(prompts, seed)
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
     columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
@@ -123,6 +126,7 @@ def read_evidence(
         directions,
         fitted,
         both_orders,
+        contexts if len(contexts.names) > 1 else None,
         notes,
     )
 

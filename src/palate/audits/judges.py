@@ -12,6 +12,7 @@ from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slo
 from palate.audits.planning import Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
+from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
@@ -35,7 +36,7 @@ class Judge:
     """
 
     name: str
-    correction: str  # none | calibrate | covariates, as in a configuration
+    correction: str  # none | calibrate | covariates | context, as in a configuration
     votes: int  # pairs it voted on
     accuracy: Estimate | None = None
     brier: Estimate | None = None  # 1/4 is a judge that always says 1/2
@@ -72,6 +73,11 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
             continue
         found.append(_corrected(evidence, name, correction))
         probabilities[f"{name}/{found[-1].correction}"] = correction.probability
+        if evidence.contexts is not None:
+            fine = _correct(evidence, evidence.fitted[:, j], labels.human, (name,), seed, evidence.contexts)
+            if _better(fine.probability, correction.probability, labels.human):
+                found.append(_corrected(evidence, name, fine))
+                probabilities[f"{name}/{found[-1].correction}"] = fine.probability
     several = evidence.judges.names
     if sum(judge.correction != "none" for judge in found) > 1:
         correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
@@ -181,17 +187,43 @@ def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weight
     return Estimate(value, value - reach, value + reach, len(credit))
 
 
-def _correct(evidence: Evidence, judge: np.ndarray, human: np.ndarray, names: tuple[str, ...], seed: int) -> Correction:
-    options = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
-    if not evidence.statistics and not evidence.directions.shape[1]:
+def _better(probability: np.ndarray, common: np.ndarray, human: np.ndarray) -> bool:
+    """Whether the Brier score is lower by more than two standard errors of the difference, on the same votes [N]."""
+    gain = (human - common) ** 2 - (human - probability) ** 2
+    gain = gain[~np.isnan(gain)]
+    return bool(gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
+def _correct(
+    evidence: Evidence,
+    judge: np.ndarray,
+    human: np.ndarray,
+    names: tuple[str, ...],
+    seed: int,
+    contexts: Contexts | None = None,
+) -> Correction:
+    options: dict[str, Any] = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
+    if contexts is None and not evidence.statistics and not evidence.directions.shape[1]:
         return calibrate_judge(judge, human, **options)
     return correct_judge(
-        judge, evidence.differences, human, names=evidence.statistics, directions=evidence.directions, **options
+        judge,
+        evidence.differences,
+        human,
+        names=evidence.statistics,
+        directions=evidence.directions,
+        contexts=contexts,
+        **options,
     )
 
 
 def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
-    """The corrected judge. The table shows what the correction gained, with intervals clustered by prompt."""
-    kind = "covariates" if correction.directions or len(correction.weights) > len(correction.judges) else "calibrate"
+    """The corrected judge. What the correction gained is in the table, with intervals that know about prompts."""
+    kind = (
+        "context"
+        if correction.contexts
+        else "covariates"
+        if correction.directions or len(correction.weights) > len(correction.judges)
+        else "calibrate"
+    )
     labels = replace(evidence.labels(), judge=correction.probability)
     return Judge(**_measured(evidence, name, kind, labels), finding=correction.finding())

@@ -23,16 +23,18 @@ LESS = {
     "off_centre": "better centred",
 }
 
+_CORRECTED = {"none": "", "context": ", corrected by kind of prompt"}  # anything else: ", corrected"
+
 
 def source_name(judge: Judge) -> str:
-    """The judge's name, with ", corrected" if it is."""
-    return judge.name if judge.correction == "none" else f"{judge.name}, corrected"
+    """The judge's name, and whether it is corrected."""
+    return judge.name + _CORRECTED.get(judge.correction, ", corrected")
 
 
 def step_name(name: str) -> str:
     """The same from "judge/correction", the plan's notation."""
     judge, correction = name.rsplit("/", 1)
-    return judge if correction == "none" else f"{judge}, corrected"
+    return judge + _CORRECTED.get(correction, ", corrected")
 
 
 def percent(estimate: Estimate | None) -> str:

@@ -2,9 +2,10 @@
 differ.
 
 It is a regularised logistic regression of the human vote on the judges' logits, on differences of picture statistics
-and, if there are any, of picture embeddings. It has no intercept, and every feature changes sign when the images are
-swapped, so the probability is mirrored. Probabilities are cross-fitted: the model that gives a labelled pair its
-probability saw neither that pair's human vote nor any other of its group.
+and, if there are any, of picture embeddings; with contexts, also on the products of all named features with the kind of
+prompt, for a judge that is wrong about some prompts alone. It has no intercept, and every feature changes sign when the
+images are swapped, so the probability is mirrored. Probabilities are cross-fitted: the model that gives a labelled pair
+its probability saw neither that pair's human vote nor any other of its group.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from scipy.stats import chi2
 from palate.arithmetic import HALF_95
 from palate.arrays import Bools, Floats
 from palate.errors import PalateError
-from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
+from palate.judges.contexts import Contexts, differences_in_words
+from palate.judges.ridge import (
+    choose_context_ridge,
+    choose_ridge,
+    curvature,
+    deal_folds,
+    fit_ridge,
+    folds_of_all,
+    ridge_shapes,
+)
 
 FEWEST_VOTES = 10
 _CLIP = 0.02  # probabilities are clipped to [0.02, 0.98] before their logit is taken
@@ -56,7 +66,9 @@ class Correction:
     after: Agreement  # the corrected judge on votes it did not see
     judges: tuple[str, ...]  # which of the weights belong to judges
     directions: int = 0  # of the picture embeddings that were used
-    chance: float = 1.0  # p-value of the weights on these directions
+    chance: float = 1.0  # probability of weights on these directions as large as found, if people did not care
+    contexts: tuple[str, ...] = ()  # that the judge may be wrong about each in its own way
+    by_context: tuple[str, ...] = ()  # where it clearly is, in words
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
@@ -84,6 +96,9 @@ class Correction:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
             found.append("No bias along directions of the picture embeddings is clear.")
+        found += self.by_context
+        if self.contexts and not self.by_context:
+            found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
         silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
         if silent:
             found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
@@ -101,6 +116,7 @@ def correct_judge(
     names: list[str] | tuple[str, ...],
     judges: list[str] | tuple[str, ...] = (),
     directions: Floats | None = None,
+    contexts: Contexts | None = None,
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | list[Any] | None = None,
@@ -110,8 +126,9 @@ def correct_judge(
     judge [N], or [N, J] for the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
     vote. A pair counts as judged if any of them voted; a missing vote is a logit of 0. differences [N, K]: statistics
     of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings along
-    unnamed directions. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs of one group
-    (prompt) are held out together.
+    unnamed directions. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
+    cross-validation finds that this helps, and a kind without votes has the common correction. human [N]: mean human
+    vote for image 0, NaN where there is none. groups [N]: pairs of one group (prompt) are held out together.
 
     Every pair, labelled or not, gets its probability from the model of its fold. If unlabelled pairs used the mean of
     all models, which saw votes on their prompts, DeDPO would subtract a different judge from the one it added. The
@@ -135,23 +152,33 @@ def correct_judge(
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
     features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    shapes = ridge_shapes(named.shape[1], directions.shape[1])
+    sizes = (len(own), len(names), directions.shape[1])
+    several = contexts if contexts is not None and len(contexts.names) > 1 else None
+    if several is not None:
+        features = np.column_stack(
+            [features, (named[:, :, None] * several.indicators()[:, None]).reshape(len(named), -1)]
+        )
     x, y = features[usable], human[usable]
     every_group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     group = every_group[usable]
     fold = deal_folds(group, folds, seed)
     place = folds_of_all(every_group, group, fold, seed)
 
+    def choose(part: np.ndarray) -> np.ndarray:
+        if several is not None:
+            return choose_context_ridge(x[part], y[part], group[part], sizes, len(several.names), folds, seed + 1)
+        shapes = ridge_shapes(sizes[0] + sizes[1], sizes[2])
+        return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
+
     logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
         seen, here = fold != k, judged & (place == k)
-        weight = fit_ridge(x[seen], y[seen], choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
-        logits[here] = features[here] @ weight
+        logits[here] = features[here] @ fit_ridge(x[seen], y[seen], choose(seen))
 
-    ridge = choose_ridge(x, y, group, shapes, folds, seed + 1)
+    ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
-    labels = (*own, *names)
+    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
     return Correction(
         probability=expit(logits),
         weights=dict(zip(labels, weight[: len(labels)].tolist(), strict=True)),
@@ -161,7 +188,11 @@ def correct_judge(
         after=agreement(expit(logits[usable]), y),
         judges=own,
         directions=directions.shape[1],
-        chance=_chance(weight[len(labels) :], covariance[len(labels) :, len(labels) :]),
+        chance=_chance(weight[unnamed], covariance[unnamed, unnamed]),
+        contexts=() if several is None else several.names,
+        by_context=()
+        if several is None
+        else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
     )
 
 

@@ -13,6 +13,11 @@ _RIDGES_OF_DIRECTIONS = (
     1000.0,
 )  # how much stronger the ridge on directions may be; the last practically leaves them out
 _MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; more would not change the choice
+_MOST_FOR_CONTEXTS = 2_000  # the same where there are contexts, with several times as many features
+_OUT = 1e4  # a ridge that leaves a feature out
+_RIDGES_OF_COVARIATES = (1.0, 10.0, 100.0, _OUT)
+_RIDGES_OF_CONTEXTS = (1.0, 4.0, 16.0)  # on how a context differs from the rest
+_RIDGE_OF_JUDGES = 1.0  # not chosen: parts that choose differently would count unequally in what is trained on
 _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
@@ -62,6 +67,44 @@ def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds:
                 loss[s, j] += log_loss(x[~seen] @ weight, y[~seen]).sum()
     best, strength = np.unravel_index(np.argmin(loss), loss.shape)
     return _RIDGES[strength] * shapes[best]
+
+
+def choose_context_ridge(
+    x: Floats, y: Floats, group: Ints, sizes: tuple[int, int, int], contexts: int, folds: int, seed: int
+) -> Floats:
+    """The ridge strengths [F] of least cross-validated log loss where a correction has contexts.
+
+    Columns x: `sizes` of the judges, the covariates and the directions, then the products of judges and covariates
+    with each context. Chosen from the top down: first the covariates with every context alike, so that the fit
+    falls back to a calibration; then how far contexts may differ, so that it falls back to the common correction.
+    """
+    judges, covariates, directions = sizes
+
+    def ridge(common: float, of_judges: float, of_covariates: float) -> Floats:
+        inside = np.repeat(np.r_[np.full(judges, of_judges), np.full(covariates, of_covariates)], contexts)
+        shared = [np.full(judges, _RIDGE_OF_JUDGES), np.full(covariates, common)]
+        return np.concatenate([*shared, np.full(directions, min(10 * common, _OUT)), inside])
+
+    if len(np.unique(group)) < 2:
+        return ridge(_OUT, _OUT, _OUT)
+    if len(y) > _MOST_FOR_CONTEXTS:
+        some = np.random.default_rng(seed).choice(len(y), _MOST_FOR_CONTEXTS, replace=False)
+        x, y, group = x[some], y[some], group[some]
+    fold = deal_folds(group, folds, seed)
+    strengths = _RIDGES_OF_COVARIATES if covariates + directions else (_OUT,)
+    common = strengths[int(np.argmin([_held_out_loss(x, y, fold, ridge(s, _OUT, _OUT)) for s in strengths]))]
+    options = [ridge(common, _OUT, _OUT), *(ridge(common, s, _OUT) for s in _RIDGES_OF_CONTEXTS)]
+    if covariates:
+        options += [ridge(common, s, max(s, common)) for s in _RIDGES_OF_CONTEXTS]
+    return options[int(np.argmin([_held_out_loss(x, y, fold, option) for option in options]))]
+
+
+def _held_out_loss(x: Floats, y: Floats, fold: Ints, ridge: Floats) -> float:
+    """Log loss over all pairs, each from a fit without its fold."""
+    parts = range(fold.max() + 1)
+    return float(
+        sum(log_loss(x[fold == k] @ fit_ridge(x[fold != k], y[fold != k], ridge), y[fold == k]).sum() for k in parts)
+    )
 
 
 def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) -> Floats:

@@ -13,6 +13,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
+from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
@@ -62,9 +63,12 @@ def corrected(
                 f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
+    contexts = find_contexts(prompts, config.seed) if config.correction == "context" else None
+    if contexts is not None:
+        told.append(f"{len(contexts.names)} kinds of prompts")
     correction = correct_judge(
         judged, differences, labels.human, names=names, directions=directions, judges=names_of_judges,
-        seed=config.seed, groups=prompts,
+        contexts=contexts, seed=config.seed, groups=prompts,
     )  # fmt: skip
     return _as_it_voted(correction, labels), " and ".join(told)
 
@@ -96,7 +100,7 @@ def tell_judges(account: dict[str, Any]) -> None:
     corrected = account.get("corrected judge", {})
     _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
     if "finding" in corrected:
-        if "embeddings" in corrected["covariates"]:
+        if "embeddings" in corrected["covariates"] or "kinds" in corrected["covariates"]:
             print(f"labels: corrected on {corrected['covariates']}")
         print(f"labels: {corrected['finding']}")
 

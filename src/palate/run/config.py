@@ -99,16 +99,16 @@ class TrainConfig:
     training."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")
     """Take the judge's choice (0, 1) instead of its probability."""
-    correction: Literal["covariates", "calibrate", "none"] = key(
+    correction: Literal["covariates", "context", "calibrate", "none"] = key(
         "covariates", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score
-    alone, or not at all. Only for targets that use a judge."""
+    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on
+    both for each kind of prompt apart, on its score alone, or not at all. Only for targets that use a judge."""
     covariates: Literal["all", "statistics", "embeddings"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """The covariates of correction: covariates beside the judge: picture statistics, embeddings of the pictures (stored
-    in the dataset by judges), or all that exist."""
+    """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
+    pictures (stored in the dataset by judges), or all that exist."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )

@@ -59,7 +59,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
         (len(judges_of(c)) > 1 and SELF in judges_of(c),
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
-        (c.covariates != "all" and c.correction != "covariates",
+        (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
