@@ -16,7 +16,7 @@ from palate.objectives.adaptive import (
     relative_metric,
     winner_margin,
 )
-from palate.objectives.links import ipo, sigmoid
+from palate.objectives.links_pulling import ipo, sigmoid
 
 
 def random_margins(seed=0, annotators=3, pairs=16):

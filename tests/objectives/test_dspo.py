@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.objectives.dspo import SWITCH, dspo_sd15, dspo_sdxl
-from palate.objectives.links import squared_sigmoid
+from palate.objectives.links_giving_up import squared_sigmoid
 
 
 def images(seed=0, pairs=3, scale=1.0, dtype=torch.float64):

@@ -6,22 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from palate.errors import PalateError
-from palate.objectives.links import (
-    LINEAR_IN_LABEL,
-    LINK_PARAMETERS,
-    LINKS,
-    alpha_dpo,
-    dmpo,
-    hinge,
-    ipo,
-    linear,
-    linear_in_label,
-    make_link,
-    moving_alpha,
-    sigmoid,
-    smoothed,
-    squared_sigmoid,
-)
+from palate.objectives.links import LINEAR_IN_LABEL, LINK_PARAMETERS, LINKS, linear_in_label, make_link
+from palate.objectives.links_giving_up import alpha_dpo, dmpo, gce, mixture, moving_alpha, squared_sigmoid
+from palate.objectives.links_pulling import hinge, ipo, linear, poly, sigmoid, smoothed
 from palate.objectives.safeguard import pulls_image_0
 
 logits = st.floats(-30, 30)
@@ -141,12 +128,22 @@ def test_single_precision_follows_double_precision(name, p):
 
 # Hard labels: the published slopes, satisfied logits, limits and bounds ---------------------------------------------
 
-ALPHAS = [0.0, 1e-12, 0.3, 0.4999, 0.5, 0.9, 0.9999, 1.0]
+ALPHAS = [0.0, 1e-12, 0.3, 0.4999, 0.5, 0.9, 0.9999, 1.0, 1.0001, 1.7, 2.0, 40.0]
 
 
 def alpha_slope(z, alpha):
     q = h(z)
-    return q * (1 - q) * (q ** (alpha - 1) - 1) / (alpha - 1) if alpha < 1 else q * (1 - q) * math.log(q)
+    return q * (1 - q) * (math.log(q) if alpha == 1 else math.expm1((alpha - 1) * math.log(q)) / (alpha - 1))
+
+
+def linear_slope(z, eta):
+    return -min(max(0.5 - 0.4 * z, eta), 1 - eta)
+
+
+def mixture_slope(z, eta):
+    """Of the released update: the posterior that the vote is right weighs both sides of the sigmoid link."""
+    posterior = eta * h(z) / (eta * h(z) + (1 - eta) * (1 - h(z)))
+    return -posterior * (1 - h(z)) + (1 - posterior) * h(z)
 
 
 def dmpo_slope(z, alpha):
@@ -157,7 +154,11 @@ SLOPES = {
     "sigmoid": (sigmoid, lambda z: -(1 - h(z))),
     "ipo": (ipo, lambda z: (z - 2) / 4),
     "hinge": (hinge, lambda z: -1.0 if z < 1 else 0.0),
-    "linear": (linear, lambda z: -0.5),
+    **{f"linear at {e}": (make_link("linear", e), lambda z, e=e: linear_slope(z, e)) for e in (0.0, 0.001, 0.2, 0.5)},
+    "linear": (linear, lambda z: linear_slope(z, 0.001)),
+    **{f"poly at {a}": (make_link("poly", a), lambda z, a=a: -(1 - h(z)) * (1 + a * h(z))) for a in (-1.0, 3.0, 8.0)},
+    **{f"gce at {q}": (make_link("gce", q), lambda z, q=q: -(h(z) ** q) * (1 - h(z))) for q in (0.0, 0.5, 0.7, 1.0)},
+    **{f"mixture at {e}": (make_link("mixture", e), lambda z, e=e: mixture_slope(z, e)) for e in (0.6, 0.9, 1.0)},
     "squared-sigmoid": (squared_sigmoid, lambda z: -2 * (1 - h(z)) ** 2 * h(z)),
     "smoothed": (smoothed, lambda z: -10 * h(-10 * z)),
     "smoothed at gain 2": (make_link("smoothed", 2), lambda z: -2 * h(-2 * z)),
@@ -188,7 +189,8 @@ def test_slopes_of_soft_and_debiased_labels_mix_those_of_both_sides(name, p):
 
 @pytest.mark.parametrize("p", [-3.0, 0.2, 0.5, 1.0])
 def test_slopes_at_zero_are_multiples_of_that_of_the_sigmoid(p):
-    factors = {"sigmoid": 1, "ipo": 1, "linear": 1, "hinge": 2, "squared-sigmoid": 0.5, "smoothed": 10}
+    factors = {"sigmoid": 1, "ipo": 1, "linear": 1, "hinge": 2, "squared-sigmoid": 0.5, "smoothed": 10, "poly": 5}
+    factors |= {"gce": 2**-0.5, "mixture": 0.8}
     for name, factor in (factors | {"dmpo": math.log(99) / 2}).items():
         assert slope(LINKS[name], 0.0, p) == pytest.approx(factor * (0.5 - p), abs=1e-12), name
 
@@ -203,9 +205,21 @@ def test_values_of_hard_labels_as_the_papers_write_them():
         "holder": -4 * q**3 + 3 * q**4,
         "squared-sigmoid": (1 - q) ** 2,
         "linear": -1.3 / 2,
+        "poly": -math.log(q) + 3 * (1 - q),
+        "gce": (1 - q**0.7) / 0.7,
+        "mixture": -math.log(0.8 * q + 0.2 * (1 - q)),
         "smoothed": math.log1p(math.exp(-20 * 1.3)),
     }
-    parameters = {"dmpo": 0.1, "alpha-dpo": 0.3, "holder": 3, "smoothed": 20}
+    parameters = {
+        "dmpo": 0.1,
+        "alpha-dpo": 0.3,
+        "holder": 3,
+        "smoothed": 20,
+        "linear": 0.5,
+        "poly": 3,
+        "gce": 0.7,
+        "mixture": 0.8,
+    }
     for name, value in expected.items():
         assert both(make_link(name, parameters.get(name))) == pytest.approx([value, value], rel=1e-9), name
     assert smoothed(zero, double(0.7), 10).item() == pytest.approx(math.log1p(math.exp(-4 * 1.3)), rel=1e-9)
@@ -221,6 +235,15 @@ def test_dmpo_and_the_smoothed_label_are_satisfied_at_the_same_logit(p, a):
         assert slope(link, best - 0.1, target) < 0 < slope(link, best + 0.1, target)
 
 
+def test_the_ends_of_dmpo_are_the_published_clamp():
+    z, p = double(-3, 0.4, 20), double(1, 0.3, 0)
+    for end, clamped in ((0.0, 1e-6), (1.0, 1 - 1e-6)):
+        torch.testing.assert_close(make_link("dmpo", end)(z, p), dmpo(z, p, clamped), rtol=0, atol=0)
+    best = math.log((1 - 1e-6) / 1e-6)
+    assert slope(make_link("dmpo", 0.0), best, 1.0) == pytest.approx(0, abs=1e-12)
+    assert slope(make_link("dmpo", 1.0), -best, 1.0) == pytest.approx(0, abs=1e-12)  # a vote that is always wrong
+
+
 @pytest.mark.parametrize("p", [-3.0, 0.0, 0.2, 0.5, 1.0, 4.0])
 @pytest.mark.parametrize("margin", [0.5, 2.0, 5.0])
 def test_ipo_has_the_slope_of_the_sigmoid_at_zero_and_stops_at_its_margin(p, margin):
@@ -233,14 +256,17 @@ def test_hinge_of_hard_labels():
     torch.testing.assert_close(hinge(double(0.3, 2, 0.3, -2), double(1, 1, 0, 0)), double(0.7, 0, 1.3, 0))
 
 
-@pytest.mark.parametrize("name", ["dmpo", "alpha-dpo", "holder", "squared-sigmoid"])
+@pytest.mark.parametrize("name", ["dmpo", "alpha-dpo", "holder", "squared-sigmoid", "gce", "mixture"])
 def test_links_that_give_up_a_contradicted_label(name):
     for p, side in ((1.0, 1.0), (0.0, -1.0)):
         assert abs(slope(fixed(name), -60 * side, p)) < 1e-6 < abs(slope(fixed(name), -side, p))
+        assert slope(fixed(name), -side, p) * side < 0  # towards the label, until it is given up
     assert abs(slope(sigmoid, -60.0, 1.0)) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("squared-sigmoid", 0, 1), ("holder", -1, 0), ("alpha-dpo", 0, 2)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("squared-sigmoid", 0, 1), ("holder", -1, 0), ("alpha-dpo", 0, 2), ("gce", 0, 2), ("mixture", -math.log(0.9), -math.log(0.1))],
+)  # fmt: skip
 def test_bounds_of_hard_labels_are_reached_at_both_ends(name, low, high):
     link = make_link(name, 0.5) if name == "alpha-dpo" else LINKS[name]
     loss = link(torch.linspace(-1e4, 1e4, 2001), torch.ones(2001))
@@ -297,6 +323,82 @@ def test_moving_alpha_stays_usable_when_every_pair_is_saturated():
         assert loss.tolist() == pytest.approx([expected] * 3, rel=1e-5, abs=1e-6) and values.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alpha_dpo_above_one_is_bounded_by_one_over_alpha_and_half_the_squared_sigmoid_at_two(dtype):
+    z = torch.linspace(-1e4, 1e4, 2001, dtype=dtype)
+    one = torch.ones_like(z)
+    torch.testing.assert_close(alpha_dpo(z, one, 2), squared_sigmoid(z, one) / 2, rtol=1e-5, atol=1e-7)
+    for alpha in (1.0, 1 + 1e-9, 1.7, 2, 300):
+        loss = alpha_dpo(z, one, alpha)
+        assert loss.min() >= -1e-7 and loss.max().item() == pytest.approx(1 / alpha, rel=1e-5)
+    q = h(1.3)
+    expected = (q**1.7 - (1 - 1.7) - 1.7 * q) / (1.7 * 0.7)
+    assert alpha_dpo(double(1.3), double(1.0), 1.7).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_the_factor_of_the_moving_alpha_multiplies_the_mean(factor):
+    z, p = double(2, -1), double(1, 1)
+    assert moving_alpha(z, p, factor).item() == pytest.approx(factor * (h(2) + h(-1)) / 2, rel=1e-12)
+
+
+# Which links are one another ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits, targets)
+def test_links_that_are_others_at_some_parameter(z, p):
+    z, p = double(z), double(p)
+    same = {
+        "no pull left, linear is ipo between its knees": (linear(z.clamp(-1.25, 1.25), p, 0.0), ipo(z.clamp(-1.25, 1.25), p, 1.25)),
+        "half the pull left, linear is constant": (linear(z, p, 0.5), -(p - 0.5) * z),
+        "poly at -1 is alpha-dpo at 0": (poly(z, p, -1), alpha_dpo(z, p, 0)),
+        "poly at 0 is the sigmoid": (poly(z, p, 0), sigmoid(z, p)),
+        "gce at 0 is the sigmoid": (gce(z, p, 0), sigmoid(z, p)),
+        "gce near 0 is the sigmoid": (gce(z, p, 1e-9), sigmoid(z, p)),
+        "votes that are always right": (mixture(z, p, 1.0), sigmoid(z, p)),
+    }  # fmt: skip
+    for what, (one, other) in same.items():
+        if "ipo" in what:  # up to a constant, which depends on p alone
+            one, other = one - linear(0 * z, p, 0.0), other - ipo(0 * z, p, 1.25)
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, msg=what)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.001, 0.2])
+def test_linear_dpo_pulls_less_and_less_and_never_more_than_its_two_ends(eta):
+    knee = 1.25 - 2.5 * eta
+    link = make_link("linear", eta)
+    assert [slope(link, z, 1.0) for z in (knee + 0.1, 50)] == pytest.approx([-eta, -eta])
+    assert [slope(link, z, 1.0) for z in (-knee - 0.1, -50)] == pytest.approx([eta - 1, eta - 1])
+    for p in (0.2, 0.9):  # between the knees a soft label is satisfied where ipo is
+        z = 1.25 * (2 * p - 1)
+        assert slope(link, z, p) == pytest.approx(0, abs=1e-12) or abs(z) > knee
+
+
+def test_poly_dpo_pulls_most_where_the_policy_is_undecided():
+    z = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+    slopes = torch.tensor([slope(make_link("poly", 8), value, 1.0) for value in z.tolist()])
+    at = torch.sigmoid(z[slopes.argmin()]).item()
+    assert at == pytest.approx((8 - 1) / (2 * 8), abs=2e-3) and slope(make_link("poly", 8), 0.0, 1.0) == -2.5
+
+
+@pytest.mark.parametrize("name", sorted(LINEAR_IN_LABEL))
+def test_debiased_targets_are_unbiased_in_every_link_that_is_linear_in_its_label(name):
+    """Over random labelled quarters, with a judge that is wrong: the mean slope is that of all people's votes."""
+    generator = torch.Generator().manual_seed(4)
+    z = 2 * torch.randn(40, dtype=torch.float64, generator=generator)
+    votes = (torch.rand(40, generator=generator) < 0.7).double()
+    judge = 0.9 - 0.6 * votes
+    picked = torch.rand(3000, 40, generator=generator, dtype=torch.float64) < 0.25
+    leaf_ = z.expand(3000, 40).clone().requires_grad_()
+    target = judge + picked / 0.25 * (votes - judge)
+    (slopes,) = torch.autograd.grad(LINKS[name](leaf_, target).sum(), leaf_)
+    means = slopes.mean(dim=1)
+    exact = sum(slope(LINKS[name], a, b) for a, b in zip(z.tolist(), votes.tolist(), strict=True)) / 40
+    biased = sum(slope(LINKS[name], a, b) for a, b in zip(z.tolist(), judge.tolist(), strict=True)) / 40
+    assert abs(means.mean().item() - exact) < 4 * means.std().item() / 3000**0.5 < abs(biased - exact)
+
+
 # Small gradients, the safeguard, and making a link by name -----------------------------------------------------------
 
 
@@ -334,7 +436,7 @@ def test_the_safeguard_reads_which_image_a_link_pulls():
 @pytest.mark.parametrize(("name", "entry"), LINK_PARAMETERS.items())
 def test_the_parameter_of_a_made_link_is_bound_and_its_default_is_that_of_the_function(name, entry):
     z, p = double(0.3, -2, 1), double(1, 0.2, 0)
-    value = 0.25
+    value = 0.75 if name == "mixture" else 0.25
     expected = LINKS[name](z, p, **{entry.keyword: value})
     torch.testing.assert_close(make_link(name, value)(z, p), expected, rtol=0, atol=0)
     assert not torch.allclose(make_link(name)(z, p), expected)
@@ -349,10 +451,14 @@ def test_the_parameter_of_a_made_link_is_bound_and_its_default_is_that_of_the_fu
         ("hinge", 0.1, ["no parameter", "ipo (margin)", "smoothed (gain)"]),
         ("ipo", 0, ["margin 0", "(0, inf)", "2"]),
         ("ipo", math.inf, ["margin inf"]),
-        ("dmpo", 0.0, ["alpha 0", "(0, 0.5)", "0.01"]),
-        ("dmpo", 0.5, ["alpha 0.5"]),
-        ("alpha-dpo", 1.01, ["alpha 1.01", "[0, 1]", "Leave it out"]),
+        ("dmpo", 1.1, ["alpha 1.1", "[0, 1]", "0.01"]),
+        ("dmpo", -0.1, ["alpha -0.1"]),
+        ("alpha-dpo", math.inf, ["alpha inf", "[0, inf)", "Leave it out"]),
         ("alpha-dpo", -0.1, ["alpha -0.1"]),
+        ("linear", 0.51, ["eta 0.51", "[0, 0.5]", "0.001"]),
+        ("poly", -1.01, ["alpha -1.01", "[-1, inf)", "8"]),
+        ("gce", 1.01, ["q 1.01", "[0, 1]"]),
+        ("mixture", 0.5, ["eta 0.5", "(0.5, 1]", "0.9"]),
         ("holder", -1, ["gamma -1"]),
         ("smoothed", math.nan, ["gain nan"]),
     ],

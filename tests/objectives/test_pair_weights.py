@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from palate.errors import PalateError
 from palate.objectives.adaptive import label_side
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.pair_weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
 
 

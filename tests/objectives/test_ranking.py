@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.ranking import plackett_luce, rankdpo
 
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.errors import PalateError
-from palate.objectives.links import LINKS, sigmoid
+from palate.objectives.links import LINKS
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.logit import denoising_error, logit
 from palate.objectives.safeguard import loser_scale, protected_errors, pulls_image_0, scale_gradient
 

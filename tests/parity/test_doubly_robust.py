@@ -7,7 +7,7 @@ from parity.cases import cases, check, close, dpo_logit, get, leaf, predictions
 
 from palate.data.labels import Labels
 from palate.labels.targets import conservative, dedpo, judge_only, mix, ramp, ramped
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 
 
 def in_batch(human, pseudo, labelled, alpha):

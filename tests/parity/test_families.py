@@ -8,7 +8,8 @@ from parity.cases import arrays, cases, check, close, dpo_logit, errors, get, le
 
 from palate.objectives.dspo import SWITCH, dspo_sd15, dspo_sdxl
 from palate.objectives.kto import balanced_offset, kto, kto_logit, mean_offset
-from palate.objectives.links import alpha_dpo, dmpo, moving_alpha, sigmoid, smoothed
+from palate.objectives.links_giving_up import alpha_dpo, dmpo, moving_alpha
+from palate.objectives.links_pulling import sigmoid, smoothed
 from palate.objectives.logit import logit
 from palate.objectives.mapo import mapo, odds_logit, winner_error
 

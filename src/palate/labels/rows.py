@@ -60,6 +60,7 @@ class Rows:
     pseudo: Floats | None = None  # the target before any correction, at which a ramp begins
     judge_margin: Floats | None = None  # the judge's logit for image 0
     uncertainty: Floats | None = None  # how far several judges disagree
+    confidence: Floats | None = None  # of single images: distance of the judge's score from its median, in deviations
     rank: Floats | None = None  # [N, K] of a list's images, 0 the best
     present: Bools | None = None  # [N, K] bool
     held_out: "Rows | None" = None  # pairs with human votes to validate on

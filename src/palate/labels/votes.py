@@ -17,6 +17,7 @@ from palate.files import write_text
 from palate.judges.correction import combine
 from palate.labels.judges import (
     account_of,
+    confidence_of_images,
     corrected,
     disagreement,
     judge_account,
@@ -79,6 +80,10 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
         human = _collect(pairs, votes, config).human
         if config.source == "images":
             rows, used = rows_of_images(dataset, pairs, human), "single images"
+            if config.confidence is not None:
+                images = [row[0] for row in rows.images]
+                rows.confidence, unscored = confidence_of_images(dataset, images, judges_of(config)[0])
+                rows.account["images without a score of the judge, which weigh 1"] = unscored
         elif config.source == "lists":
             rows, used = rows_of_lists(dataset, pairs, human, config.list_length), "ranked lists"
         elif config.source == "steps":

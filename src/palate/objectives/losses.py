@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palate.objectives import links
 from palate.objectives.dspo import dspo_sd15, dspo_sdxl
-from palate.objectives.kto import kto, mean_offset
+from palate.objectives.kto import balanced_offset, kto, mean_offset
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.mapo import mapo, winner_error
+from palate.objectives.nft import drift, nft
 from palate.objectives.ranking import plackett_luce, rankdpo
 
 HUBER_WIDTH = 1e-3  # Self-NPO's c (arXiv 2505.11777, released code)
@@ -35,13 +36,18 @@ class Measured:
     x0_scale: Tensor | None = None  # [K, B] the residual times this is the residual of x_0
     rank: Tensor | None = None  # [B, K] of a list, 0 the best, ties share one
     present: Tensor | None = None  # [B, K] bool: lists shorter than K are padded
-    link: Callable[[Tensor, Tensor], Tensor] = links.sigmoid
+    link: Callable[[Tensor, Tensor], Tensor] = sigmoid
     gather: Callable[[Tensor], Tensor] = lambda own: (
         own
     )  # [B, ...] to that of a batch spread over processes, no gradient
     mapo_beta: float = 0.1
     dspo_beta: float = 0.001
     kto_utility: str = "sigmoid"
+    kto_offset: str = "mean"
+    kto_liked: float = 1.0
+    kto_disliked: float = 1.0
+    nft_beta: float = 1.0
+    nft_kl: float = 2e-5
 
     @property
     def scores(self) -> Tensor:
@@ -82,7 +88,27 @@ def score_sdxl(m: Measured) -> Tensor:
 def utility(m: Measured) -> Tensor:
     """Diffusion-KTO, its offset taken over the batch."""
     gain = (m.ref_error - m.error)[0]
-    return kto(gain, m.target, m.beta, mean_offset(m.gather(gain)), m.kto_utility)
+    everyone = m.gather(gain.detach())
+    offset = balanced_offset(everyone, m.gather(m.target)) if m.kto_offset == "balanced" else mean_offset(everyone)
+    return kto(gain, m.target, m.beta, offset, m.kto_utility, m.kto_liked, m.kto_disliked)
+
+
+def single(m: Measured) -> Tensor:
+    """The sigmoid link of a single image's gain, (beta/2)*(ref_error - error), and its target (threshold-guided
+    optimisation, arXiv 2605.04653)."""
+    return sigmoid(m.scores[:, 0], m.target)
+
+
+def towards_liked(m: Measured) -> Tensor:
+    """DiffusionNFT on images that are there, its old policy the reference, with its penalty on the change; of a pair
+    the mean over both images, liked with p and 1 - p."""
+    residual, shift, scale = given(m.residual), given(m.shift), given(m.x0_scale)
+    liked = (m.target,) if len(residual) == 1 else (m.target, 1 - m.target)
+    each = [
+        nft(residual[k], residual[k] - shift[k], scale[k], r, m.nft_beta) + m.nft_kl * drift(shift[k])
+        for k, r in enumerate(liked)
+    ]
+    return torch.stack(each).mean(dim=0)
 
 
 def ranking(m: Measured) -> Tensor:
@@ -118,8 +144,17 @@ def _lists(m: Measured) -> tuple[Tensor, Tensor]:
 
 
 LOSSES = {
-    "preference": preference, "winner": winner, "mapo": mapo_odds, "dspo-sd15": score_sd15, "dspo-sdxl": score_sdxl,
-    "kto": utility, "ranking": ranking, "rankdpo": ranking_gains, "self-npo": self_npo,
-}  # fmt: skip
+    "preference": preference,
+    "winner": winner,
+    "mapo": mapo_odds,
+    "dspo-sd15": score_sd15,
+    "dspo-sdxl": score_sdxl,
+    "kto": utility,
+    "single": single,
+    "nft": towards_liked,
+    "ranking": ranking,
+    "rankdpo": ranking_gains,
+    "self-npo": self_npo,
+}
 REFERENCE_FREE = {"winner", "mapo", "self-npo"}
-NEEDS_SHIFT = {"dspo-sd15", "dspo-sdxl"}
+NEEDS_SHIFT = {"dspo-sd15", "dspo-sdxl", "nft"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palate.errors import PalateError
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.logit import full_precision
 
 _NEAR = 0.25  # |s*L| below which the power series is used: its last term kept is exact to double precision there

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from palate.errors import PalateError
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 from palate.objectives.logit import full_precision
 
 _PUBLISHED_EPSILON = 1e-9

@@ -7,7 +7,7 @@ from palate.run.config import TrainConfig
 
 SELF = "self"  # the judge that is the model in training
 
-PER_IMAGE = {"kto", "winner"}  # losses that single images can have
+PER_IMAGE = {"kto", "winner", "single", "nft"}  # losses that single images can have
 PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
 UNVOTED = ("mismatch", "samples", "teacher", "steps")  # sources that make their own preference
 
@@ -37,7 +37,8 @@ def check_family(config: TrainConfig, backbone: Backbone) -> None:
 
 def uses_judge(config: TrainConfig) -> bool:
     """Whether anything in the objective asks for the votes of a judge."""
-    return config.source not in UNVOTED and (config.target != "human" or config.madpo is not None)
+    asked = config.target != "human" or config.madpo is not None or config.confidence is not None
+    return config.source not in UNVOTED and asked
 
 
 def judges_of(config: TrainConfig) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Keys that cannot go together: one row per rule, with the reason and what to do instead."""
 
+from dataclasses import fields
+
 from palate.errors import PalateError, did_you_mean
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT
@@ -15,6 +17,7 @@ from palate.run.checks import (
     uses_reference,
 )
 from palate.run.config import TrainConfig
+from palate.run.keys import default_of
 
 
 def check(config: TrainConfig) -> TrainConfig:
@@ -40,16 +43,32 @@ def _check_losses(losses: dict[str, float]) -> None:
             raise PalateError(f"losses: the weight of {name} is {weight!r}; give a number above 0, or leave it out.")
 
 
+def _asks_for_a_judge(config: TrainConfig) -> str:
+    if config.target != "human":
+        return f"target {config.target!r}"
+    return "madpo" if config.madpo is not None else "confidence"
+
+
+def _changed(config: TrainConfig, start: str) -> list[str]:
+    """The keys that begin like this and are not at their default."""
+    mine = [field for field in fields(config) if field.name.startswith(start)]
+    return [field.name for field in mine if getattr(config, field.name) != default_of(field)]
+
+
 def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
     """(whether the rule is broken, the reason and what to do instead); the first broken one is reported."""
     c, losses = config, set(config.losses)
     voted, paired = c.source not in UNVOTED, c.source in PAIRED
+    settings, flips = (
+        _changed(c, "adaptive_"),
+        [key for key in _changed(c, "adaptive_flip_") if key != "adaptive_flip_ratio"],
+    )
     per_image = ", ".join(sorted(PER_IMAGE))
     # One row per rule: its condition and its message. The formatter would spread each row over many lines.
     # fmt: off
     return [
         (voted and uses_judge(c) and not c.judge,
-         f"{f'target {c.target!r}' if c.target != 'human' else 'madpo'} needs a judge: add 'judge: NAME' (`palate "
+         f"{_asks_for_a_judge(c)} needs a judge: add 'judge: NAME' (`palate "
          "info DATASET` lists the annotators)."),
         (bool(c.judge) and not uses_judge(c),
          "a judge is given, but nothing uses it: "
@@ -103,12 +122,39 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.target == "dedpo" and "preference" in losses and not linear_in_label(c.link, c.link_parameter),
          f"link {c.link!r} is not linear in its label, so debiased targets do not stay unbiased in it; use one of "
          f"{', '.join(sorted(LINEAR_IN_LABEL))}."),
+        (c.alpha_factor != 0.9999 and (c.link != "alpha-dpo" or c.link_parameter is not None),
+         "alpha_factor is that of the moving alpha: it needs link: alpha-dpo without a link_parameter."),
+        (c.target_radius > 0 and ("preference" not in losses or not voted),
+         "target_radius looks for the worst share of votes on a pair; it needs votes and losses: preference."),
+        (c.target_radius > 0 and (c.target == "dedpo" or c.flip_rate > 0),
+         "target_radius is not linear in the label, so debiased targets do not stay unbiased in it, and it has no "
+         "meaning for those outside [0, 1]. Remove target_radius, or use target: mix without flip_rate."),
+        (c.target_radius > 0 and not linear_in_label(c.link, c.link_parameter),
+         f"target_radius compares the losses of both sides, and link {c.link!r} is not linear in its label; use one "
+         f"of {', '.join(sorted(LINEAR_IN_LABEL))}."),
         (c.ratio_clip is not None and c.source != "steps",
          "ratio_clip clips the likelihood ratio of sampling steps; it needs source: steps."),
         (c.source == "images" and not losses <= PER_IMAGE,
          f"single images have no pair to compare; losses that they have: {per_image}."),
         ("kto" in losses and c.source != "images",
          "kto takes single images; set source: images (pairs are taken apart into images there)."),
+        ("single" in losses and c.source != "images",
+         "single takes single images; set source: images (pairs are taken apart into images there)."),
+        ("nft" in losses and c.source not in ("images", "pairs"),
+         f"nft learns from images that people judged, and source {c.source!r} has none; use source: images or pairs."),
+        ("nft" in losses and c.region is not None,
+         "nft compares whole predictions; remove region."),
+        (bool(_changed(c, "nft_")) and "nft" not in losses,
+         f"{', '.join(_changed(c, 'nft_'))} belongs to losses: nft."),
+        (bool(_changed(c, "kto_")) and "kto" not in losses,
+         f"{', '.join(_changed(c, 'kto_'))} belongs to losses: kto."),
+        (c.confidence is not None and c.source != "images",
+         "confidence weighs single images by a judge's scores of them; set source: images."),
+        (c.confidence is not None and (len(judges_of(c)) > 1 or c.judge == SELF),
+         "confidence takes the scores of one judge, whose scale is its own; give one annotator_id."),
+        (c.timestep_weight == "balanced" and (not paired or c.trains == "classifier"),
+         "timestep_weight: balanced measures how the margins of pairs of images spread, and there are none here; use "
+         "linear, or source: pairs."),
         (bool(losses & {"ranking", "rankdpo"}) and c.source not in ("lists", "pairs"),
          "ranking losses compare the images of a list; set source: lists."),
         (c.source == "lists" and not losses <= {"ranking", "rankdpo"},
@@ -195,8 +241,16 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "adaptive takes its suspicion from the preference logit; add losses: preference."),
         (c.adaptive and c.train_batch_size < 2,
          "adaptive normalises margins over a batch, which needs at least two pairs."),
-        ((c.adaptive_memory or c.adaptive_sign != "published") and not c.adaptive,
-         "adaptive_memory and adaptive_sign belong to adaptive: true."),
+        (bool(settings) and not c.adaptive,
+         f"{', '.join(settings)} belong to adaptive: true."),
+        (bool(flips) and c.adaptive_flip_ratio == 0,
+         f"{', '.join(flips)} say which votes are turned around, and none are: add adaptive_flip_ratio: 0.1."),
+        (c.adaptive_flip_ratio > 0 and c.adaptive_flip_threshold >= 1 and c.adaptive_divide == "no",
+         "adaptive_flip_ratio: the metric stays below 1, so adaptive_flip_threshold: 1 turns no vote around; use for "
+         "example 0.3."),
+        (c.adaptive_flip_ratio > 0 and c.target == "dedpo",
+         "adaptive_flip_ratio turns votes around by what the model thinks of them, which is not linear in the label: "
+         "debiased targets do not stay unbiased in it."),
         (c.adaptive_sign == "consistent" and c.link != "ipo",
          "adaptive_sign chooses between two forms for link: ipo; the other links have one."),
         ((c.amapo or c.madpo is not None or c.uncertainty is not None) and (c.source != "pairs"

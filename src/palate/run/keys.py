@@ -110,6 +110,13 @@ def key_of(field_: Field[Any]) -> Key:
 
 def help_of_keys(kind: type) -> dict[str, str]:
     """The sentence below each key, on one line; empty where there is none."""
+    texts: dict[str, str] = {}
+    for one in reversed(kind.__mro__[:-1]):  # keys that it has from another configuration come first, as its fields do
+        texts |= _help_of_own_keys(one)
+    return texts
+
+
+def _help_of_own_keys(kind: type) -> dict[str, str]:
     (definition,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(definition, ast.ClassDef)
     texts: dict[str, str] = {}

@@ -22,6 +22,7 @@ from palate.network.model import (
     starting_network,
 )
 from palate.network.sharding import shard
+from palate.objectives.timestep_weights import Spread
 from palate.run.checks import needs_reference
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
@@ -37,7 +38,7 @@ from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
 
-Kept = Snapshots | MinorityRecord | Validation | Average | Spikes  # state that a step changes beside the weights
+Kept = Snapshots | MinorityRecord | Validation | Average | Spikes | Spread  # what a step changes beside the weights
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class Parts:
     validation: Validation | None
     average: Average | None
     spikes: Spikes | None
+    margins: Spread | None
 
     @property
     def kept(self) -> list[Kept]:
-        """The state that a step changes beside the weights, for checkpoints."""
-        return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
+        """What a step changes beside the weights, for checkpoints."""
+        parts = (self.snapshots, self.record, self.validation, self.average, self.spikes, self.margins)
+        return [part for part in parts if part]
 
 
 def assemble(
@@ -90,11 +93,12 @@ def assemble(
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
     shared = known_errors(encoded, backbone, config, rows)
-    pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
+    margins = Spread() if config.timestep_weight == "balanced" else None
+    pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record, backbone.num_timesteps, margins)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
     spikes = Spikes(config, run) if config.on_spike != "ignore" else None
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes)
+    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes, margins)
 
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:

@@ -10,10 +10,20 @@ from palate.arrays import Floats
 from palate.distributed import counts, gather, part
 from palate.labels.rows import Rows
 from palate.labels.targets import debias, ramp, ramped
-from palate.objectives.adaptive import adaptive_margin, adaptive_weight, label_side, minority_parts, winner_margin
+from palate.objectives.adaptive import (
+    adaptive_margin,
+    adaptive_weight,
+    flipped_votes,
+    label_side,
+    metric_after_flips,
+    minority_parts,
+    relative_metric,
+    winner_margin,
+)
 from palate.objectives.logit import logit
 from palate.objectives.losses import Measured
 from palate.objectives.pair_weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
+from palate.objectives.timestep_weights import Spread, linear_weight
 from palate.run.checks import SELF
 from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem
@@ -40,8 +50,11 @@ class PairWeights:
         redraw: Redraw,
         snapshots: Snapshots | None,
         record: MinorityRecord | None,
+        timesteps: int,
+        spread: Spread | None,
     ):
         self.config, self.rows, self.redraw, self.snapshots, self.record = config, rows, redraw, snapshots, record
+        self.timesteps, self.spread = timesteps, spread
         self.power = rows.account.get("power", 1.0)
 
     @torch.no_grad()
@@ -74,10 +87,11 @@ class PairWeights:
             told = ramped(told, pseudo, ramp(step, config.max_train_steps))
         target = torch.tensor(told, dtype=torch.float32, device=problem.target.device)
         margin, weight = torch.zeros_like(target), torch.ones_like(target)
-        side = label_side(target)
         if config.adaptive:
-            adaptive, extra = self._adaptive(problem, measured, target, views.snapshots)
+            adaptive, extra, turned = self._adaptive(index, problem, measured, target, views.snapshots)
             margin, weight = margin + extra, weight * adaptive
+            target = torch.where(turned, 1 - target, target)
+        side = label_side(target)
         if config.madpo is not None:
             weight = weight * madpo_weight(side * self._column(self.rows.judge_margin, problem), config.madpo)
         if config.amapo:
@@ -89,7 +103,21 @@ class PairWeights:
                 weight = weight * uncertainty_weight(uncertainty, config.uncertainty)
             else:
                 margin = margin + side * uncertainty_margin(uncertainty, config.uncertainty)
+        if config.confidence is not None:
+            weight = weight * (1 + config.confidence * self._column(self.rows.confidence, problem))
+        if config.timestep_weight != "none":
+            weight = weight * self._of_timestep(problem, measured)
         return target, margin, weight
+
+    def _of_timestep(self, problem: Problem, measured: Measured) -> torch.Tensor:
+        """What the rows weigh by their timesteps, [B]; their own margins count from the next micro-batch on."""
+        timestep = problem.timestep[: len(problem.target)]
+        if self.spread is None:
+            return linear_weight(timestep, self.timesteps)
+        weight = self.spread.weight(timestep, self.timesteps)
+        margin = measured.logit.detach() / (0.5 * measured.beta)
+        self.spread.add(self._gather(timestep), self._gather(margin), self.timesteps)
+        return weight
 
     def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[Floats, Floats]:
         """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO,
@@ -103,9 +131,10 @@ class PairWeights:
         return (own if self.config.target == "judge" else np.where(np.isnan(human), own, human)), own
 
     def _adaptive(
-        self, problem: Problem, measured: Measured, target: torch.Tensor, errors: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adaptive-DPO's weight and margin of pairs with a human vote; 1 and 0 for the others."""
+        self, index: int, problem: Problem, measured: Measured, target: torch.Tensor, errors: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Adaptive-DPO's weight and margin of pairs with a human vote, and which of these votes are turned around; 1, 0
+        and none of the others."""
         config, beta = self.config, self.config.beta
         reference = measured.ref_error
         logits = [measured.logit.detach()] + [logit(e[0], e[1], reference[0], reference[1], beta) for e in errors]
@@ -116,20 +145,39 @@ class PairWeights:
             self._gather(one) for one in (margins, chosen, side, problem.row)
         )  # over all processes
         margins, own = margins.T, part(config.train_batch_size)
-        margin, weight = torch.zeros_like(side), torch.ones_like(side)
+        margin, weight, turned = torch.zeros_like(side), torch.ones_like(side), torch.zeros_like(chosen)
         if not chosen.any():
-            return weight[own], margin[own]
-        doubt, spread = minority_parts(margins[:, chosen])
-        rows = row[chosen.cpu()]
-        assert self.record is not None  # as adaptive is on
-        self.record.add(rows, doubt.cpu(), spread.cpu())
-        metric = self.record.metric(rows).to(doubt.device) if config.adaptive_memory else doubt * spread
-        weight[chosen] = adaptive_weight(metric)
-        extra = adaptive_margin(margins[0, chosen], metric, beta, config.adaptive_margin)
+            return weight[own], margin[own], turned[own]
+        metric = self._metric(index, margins[:, chosen], row[chosen.cpu()])
+        flipped = flipped_votes(metric, config.adaptive_flip_ratio, config.adaptive_flip_threshold)
+        metric = metric_after_flips(metric, flipped, config.adaptive_flip_metric, config.adaptive_flip_constant)
+        turned[chosen] = flipped
+        side, current = torch.where(turned, -side, side), torch.where(turned, -margins[0], margins[0])
+        weight[chosen] = adaptive_weight(metric, config.adaptive_k1, config.adaptive_c, config.adaptive_weight)
+        extra = adaptive_margin(current[chosen], metric, beta, config.adaptive_margin, config.adaptive_margin_form)
         # The released IPO form adds what the sigmoid form subtracts (objectives/adaptive.py).
         sign = -1.0 if config.link == "ipo" and config.adaptive_sign == "published" else 1.0
         margin[chosen] = sign * side[chosen] * extra
-        return weight[own], margin[own]
+        return weight[own], margin[own], turned[own]
+
+    def _metric(self, index: int, margins: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """How much each vote looks like a minority's, [B], from winner's margins [3, B] of these rows [B]."""
+        config = self.config
+        doubt, spread = minority_parts(margins, config.adaptive_rho, config.adaptive_normalise)
+        assert self.record is not None  # as adaptive is on
+        self.record.add(rows, doubt.cpu(), spread.cpu())
+        if config.adaptive_memory:
+            doubt, spread = (kept[rows].to(doubt.device) for kept in (self.record.doubt, self.record.spread))
+        step = index // config.gradient_accumulation_steps
+        if step % self._steps_of_a_pass() < config.adaptive_warmup_steps:
+            return torch.zeros_like(doubt)
+        if config.adaptive_divide == "no":
+            return doubt * spread
+        return relative_metric(doubt * spread, spread, "sum" if config.adaptive_divide == "sum" else "mean_spread")
+
+    def _steps_of_a_pass(self) -> int:
+        """Optimiser steps in which as many rows are visited as there are."""
+        return -(-len(self.rows) // (self.config.train_batch_size * self.config.gradient_accumulation_steps))
 
     def _gather(self, own: torch.Tensor) -> torch.Tensor:
         """Rows [B, ...] of the whole micro-batch, from this process's rows `own`: some weights depend on all of

@@ -14,7 +14,7 @@ from palate.addresses import address, normal
 from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
-from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
+from palate.backbones.trajectories import ddim_grid, ddim_step, invert, signal_and_spread, x0_and_noise
 from palate.distributed import largest
 from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
@@ -145,6 +145,7 @@ def rows_problem(
         regression_target=setting.backbone.regression_target(latents, noise, timestep),
         images=images,
         region=region,
+        x0_scale=_x0_scale(setting, timestep) if "nft" in config.losses else None,
         target=_column(rows.target[row], device),
         weight=_column(rows.weight[row] * scale, device),
         labelled=torch.tensor(rows.labelled[row], device=device),
@@ -250,6 +251,14 @@ def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[i
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]
     return drawn, prompts
+
+
+def _x0_scale(setting: Setting, timestep: torch.Tensor) -> torch.Tensor:
+    """What the residual of a prediction is multiplied by to be that of x_0, [M] at timesteps [M]."""
+    if setting.backbone.is_flow:
+        return timestep.float() / setting.backbone.num_timesteps
+    signal, spread = (values.flatten() for values in signal_and_spread(timestep, setting.schedule))
+    return spread / signal if setting.prediction_type == "epsilon" else spread
 
 
 def _inverted(

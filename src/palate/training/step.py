@@ -9,7 +9,8 @@ import torch
 
 from palate import distributed
 from palate.network.sharding import is_sharded
-from palate.objectives.links import alpha_dpo, make_link, moving_alpha
+from palate.objectives.links import make_link
+from palate.objectives.links_giving_up import alpha_dpo, moving_alpha
 from palate.objectives.logit import full_precision, logit
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured, given
 from palate.objectives.safeguard import (
@@ -19,6 +20,7 @@ from palate.objectives.safeguard import (
     protected_errors,
     pulls_image_0,
 )
+from palate.objectives.worst_case import worst_case
 from palate.run.checks import uses_reference
 from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem, by_image
@@ -43,11 +45,10 @@ class Stepper:
     ):
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
-        self.link = (
-            self._moving_link
-            if config.link == "alpha-dpo" and config.link_parameter is None
-            else make_link(config.link, config.link_parameter)
-        )
+        moving = config.link == "alpha-dpo" and config.link_parameter is None
+        self.link = self._moving_link if moving else make_link(config.link, config.link_parameter)
+        if config.target_radius > 0:
+            self.link = worst_case(self.link, config.target_radius)
         self._exact = config.safeguard is not None and config.safeguard_mode == "exact"
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
@@ -150,6 +151,11 @@ class Stepper:
             mapo_beta=config.mapo_beta,
             dspo_beta=config.dspo_beta,
             kto_utility=config.kto_utility,
+            kto_offset=config.kto_offset,
+            kto_liked=config.kto_liked,
+            kto_disliked=config.kto_disliked,
+            nft_beta=config.nft_beta,
+            nft_kl=config.nft_kl,
         )
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -198,7 +204,8 @@ class Stepper:
 
     def _moving_link(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """alpha-DPO with the alpha of the whole batch."""
-        return alpha_dpo(z, target, float(moving_alpha(self._gather(z.detach()), self._gather(target))))
+        alpha = moving_alpha(self._gather(z.detach()), self._gather(target), self.config.alpha_factor)
+        return alpha_dpo(z, target, float(alpha))
 
     def _loss_per_row(self, measured: Measured) -> torch.Tensor:
         parts = [weight * LOSSES[name](measured) for name, weight in self.config.losses.items()]

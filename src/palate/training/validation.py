@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from palate.distributed import counts, gather, part, processes
-from palate.objectives.links import sigmoid
+from palate.objectives.links_pulling import sigmoid
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 
