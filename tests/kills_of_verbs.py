@@ -15,6 +15,7 @@ from kills import contents
 import palate
 from palate.audits.findings import audit
 from palate.audits.page import write_page
+from palate.command import said_as
 from palate.data import importing
 from palate.data.dataset import open_dataset
 from palate.data.images import encode_image
@@ -90,12 +91,14 @@ def reports(given: Path, dataset: Path, folder: Path) -> None:
     """Compares, scores what is missing for that, and writes the page and the card."""
     run = copied(given / "run", folder / "run")  # pages call a run by the name of its folder
     palate.score([run], ["brightness"])
-    palate.report([run], scorer="brightness", card=True, command="palate report")
+    with said_as("palate report"):
+        palate.report([run], scorer="brightness", card=True)
 
 
 def audits(given: Path, dataset: Path, folder: Path) -> None:
     there = open_dataset(copied(given / "prefs", folder))
-    write_page(audit(there), there, folder / "audit.html", "palate audit")
+    with said_as("palate audit"):
+        write_page(audit(there), there, folder / "audit.html")
 
 
 def exports(given: Path, dataset: Path, folder: Path) -> None:

@@ -141,7 +141,7 @@ def tell_own_rate(results: Results, there: list[str], folder: Path) -> Answer:
     }
     points = [
         f"**The rate** is the best of {', '.join(f'{rate:.0e}' for rate in TUNED_RATES)} by the true utility of one repetition that no table uses: {', '.join(f'`{way}` {rates[way]:.0e}' for way in names)}.",
-        point(f"What another rate than the common {COMMON['learning_rate']:.0e} changes", "; ".join(f"{way} {gap}" for way, gap in moved.items()), "One repetition chooses noisily: a way that it moved need not have gained."),
+        point(f"What another rate than the common {COMMON['learning_rate']:.0e} changes", "; ".join(f"{way} {gap}" for way, gap in moved.items()), "One repetition chooses noisily: another rate does not mean a better result."),
     ]  # fmt: skip
     columns = {"fidelity": change(results, "fidelity"), "margin": reading(results, "rewards/margins", 1)}
     there = list(names.values())

@@ -1,7 +1,7 @@
-"""Numbers and seeds that are addressed, not consumed: a function of what they belong to, and of nothing else.
+"""Numbers and seeds that are addressed, not consumed: each is a function of its address alone.
 
-So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or the order of
-anything, and a plan is made again on any machine. An address is a list of parts that print: ("draw", seed, pair_id).
+So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or any order, and
+any machine can make the same plan again. An address is a list of parts that print: ("draw", seed, pair_id).
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def random_order(names: Iterable[str]) -> Ints:
 
 def normal(shape: tuple[int, ...], *parts: object) -> "Tensor":
     """Standard normal numbers of this shape. Made on the CPU, because generators differ between devices."""
-    import torch  # those who only read tables need not wait for it
+    import torch  # imported here: reading tables alone does not need it
 
     return torch.randn(shape, generator=torch.Generator().manual_seed(address(*parts)))
 

@@ -13,7 +13,7 @@ from palate.arrays import Floats
 def flushed_denormals() -> Iterator[None]:
     """Count denormal numbers as zero inside the block, and leave the processor as it was found. They slow the training
     of small networks on a CPU several times."""
-    import torch  # those who only need a number do not wait for it
+    import torch  # imported here: the other functions do not need it
 
     already = bool(torch.tensor(1e-310, dtype=torch.float64) * 1 == 0)
     torch.set_flush_denormal(True)
@@ -24,7 +24,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 HALF_95 = 1.96  # standard errors on either side of a 95 % interval
-SUREST = 0.98  # a judge that says 0 or 1 is taken at 98 % where its logit counts
+SUREST = 0.98  # where a logit is needed, a judge's 0 or 1 counts as 2 % or 98 %
 
 
 def bounded_logit(probability: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The command that is stored beside what it made: the command line's, or this process's own; without passwords."""
+"""The command that is stored beside its results: the command line's, or this process's own; without passwords."""
 
 import shlex
 import sys

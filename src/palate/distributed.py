@@ -1,8 +1,8 @@
-"""Several processes on one run: whose rows are whose, sums and gathers over all of them, and who writes.
+"""Several processes on one run: which process has which rows, sums and gathers over all of them, and who writes.
 
 Every process makes the same plan of batches and takes its part of the rows of each micro-batch; draws are addressed, so
-a row is the same row wherever it is computed. With one process every function here gives back what it was given, and
-communicates nothing.
+a row is the same row wherever it is computed. With one process every function here returns its input, and communicates
+nothing.
 """
 
 import contextlib
@@ -45,9 +45,9 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Meet the other processes of a launcher, if there are any, and part at the end. All but the first print nothing.
+    """Join the other processes of a launcher, if there are any, and leave at the end. Only the first one prints.
 
-    Inside another such block it does nothing. After an error nobody is waited for: the launcher ends the others.
+    Inside another such block it does nothing. After an error it waits for no one: the launcher ends the others.
     """
     if not launched() or dist.is_initialized():
         yield
@@ -69,7 +69,7 @@ def together() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-# --- who does what ---------------------------------------------------------------------------------------------------
+# --- division of the work --------------------------------------------------------------------------------------------
 
 
 def first_alone(do: Callable[[], object]) -> None:
@@ -88,7 +88,8 @@ def first_alone(do: Callable[[], object]) -> None:
 
 
 def first_before_others(do: Callable[[], T]) -> T:
-    """`do` in the first process, then in the others, which find done what it leaves on disk; the result of each."""
+    """`do` in the first process, then in the others, which find its files on disk; returns each process's own
+    result."""
     result: list[T] = []
     first_alone(lambda: result.append(do()))
     return result[0] if result else do()
@@ -112,7 +113,7 @@ def in_turn(do: Callable[[], object]) -> None:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     if processes() > 1:
         dist.barrier()
 
@@ -121,7 +122,7 @@ def wait() -> None:
 
 
 def counts(rows: int) -> list[int]:
-    """How many of a micro-batch's rows each process takes: as even as can be, the first ones one more."""
+    """How many of a micro-batch's rows each process takes: as even as possible, the first processes one more."""
     share, rest = divmod(rows, processes())
     return [share + (place < rest) for place in range(processes())]
 

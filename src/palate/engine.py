@@ -1,7 +1,7 @@
 """Map a stateful worker over a table, batch by batch: in this process, or on a pool of Ray actors.
 
 The caller commits each result as it comes, by its own key, so nothing is lost or doubled when a worker, a machine or
-this process dies: what was not committed is done again.
+this process dies: only uncommitted work is done again.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from palate.errors import PalateError, did_you_mean
 
-Batch = list[Any]  # of what is mapped, or of what came of it
+Batch = list[Any]  # of inputs, or of results
 Work = Callable[[Batch], Batch]
 ENGINES = ("local", "ray")
 MOST_LOSSES = 20  # workers lost in a row before giving up
@@ -20,7 +20,7 @@ MOST_LOSSES = 20  # workers lost in a row before giving up
 def mapped(
     make: Callable[[], Work], batches: Iterable[Batch], *, engine: str = "local", workers: int = 1, gpus: float = 0.0
 ) -> Iterator[tuple[Batch, Batch]]:
-    """Every batch with what a worker made of it, in order of completion.
+    """Every batch with its results, in order of completion.
 
     `make` builds a worker, once in this process or once per actor (it is pickled then); a worker maps a batch to as
     many results. `gpus` is what each Ray actor reserves. A batch whose actor died is given to another one. Raises
@@ -60,7 +60,7 @@ def _on_ray(
         worker = actor.remote()
         return worker.start.remote(make), (worker, None)
 
-    # what will be there -> who makes it, of what (None: it only starts). Work goes to workers that have started,
+    # future result -> its worker and its batch (None: the worker only starts). Work goes to workers that have started,
     # because
     # a machine that was lost may leave no room for another worker, and a batch given to it would wait for ever
     busy: dict[Any, tuple[Any, Batch | None]] = dict(started() for _ in range(workers))
@@ -73,7 +73,7 @@ def _on_ray(
                 worker = idle.pop()
                 busy[worker.run.remote(batch)] = (worker, batch)
             if idle and all(batch is None for _, batch in busy.values()):
-                return  # nobody works on anything, and there was nothing to give to those who are idle
+                return  # no worker is busy, and there was no batch for the idle ones
             (done, *_), _ = ray.wait(list(busy), num_returns=1)
             worker, batch = busy.pop(done)
             try:
@@ -83,7 +83,7 @@ def _on_ray(
                 if losses > MOST_LOSSES:
                     raise PalateError(
                         f"ray: {losses} workers in a row died ({type(error).__name__}). Look at memory and GPUs of the "
-                        "machines; what was finished is kept, and the same command goes on."
+                        "machines; what was finished is kept, and the same command resumes."
                     ) from error
                 if batch is not None:
                     again.append(batch)
@@ -101,13 +101,13 @@ def _on_ray(
 
 
 def _cause(error: Exception) -> Exception:
-    """What the worker raised, where it is a line for the user."""
+    """The error that the worker raised, where it is a line for the user."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, PalateError) else error
 
 
 def _ray() -> Any:  # Ray makes `remote` of a class when it runs: no checker sees it
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # who wants to send Ray statistics of use says so
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # off unless the user turns it on
     try:
         import ray
         import ray.exceptions

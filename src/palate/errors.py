@@ -9,7 +9,7 @@ from palate.foreign import printable, without_passwords
 class PalateError(Exception):
     """Bad input or a refused request. The command line prints it as one line and exits with 1; no stack trace.
 
-    What it quotes of files and servers cannot move a terminal's cursor, and no address in it shows its password.
+    Text quoted from files and servers cannot move a terminal's cursor, and no address in it shows its password.
     """
 
     def __init__(self, line: str = ""):
@@ -17,7 +17,7 @@ class PalateError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line for a message of ours; its class where it says nothing."""
+    """The message of another library's error, on one line; the error's class where it has no message."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 

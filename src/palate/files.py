@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palate.errors import PalateError
+import numpy as np
+
+from palate.errors import PalateError, first_line
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
@@ -44,6 +46,8 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
             _sync(temporary)
         if temporary.is_dir() and path.exists():
             shutil.rmtree(path)
+        elif path.is_dir():
+            raise PalateError(f"{path}: is a folder, where a file is to be written. Move it away, then run again.")
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
@@ -62,8 +66,8 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error of any library that writes says that there is no room: the system's number, the words in which
-    safetensors and databases pass it on, and torch's, which names the place where it stopped and not why."""
+    """Whether a library's error means that the disk is full: by the system's error number, by the words of safetensors
+    and databases, or by torch's, which name the place where writing stopped and not the reason."""
     one: BaseException | None = error
     while one is not None:
         text = str(one).lower()
@@ -86,22 +90,36 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed writers of `name` (a glob) left in `folder`; only for names that nobody can be writing now."""
+    """Remove leftovers of killed writers of `name` (a glob) in `folder`; only for names that nobody can be writing
+    now."""
     for temporary in folder.glob(f".{name}.*.tmp"):
         _remove(temporary)
 
 
+def read_object(path: Path, remedy: str, largest: int = 1 << 30) -> dict[str, Any]:
+    """A JSON file that holds one mapping. Raises PalateError, one line that ends in `remedy`, for everything else."""
+    try:
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path.stat().st_size:,} bytes, which no such file has")
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(told, dict):
+            raise ValueError(f"a {type(told).__name__}, not a mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise PalateError(f"{path}: missing or not readable ({(reason or 'damaged')[:120]}). {remedy}") from error
+    return told
+
+
 def write_checksums(folder: Path) -> None:
-    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from
-    content."""
+    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader notices damage."""
     sums = {name: sha256_of(folder / name) for name in _files(folder)}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
 def damaged_file(folder: Path) -> str | None:
-    """The first file of `folder` that is missing or is not what `write_checksums` saw, None when all are.
+    """The first file of `folder` that is missing or differs from what `write_checksums` saw; None when all are intact.
 
-    A folder without sha256.json has nothing to be compared with, and passes.
+    A folder without sha256.json cannot be checked, and passes.
     """
     if not (folder / CHECKSUMS).is_file():
         return None
@@ -113,7 +131,7 @@ def damaged_file(folder: Path) -> str | None:
 
 
 def refuse_damaged(folder: Path, remedy: str) -> None:
-    """Raise PalateError, with the remedy, for a file of `folder` that is not what `write_checksums` saw."""
+    """Raise PalateError, with the remedy, for a file of `folder` that is missing or damaged."""
     if name := damaged_file(folder):
         raise PalateError(f"{folder / name}: missing, or not what was written there (another SHA-256). {remedy}")
 
@@ -163,7 +181,6 @@ def _remove(path: Path) -> None:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
-    import numpy as np  # not at the top: the command line's help is shown without it
 
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "***"
-JOINERS = "\u200c\u200d"  # in emoji, Persian and the like: they move nothing
+JOINERS = "\u200c\u200d"  # needed in emoji, Persian and the like; they do not move the cursor
 _USER = re.compile(r"(?<=://)[^/\s?#]*@")  # name:password@ of an address
-_MOVES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")  # what a terminal takes for an order
-_TELLING = 6  # so many characters of a secret in a row are taken for a part of it
+_MOVES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")  # a terminal's control sequence
+_TELLING = 6  # this many characters of a secret in a row count as a part of it
 
 
 def printable(text: str) -> str:
@@ -37,7 +37,7 @@ def without_passwords(text: str) -> str:
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every part of a secret hidden: also one that was cut, encoded, or has spaces and the like in it."""
+    """`text` with every part of a secret hidden: also a secret that was cut, encoded, or broken up by spaces."""
     moves = {i for found in _MOVES.finditer(text) for i in range(*found.span())}
     seen = [i for i, c in enumerate(text) if c.isprintable() and not c.isspace() and i not in moves]
     flat = "".join(text[i] for i in seen).lower()
@@ -52,7 +52,7 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def secrets_of(address: str) -> list[str]:
-    """The secrets in an address: its password, and name and password as they are sent."""
+    """The secrets in an address: its password, and "name:password" as a client sends it."""
     user, _, _ = urlsplit(address).netloc.rpartition("@")
     name, _, password = user.partition(":")
     if not password:

@@ -13,10 +13,10 @@ from palate.errors import PalateError
 FORMATS = (
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "QOI", "ICO", "PCX", "SGI",
 )  # fmt: skip
-"""The kinds of files that are read. Others of Pillow's start programs (EPS) or hold no picture of their own (WMF)."""
+"""The file formats that are read. Some of Pillow's others start programs (EPS) or hold no picture themselves (WMF)."""
 MOST_PIXELS = 90_000_000
 GROUND = (255, 255, 255)
-"""What shows through where a picture is transparent: white, as on the labelling page."""
+"""The colour behind transparent pictures: white, as on the labelling page."""
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -28,7 +28,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF; photometric 0: white is zero
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged notes and many pixels: told in errors where they matter
+warnings.filterwarnings("ignore", module=r"PIL\.")  # our errors say it where it matters
 _SRGB = ImageCms.createProfile("sRGB")
 _COLOUR_SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab "}
 
@@ -44,13 +44,13 @@ class Decoded:
 def decode(data: bytes, name: str = "the image") -> Decoded:
     """The picture in the encoded bytes `data`, as 8-bit sRGB and as people see it.
 
-    It is turned by its EXIF note. A colour profile (ICC) is followed to sRGB; one that is broken or of another colour
-    space is not, as in browsers. Transparent parts show GROUND, by an alpha channel, a palette or a transparent colour.
-    Greys of 16 bits keep their upper 8 bits (rounded), CMYK and LAB are converted. Of animations and files of several
-    pages it is the first.
+    It is turned by its EXIF orientation. A colour profile (ICC) is converted to sRGB; a profile that is broken or of
+    another colour space is ignored, as in browsers. Transparent parts show GROUND, by an alpha channel, a palette or a
+    transparent colour. Greys of 16 bits keep their upper 8 bits (rounded), CMYK and LAB are converted. Of an animation
+    or a file of several pages only the first is decoded.
 
-    Raises PalateError, which calls the picture `name`, for what is no picture, for a part of one, for one with more
-    pixels than is safe, and for modes without a defined white (32-bit numbers).
+    Raises PalateError, which calls the picture `name`, for data that is no picture or is cut off, for more pixels than
+    is safe, and for modes without a defined white (32-bit numbers).
     """
     try:
         with _open(io.BytesIO(data)) as picture:
@@ -78,8 +78,8 @@ def size(file: BinaryIO) -> tuple[int, int] | None:
 def media_type(data: bytes) -> str | None:
     """The media type of `data` where a browser shows these very bytes as `decode` does, None otherwise.
 
-    None are transparent pictures (a page has a ground of its own), animations, modes that browsers treat differently,
-    and turns that are noted elsewhere than in a JPEG.
+    It is None for transparent pictures (a page has its own background), animations, modes that browsers treat
+    differently, and an orientation noted in anything but a JPEG.
     """
     try:
         with _open(io.BytesIO(data)) as picture:
@@ -97,12 +97,12 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _orientation(picture: ImageFile.ImageFile) -> int:
-    """The EXIF orientation, 1 where there is none that can be read; XMP is not asked, as browsers do not."""
+    """The EXIF orientation, 1 where none can be read; XMP is ignored, as in browsers."""
     for name in ("xmp", "XML:com.adobe.xmp"):
         picture.info.pop(name, None)
     try:
         value = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # a damaged note is none
+    except Exception:  # damaged metadata counts as absent
         return 1
     return value if value in range(2, 9) else 1
 
@@ -111,7 +111,7 @@ def _animated(picture: ImageFile.ImageFile) -> bool:
     try:
         several = bool(getattr(picture, "is_animated", False))
         return several and picture.format != "MPO"  # which is a photo with its previews
-    except Exception:  # what follows the first frame is damaged, and not needed
+    except Exception:  # damage after the first frame does not matter
         return True
 
 
@@ -153,7 +153,7 @@ def _alpha(picture: Image.Image, data: bytes, name: str) -> Image.Image | None:
 
 
 def _colours(picture: Image.Image, name: str) -> Image.Image:
-    """The colours of `picture` without its alpha, in a mode that a profile can be for: L, RGB, CMYK or LAB."""
+    """The colours of `picture` without its alpha, in a mode that profiles exist for: L, RGB, CMYK or LAB."""
     mode = picture.mode
     if mode in ("L", "RGB", "CMYK", "LAB"):
         return picture
@@ -174,7 +174,7 @@ def _colours(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """`picture` (L, RGB, CMYK, LAB) as RGB in sRGB, by its profile where that is one for these colours."""
+    """`picture` (L, RGB, CMYK, LAB) as RGB in sRGB, by its profile where the profile fits these colours."""
     if picture.mode == "LAB":
         transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _SRGB, "LAB", "RGB")
         return _converted(ImageCms.applyTransform(picture, transform))
@@ -184,7 +184,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
             if source.profile.xcolor_space == _COLOUR_SPACES[picture.mode]:
                 return _converted(ImageCms.profileToProfile(picture, source, _SRGB, outputMode="RGB"))
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass  # a broken profile is none
+            pass  # a broken profile counts as absent
     return picture.convert("RGB")
 
 

@@ -1,5 +1,5 @@
-"""The progress of everything that takes long, on stderr: a bar on a terminal, gone when done; elsewhere (a batch
-system's log, CI, nohup) lines, every 30 seconds or 5 %."""
+"""The progress of all long work, on stderr: a bar on a terminal, removed when done; elsewhere (a batch system's log,
+CI, nohup) lines, every 30 seconds or 5 %."""
 
 import os
 import sys
@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 EVERY, SHARE = 30.0, 0.05  # seconds, and share of the whole, after which there is another line
-SOONEST = 10.0  # seconds between two lines: what is quick says nothing
+SOONEST = 10.0  # seconds between two lines, so that quick work prints none
 
 
 class Advance(Protocol):
-    """Moves the progress on by `count`; `told` is what a line says beside it, such as "loss 0.693"."""
+    """Advances the progress by `count`; `told` is shown beside it, such as "loss 0.693"."""
 
     def __call__(self, count: int, told: str = "", /) -> None: ...
 
 
 @contextmanager
 def progress_bar(description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-    """Show how far the block is while it runs; gives a function that advances it by so many.
+    """Show the progress of the block while it runs; gives a function that advances it by a count.
 
-    `unit` is what one of them is called where its time is worth saying ("step"). One of several processes tells.
+    `unit` is the name of one item where the time for one should be shown ("step"). With several processes one prints.
     """
     console = Console(stderr=True)
     if os.environ.get("RANK", "0") != "0":
@@ -42,7 +42,7 @@ def progress_bar(description: str, total: int, done: int = 0, unit: str = "") ->
 
 
 class _Lines:
-    """Progress where nobody watches, but somebody reads later."""
+    """Progress as lines in a log, to be read later."""
 
     def __init__(self, description: str, total: int, done: int, unit: str):
         self.description, self.total, self.unit = description, total, unit

@@ -1,4 +1,4 @@
-"""What a user brings, read with care: only plain files of bounded size, inside their folder, text in one policy."""
+"""Read a user's files with care: only plain files of bounded size, inside their folder, with one policy for text."""
 
 import json
 import os
@@ -25,11 +25,11 @@ class LongLine(PalateError):
 def open_plain(path: str | Path, most: int | None = None) -> BinaryIO:
     """A plain file opened for reading, as bytes.
 
-    Raises PalateError for what is none, before anything is read: devices, FIFOs, sockets, folders, files of the kernel
-    (/proc, /sys), loops of links, files that are missing or not permitted, and those of more than `most` bytes.
+    Raises PalateError, before anything is read, for anything else: devices, FIFOs, sockets, folders, files of the
+    kernel (/proc, /sys), loops of links, files that are missing or not permitted, and those of more than `most` bytes.
     """
     try:
-        _refuse_unusual(path, os.stat(path), most)  # before the file is opened, which for a device is an act
+        _refuse_unusual(path, os.stat(path), most)  # before opening: opening a device can have effects
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO without a writer would wait
     except FileNotFoundError as error:
         raise PalateError(f"{shown(path)}: no such file.") from error
@@ -63,7 +63,7 @@ def read_plain(path: str | Path, most: int = LARGEST_PICTURE) -> bytes:
     """The bytes of a plain file of at most `most` bytes; raises PalateError as `open_plain` does."""
     with open_plain(path, most) as file:
         try:
-            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # room for so many bytes is made first
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # Python allocates this many bytes first
         except OSError as error:
             raise PalateError(f"{shown(path)}: cannot be read ({error.strerror}).") from error
     if len(data) > most:  # it grew
@@ -78,7 +78,7 @@ def read_text(path: str | Path, most: int = LARGEST_TEXT) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The content of JSON `text`. Raises ValueError for what is none, or is nested too deep to be read."""
+    """The content of JSON `text`. Raises ValueError for text that is not JSON, or is nested too deep."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -86,9 +86,9 @@ def parse_json(text: str) -> Any:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """`data` as text: UTF-8 with or without a mark, or UTF-16 with one; the mark is no part of the text.
+    """`data` as text: UTF-8 with or without a mark, or UTF-16 with one; the mark is not part of the text.
 
-    Raises PalateError, naming `where` and the byte, for every other encoding; a NUL shows one in what reads as UTF-8.
+    Raises PalateError, naming `where` and the byte, for every other encoding; a NUL in valid UTF-8 counts as one.
     """
     mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
     if not encoding:
@@ -109,7 +109,7 @@ def decode_text(data: bytes, where: str) -> str:
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, float, str | PalateError]]:
     """The lines of a plain file of any size: number from 1, share of the file read, and the text without its line end,
-    or what is wrong with that line (its encoding, or its length above LARGEST_LINE).
+    or the problem of that line (its encoding, or a length above LARGEST_LINE).
 
     UTF-16 is read as a whole, and so only up to LARGEST_UTF16 bytes. Raises PalateError as `open_plain` does.
     """
@@ -147,8 +147,8 @@ def _line(line: bytes, start: int, path: str, number: int) -> str | PalateError:
 
 
 def inside(folder: str | Path, path: Any, outside: bool = False) -> Path:
-    """The file that `path` names, taken from `folder`. Raises PalateError for one that leaves the folder, by its parts,
-    by being absolute or through links, unless `outside` allows it, and for what is no path."""
+    """The file at `path`, relative to `folder`. Raises PalateError for a path that leaves the folder, by its parts, by
+    being absolute or through links, unless `outside` allows it, and for a value that is no path."""
     try:
         root, file = Path(folder), Path(folder, path)
         leaves = not outside and not file.resolve().is_relative_to(root.resolve())
@@ -167,7 +167,7 @@ def shown(value: Any, most: int = LONGEST_QUOTE) -> str:
 
 
 def quoted(value: Any, most: int = 60) -> str:
-    """`value` as Python writes it, shortened: for messages that say what stood in a file."""
+    """`value` as Python writes it, shortened, for messages that quote a file."""
     try:
         return shown(repr(value[: most + 1] if isinstance(value, str | bytes) else value), most)
     except (ValueError, RecursionError):  # a number of too many digits, or a structure that is too deep

@@ -122,7 +122,7 @@ def test_ctrl_c_is_one_line_keeps_the_checkpoints_and_the_same_command_goes_on(p
     newest = max(int(p.name.removeprefix("step-")) for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
     config = write_config(tmp_path, pipeline_folder, dataset, max_train_steps=newest + 1)
     result = palate("train", config)
-    assert result.returncode == 0 and f"going on from step {newest}" in result.stdout
+    assert result.returncode == 0 and f"resuming from step {newest}" in result.stdout
 
 
 def test_a_full_gpu_is_one_line_with_what_needs_less(monkeypatch):

@@ -52,7 +52,7 @@ def test_the_way_from_pairs_to_a_configuration(folder, tmp_path, capsys):
     capsys.readouterr()
     audit.main([str(folder), "--json"])
     assert json.loads(capsys.readouterr().out)["recommendation"]["configuration"].items() <= advised.items()
-    with pytest.raises(PalateError, match="is there already"):
+    with pytest.raises(PalateError, match="exists already"):
         audit.main([str(folder), "--config", str(config)])
 
 

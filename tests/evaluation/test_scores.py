@@ -18,6 +18,7 @@ from judges.reward_models import save_clip, save_image_reward, save_open_clip
 from PIL import Image
 
 from palate.cli import score as score_verb
+from palate.command import said_as
 from palate.data.dataset import PreferenceDataset
 from palate.data.samples import open_samples
 from palate.errors import PalateError
@@ -141,7 +142,8 @@ def test_what_is_missing_is_scored_by_the_command_that_is_told(tmp_path, capsys)
     command = (
         f"palate score {a.folder} --scorer clip --scorer world --set world.x=1 --set clip.model={weights} --dtype fp32"
     )
-    score([a.folder], ["clip"], settings=[f"clip.model={weights}"], command=command)
+    with said_as(command):
+        score([a.folder], ["clip"], settings={"clip.model": weights})
     with pytest.raises(PalateError) as refused:
         compare(a.folder, against=b.folder)
     told = str(refused.value)
@@ -149,7 +151,8 @@ def test_what_is_missing_is_scored_by_the_command_that_is_told(tmp_path, capsys)
     score_verb.main(told.split("palate score ")[1].rstrip(".").split())
     assert compare(a.folder, against=b.folder).scorer == "clip"
     other = Scorer("other", "1", ("other",), lambda images, prompts: np.ones((len(images), 1)))
-    score_samples(a, other, command="palate score a --scorer other")
+    with said_as("palate score a --scorer other"):
+        score_samples(a, other)
     capsys.readouterr()
     both = compare(a.folder, against=b.folder)
     assert both.scorer == "clip" and not both.others

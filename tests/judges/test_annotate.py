@@ -177,16 +177,16 @@ def says(answer):
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
-        (lambda n: np.full((n, 2), np.nan), "not a finite number for pair p000"),
-        (lambda n: [0.5] * (n - 1) + [float("inf")], "not a finite number for pair p023"),
+        (lambda n: np.full((n, 2), np.nan), "an infinite value for pair p000"),
+        (lambda n: [0.5] * (n - 1) + [float("inf")], "an infinite value for pair p023"),
         (lambda n: [], "an array of shape (0,) for 24 pairs"),
         (lambda n: None, "None for 24 pairs"),
         (lambda n: [0.4] * (n - 1), "shape (23,)"),
         (lambda n: np.zeros((n, 3)), "shape (24, 3)"),
-        (lambda n: ["A"] * n, "no table of numbers"),
+        (lambda n: ["A"] * n, "other than a table of numbers"),
         (lambda n: [1.5] * n, "the probability 1.5 for pair p000"),
         (lambda n: [Answer(0.5)] * (n + 1), "25 answers for 24"),
-        (lambda n: [Answer(float("nan"))] * n, "not a finite number"),
+        (lambda n: [Answer(float("nan"))] * n, "NaN or an infinite value"),
         (lambda n: [Answer()] * n, "neither a probability nor a failure for pair p000"),
         (lambda n: [Answer(-0.1)] * n, "the probability -0.1"),
         (lambda n: np.ones((n, 2)), "the same probability (0.5)"),
@@ -216,7 +216,7 @@ def test_an_id_that_voted_with_other_settings_or_is_a_person_is_refused(dataset,
     plug_in(type("Mute", (), {}))
     assert "no method vote" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
     plug_in(3)
-    assert "no class" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
+    assert "not a class" in refusal(lambda: annotate(dataset, "mine", annotator="x"))
 
 
 def failures_kept(dataset) -> list[str]:

@@ -118,7 +118,7 @@ def votes_of(dataset, annotator: str) -> int:
 
 @pytest.mark.parametrize(
     ("judge", "told", "answers"),
-    [("notanumber", "a value that is not a finite number for pair p008", 8), ("silent", "None for 4 pairs", 0),
+    [("notanumber", "NaN or an infinite value for pair p008", 8), ("silent", "None for 4 pairs", 0),
      ("alike", "all 24 pairs the same probability (0.5)", 0), ("picky", "TypeError", None), ("missing", "AttributeError", None)],
 )  # fmt: skip
 def test_a_judge_that_says_nothing_of_use_is_one_line(judge, told, answers, annotate, dataset):
@@ -188,7 +188,7 @@ def test_a_database_that_disappears_is_one_line_and_what_was_judged_becomes_vote
 def test_a_template_without_its_marks_is_one_line(annotate, dataset, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Which picture is better, {first} or {second}?")
-    assert "{prompt} stands there 0 times" in line_of(annotate(dataset, "vlm", "--template", str(path)))
+    assert "{prompt} is there 0 times" in line_of(annotate(dataset, "vlm", "--template", str(path)))
 
 
 def test_a_judge_that_learned_from_human_votes_is_not_asked_about_them(tmp_path):

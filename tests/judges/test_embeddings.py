@@ -115,24 +115,29 @@ def test_pairs_without_embeddings_have_none_and_several_judges_count_alike(datas
     assert embedding_directions(dataset, ["elsewhere"])[0].shape == (1, 0)
 
 
-def test_embeddings_that_cost_more_than_a_vote_wait_until_they_are_asked_for(dataset, monkeypatch):
+def test_embeddings_that_cost_more_than_a_vote_wait_until_they_are_asked_for(dataset):
     seen = []
-    monkeypatch.setattr(verb, "load_judge", lambda name, **settings: Counting(seen))
-    annotate(dataset, "mine")
+
+    def load(name, **settings):
+        return Counting(seen)
+
+    annotate(dataset, "mine", load=load)
     assert not seen and not store_of(dataset, "mine").exists()
-    assert annotate(dataset, "mine", embeddings="all").embedded == 7 == len(seen)
-    assert annotate(dataset, "mine", embeddings="all").embedded == 0 and len(seen) == 7
-    monkeypatch.setattr(verb, "load_judge", lambda name, **settings: Counting(seen, broken=True))
-    other = annotate(dataset, "other")
+    assert annotate(dataset, "mine", embeddings="all", load=load).embedded == 7 == len(seen)
+    assert annotate(dataset, "mine", embeddings="all", load=load).embedded == 0 and len(seen) == 7
+
+    def load_broken(name, **settings):
+        return Counting(seen, broken=True)
+
+    other = annotate(dataset, "other", load=load_broken)
     assert other.votes == PAIRS
     with pytest.raises(PalateError, match="one vector of finite numbers"):
-        annotate(dataset, "other", embeddings="all")
+        annotate(dataset, "other", embeddings="all", load=load_broken)
     with pytest.raises(PalateError, match="no embeddings"):
-        monkeypatch.setattr(verb, "load_judge", load_judge)
         annotate(dataset, "brightness", embeddings="all")
 
 
-def test_an_interrupted_run_goes_on_without_embedding_a_picture_again(dataset, clip, monkeypatch):
+def test_an_interrupted_run_goes_on_without_embedding_a_picture_again(dataset, clip):
     judge = load_judge("clip", **clip)
     whole, calls = judge.embed, []
 
@@ -143,12 +148,15 @@ def test_an_interrupted_run_goes_on_without_embedding_a_picture_again(dataset, c
         return whole(images)
 
     judge.embed = dying
-    monkeypatch.setattr(verb, "load_judge", lambda name, **settings: judge)
+
+    def load(name, **settings):
+        return judge
+
     with pytest.raises(KeyboardInterrupt):
-        annotate(dataset, "clip", batch_size=4)
+        annotate(dataset, "clip", batch_size=4, load=load)
     with EmbeddingStore(store_of(dataset), verb._identity("clip", judge, None)[0]) as store:
         assert len(store.pair_ids()) == 8
-    report = annotate(dataset, "clip", batch_size=4)
+    report = annotate(dataset, "clip", batch_size=4, load=load)
     assert (report.from_answers, report.judged, sum(calls)) == (8, 4, 4 * 2 * 4)
     found, _ = embedding_directions(dataset, ids(dataset))
     raw = differences_of(dataset, judge)

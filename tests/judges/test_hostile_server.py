@@ -131,7 +131,7 @@ def test_a_key_that_no_header_can_carry_is_one_line_at_once(key, monkeypatch):
     ],
 )
 def test_an_address_that_is_none_is_one_line(address):
-    assert "is no address" in refusal(lambda: VisionLanguageJudge(address, model="m"))
+    assert "is not an address" in refusal(lambda: VisionLanguageJudge(address, model="m"))
 
 
 def test_the_key_itself_in_place_of_its_name_is_not_repeated():
@@ -242,7 +242,7 @@ def test_a_server_that_was_repaired_is_asked_anew(dataset):
     settings = {"model": "m"}
     with RawServer(lambda _: [http(chat_answer("A", [token("A", A=0.7, B=0.3)]))]) as server:
         line = refusal(lambda: annotate(dataset, "vlm", settings=settings | {"server": server.address}))
-        assert "gives all 24 pairs the same probability" in line and "asks anew" in line
+        assert "gives all 24 pairs the same probability" in line and "asks again" in line
     with RawServer(by_checksum(lambda better, _: better)) as server:
         report = annotate(dataset, "vlm", settings=settings | {"server": server.address})
         assert (report.judged, report.from_answers, report.votes, len(server.requests)) == (24, 0, 24, 48)

@@ -70,7 +70,7 @@ def test_an_unknown_name_gets_the_list_of_what_there_is(plug_in):
 @pytest.mark.parametrize(
     ("scores", "what"),
     [
-        ([0.5, float("nan"), 1], "'mine': 3 scores for 3 pictures, 1 of them not a number"),
+        ([0.5, float("nan"), 1], "'mine': 3 scores for 3 pictures, 1 of them NaN"),
         ([0.5, 1], "2 scores for 3"),
         ([[0.5], [1], [2]], "one number for each picture"),
         (0.5, "1 scores for 3"),

@@ -149,7 +149,7 @@ def test_what_would_fail_for_every_pair_ends_the_run_in_one_line(bright, mute, d
     assert "no list of models" in refusal(lambda: judge(closed))
     line = refusal(lambda: annotate(dataset, "vlm", settings={"server": f"http://127.0.0.1:{closed}/v1", "model": "x", "attempts": 1}))  # fmt: skip
     assert "answers no more" in line and "ConnectError" in line
-    assert "is no address" in refusal(lambda: load_judge("vlm", server="localhost:8000", model="x"))
+    assert "is not an address" in refusal(lambda: load_judge("vlm", server="localhost:8000", model="x"))
 
 
 def test_a_refused_key_stops_the_questions_that_wait(bright, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_template_of_ones_own_replaces_the_words_and_makes_another_judge(brigh
     (answer,) = voter.vote([pair(0.9, 0.1)])
     assert answer.probability < 0.2  # the server takes the picture that comes first in the message for A
     path.write_text("{prompt} {first}")
-    assert "{second} stands there 0 times" in refusal(lambda: load_template(str(path)))
+    assert "{second} is there 0 times" in refusal(lambda: load_template(str(path)))
     assert "cannot be read" in refusal(lambda: load_template(str(tmp_path / "none.txt")))
 
 

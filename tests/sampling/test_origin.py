@@ -245,7 +245,7 @@ def test_missing_pictures_name_the_command_that_goes_on(pipeline_folder, tmp_pat
     sample_command.main(command)
     open_samples(tmp_path / "a").paths[0].unlink()
     told = refusal(lambda: open_samples(tmp_path / "a").images())
-    assert f"goes on: palate sample {' '.join(command)}" in told
+    assert f"resumes: palate sample {' '.join(command)}" in told
 
 
 def test_going_on_does_not_depend_on_how_a_path_is_spelled(pipeline_folder, tmp_path, monkeypatch):

@@ -157,7 +157,7 @@ def test_the_base_of_a_run_is_sampled_at_the_revision_that_the_run_started_from(
     save_config(replace(load_config(run / "config.yaml"), revision="1f2e3d"), run / "config.yaml")
     monkeypatch.setattr(
         "palate.sampling.samples.load_backbone",
-        lambda name, revision=None: asked.append(revision) or load_backbone(name),
+        lambda name_or_path, revision=None, **more: asked.append(revision) or load_backbone(name_or_path, **more),
     )
     (tmp_path / "prompts.txt").write_text(PROMPTS[0])
     sample_command.main([str(run), "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--base"])
@@ -171,7 +171,7 @@ def test_the_base_of_a_run_is_sampled_at_the_revision_that_the_run_started_from(
 def test_a_picture_that_is_no_number_is_refused_and_not_stored_as_black(pipeline_folder, tmp_path, monkeypatch):
     nothing = torch.full((3, 3, 8, 8), float("nan"))
     monkeypatch.setattr(StableDiffusion, "sample", lambda *_: nothing)
-    with pytest.raises(PalateError, match="not a number"):
+    with pytest.raises(PalateError, match="picture has NaN"):
         sample(pipeline_folder, list(PROMPTS), tmp_path / "samples", Sampling(steps=1))
     assert not list((tmp_path / "samples").glob("*.png"))
 
@@ -348,3 +348,41 @@ def test_counts_below_one_are_refused_and_nothing_is_written(count, tmp_path):
     with pytest.raises(PalateError, match="at least 1 is needed"):
         sample("world", ["a red circle"], tmp_path / "s", Sampling(**count), **given)
     assert not (tmp_path / "s").exists()
+
+
+# --- schedules whose last step is nothing but noise ---------------------------------------------------------------------
+
+
+def with_schedule(base: Path, folder: Path, **changes) -> Path:
+    """A copy of a pipeline with zero terminal SNR, or another scheduler."""
+    shutil.copytree(base, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    zero = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    told = json.loads(path.read_text()) | zero | changes
+    path.write_text(json.dumps(told))
+    index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", told["_class_name"]]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "euler"])
+def test_zero_terminal_snr_is_sampled_where_v_is_predicted(sampler, v_pipeline_folder, tmp_path):
+    base = with_schedule(v_pipeline_folder, tmp_path / "base")
+    assert load_backbone(str(base)).noise_schedule.alphas_cumprod[-1] == 0
+    made = sample(base, list(PROMPTS), tmp_path / "pictures", Sampling(steps=2, guidance=2.0, sampler=sampler))
+    assert made.images().std() > 0
+
+
+def test_zero_terminal_snr_is_blamed_on_the_scheduler_where_the_noise_is_predicted(pipeline_folder, tmp_path):
+    base = with_schedule(pipeline_folder, tmp_path / "base")
+    with pytest.raises(PalateError) as refused:
+        sample(base, list(PROMPTS), tmp_path / "pictures", Sampling(steps=2, guidance=2.0, sampler="ddim"))
+    told = str(refused.value)
+    assert told.startswith(f"{base / 'scheduler'}: has zero terminal SNR") and "weights" not in told
+
+
+def test_schedules_without_timesteps_are_refused_by_name(pipeline_folder, tmp_path):
+    edm = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5, "sigma_max": 80.0, "sigma_min": 0.002}
+    base = with_schedule(pipeline_folder, tmp_path / "base", **edm)
+    with pytest.raises(PalateError, match="cannot train with EDMDPMSolverMultistepScheduler"):
+        load_backbone(str(base)).noise_schedule  # noqa: B018

@@ -19,6 +19,7 @@ import palate
 from palate.backbones import load_backbone
 from palate.backbones.classifier import load_classifier
 from palate.backbones.guidance import plain_weights
+from palate.files import CHECKSUMS
 from palate.network.model import load_trained, make_classifier, make_policy, save_model, starting_network
 from palate.run.load import load_config, save_config
 from palate.sampling.samples import load_model
@@ -214,6 +215,7 @@ def rewrite(run: Path, change) -> None:
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file(change(load_file(path)), path, metadata=header)
+    (run / "model" / CHECKSUMS).unlink()  # as a run of an older version, which has none
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"])
@@ -276,6 +278,7 @@ def test_a_file_that_does_not_say_its_alpha_is_refused_wherever_it_loads(made, t
     run = tmp_path / "run"
     shutil.copytree(one.run, run, ignore=shutil.ignore_patterns("exports"))
     save_file(load_file(run / "model" / ADAPTER), run / "model" / ADAPTER)
+    (run / "model" / CHECKSUMS).unlink()
     assert "lora.alpha is 3" in refusal(lambda: load_model(run))
 
 
@@ -363,6 +366,7 @@ def test_trained_weights_that_are_not_whole_are_refused(pipeline_folder, tmp_pat
         save_model(policy, tmp_path / kind, config, backbone)
         (path,) = (tmp_path / kind).rglob("*.safetensors")
         save_file(WRONG["one less"](load_file(path)), path, metadata={"format": "pt"})
+        (tmp_path / kind / CHECKSUMS).unlink()
     assert "1 weights are missing" in refusal(
         lambda: load_trained(load_backbone(str(pipeline_folder)), tmp_path / "full")
     )

@@ -145,7 +145,7 @@ def test_running_means_are_means_also_of_a_row_that_occurs_twice():
 def test_a_pair_learned_by_heart_is_told_once(pipeline_folder, voted, tmp_path, capsys):
     changes = dict(method="dedpo", judge="bright", correction="none", max_train_steps=12, learning_rate=3e-2, beta=1e6)
     palate.train(settings(pipeline_folder, voted, tmp_path / "run", **changes))
-    assert capsys.readouterr().out.count("go on pulling there") == 1
+    assert capsys.readouterr().out.count("keep pulling there") == 1
 
 
 def test_the_exact_safeguard_reports_how_often_the_winner_would_have_risen(pipeline_folder, voted, tmp_path):

@@ -169,7 +169,7 @@ def test_a_run_goes_on_with_another_number_of_processes(name, runs):
 
 def test_a_loss_that_is_no_number_in_one_process_stops_all_with_one_line(runs):
     told = [(runs / f"spoilt-refused-{rank}").read_text() for rank in (0, 1)]
-    assert told[0] == told[1] and "the loss is not a number, at pair p005." in told[0]
+    assert told[0] == told[1] and "the loss is NaN or infinite, at pair p005." in told[0]
 
 
 @pytest.mark.slow
@@ -223,11 +223,11 @@ def palate_train(folder: Path, *options: str, **changes) -> list[str]:
 def test_train_starts_the_processes_and_tells_their_error_once(folder):
     command = palate_train(folder, "--processes", "2", output_dir="launched", learning_rate=1e30)
     done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", *command], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("palate:")]
-    assert len(lines) == 1 and "the loss is not a number, at pair" in lines[0] and "Traceback" not in done.stderr
+    assert len(lines) == 1 and "the loss is NaN or infinite, at pair" in lines[0] and "Traceback" not in done.stderr
     assert done.stdout.count("labels: 8 of 24 pairs") == 1  # the second process prints nothing
     assert (folder / "launched/command.txt").read_text().startswith("palate train")
     assert load_config(folder / "launched/config.yaml").processes == 2
@@ -243,7 +243,7 @@ def test_torchrun_and_accelerate_start_it_too(folder):
     for name, launcher in launchers.items():
         command = palate_train(folder, output_dir=name)
         done = subprocess.run(
-            [sys.executable, "-m", *launcher, *command], env=environment(), capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", *launcher, *command], env=environment(), capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert apart(folder / "alone", folder / name) <= ROUNDING
@@ -288,7 +288,7 @@ def alive(pid: int) -> bool:
     "changes, reason",
     [
         (dict(processes=6), "processes: 6 share each batch, and train_batch_size is 5"),
-        (dict(FSDP2, safeguard=0.5, safeguard_mode="exact"), "parallel: fsdp2 lets go of weights"),
+        (dict(FSDP2, safeguard=0.5, safeguard_mode="exact"), "parallel: fsdp2 frees weights"),
         (dict(FSDP2, mixed_precision="fp16"), "no loss scaling"),
     ],
 )
@@ -303,7 +303,7 @@ def test_the_rows_of_a_batch_are_dealt_out_evenly(monkeypatch):
 
 def test_every_kind_of_refusal_in_a_process_is_told_as_one(folder, monkeypatch):
     def spiked(*_, **__):
-        raise Spike(3, "the loss is not a number", ["p1"])
+        raise Spike(3, "the loss is NaN or infinite", ["p1"])
 
     save_config(load_config(settings(folder, "never")), folder / "spiked.yaml")
     monkeypatch.setattr("palate.training.loop.train_in_this_process", spiked)

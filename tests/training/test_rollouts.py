@@ -197,7 +197,7 @@ def test_equal_rewards_make_no_pair_and_that_is_said(backbone):
 
 
 def test_a_reward_that_is_not_a_number_is_refused(backbone):
-    with pytest.raises(PalateError, match="9 of them not a number"):
+    with pytest.raises(PalateError, match="9 of them NaN"):
         collect_step_pairs(
             backbone, backbone.network, list(PROMPTS), (0, 0), lambda i, p: np.full(len(i), np.nan), **QUICK
         )

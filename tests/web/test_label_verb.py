@@ -6,10 +6,10 @@ import subprocess
 import pytest
 from web.served import VERB, start
 
-from palate.cli.label import names
 from palate.data.dataset import PreferenceDataset
 from palate.data.store import default_store
 from palate.errors import PalateError
+from palate.verbs.given import names
 from palate.web.serve import label, make_links
 
 
@@ -40,7 +40,7 @@ def test_another_interface_without_raters_is_refused_before_anything_is_made(unl
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"raters": ("ana", "ana")}, "stands there twice"),
+        ({"raters": ("ana", "ana")}, "is there twice"),
         ({"raters": ("ana", "")}, "not a name"),
         ({"raters": ("owner",)}, "Choose another"),
         ({"raters": ("a\nb",)}, "not a name"),
@@ -114,7 +114,7 @@ def test_a_second_start_goes_on_with_the_same_links(unlabelled, tmp_path):
 
 
 def test_links_and_names_are_read_as_written():
-    assert names("ana, bo ,chen") == ("ana", "bo", "chen") and names("") == ()
+    assert names("ana, bo ,chen", split=True) == ("ana", "bo", "chen") and names("", split=True) == ()
     links = make_links("s" * 40, ("ana",), "https://label.example/")
     assert links.raters["ana"].startswith("https://label.example/#") and links.owner.startswith(
         "https://label.example/overview#"

@@ -1,2 +1,1 @@
-"""What the votes say about the voters: judges against people, people against each other, and what more votes would
-buy."""
+"""What votes say about the voters: judges against people, people against each other, the value of more votes."""

@@ -9,21 +9,21 @@ VALUES = np.array([0.0, 0.5, 1.0])  # image 1, tie, image 0
 
 
 def krippendorff_alpha(counts: np.ndarray, values: np.ndarray | None = None) -> float:
-    """Krippendorff's alpha of counts [U, C]: how many voters gave unit u the value c. NaN where nothing can be said.
+    """Krippendorff's alpha of counts [U, C]: how many voters gave unit u the value c.
 
     alpha = 1 - (observed disagreement) / (disagreement expected by chance), K. Krippendorff, Content Analysis (2004),
-    section 11.3. Nominal difference, or (v_c - v_k)^2 for numeric `values` [C]. Units with a single voter count for
-    nothing. 1 is perfect agreement, 0 chance, below 0 systematic disagreement; NaN where every value is the same.
+    section 11.3. Nominal difference, or (v_c - v_k)^2 for numeric `values` [C]. Units with a single voter are
+    ignored. 1 is perfect agreement, 0 chance, below 0 systematic disagreement; NaN if all values are the same.
     """
     counts = np.asarray(counts, dtype=np.float64)
     return float(_alpha(np.ones((1, len(counts))), *_parts(counts, values))[0])
 
 
 def alpha_estimate(votes: Votes, group: np.ndarray, seed: int = 0) -> Estimate | None:
-    """Alpha of the votes with a bootstrap interval over groups [N] (prompts); None without a pair that two people saw.
+    """Alpha of the votes with a bootstrap interval over groups [N] (prompts); None if no pair was seen by two people.
 
-    Of several votes of one person on a pair the first counts. A tie lies halfway between the images: squared
-    differences, which for votes without ties is the nominal alpha.
+    If a person voted several times on a pair, the first vote counts. A tie lies halfway between the images, with
+    squared differences; without ties this is the nominal alpha.
     """
     votes = votes.first_only()
     counts = _counts(votes, len(group))
@@ -51,9 +51,9 @@ def agreement_with_others(votes: Votes, group: np.ndarray) -> dict[str, Estimate
 
 
 def self_agreement(votes: Votes, group: np.ndarray) -> tuple[Estimate | None, dict[str, Estimate | None]]:
-    """How often people give the same answer when they are shown a pair again: all together, and each person.
+    """How often people give the same answer when they are shown a pair again: for all together, and for each person.
 
-    One number for each person and pair with several votes, the share of equal answers among all couples of them.
+    Each person and pair with several votes gives one number: the share of all two votes that are equal.
     """
     person, pair, same = _repeats(votes)
     by_person = {
@@ -63,16 +63,16 @@ def self_agreement(votes: Votes, group: np.ndarray) -> tuple[Estimate | None, di
 
 
 def first_share(votes: Votes, group: np.ndarray) -> Estimate | None:
-    """Share of votes for the image that was shown first; a tie counts one half. None where the order is not recorded.
+    """Share of votes for the image that was shown first; a tie counts one half. None if the order is not recorded.
 
-    One half is no position bias as long as the order was random.
+    One half means no position bias, provided that the order was random.
     """
     known = votes.take(votes.side != 0)
     return share_estimate(np.where(known.side > 0, known.value, 1 - known.value), group[known.pair])
 
 
 def order_flips(votes: Votes, group: np.ndarray) -> Estimate | None:
-    """Share of the pairs voted on in both orders by one annotator where the answer changed with the order."""
+    """Among pairs that one annotator voted on in both orders, the share whose answer changed with the order."""
     key = votes.pair * max(len(votes.names), 1) + votes.annotator
     changed, pairs = [], []
     ahead, behind = (
@@ -90,7 +90,7 @@ def _counts(votes: Votes, pairs: int) -> np.ndarray:
 
 
 def _repeats(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Person, pair and share of equal couples wherever one person voted on one pair more than once."""
+    """Person, pair, and the share of equal answers, for every pair that a person voted on more than once."""
     people = max(len(votes.names), 1)
     key, inverse = np.unique(votes.pair * people + votes.annotator, return_inverse=True)
     counts = np.bincount(inverse * 3 + np.rint(2 * votes.value).astype(int), minlength=3 * len(key)).reshape(-1, 3)
@@ -101,7 +101,7 @@ def _repeats(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _parts(counts: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Disagreement within each unit [U], its counts [U, C] where it has several voters, and the differences [C, C]."""
+    """Disagreement within each unit [U], counts [U, C] of units with several voters, and the differences [C, C]."""
     size = counts.shape[1]
     difference = 1 - np.eye(size) if values is None else np.square(np.subtract.outer(values, values))
     voters = counts.sum(axis=1)
@@ -110,7 +110,7 @@ def _parts(counts: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, n
 
 
 def _alpha(times: np.ndarray, within: np.ndarray, counts: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """Alpha [R] with each unit taken times [R, U]."""
+    """Alpha [R] of R resamples, in which each unit is taken times [R, U]."""
     totals = times @ counts  # [R, C]
     n = totals.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):

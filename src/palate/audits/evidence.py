@@ -1,4 +1,4 @@
-"""What a dataset holds about its voters, as arrays: who said what on which pair, shown in which order."""
+"""A dataset's votes as arrays: who gave which answer on which pair, shown in which order."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +11,7 @@ from palate.data.identity import single_images
 from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
+from palate.judges.contexts import Contexts, find_contexts
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
 
@@ -22,14 +23,14 @@ class Votes:
     pair: np.ndarray  # [M] position of the pair
     annotator: np.ndarray  # [M] position in `names`
     value: np.ndarray  # [M] 1 for image 0, 0 for image 1, 1/2 for a tie
-    side: np.ndarray  # [M] +1 where image 0 was shown first, -1 where image 1 was, 0 where that is not recorded
+    side: np.ndarray  # [M] +1 if image 0 was shown first, -1 if image 1 was, 0 if not recorded
     names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pair)
 
     def take(self, kept: np.ndarray) -> "Votes":
-        """The votes at these positions, or where this mask is true."""
+        """The votes at these positions, or those that this mask selects."""
         return Votes(self.pair[kept], self.annotator[kept], self.value[kept], self.side[kept], self.names)
 
     def of(self, name: str) -> "Votes":
@@ -37,7 +38,7 @@ class Votes:
         return self.take(self.annotator == self.names.index(name))
 
     def first_only(self) -> "Votes":
-        """Of several votes of one annotator on a pair the first."""
+        """Only the first vote of each annotator on each pair."""
         _, kept = np.unique(self.pair * max(len(self.names), 1) + self.annotator, return_index=True)
         return self.take(np.sort(kept))
 
@@ -48,24 +49,25 @@ class Evidence:
 
     ids: list[str]
     prompts: list[str]
-    group: np.ndarray  # [N] what is independent: the prompt, or the pair itself where there is one prompt only
+    group: np.ndarray  # [N] independent units: the prompt, or the pair itself if there is only one prompt
     human: Votes
     judges: Votes
     table: pa.Table  # the same votes, as `collect_labels` reads them
     propensity: np.ndarray  # [N]
-    differences: np.ndarray  # [N, K] picture statistics of image 0 minus image 1; K = 0 where no picture can be read
+    differences: np.ndarray  # [N, K] picture statistics of image 0 minus image 1; K = 0 if no picture can be read
     statistics: tuple[str, ...]
-    directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 where no judge left any
-    fitted: np.ndarray  # [N, J] the judges' probabilities as a correction takes them, see `unsaturated`
+    directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 if no judge stored any
+    fitted: np.ndarray  # [N, J] the judges' probabilities for a correction, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
-    notes: list[str] = field(default_factory=list)  # what could not be looked at, and why
+    contexts: Contexts | None = None  # which prompts are alike, found by their words; None where all are
+    notes: list[str] = field(default_factory=list)  # what could not be measured, and why
 
     def labels(self, judge: str | None = None) -> Labels:
         """Mean human vote, the judge's probability and the propensity of every pair."""
         return collect_labels(self.ids, self.table, judge=judge, propensity=self.propensity)
 
     def of_people(self, people: tuple[str, ...]) -> "Evidence":
-        """The same without the human votes of anybody else."""
+        """The same evidence with the human votes of these people only."""
         table = only_people(self.table, people)
         return replace(self, table=table, human=_votes(self.ids, table, "human"))
 
@@ -76,12 +78,12 @@ def read_evidence(
     human_votes: int | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """Everything the audit looks at. Single images are left out, with a note; so are pictures that cannot be read.
+    """Everything the audit uses. Single images, and pictures that cannot be read, are left out with a note.
 
-    `human_annotators` and `human_votes` keep some people's votes, or those on so many pairs, as the keys of that name
-    do in training: what is asked of the audit is then what a run would be given. Picture statistics are computed once
-    and kept in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people who
-    never voted, and more pairs than have a human vote.
+    `human_annotators` keeps only these people's votes, and `human_votes` only those on so many pairs, like the
+    training keys of these names: the audit then sees the votes that a run would use. Picture statistics are computed
+    once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people
+    who never voted, and more pairs than have a human vote.
     """
     notes: list[str] = []
     singles = single_images(dataset)
@@ -105,7 +107,8 @@ def read_evidence(
     group = np.unique(prompts, return_inverse=True)[1]
     if len(ids) > 1 and group.max() == 0:
         group = np.arange(len(ids))
-        notes.append("All pairs have one prompt: intervals speak of pairs of this prompt, not of other prompts.")
+        notes.append("All pairs have one prompt: intervals cover other pairs of this prompt, not other prompts.")
+    contexts = find_contexts(prompts, seed)
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
     columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
@@ -123,6 +126,7 @@ def read_evidence(
         directions,
         fitted,
         both_orders,
+        contexts if len(contexts.names) > 1 else None,
         notes,
     )
 
@@ -130,7 +134,7 @@ def read_evidence(
 def _on_some(
     ids: list[str], votes: pa.Table, propensity: np.ndarray, wanted: int, seed: int
 ) -> tuple[pa.Table, np.ndarray]:
-    """The votes without the human ones on all but `wanted` pairs, and the propensities [N] that fit."""
+    """The votes, with human votes on `wanted` pairs only, and the matching propensities [N]."""
     labelled = collect_labels(ids, votes).labelled
     if not 0 < wanted <= labelled.sum():
         raise PalateError(f"human_votes: {wanted} pairs were asked for, and {labelled.sum()} have a human vote.")
@@ -168,10 +172,10 @@ def _votes(ids: list[str], table: pa.Table, source: str) -> Votes:
 
 
 def _in_both_orders(dataset: PreferenceDataset, ids: list[str], votes: pa.Table) -> dict[str, np.ndarray]:
-    """For each judge that was shown every pair in both orders, rows [K, 3]: position of the pair, and its probability
-    for the image shown first when that was image 0, and when it was image 1.
+    """For each judge that saw every pair in both orders, rows [K, 3]: position of the pair, and the probability of the
+    image shown first when that was image 0, and when it was image 1.
 
-    `palate annotate` stores these two as raw scores, and notes in the provenance that they are no scores of pictures.
+    `palate annotate` stores these two as raw scores, and the provenance says that they are not scores of pictures.
     """
     sources = [entry for entry in dataset.provenance if isinstance(entry, dict) and "annotator" in entry]
     names = {entry["annotator"] for entry in sources if entry.get("answers") == "probabilities"}

@@ -1,4 +1,4 @@
-"""The audit of a dataset: everything found, as one record for the terminal, the page and scripts."""
+"""The audit of a dataset: all findings as one record, for the terminal, the page and scripts."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from palate.files import plain
 
 @dataclass(frozen=True)
 class Findings:
-    """What `palate audit` knows. Estimates carry their n and a 95 % interval; None is what could not be measured."""
+    """The result of `palate audit`. Estimates have n and a 95 % interval; None means it could not be measured."""
 
     dataset: str
     path: str
@@ -26,18 +26,18 @@ class Findings:
     prompts: int
     labelled: int  # pairs with a human vote
     human_votes: int
-    left_out: tuple[str, ...]  # whose votes count neither for judges nor for the plan: people opposed to the others
+    left_out: tuple[str, ...]  # people opposed to the others: their votes count neither for judges nor for the plan
     recommendation: Recommendation
     judges: list[Judge]
     people: People
     suspects: list[Suspect]
     suspects_by: str  # "run" or "flip probability"
-    suspect_share: float | None  # of all human votes the share that is expected to be wrong
+    suspect_share: float | None  # the share of human votes that is expected to be wrong
     plan: list[Step]
     notes: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON; what is not a number is None."""
+        """Plain values for JSON; NaN becomes None."""
         record: dict[str, Any] = plain(asdict(self))
         return record
 
@@ -51,11 +51,11 @@ def audit(
     most_suspects: int = 24,
     seed: int = 0,
 ) -> Findings:
-    """Audit the votes of a dataset; reads it, writes nothing but the cache of picture statistics.
+    """Audit the votes of a dataset. Writes nothing but the cache of picture statistics.
 
-    `run`: of an adaptive method, whose minority metric then ranks the votes to look at. The other arguments as in
-    `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a dataset
-    without pairs and a run without the metric.
+    `run` is a run of an adaptive method; its minority metric then ranks the suspect votes. The other arguments are
+    those of `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a
+    dataset without pairs and a run without the metric.
     """
     evidence = read_evidence(dataset, human_annotators, human_votes, seed)
     metric = None if run is None else read_metric(run, evidence.ids)

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals that know that pairs of one prompt are not independent."""
+"""Means with 95 % intervals that allow for pairs of one prompt being dependent."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,24 @@ _CELLS = 20_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; the interval is NaN where a single group leaves it unknown."""
+    """A number with its 95 % interval; the interval is NaN if there is a single group."""
 
     value: float
     low: float
     high: float
-    n: int  # what it was measured on: pairs, or couples of votes
+    n: int  # sample size: pairs, or repeated votes
 
     def mirrored(self) -> "Estimate":
-        """The estimate of the negative number."""
+        """The estimate with its sign changed."""
         return Estimate(-self.value, -self.high, -self.low, self.n)
 
     def beyond(self, level: float) -> int:
-        """+1 where the whole interval lies above `level`, -1 where it lies below, else 0."""
+        """+1 if the whole interval lies above `level`, -1 if below, else 0."""
         return int(self.low > level) - int(self.high < level)
 
 
 def mean_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> Estimate | None:
-    """Weighted mean of values [n] whose groups [n] are independent of each other, pairs of one group not; None for n =
-    0.
+    """Weighted mean of values [n]. Groups [n] are independent, values of one group are not. None if n = 0.
 
     The interval is that of the linearised ratio sum(w v) / sum(w) over the K groups (Cochran, Sampling Techniques,
     1977, section 6.3), with K/(K - 1) and Student's quantile for K - 1 degrees of freedom.
@@ -44,10 +43,10 @@ def mean_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | 
 
 
 def share_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> Estimate | None:
-    """`mean_estimate` of values in [0, 1] (1, 0, or a part for a tie), with an interval that stays inside.
+    """`mean_estimate` of values in [0, 1] (1, 0, or between for a tie), with an interval that stays in [0, 1].
 
-    Wilson's interval (1927) at the number of independent votes that would have the same variance, at most n; with each
-    group as one vote where nothing varies, so that ten agreements of ten are no certainty.
+    It is Wilson's interval (1927) for the number of independent votes with the same variance, at most n. If the values
+    do not vary, each group counts as one vote, so that ten agreements out of ten are not taken for certainty.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
@@ -65,11 +64,11 @@ def share_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray |
 def slope_estimate(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None
 ) -> Estimate | None:
-    """Slope b of the logistic regression P(y) = sigmoid(b x) without intercept, [n] each; None where x is all 0.
+    """Slope b of the logistic regression P(y) = sigmoid(b x) without intercept, [n] each; None if x is all 0.
 
-    For the logit x of a judge and the votes y of people, 1 is a calibrated judge, less than 1 one that is too sure of
-    itself. Newton's method with a faint ridge (perfectly separated votes would have no maximum); sandwich variance over
-    groups as in `mean_estimate`.
+    If x are a judge's logits and y people's votes, 1 means a calibrated judge, and less than 1 an overconfident one.
+    Newton's method with a weak ridge (perfectly separated votes would have no maximum); sandwich variance over groups
+    as in `mean_estimate`.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     w = np.ones(len(x)) if weights is None else np.asarray(weights) / np.mean(weights)
@@ -93,7 +92,7 @@ def slope_estimate(
 def resampled(groups: np.ndarray, resamples: int = 400, seed: int = 0) -> np.ndarray:
     """How often each row [n] is in each bootstrap sample when whole groups are drawn with replacement: [resamples, n].
 
-    Fewer samples, 50 at least, where the table would pass 160 MB.
+    Fewer resamples, at least 50, if the table would exceed 160 MB.
     """
     unique, index = np.unique(groups, return_inverse=True)
     resamples = min(resamples, max(50, _CELLS // len(groups)))

@@ -1,4 +1,4 @@
-"""Every judge against human votes: how often it is right, how sure it may be, and what leads it astray."""
+"""Every judge against human votes: its accuracy, calibration and biases."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slo
 from palate.audits.planning import Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
+from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
@@ -21,21 +22,21 @@ ALL = "all judges"  # the name of their combination
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of similar confidence, whichever image it speaks for."""
+    """Pairs on which the judge is similarly confident, whichever image it prefers."""
 
-    confidence: float  # mean probability of the side that the judge prefers
-    share: Estimate  # how often people prefer that side
+    confidence: float  # mean probability of the image that the judge prefers
+    share: Estimate  # how often people prefer that image
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A source of soft votes measured on the pairs that people voted on too; every number carries its n and interval.
+    """A source of soft votes, measured on the pairs that people also voted on; each number has its n and interval.
 
-    Expectations are over all pairs: a pair chosen with propensity pi counts 1/pi. None: not to be had from these votes.
+    Expectations are over all pairs: a pair chosen with propensity pi has weight 1/pi. None: not measurable.
     """
 
     name: str
-    correction: str  # none | calibrate | covariates, as in a configuration
+    correction: str  # none | calibrate | covariates | context, as in a configuration
     votes: int  # pairs it voted on
     accuracy: Estimate | None = None
     brier: Estimate | None = None  # 1/4 is a judge that always says 1/2
@@ -47,17 +48,17 @@ class Judge:
     flips: Estimate | None = None  # share of pairs on which the answer changed when the images were exchanged
     length: Estimate | None = None  # accuracy on the longer half of the prompts minus that on the shorter half
     favours: dict[str, Estimate] = field(default_factory=dict)  # statistic: see `favours`
-    gain: Gain | None = None  # what it is worth to DeDPO
+    gain: Gain | None = None  # its value for DeDPO
     finding: str = ""  # in words
     notes: list[str] = field(default_factory=list)
 
 
 def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[str, np.ndarray]]:
-    """Every judge as it is and, where there are enough human votes, corrected, and so all of them together; and the
-    probabilities [N] of each, by (name, correction) joined with "/".
+    """Every judge as it is and, with enough human votes, corrected; then the same for all judges combined. Also the
+    probabilities [N] of each, by "name/correction".
 
-    The correction is that of `palate.judges.correction`, cross-fitted: no pair's corrected probability saw its own
-    vote.
+    The correction is that of `palate.judges.correction`, cross-fitted: a pair's corrected probability never depends on
+    its own vote.
     """
     found: list[Judge] = []
     probabilities: dict[str, np.ndarray] = {}
@@ -72,6 +73,11 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
             continue
         found.append(_corrected(evidence, name, correction))
         probabilities[f"{name}/{found[-1].correction}"] = correction.probability
+        if evidence.contexts is not None:
+            fine = _correct(evidence, evidence.fitted[:, j], labels.human, (name,), seed, evidence.contexts)
+            if _better(fine.probability, correction.probability, labels.human):
+                found.append(_corrected(evidence, name, fine))
+                probabilities[f"{name}/{found[-1].correction}"] = fine.probability
     several = evidence.judges.names
     if sum(judge.correction != "none" for judge in found) > 1:
         correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
@@ -81,21 +87,21 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
 
 
 def favours(residual: np.ndarray, difference: np.ndarray, group: np.ndarray, weights: np.ndarray) -> Estimate | None:
-    """How much more often the judge takes the picture that has more of a statistic than people do, in shares of pairs.
+    """How much more often than people the judge prefers the picture with more of a statistic, as a share of pairs.
 
-    The mean of (judge - human) * sign(statistic of image 0 - statistic of image 1), [n] each: the same whichever image
-    is called 0, and the systematic part of the error that DeDPO has to take out.
+    The mean of (judge - human) * sign(statistic of image 0 - statistic of image 1), [n] each. It does not depend on
+    which image is called 0. It is a systematic error, which DeDPO has to remove.
     """
     known = difference != 0
     return mean_estimate((residual * np.sign(difference))[known], group[known], weights[known])
 
 
 def calibration_curve(judge: np.ndarray, human: np.ndarray, group: np.ndarray, weights: np.ndarray) -> list[Bin]:
-    """People's agreement by the judge's confidence, [n] each, in up to six bins of equally many pairs, least sure
+    """People's agreement by the judge's confidence, [n] each, in up to six bins of equally many pairs, least confident
     first.
 
-    A probability g for image 0 is read as confidence max(g, 1 - g) in the image it speaks for, so that the curve is the
-    same when images are exchanged. Pairs on which it says exactly 1/2 are left out; equal confidences share a bin.
+    A probability g for image 0 is a confidence max(g, 1 - g) in the preferred image, so the curve does not change when
+    images are swapped. Pairs with exactly 1/2 are left out; equal confidences share a bin.
     """
     sided = judge != 0.5
     judge, human, group, weights = (x[sided] for x in (judge, human, group, weights))
@@ -117,24 +123,23 @@ def _as_it_is(evidence: Evidence, name: str, labels: Labels) -> Judge:
     judge = Judge(**_measured(evidence, name, "none", labels), first=first, flips=flips)
     voted = labels.judge[~np.isnan(labels.judge)]
     if np.ptp(voted) == 0 and len(voted) > 1:
-        judge.notes.append(f"It always says {voted[0]:g}: it tells no pair from another.")
+        judge.notes.append(f"It always says {voted[0]:g}: it cannot tell pairs apart.")
     return judge
 
 
 def _by_order(evidence: Evidence, name: str) -> tuple[Estimate | None, Estimate | None]:
-    """Share for the image shown first, and of answers that changed with the order, from single votes or averaged
-    ones."""
+    """The share for the image shown first, and the share of answers that changed with the order."""
     if name not in evidence.in_both_orders:
         own = evidence.judges.of(name)
         return first_share(own, evidence.group), order_flips(own, evidence.group)
     pair, ahead, behind = evidence.in_both_orders[name].T
     group = evidence.group[pair.astype(int)]
-    changed = np.abs(np.sign(ahead - 0.5) + np.sign(behind - 0.5)) / 2  # twice the first, or twice the second image
+    changed = np.abs(np.sign(ahead - 0.5) + np.sign(behind - 0.5)) / 2  # 1 if the same position won in both orders
     return share_estimate((ahead + behind) / 2, group), share_estimate(changed, group)
 
 
 def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict[str, Any]:
-    """Everything that probabilities and human votes tell, as arguments of `Judge`."""
+    """What probabilities and human votes give, as arguments of `Judge`."""
     notes: list[str] = []
     voted = ~np.isnan(labels.judge)
     both = labels.labelled & voted
@@ -164,10 +169,10 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
 
 
 def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
-    """Accuracy on prompts longer than the median minus accuracy on the others; None where all are equally long.
+    """Accuracy on prompts longer than the median minus accuracy on the others; None if all are equally long.
 
-    Both images of a pair have the same prompt, so its length cannot speak for one of them: what it can do is to make
-    the judge worse. The difference of two weighted means is one mean of signed, rescaled values.
+    Both images of a pair have the same prompt, so its length cannot favour one of them; it can only make the judge less
+    accurate. The difference of two weighted means is one mean of signed, rescaled values.
     """
     length = np.array([len(prompt) for prompt in prompts])
     longer = length > np.median(length)
@@ -178,21 +183,47 @@ def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weight
     if long is None or short is None:
         return None
     value = long.value - short.value
-    reach = np.hypot(long.high - long.value, short.high - short.value)  # prompts are on one side only: independent
+    reach = np.hypot(long.high - long.value, short.high - short.value)  # independent: no prompt is on both sides
     return Estimate(value, value - reach, value + reach, len(credit))
 
 
-def _correct(evidence: Evidence, judge: np.ndarray, human: np.ndarray, names: tuple[str, ...], seed: int) -> Correction:
-    options = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
-    if not evidence.statistics and not evidence.directions.shape[1]:
+def _better(probability: np.ndarray, common: np.ndarray, human: np.ndarray) -> bool:
+    """Whether the Brier score is lower by more than two standard errors of the difference, on the same votes [N]."""
+    gain = (human - common) ** 2 - (human - probability) ** 2
+    gain = gain[~np.isnan(gain)]
+    return bool(gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
+def _correct(
+    evidence: Evidence,
+    judge: np.ndarray,
+    human: np.ndarray,
+    names: tuple[str, ...],
+    seed: int,
+    contexts: Contexts | None = None,
+) -> Correction:
+    options: dict[str, Any] = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
+    if contexts is None and not evidence.statistics and not evidence.directions.shape[1]:
         return calibrate_judge(judge, human, **options)
     return correct_judge(
-        judge, evidence.differences, human, names=evidence.statistics, directions=evidence.directions, **options
+        judge,
+        evidence.differences,
+        human,
+        names=evidence.statistics,
+        directions=evidence.directions,
+        contexts=contexts,
+        **options,
     )
 
 
 def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
     """The corrected judge. What the correction gained is in the table, with intervals that know about prompts."""
-    kind = "covariates" if correction.directions or len(correction.weights) > len(correction.judges) else "calibrate"
+    kind = (
+        "context"
+        if correction.contexts
+        else "covariates"
+        if correction.directions or len(correction.weights) > len(correction.judges)
+        else "calibrate"
+    )
     labels = replace(evidence.labels(), judge=correction.probability)
     return Judge(**_measured(evidence, name, kind, labels), finding=correction.finding())

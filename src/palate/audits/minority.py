@@ -1,4 +1,4 @@
-"""Which votes are most likely wrong, or a minority's."""
+"""Finds the votes that are most likely wrong, or come from a minority taste."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +23,21 @@ class Suspect:
     pair_id: str
     prompt: str
     annotator: str
-    choice: int  # the image it was given to
-    flip: float  # probability that somebody else would have taken the other image
+    choice: int  # the image that it prefers
+    flip: float  # probability that somebody else would prefer the other image
     metric: float | None  # Adaptive-DPO's, from a run
 
 
 def flip_probabilities(
     evidence: Evidence, probability: np.ndarray, reliability: dict[str, Estimate | None]
 ) -> np.ndarray:
-    """For each first human vote of a person on a pair the probability that somebody else would say the opposite, [M].
+    """For each person's first vote on a pair, the probability [M] that somebody else would say the opposite.
 
-    probability [N]: what `predicted_votes` expects of a pair without having seen its votes. What the *other* people
-    said about the same pair is added to it, so that a vote never speaks for itself: the utility difference s of a pair
-    is normal around the prediction, person k prefers image 0 with probability sigmoid(a_k s), where a_k is the logit of
-    the reliability, 1 for the mean person and negative for one of the opposite taste, and the deviation of s is the
-    likeliest one for all votes (derived). So two people against one count for little between pictures that are nearly
-    equal. Ties are NaN.
+    probability [N]: the prediction for a pair without its votes, from `predicted_votes`. The votes of the *other*
+    people on the same pair are added, never the vote itself. The model (derived): the utility difference s of a pair is
+    normal around the prediction, and person k prefers image 0 with probability sigmoid(a_k s). a_k is the logit of the
+    reliability: 1 for the mean person, negative for the opposite taste. The standard deviation of s has the maximum
+    likelihood for all votes. So two people against one say little if the pictures are nearly equal. Ties are NaN.
     """
     votes = evidence.human.first_only()
     z = bounded_logit(probability)  # [N]
@@ -49,9 +48,9 @@ def flip_probabilities(
 
 
 def _given_the_others(votes: Votes, z: np.ndarray, slope: np.ndarray, spread: float) -> tuple[float, np.ndarray]:
-    """Log likelihood of all votes at this deviation of s, and P(image 0) [M] given the other votes on the pair."""
+    """Log likelihood of all votes for this standard deviation of s, and P(image 0) [M] given the other votes."""
     node, mass = np.polynomial.hermite_e.hermegauss(_NODES if spread else 1)
-    s = z[:, None] * np.sqrt(1 + np.pi / 8 * spread**2) + spread * node  # [N, nodes]; the mean of sigmoid(s) stays
+    s = z[:, None] * np.sqrt(1 + np.pi / 8 * spread**2) + spread * node  # [N, nodes]; keeps the mean of sigmoid(s)
     at = slope[:, None] * s[votes.pair]
     log = votes.value[:, None] * at - np.logaddexp(0, at)  # [M, nodes]
     joint = np.tile(np.log(mass / mass.sum()), (len(z), 1))
@@ -66,7 +65,7 @@ def _spreads(votes: Votes) -> tuple[float, ...]:
 
 
 def _slopes(names: tuple[str, ...], reliability: dict[str, Estimate | None]) -> np.ndarray:
-    """Logits of the reliabilities [P], of mean 1 over the people who vote with the others; 1 where unknown."""
+    """Logits of the reliabilities [P], scaled to mean 1 over the people who agree with the others; 1 if unknown."""
     known = np.array([r.value if (r := reliability.get(name)) else np.nan for name in names])
     slopes = bounded_logit(known)
     scale = np.mean(slopes[slopes > 0]) if (slopes > 0).any() else 1.0
@@ -76,8 +75,8 @@ def _slopes(names: tuple[str, ...], reliability: dict[str, Estimate | None]) -> 
 def predicted_votes(evidence: Evidence, seed: int = 0) -> np.ndarray:
     """P(people prefer image 0) for each pair [N], cross-validated: from judges and pictures, never from its own votes.
 
-    The regression of the corrected judge on the logits of all judges and the picture statistics together; a pair
-    without any judge's vote is read from its pictures. 1/2 everywhere where there are too few votes to fit it.
+    It is the corrected judge's regression on the logits of all judges together with the picture statistics; for a pair
+    without judges' votes only the statistics count. 1/2 everywhere if there are too few votes for a fit.
     """
     human = evidence.labels().human
     judges = np.nan_to_num(evidence.fitted, nan=0.5) if evidence.judges.names else np.full((len(human), 1), 0.5)
@@ -91,9 +90,9 @@ def predicted_votes(evidence: Evidence, seed: int = 0) -> np.ndarray:
 
 
 def read_metric(run: str | Path, ids: list[str]) -> np.ndarray:
-    """Adaptive-DPO's minority metric of each pair [N] as a run of an adaptive method wrote it; NaN where it saw none.
+    """Adaptive-DPO's minority metric of each pair [N], as stored by a run; NaN for pairs that it was not trained on.
 
-    Raises PalateError where the run has none, or where it was trained on other pairs.
+    Raises PalateError if the run has no metric, or was trained on other pairs.
     """
     path = Path(run) / "minority.parquet"
     if not path.is_file():
@@ -117,7 +116,7 @@ def read_metric(run: str | Path, ids: list[str]) -> np.ndarray:
 
 
 def suspects(evidence: Evidence, flip: np.ndarray, metric: np.ndarray | None = None, most: int = 24) -> list[Suspect]:
-    """The votes that look most wrong first: by the run's metric where there is one, else by flip probability."""
+    """The most suspicious votes first: by the run's metric if there is one, else by flip probability."""
     votes = evidence.human.first_only()
     order = np.argsort(-np.nan_to_num(flip, nan=-1), kind="stable")
     if metric is not None:

@@ -24,9 +24,9 @@ def write_page(findings: Findings, dataset: PreferenceDataset, path: str | Path)
 
 
 def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = None, command: str = "") -> str:
-    """The page as one html document without any reference to the outside; all texts are escaped.
+    """The page as one self-contained html document; all texts are escaped.
 
-    pictures: pair_id -> data addresses of its two images; pairs without are shown in words.
+    pictures: pair_id -> data URLs of its two images; pairs without pictures are described in words.
     """
     return (
         templates(Path(__file__).parent)
@@ -54,7 +54,7 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
 
 
 def suspect_pictures(findings: Findings, dataset: PreferenceDataset) -> dict[str, tuple[str, str]]:
-    """Both pictures of every pair to look at that can be read, as data addresses."""
+    """Both pictures of every suspect pair, as data URLs; unreadable pairs are left out."""
     wanted = {suspect.pair_id for suspect in findings.suspects}
     found: dict[str, tuple[str, str]] = {}
     for batch in dataset.iter_pairs(columns=["pair_id", "image_0", "image_1"]):
@@ -66,7 +66,7 @@ def suspect_pictures(findings: Findings, dataset: PreferenceDataset) -> dict[str
                 first, second = (picture_uri(decode_image(row[n], dataset.path)) for n in ("image_0", "image_1"))
                 found[pair_id] = (first, second)
             except PalateError:
-                continue  # shown in words
+                continue  # described in words
     return found
 
 
@@ -84,7 +84,7 @@ def calibration_points(judge: Judge) -> list[dict[str, float | str]]:
 
 
 def plan_chart(plan: list[Step]) -> dict[str, Any] | None:
-    """Lines of half widths over votes (both logarithmic) in the units of the plot; None for fewer than two steps."""
+    """Curves of half widths against votes (both logarithmic), in the plot's units; None for fewer than two steps."""
     if len(plan) < 2:
         return None
     names = list(plan[0].judges)
@@ -115,7 +115,7 @@ def _corrected(findings: Findings) -> dict[str, Judge]:
 
 
 def _widest(judges: list[Judge]) -> float:
-    """The end of the axis of what judges favour: a round share that every interval fits into."""
+    """The limit of the axis of judges' biases: a round number that contains every interval."""
     estimates = [e for judge in judges for e in (*judge.favours.values(), judge.length) if e]
     ends = [abs(end) for e in estimates for end in (e.value, e.low, e.high)]
     return max([0.1, *(math.ceil(10 * end) / 10 for end in ends if math.isfinite(end))])

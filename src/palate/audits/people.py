@@ -13,14 +13,14 @@ from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, da
 
 @dataclass(frozen=True)
 class Person:
-    """One human annotator. None: not to be had from these votes."""
+    """One human annotator. None: not measurable from these votes."""
 
     name: str
     votes: int
     ties: int
     shared: int  # pairs that somebody else voted on too
     agrees: Estimate | None  # with the mean vote of the others
-    again: Estimate | None  # with the own earlier answer
+    again: Estimate | None  # with their own earlier answer
     dawid_skene: Estimate | None  # reliability: says which image is better
     bradley_terry: Estimate | None  # reliability: follows the common utility on a typical pair
     first: Estimate | None  # share of votes for the image shown first
@@ -28,7 +28,7 @@ class Person:
 
     @property
     def opposed(self) -> bool:
-        """Votes against the others more often than with them, beyond doubt by either model."""
+        """Clearly votes against the others more often than with them, by either model."""
         return any(r is not None and r.beyond(0.5) < 0 for r in (self.dawid_skene, self.bradley_terry))
 
 
@@ -52,8 +52,7 @@ class People:
 
 
 def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 0) -> People:
-    """Everything that human votes tell about each other, and votes on control pairs (`read_known_votes`) about their
-    voters."""
+    """What human votes say about each other, and votes on control pairs (`read_known_votes`) about their voters."""
     votes, group = evidence.human, evidence.group
     _, shared = shared_votes(votes, len(group))
     agrees = agreement_with_others(votes, group)
@@ -75,7 +74,7 @@ def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 
 
 
 def _right(known: pa.Table | None) -> dict[str, Estimate]:
-    """Share of right answers by person; a tie is wrong, a skip is no answer."""
+    """Share of right answers by person; a tie is wrong, a skip does not count."""
     answers: dict[str, list[bool]] = {}
     for row in [] if known is None else known.to_pylist():
         if row["choice"] != "skip":

@@ -1,13 +1,13 @@
-"""What a judge is worth to DeDPO, what more human votes would buy, and what to do.
+"""The value of a judge for DeDPO, the value of more human votes, and a recommendation.
 
-At the start of training (z = 0) the noise of the gradient is that of a mean over pairs of a = y - 1/2, human votes
-alone, or of a corrected by the judge, d = a - power * (g - 1/2). With m of N pairs labelled at random and E the mean
+At the start of training (z = 0) the gradient is as noisy as a mean over pairs: of a = y - 1/2 with human votes alone,
+and with the judge g also of the residual d = a - power * (g - 1/2). With m of N pairs labelled at random and E the mean
 over pairs,
 
     Var(human votes alone) = E a^2 / m        Var(DeDPO) = E a^2 / N + (1/m - 1/N) * E d^2
 
-in the units in which the gradient of the logit has variance 1 (dedpo.md section 6; derived there). So a judge turns m
-votes into as many as m * Var(alone) / Var(DeDPO) would be, never more than N.
+in the units in which the gradient of the logit has variance 1 (dedpo.md section 6; derived there). So with a
+judge, m votes are worth m * Var(alone) / Var(DeDPO) votes, never more than N.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,14 +18,14 @@ from palate.arithmetic import HALF_95
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 from palate.data.labels import Labels
 
-CLEAR = 0.95  # a judge is recommended where the whole interval of the variance ratio lies below this
+CLEAR = 0.95  # a judge is recommended if the whole interval of the variance ratio lies below this
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What DeDPO makes of a judge, estimated on the pairs that both judged."""
+    """How much DeDPO gains from a judge, estimated on pairs with both a human vote and the judge's."""
 
-    power: Estimate  # kappa, tuned: 1 for a calibrated judge, 0 for one to leave out
+    power: Estimate  # kappa, tuned: 1 for a calibrated judge, 0 for a useless one
     variance: Estimate  # of DeDPO at that power, relative to the human votes alone
     variance_full: Estimate  # the same at power 1
     worth: Estimate  # how many human votes alone would be as precise
@@ -35,17 +35,17 @@ class Gain:
     pairs: int
 
     def spread(self, votes: np.ndarray | float) -> np.ndarray | float:
-        """Predicted variance with so many pairs labelled, this judge, and the power as it is."""
+        """Predicted variance if `votes` pairs are labelled, with this judge and power."""
         votes = np.minimum(votes, self.pairs)
         return self.alone / self.pairs + (1 / votes - 1 / self.pairs) * self.residual
 
 
 def gain_of(labels: Labels, group: np.ndarray, seed: int = 0) -> Gain | None:
-    """The gain from a judge, intervals from the bootstrap over groups [N]; None where every human vote is a tie.
+    """The gain from a judge, with intervals from the bootstrap over groups [N]; None if every human vote is a tie.
 
     The point estimates are `tuned_power` and `variance_ratio` of palate.labels.targets. Labelled pairs on which the
-    judge did not vote are left out. The power is estimated on the same votes, one number from all of them: with few
-    votes the ratio is a little too good, and the interval is what to look at.
+    judge did not vote are left out. The power is estimated on the same votes, so with few votes the ratio is slightly
+    optimistic: look at the interval.
     """
     both = labels.labelled & ~np.isnan(labels.judge)
     a, b, w = labels.human[both] - 0.5, labels.judge[both] - 0.5, 1 / labels.propensity[both]
@@ -69,7 +69,7 @@ def gain_of(labels: Labels, group: np.ndarray, seed: int = 0) -> Gain | None:
 def _ratios(
     times: np.ndarray, a: np.ndarray, b: np.ndarray, w: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tuned power, and variance ratio at it and at power 1, [R] each, with every pair taken times [R, n]."""
+    """Tuned power, and the variance ratios at that power and at 1, [R] each; every pair is taken times [R, n]."""
     cross, square = times @ (a * b), times @ (b * b)
     power = np.clip(np.divide(cross, square, out=np.zeros_like(cross), where=square > 0), 0, 1)
     alone, own = times @ (w * w * a * a), times @ (w * a * a)
@@ -80,20 +80,20 @@ def _ratios(
 
 @dataclass(frozen=True)
 class Step:
-    """What so many human votes buy: half of a 95 % interval of a share, in percentage points, and votes it is worth."""
+    """The precision from a number of human votes: half a 95 % interval of a share, in percentage points."""
 
     votes: int
     now: bool
     alone: float  # half width with the human votes alone
     judges: dict[str, float]  # the same for DeDPO, by "judge/correction"
-    worth: dict[str, float]  # human votes alone that would be as precise
+    worth: dict[str, float]  # how many human votes alone would be as precise
 
 
 def plan(gains: dict[str, Gain], labelled: int, pairs: int, square: float) -> list[Step]:
-    """The table of what to expect at more human votes (or fewer, where every pair has one), today's number among them.
+    """The expected precision for more human votes (or fewer, if every pair has one), including today's number.
 
-    gains: by "judge/correction"; square: E a^2. Votes are taken to go to new pairs drawn at random, and judges to stay
-    as good as they are today, though a corrected one gets better with more votes.
+    gains: by "judge/correction"; square: E a^2. It assumes that new votes go to pairs drawn at random and that judges
+    stay as good as today, though a corrected one improves with more votes.
     """
     factors = (1, 1.5, 2, 3, 4, 8, 16) if labelled < pairs else (0.03125, 0.0625, 0.125, 0.25, 0.5, 1)
     grid = {min(round(factor * labelled), pairs) for factor in factors} | ({pairs} if pairs <= 32 * labelled else set())
@@ -106,7 +106,7 @@ def plan(gains: dict[str, Gain], labelled: int, pairs: int, square: float) -> li
 
 
 def leading(gains: dict[str, Gain], most: int = 5) -> dict[str, Gain]:
-    """Of each judge the form of least variance, of these the best: what a table has room for."""
+    """Each judge in its form of least variance, and of these the best `most`, as many as fit in a table."""
     best: dict[str, str] = {}
     for name in sorted(gains, key=lambda name: gains[name].variance.value):
         best.setdefault(name.rsplit("/", 1)[0], name)
@@ -119,7 +119,7 @@ def _half_width(variance: float) -> float:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do, why, and the keys of a training configuration that do it."""
+    """What to do, why, and the training configuration's keys for it."""
 
     sentence: str
     reason: str
@@ -134,9 +134,11 @@ def recommend(
     opposed: tuple[str, ...] = (),
     agreeing: tuple[str, ...] = (),
 ) -> Recommendation:
-    """The recommendation for `labelled` of `pairs` pairs with human votes, judges' names (all of them are meant by the
-    name of their combination), and people who vote against the others (`opposed`) among those who do not (`agreeing`).
-    Gains and numbers are without the votes of the opposed."""
+    """The recommendation when `labelled` of `pairs` pairs have human votes.
+
+    `judges` are names; the combination's name stands for all of them. `opposed` people vote against the others, the
+    `agreeing` do not. Gains and numbers exclude the votes of the opposed.
+    """
     advice = _main_advice(gains, judges, labelled, pairs)
     if not opposed or not agreeing:
         return advice
@@ -226,5 +228,5 @@ def _second_best(gains: dict[str, Gain], best: str) -> str:
 
 
 def _votes_to_halve(labelled: int, pairs: int) -> int:
-    """Three times as many new votes as there are halve every interval."""
+    """Three times as many new votes as there are now halve every interval."""
     return min(3 * labelled, pairs - labelled)

@@ -1,4 +1,4 @@
-"""What an audit recommends, as a file that `palate train` takes."""
+"""An audit's recommendation as a configuration file for `palate train`."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from palate.files import write_text
 
 
 def write_configuration(findings: Findings, dataset: PreferenceDataset, file: Path) -> None:
-    """Write a complete configuration: the recommended keys, with the model that made the pairs where the dataset says
-    which."""
+    """Write a complete configuration: the recommended keys, and the model that made the pairs if the dataset names
+    it."""
     made_by = [entry["model"] for entry in dataset.provenance if isinstance(entry, dict) and "model" in entry]
     keys = {
         "pretrained_model_name_or_path": made_by[0] if len(set(made_by)) == 1 else "path/to/the/pipeline",

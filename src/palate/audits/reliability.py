@@ -1,4 +1,4 @@
-"""How reliable each person is, from the votes alone: Dawid and Skene's model, and Bradley-Terry with noisy voters."""
+"""Each person's reliability from the votes alone: Dawid and Skene's model, and Bradley-Terry with noisy voters."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 
 FEWEST_PEOPLE = 3  # with two people only their agreement is known, not which of them is right
-FEWEST_SHARED = 5  # votes on pairs that others saw too, below which a person is not judged
-_MOST_PEOPLE = 60  # judged one by one in Bradley-Terry; the busiest ones
+FEWEST_SHARED = 5  # a person with fewer votes on shared pairs is not judged
+_MOST_PEOPLE = 60  # at most so many have their own parameters in Bradley-Terry: the busiest
 
 
 @dataclass(frozen=True)
 class DawidSkene:
-    """Which image each pair's voters mean, and how often each person says so."""
+    """Which image of each pair is better, and how often each person says so."""
 
-    posterior: np.ndarray  # [N, 2] that image 1, image 0 is the better one; the prior where nobody voted
+    posterior: np.ndarray  # [N, 2] P(image 1 is better), P(image 0 is better); the prior if nobody voted
     confusion: np.ndarray  # [P, 2, 3] probability of the answers image 1, image 0, tie, given the better image
     prior: np.ndarray  # [2]
 
     @property
     def reliability(self) -> np.ndarray:
-        """[P] probability that a person's answer, if it is no tie, is the better image."""
+        """[P] probability that a person's answer, unless it is a tie, is the better image."""
         right = self.confusion[:, [0, 1], [0, 1]].sum(axis=1)
         return np.asarray(right / np.maximum(self.confusion[:, :, :2].sum(axis=(1, 2)), 1e-300))
 
@@ -44,10 +44,10 @@ def dawid_skene(
 ) -> DawidSkene:
     """Expectation maximisation of A. P. Dawid and A. M. Skene (1979), started from the shares of the votes.
 
-    `symmetric` (ours) makes the confusion of a person and the prior the same when the images are exchanged, as which
-    image is called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to
-    every count of answers, `times` [N] counts each pair so often, `start` [N, 2] is a posterior to start from. Off, 0
-    and without ties this is the published algorithm.
+    `symmetric` (ours) makes a person's confusion and the prior invariant to swapping the images, because which image is
+    called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to every count
+    of answers, `times` [N] are weights of the pairs, `start` [N, 2] is the initial posterior. With `symmetric` off,
+    `smoothing` 0 and no ties this is the published algorithm.
     """
     answer = np.where(votes.value == 0.5, 2, votes.value).astype(int)
     people = len(votes.names)
@@ -69,9 +69,9 @@ def dawid_skene(
 def dawid_skene_estimates(
     votes: Votes, group: np.ndarray, seed: int = 0, resamples: int = 200
 ) -> dict[str, Estimate | None]:
-    """Reliability per person with a bootstrap interval over groups; of several votes on a pair the first counts.
+    """Reliability per person with a bootstrap interval over groups; a person's first vote on a pair counts.
 
-    None for a person with few shared pairs, and for everybody where fewer than three people share pairs.
+    None for a person with few shared pairs, and for everybody if fewer than three people share pairs.
     """
     votes, shared = shared_votes(votes, len(group))
     known = np.unique(votes.annotator)
@@ -97,7 +97,7 @@ def dawid_skene_estimates(
 
 @dataclass(frozen=True)
 class NoisyBradleyTerry:
-    """Utility differences of pairs and how steadily each person follows them."""
+    """How steadily each person follows the pairs' common utility differences."""
 
     steadiness: np.ndarray  # [P] slope on the common utility; negative: the opposite taste
     steadiness_error: np.ndarray  # [P] standard error
@@ -110,11 +110,11 @@ def noisy_bradley_terry(votes: Votes, pairs: int, nodes: int = 31) -> NoisyBradl
 
     P(person k prefers image 0 of pair i) = sigmoid(a_k s_i + b_k side), where s_i, the utility difference of the pair,
     is standard normal and integrated out by Gauss-Hermite quadrature, side is +1 where image 0 was shown first, -1
-    where image 1 was and 0 where that is not known. Faint normal priors, a_k around 1 with deviation 2, b_k around 0
-    with deviation 1; errors from the curvature. Derived: the idea is that of X. Chen et al., Pairwise ranking
-    aggregation in a crowdsourced setting (2013), whose voters mix truth and its opposite; a pair is seen by a handful
-    of people, so that its utility cannot be fitted as there, and with it integrated out their mixing rate and the
-    spread of the utilities cannot be told apart.
+    where image 1 was and 0 where that is not known. Weak normal priors: a_k around 1 with standard deviation 2, b_k
+    around 0 with 1. Errors come from the curvature. Derived from an idea of X. Chen et al., Pairwise ranking
+    aggregation in a crowdsourced setting (2013), whose voters mix truth and its opposite. Here only a handful of people
+    see a pair, so its utility cannot be fitted as in that paper; with the utility integrated out, the paper's mixing
+    rate cannot be told from the spread of utilities.
     """
     people = len(votes.names)
     points, mass = np.polynomial.hermite_e.hermegauss(nodes)
@@ -146,10 +146,10 @@ def noisy_bradley_terry(votes: Votes, pairs: int, nodes: int = 31) -> NoisyBradl
 
 
 def bradley_terry_estimates(votes: Votes, pairs: int) -> dict[str, Estimate | None]:
-    """Reliability per person, the probability to follow the common utility on a typical pair, with a 95 % interval.
+    """Reliability per person with a 95 % interval: the probability of following the common utility on a typical pair.
 
-    The mean of sigmoid(a |s|) over pairs: comparable with the reliability of `dawid_skene_estimates`, but a person who
-    hesitates only where the pictures are nearly equal is not held to be careless. The 60 busiest people at most.
+    It is the mean of sigmoid(a |s|) over pairs. It is comparable with `dawid_skene_estimates`, but hesitating between
+    nearly equal pictures does not make a person unreliable. At most the 60 busiest people.
     """
     votes, shared = shared_votes(votes, pairs)
     judged = np.flatnonzero(shared >= FEWEST_SHARED)
@@ -170,7 +170,7 @@ def bradley_terry_estimates(votes: Votes, pairs: int) -> dict[str, Estimate | No
 
 
 def shared_votes(votes: Votes, pairs: int) -> tuple[Votes, np.ndarray]:
-    """First votes on pairs that several people saw, and how many of them each person has [P]."""
+    """First votes on pairs that several people saw, and the number of them per person [P]."""
     votes = votes.first_only()
     votes = votes.take(np.bincount(votes.pair, minlength=pairs)[votes.pair] > 1)
     return votes, np.bincount(votes.annotator, minlength=len(votes.names))

@@ -13,7 +13,7 @@ _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
 
 
 def print_findings(findings: Findings, console: Console) -> None:
-    """The recommendation first, then judges, people, what more votes would buy, and what could not be said."""
+    """The recommendation first, then judges, people, the value of more votes, and what could not be measured."""
     advice = findings.recommendation
     console.print(
         f"[bold]{escape(findings.dataset)}[/]  {findings.pairs:,} pairs, {findings.labelled:,} with a human vote\n"
@@ -56,7 +56,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _judges(findings: Findings, width: int) -> Table:
-    """What judges favour is left out of a narrow table: the lines below it say so in words."""
+    """A narrow table leaves out the judges' biases: the lines below it name them in words."""
     favours = ["favours"] if width >= _WIDE else []
     table = _table("judge", "agrees with people", "Brier", "n", *favours, "power", "variance", "worth")
     for judge in findings.judges:

@@ -1,4 +1,4 @@
-"""Numbers and names of the audit as people read them."""
+"""The audit's numbers and names, formatted for people."""
 
 import math
 
@@ -23,20 +23,22 @@ LESS = {
     "off_centre": "better centred",
 }
 
+_CORRECTED = {"none": "", "context": ", corrected by kind of prompt"}  # anything else: ", corrected"
+
 
 def source_name(judge: Judge) -> str:
     """The judge's name, and whether it is corrected."""
-    return judge.name if judge.correction == "none" else f"{judge.name}, corrected"
+    return judge.name + _CORRECTED.get(judge.correction, ", corrected")
 
 
 def step_name(name: str) -> str:
-    """The same from "judge/correction", as the plan has it."""
+    """The same from "judge/correction", the plan's notation."""
     judge, correction = name.rsplit("/", 1)
-    return judge if correction == "none" else f"{judge}, corrected"
+    return judge + _CORRECTED.get(correction, ", corrected")
 
 
 def percent(estimate: Estimate | None) -> str:
-    """For example `79 % [68, 91]`; a dash where there is nothing."""
+    """For example `79 % [68, 91]`; a dash for None."""
     if estimate is None:
         return "–"
     if math.isnan(estimate.low):
@@ -67,14 +69,14 @@ def number(estimate: Estimate | None, places: int = 2) -> str:
 
 
 def favoured(statistic: str, estimate: Estimate) -> tuple[str, Estimate]:
-    """What a judge takes more often than people do, in words, and by how much: (`brighter`, a positive estimate)."""
+    """What a judge prefers more often than people do, in words, and by how much: (`brighter`, a positive estimate)."""
     if estimate.value < 0:
         return LESS.get(statistic, f"less {statistic}"), estimate.mirrored()
     return MORE.get(statistic, f"more {statistic}"), estimate
 
 
 def bias(judge: Judge) -> str:
-    """The pictures that the judge favours most clearly, as `brighter +21`; "" where no interval excludes 0."""
+    """The judge's clearest bias, for example `brighter +21`; "" if no interval excludes 0."""
     clear = [favoured(name, found) for name, found in judge.favours.items() if found.beyond(0)]
     if not clear:
         return ""

@@ -1,8 +1,8 @@
 """Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict,
 sample.
 
-`Backbone` says what a family does. Each loads a component when it is first used, so that training on a full cache never
-loads the autoencoder.
+`Backbone` says what a family does. Components load on first use, so that training on a full cache never loads the
+autoencoder.
 """
 
 from importlib import import_module
@@ -38,8 +38,8 @@ def load_backbone(
     name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
 ) -> Backbone:
     """The backbone for a diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" (the
-    pipeline inside the package). `variant` is the copy of the weights to read (fp16); `vae` another autoencoder, as a
-    folder, file or hub name.
+    pipeline inside the package). `variant` names the copy of the weights to read (fp16); `vae` is another autoencoder:
+    a folder, file or hub name.
 
     Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is
     of a family that palate does not know.
@@ -70,12 +70,12 @@ def load_backbone(
             )
     for component in ("scheduler", family.denoiser, *family.encoders):
         if (folder / component).is_dir() and not component.startswith("tokenizer"):
-            component_config(folder, component)  # refuses what is damaged, or describes no model there is
+            component_config(folder, component)  # refuses a damaged or impossible configuration
     require_safetensors(folder / family.denoiser)
     return family(folder)
 
 
 def pipeline_class(folder: Path) -> str | None:
-    """The name of the pipeline's class as its index has it."""
+    """The name of the pipeline's class in model_index.json."""
     name = read_json(folder / "model_index.json").get("_class_name")
     return name if isinstance(name, str) else None

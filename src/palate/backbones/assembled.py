@@ -1,6 +1,6 @@
-"""A pipeline folder put together from parts that lie elsewhere: weights in half precision under their own names
-(`*.fp16.safetensors`), and another autoencoder. It consists of links, in the user's cache, so that everything else sees
-one folder as diffusers writes them."""
+"""A pipeline folder assembled from parts in other places: weights in half precision under their own names
+(`*.fp16.safetensors`), and another autoencoder. It consists of links, in the user's cache, so that all other code sees
+a usual diffusers folder."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ _LIST = re.compile(r"(\w+)\.safetensors\.index(?:\.(\w+))?\.json")
 
 
 def user_cache() -> Path:
-    """Where what is made of base models lies: $PALATE_CACHE, else palate/ in the user's cache folder."""
+    """The folder for files made from base models: $PALATE_CACHE, else palate/ in the user's cache folder."""
     own = os.environ.get("PALATE_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate"
 
 
 def made_once(place: Path, make: Callable[[Path], None], holds: str = "model_index.json") -> Path:
-    """The folder at `place`, filled by `make` where it is not there yet (without `holds`). Of several processes that
-    make it at once the first one to finish is taken."""
+    """The folder at `place`, filled by `make` if it is missing or lacks `holds`. If several processes make it at once,
+    the first one to finish wins."""
     if (place / holds).is_file():
         return place
     own = place.with_name(f"{place.name}-{uuid.uuid4().hex[:8]}")
@@ -51,11 +51,12 @@ def made_once(place: Path, make: Callable[[Path], None], holds: str = "model_ind
 
 
 def assembled(folder: Path, variant: str | None, vae: Path | None) -> Path:
-    """The folder itself where its parts can be read as they are; else one of links to the parts that are wanted.
+    """The folder itself where its parts can be read unchanged; else a folder of links to the wanted parts.
 
-    A part whose only weights are another copy (`*.fp16.*`) is read from that copy, in fp32, and this is said; with
-    `variant` every part is that has such a copy. `vae` is the folder of another autoencoder. Raises PalateError where
-    no part has the variant, where a part has several copies and none is named, and for an autoencoder of another form.
+    A part whose only weights are another copy (`*.fp16.*`) is read from that copy, in fp32, with a line that says so;
+    with `variant` every part with such a copy is read from it. `vae` is the folder of another autoencoder. Raises
+    PalateError where no part has the variant, where a part has several copies and none is named, and for an autoencoder
+    with another latent space.
     """
     parts = {name: folder / name for name, entry in read_json(folder / "model_index.json").items()
              if isinstance(entry, list) and (folder / name).is_dir()}  # fmt: skip
@@ -88,7 +89,7 @@ def assembled(folder: Path, variant: str | None, vae: Path | None) -> Path:
 
 
 def _variants(part: Path) -> set[str | None]:
-    """The copies that a part's weights are there in: None is the plain one."""
+    """The copies of a part's weights: None is the plain one."""
     return {found.group(2) for file in part.iterdir() if (found := _WEIGHTS.fullmatch(file.name))}
 
 
@@ -104,7 +105,7 @@ def _chosen(part: Path, variant: str | None) -> str | None:
 
 
 def _links(part: Path, variant: str | None) -> dict[str, Path]:
-    """Name in the folder to be made -> the file of a part, with this copy of its weights under the plain names."""
+    """Name in the new folder -> file of a part, with this copy of its weights under the plain names."""
     links = {}
     for file in sorted(part.rglob("*")):
         if not file.is_file():
@@ -115,7 +116,7 @@ def _links(part: Path, variant: str | None) -> dict[str, Path]:
             continue
         if shards:
             own = f"{shards.group(1)}.safetensors.index.json"
-        elif weights and not re.search(r"-\d{5}-of-\d{5}", file.name):  # shards keep the names that the list has
+        elif weights and not re.search(r"-\d{5}-of-\d{5}", file.name):  # shards keep their names in the index
             own = f"{weights.group(1)}.safetensors"
         links[own] = file.absolute()
     return links
@@ -133,6 +134,6 @@ def _require_same_form(vae: Path, before: Path | None, folder: Path) -> None:
             )
 
 
-@cache  # once in a process: every step of a verb opens the base model
+@cache  # once per process: a verb opens the base model several times
 def _say_variant(folder: Path, kinds: tuple[str, ...]) -> None:
     print(f"{folder}: only {', '.join(kinds)} weights are there; they are read, and held in fp32", file=sys.stderr)

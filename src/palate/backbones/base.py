@@ -1,4 +1,4 @@
-"""What training, sampling and judging ask of a family of diffusers models."""
+"""The interface of a family of diffusers models for training, sampling and judging."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from torch import Tensor
 from palate.backbones.conditioning import Conditioning
 from palate.errors import PalateError
 
-Denoiser = Callable[..., Any]  # a denoiser, or what is called like one; gives a tuple, the prediction first
+Denoiser = Callable[..., Any]  # a denoiser, or a callable like one; returns a tuple, the prediction first
 
 
 class Backbone(ABC):
     """One pipeline folder of one family. Components load on first use; `device` holds for all of them.
 
-    Latents are always [B, C, h, w], whatever form the family's network wants them in. A timestep is what the family's
-    diffusers network is called with: 0 to num_timesteps, large is noisy, an integer or not.
+    Latents are always [B, C, h, w], whatever form the family's network takes. A timestep is the argument of the
+    family's diffusers network: 0 to num_timesteps, large is noisy, an integer or not.
 
-    The rest of palate uses what is named here and nothing else of a family.
+    The rest of palate uses only the attributes and methods that are named here.
     """
 
-    family: str  # for people: "Stable Diffusion XL"
+    family: str  # its name for people: "Stable Diffusion XL"
     denoiser: str  # the component that is trained: "unet" or "transformer"
     encoders: tuple[str, ...]  # the components that the cache of encoded pairs depends on
     optional: tuple[str, ...] = ()  # those of them that a folder may lack
     is_flow: bool  # flow matching: x_t = (1 - sigma)·x_0 + sigma·noise; otherwise there is a `noise_schedule`
     overflows_in_fp16: bool = False  # then fp16 is refused
     pipeline_class: type[DiffusionPipeline]  # the stock pipeline
-    network_class: type[ModelMixin]  # of the denoiser: diffusers' own, or a class of it
-    stock: tuple[int, float]  # steps and guidance of `palate sample` where it is told none; guidance 1 is none
-    kept: tuple[str, ...]  # attributes that hold autoencoder and text encoders once they are loaded
+    network_class: type[ModelMixin]  # of the denoiser: diffusers' own, or a subclass
+    stock: tuple[int, float]  # default steps and guidance of `palate sample`; guidance 1 is none
+    kept: tuple[str, ...]  # attributes that hold the loaded autoencoder and text encoders
 
     # How a draw becomes a timestep where `is_flow`; the configuration's keys of these names set them
     weighting_scheme: str = "logit_normal"
@@ -41,9 +41,9 @@ class Backbone(ABC):
     logit_std: float = 1.0
 
     zeros_for_empty: bool | None = (
-        None  # zeros stand for the empty prompt; None where no pipeline of the family knows it
+        None  # whether zeros stand for the empty prompt; None where the family has no such setting
     )
-    guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
+    guidance: float = 1.0  # the guidance that `predict` gives to a guidance-distilled network; others ignore it
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.folder, self.device = folder, device
@@ -62,9 +62,8 @@ class Backbone(ABC):
         raise PalateError(f"{self.folder}: {self.family} has no noise schedule.")
 
     def free_encoders(self) -> bool:
-        """Let go of autoencoder and text encoders; whether there was one. Where one is asked for again, it loads
-        again."""
-        freed = [vars(self).pop(name, None) is not None for name in self.kept]  # all of them, before any is looked at
+        """Free autoencoder and text encoders, which load again when needed; returns whether any was loaded."""
+        freed = [vars(self).pop(name, None) is not None for name in self.kept]  # free all before any() looks
         return any(freed)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w], as the network takes them (scaled, shifted), fp32."""
+        """Images [B, 3, H, W] in [-1, 1] to latents [B, C, h, w] in the network's scale (scaled, shifted), fp32."""
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W], about [-1, 1], of latents [B, C, h, w]. Raises PalateError for a family without a
@@ -107,19 +106,18 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """What the network is told of prompts: `embeddings` [B, L, D] and what else the family has, one row per
-        prompt."""
+        """The conditioning of prompts: `embeddings` [B, L, D] and the family's other tensors, one row per prompt."""
 
     def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        """What the network is told of an image that was width x height pixels before it was fitted to resolution x
-        resolution from its middle: one row; nothing for most families."""
+        """The conditioning of an image that was width x height pixels before it was cropped to resolution x resolution:
+        one row; empty for most families."""
         return {}
 
     # --- diffusion ---------------------------------------------------------------------------------------------------
 
     def timestep(self, drawn: Tensor) -> Tensor:
-        """The timestep [B] of a draw, integers in [0, num_timesteps) [B], each equally likely: itself, or another
-        distribution's quantile."""
+        """The timesteps [B] of draws, equally likely integers in [0, num_timesteps) [B]: the draw itself, or a quantile
+        of another distribution."""
         return drawn
 
     @abstractmethod
@@ -128,7 +126,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def regression_target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the network is asked to predict [B, C, h, w], fp32: noise, v, or the flow's velocity noise - x_0."""
+        """The regression target [B, C, h, w], fp32: noise, v, or the flow's velocity noise - x_0."""
 
     @abstractmethod
     def predict(self, network: Denoiser, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:

@@ -1,5 +1,4 @@
-"""PC-Diffusion (arXiv 2511.07806): a small preference classifier on noised latents, which guides a model that stays as
-it is."""
+"""PC-Diffusion (arXiv 2511.07806): a small preference classifier on noised latents, which guides an unchanged model."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Components of a pipeline folder: their configurations, models, tokenizers and samplers, as every family's file needs
-them."""
+"""Components of a pipeline folder for every family's file: configurations, models, tokenizers and samplers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,15 +16,15 @@ from palate.backbones.configs import read_json, require_sane
 from palate.backbones.folders import component_class, require_safetensors
 from palate.errors import PalateError, first_line
 
-Config = dict[str, Any]  # of a component or a pipeline, as its JSON has it
+Config = dict[str, Any]  # the JSON of a component or a pipeline
 
 _READ_BY_TOKENIZERS = ("tokenizer.json", "vocab.json")
 VOCABULARIES = (*_READ_BY_TOKENIZERS, "spiece.model", "tokenizer.model")
 
 
 def component_config(folder: Path, name: str) -> Config:
-    """The configuration of a component as its folder has it. Raises PalateError when it is missing or no JSON, and when
-    it has numbers that no model has."""
+    """The configuration of a component in its folder. Raises PalateError when it is missing or not JSON, and for
+    numbers that no model has."""
     path = folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
     config = read_json(path)
     require_sane(path, config)
@@ -33,14 +32,14 @@ def component_config(folder: Path, name: str) -> Config:
 
 
 def pipeline_index(folder: Path) -> Config:
-    """What a pipeline folder says of itself: `_class_name`, the components, and settings of the pipeline."""
+    """The model_index.json of a pipeline folder: `_class_name`, the components, and settings of the pipeline."""
     return read_json(folder / "model_index.json")
 
 
 def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
     """A component of this class (a model, a tokenizer). Raises PalateError when its folder cannot be loaded."""
-    disable_progress_bar()  # transformers draws one even for a file of a kilobyte
-    logging.disable_progress_bar()  # and diffusers one for shards
+    disable_progress_bar()  # transformers draws a bar even for a file of a kilobyte
+    logging.disable_progress_bar()  # and diffusers for shards
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
     except MemoryError:
@@ -54,8 +53,8 @@ def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> 
 
 
 def require_whole(folder: Path, told: dict[str, Any]) -> None:
-    """Raises PalateError when a trained network is not whole: `from_pretrained` fills weights that are missing with
-    noise, and leaves out those that it does not know. `told` is what it says with `output_loading_info`."""
+    """Raises PalateError when a trained network is incomplete: `from_pretrained` fills missing weights with noise, and
+    ignores unknown ones. `told` is its report with `output_loading_info`."""
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     wrong = [str(name) for kind in kinds for name in told.get(kind) or ()]
     if wrong:
@@ -76,7 +75,7 @@ def load_model(kind: type[Any], folder: Path, name: str, device: str | torch.dev
     model, told = load_component(kind, folder, name, **options)
     lacking = [str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind) or ()]
     unused = [str(key) for key in told.get("unexpected_keys") or ()]
-    if lacking or len(unused) > len(model.state_dict()) / 10:  # a few entries of another version do no harm
+    if lacking or len(unused) > len(model.state_dict()) / 10:  # a few extra entries of another version are harmless
         what = f"{len(lacking)} weights are missing" if lacking else f"{len(unused)} weights have no place in it"
         raise PalateError(
             f"{folder / name}: its weights and its config.json do not belong together: {what}"
@@ -111,8 +110,8 @@ def load_tokenizer(kind: type[Any], folder: Path, name: str) -> Any:
 
 
 def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
-    """Raises PalateError for a tokenizer that its encoder cannot read: of more tokens, or of longer prompts where an
-    encoder numbers the places."""
+    """Raises PalateError for a tokenizer that does not fit its encoder: it has more tokens, or allows prompts longer
+    than the encoder's positions."""
     encoder = name.replace("tokenizer", "text_encoder")
     if not (folder / encoder / "config.json").is_file():
         return
@@ -158,7 +157,7 @@ def load_texts(kinds: Mapping[str, type[Any]], folder: Path, device: str | torch
 
 
 def longest(tokenizer: Any, stock: int) -> int:
-    """Tokens of a prompt: those of the stock pipeline, or the tokenizer's own limit where it is lower."""
+    """The most tokens of a prompt: the stock pipeline's limit, or the tokenizer's own where it is lower."""
     return stock if tokenizer is None else min(stock, tokenizer.model_max_length)
 
 
@@ -177,8 +176,8 @@ def kl_latents(vae: ModelMixin, images: Tensor) -> Tensor:
 def make_scheduler(folder: Path, sampler: str, samplers: Mapping[str, type[Any]], family: str, **settings: Any) -> Any:
     """The scheduler of a sampler with the folder's settings; "default" is the folder's own.
 
-    `settings` stand where the folder has none: what another class calls otherwise. Raises PalateError for a sampler
-    that the family does not have.
+    `settings` apply where the folder has none, for settings that another class names differently. Raises PalateError
+    for a sampler that the family does not have.
     """
     own = component_class(folder, "scheduler")
     by_class = (kind for kind in samplers.values() if kind.__name__ == own)
@@ -192,7 +191,7 @@ def make_scheduler(folder: Path, sampler: str, samplers: Mapping[str, type[Any]]
 
 
 def built_scheduler(kind: type[Any], config: Config, folder: Path, **options: Any) -> Any:
-    """A scheduler of this class with a folder's settings. Raises PalateError where none can be built of them."""
+    """A scheduler of this class with a folder's settings. Raises PalateError where they do not fit the class."""
     try:
         return kind.from_config(config, **options)
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
@@ -206,7 +205,7 @@ def built_scheduler(kind: type[Any], config: Config, folder: Path, **options: An
 def run_pipeline(pipeline: Any, prompts: list[str], noise: Tensor, factor: int, **options: Any) -> Tensor:
     """Pictures [B, 3, H, W] in [0, 1] by a stock pipeline, as high and wide as the noise [B, C, h, w] times `factor`.
 
-    `options` are the pipeline's own; `latents` among them takes the place of the noise where it must be packed first.
+    `options` are the pipeline's own; `latents` among them replaces the noise where it must be packed first.
     """
     pipeline.set_progress_bar_config(disable=True)
     height, width = noise.shape[-2] * factor, noise.shape[-1] * factor
@@ -218,7 +217,7 @@ def run_pipeline(pipeline: Any, prompts: list[str], noise: Tensor, factor: int, 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what diffusers says about every prompt that is longer than an encoder reads."""
+    """Silence diffusers' warning about every prompt that is longer than an encoder reads."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,7 +1,7 @@
-"""What a network is told beside noised latents and timestep: tensors by name, one row per image (or per prompt).
+"""The conditioning of a network beside noised latents and timestep: tensors by name, one row per image (or per prompt).
 
 `embeddings` [B, L, D] is always there. Families add their own: a pooled embedding, a mask of tokens, sizes and crops. A
-plain dict, so that whoever only hands it on need not know what is in it.
+plain dict, so that code which only passes it on need not know its names.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def repeat(conditioning: Conditioning, times: int) -> Conditioning:
 
 
 def expand(conditioning: Conditioning, rows: int) -> Conditioning:
-    """One row for everybody: [1, ...] to [rows, ...], without a copy."""
+    """One row for all images: [1, ...] to [rows, ...], without a copy."""
     return {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in conditioning.items()}
 
 

@@ -1,37 +1,26 @@
-"""The small JSON files of a pipeline folder, read with care: a damaged one is refused in a line, and so are numbers
-that no model has, before anything is built by them."""
+"""The small JSON files of a pipeline folder, read with care: damaged files, and numbers that no model has, are refused
+in one line before anything is built from them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from palate.errors import PalateError
+from palate.files import read_object
 
 LARGEST = 50_000_000  # bytes of a configuration or an index: those of large models have a few hundred thousand
-MOST = 10_000_000  # for any whole number in a configuration: vocabularies have 300,000 entries
-COUNTS = ("layers", "blocks", "heads")  # in names of keys whose numbers are of modules
+MOST = 10_000_000  # largest whole number in a configuration: vocabularies have 300,000 entries
+COUNTS = ("layers", "blocks", "heads")  # parts of the names of keys that count modules
 MOST_MODULES = 10_000
-MOST_TIMESTEPS = 100_000  # 1,000 in every model there is
+MOST_TIMESTEPS = 100_000  # 1,000 in all known models
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one mapping. Raises PalateError, in one line, for everything else."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path.stat().st_size:,} bytes, which no such file has")
-        told = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(told, dict):
-            raise ValueError(f"a {type(told).__name__}, not a mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
-        raise PalateError(
-            f"{path}: missing or not readable ({reason or type(error).__name__}). Download that folder again."
-        ) from error
-    return told
+    """A JSON file of a model that holds one mapping. Raises PalateError, in one line, for everything else."""
+    return read_object(path, "Download that folder again.", LARGEST)
 
 
 def require_sane(path: Path, config: dict[str, Any]) -> None:
-    """Raises PalateError for numbers that no model has: what they would build does not fit any machine."""
+    """Raises PalateError for numbers that no model has: such a model would not fit any machine."""
     for name, value in _numbers(config):
         low = name.lower()
         most = MOST_TIMESTEPS if low == "num_train_timesteps" else MOST

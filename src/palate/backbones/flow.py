@@ -22,8 +22,8 @@ def static_shift(scheduler: Config) -> float:
 
 
 def scheduler_settings(scheduler: Config) -> Config:
-    """What diffusers' flow-match Euler and its DPM-Solver call otherwise, for turning one's configuration into the
-    other's."""
+    """The settings that diffusers' flow-match Euler and DPM-Solver name differently, for converting one's configuration
+    to the other's."""
     shift = static_shift(scheduler)
     return {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
@@ -35,7 +35,8 @@ def timestep_of_draw(
 
     "logit_normal": the logit of 1 - sigma is normal, before the shift; "none": sigma is uniform. The same distribution
     as in diffusers' training scripts, where a positive logit_mean means less noise. Then
-    sigma becomes shift·sigma/(1 + (shift - 1)·sigma). Raises PalateError for another scheme, or no positive logit_std.
+    sigma becomes shift·sigma/(1 + (shift - 1)·sigma). Raises PalateError for an unknown scheme, or a logit_std that is
+    not positive.
     """
     if scheme not in SCHEMES:
         raise PalateError(f"weighting_scheme {scheme!r} is not one of {', '.join(SCHEMES)}.")
@@ -60,7 +61,7 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
 
 
 class FlowMatching(Transformer):
-    """What families trained by flow matching share of `Backbone`."""
+    """The methods of `Backbone` that all families trained by flow matching share."""
 
     is_flow = True
 

@@ -1,4 +1,4 @@
-"""FLUX.2-klein: flow matching on a VAE's latents that are already 2x2 patches, told of the prompt by Qwen3."""
+"""FLUX.2-klein: flow matching on a VAE's latents that are already 2x2 patches, with prompts encoded by Qwen3."""
 
 from pathlib import Path
 from typing import Any

@@ -12,22 +12,22 @@ from palate.backbones.quiet import quiet_hub
 from palate.errors import PalateError
 from palate.files import add_file
 
-PARTS, PART = 64, 1 << 20  # of a large file of weights, those that tell whether it is another one
+PARTS, PART = 64, 1 << 20  # how many parts, of how many bytes, of a large file are hashed
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")  # weights that are refused
 FILES = (".safetensors", *PICKLED, ".gguf", ".json", ".yaml", ".yml", ".zip", ".tar", ".gz")  # ends of files' names
-TRAINED_ON = "trained_on.json"  # what `palate export` leaves beside a model, that knows its run no more
+TRAINED_ON = "trained_on.json"  # `palate export` writes it beside a model that is separate from its run
 OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
 
 def resolve_folder(
     name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
 ) -> Path:
-    """The local folder of a pipeline: itself, what a single .safetensors file was converted into, or the hub
-    repository's local copy. `variant` chooses a copy of the weights (fp16), `vae` another autoencoder: a folder, a
+    """The local folder of a pipeline: the folder itself, the folder converted from a single .safetensors file, or the
+    hub repository's local copy. `variant` chooses a copy of the weights (fp16), `vae` another autoencoder: a folder, a
     file, or a hub name.
 
-    Raises PalateError for what is neither a folder, nor a file of a whole model, nor on the hub.
+    Raises PalateError for anything that is neither a folder, nor a file of a whole model, nor on the hub.
     """
     folder = _folder(name_or_path, revision, variant)
     read_json(folder / "model_index.json")
@@ -64,8 +64,8 @@ def _one_file(file: Path) -> Path:
 
 
 def _is_path(name: str) -> str | None:
-    """Why a name that does not exist here is a path all the same, and no repository of the hub: "" where that is plain
-    from its form; None where it can be one."""
+    """Why a missing name must be a path and no repository of the hub; "" where its form shows that; None where it can
+    be a repository."""
     owner, slash, model = name.partition("/")
     if name.startswith((".", "/", "~")) or not slash or "/" in model or "." in owner or not model:
         return _nearest(Path(name))
@@ -75,7 +75,7 @@ def _is_path(name: str) -> str | None:
 
 
 def _nearest(path: Path) -> str:
-    """ "; did you mean X?" where something of nearly this name is there, else ""."""
+    """ "; did you mean X?" where something with a similar name exists, else ""."""
     found: list[Path] = [Path(path.anchor or ".")]
     for part in path.expanduser().parts[1 if path.anchor else 0 :]:
         found = [
@@ -104,9 +104,7 @@ def _from_hub(name: str, revision: str | None, variant: str | None) -> Path:
             wanted += [f"{part}/*{end}" for part in parts for end in HASHED]
             folder = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others)
             if variant is None and any(_lacks_weights(Path(folder) / part) for part in parts):
-                folder = snapshot_download(
-                    name, revision=revision, allow_patterns=wanted
-                )  # other copies are all it has
+                folder = snapshot_download(name, revision=revision, allow_patterns=wanted)  # it has only other copies
     except PalateError:
         raise
     except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
@@ -121,8 +119,8 @@ def _lacks_weights(part: Path) -> bool:
 
 
 def _autoencoder(vae: str, folder: Path) -> Path:
-    """The folder of an autoencoder: itself, the one in a pipeline folder, what a file was converted into, or the
-    hub's."""
+    """The folder of an autoencoder: the folder itself, the vae of a pipeline folder, the folder converted from a file,
+    or the hub's copy."""
     path = Path(vae).expanduser()
     if path.is_file():
         from palate.backbones.single_file import converted_autoencoder
@@ -146,14 +144,14 @@ def _autoencoder(vae: str, folder: Path) -> Path:
 
 
 def component_class(folder: Path, component: str) -> str | None:
-    """The class name of a component as the pipeline's index has it, or None where there is none."""
+    """The class name of a component in the pipeline's index, or None where it has none."""
     entry = read_json(folder / "model_index.json").get(component)
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
 def require_safetensors(component: Path) -> None:
-    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds
-    them."""
+    """Raises PalateError for a component whose weights are pickled: they can execute code, and fingerprints do not
+    cover them."""
     suffixes = {file.suffix for file in component.rglob("*")}
     if suffixes & set(PICKLED) and ".safetensors" not in suffixes:
         raise PalateError(
@@ -163,12 +161,12 @@ def require_safetensors(component: Path) -> None:
 
 
 def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
-    """A hash of everything that the named components are made of (configuration and weights)."""
+    """A hash of the configuration and weights of the named components."""
     return cumulative_fingerprints(folder, components)[-1]
 
 
 def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
-    """For each component the fingerprint of it and those named before it: the first that differs tells what has
+    """For each component the fingerprint of it and of all components before it: the first difference shows which one
     changed.
 
     Raises PalateError for pickled weights.
@@ -207,7 +205,7 @@ def _add_weights(digest: "hashlib._Hash", file: Path) -> None:
         start = 8 + length if 8 + length <= size else 0
         try:
             header = json.loads(handle.read(length)) if start else None
-        except ValueError:  # not what its name says: its bytes as they are
+        except ValueError:  # not a safetensors file despite its name: hash its bytes
             start, header = 0, None
         digest.update(f"{json.dumps(header, sort_keys=True)} {size - start}".encode())
         parts = 1 if size - start <= PARTS * PART else PARTS

@@ -1,7 +1,7 @@
-"""Guidance: of one prediction, and while sampling by networks that the stock pipeline takes in place of its UNet.
+"""Guidance: of one prediction, and while sampling through networks that replace the stock pipeline's UNet.
 
 The pipeline with guidance s above 1 calls its UNet on one batch [unconditional; conditional] of the same latents, and
-goes on with u + s·(c - u) of what comes back. Everything here changes what comes back, and leaves the pipeline and the
+combines the two outputs to u + s·(c - u). Everything here changes these outputs, and leaves the pipeline and the
 sampler alone.
 """
 
@@ -37,9 +37,9 @@ def guided_prediction(
 
 
 class Guided(nn.Module):
-    """What a pipeline asks of its UNet besides predictions, answered by the network that is guided."""
+    """The attributes that a pipeline reads from its UNet besides predictions, taken from the guided network."""
 
-    unet: ModelMixin  # or another guided network, which answers like one
+    unet: ModelMixin  # or another guided network with the same attributes
 
     def __init__(self, unet: nn.Module):
         super().__init__()
@@ -66,7 +66,7 @@ class Guided(nn.Module):
         return embedding
 
     def predict(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor, **options: Any) -> Tensor:
-        """The guided prediction [B, C, h, w]; `options` go to the networks as they are."""
+        """The guided prediction [B, C, h, w]; `options` are passed on to the networks."""
         raise NotImplementedError
 
     def forward(
@@ -91,8 +91,8 @@ class NegativeGuided(Guided):
     The unconditional half goes through `negative`, a network that prefers what people do not, the conditional half
     through `unet`. As in the published code, except that both run in the precision they are given (published: fp16).
 
-    Raises PalateError when the batch has no unconditional half. It does not fall back to `unet` alone: pictures that
-    are said to be made with a negative network would then be made without it.
+    Raises PalateError when the batch has no unconditional half. It does not fall back to `unet` alone, because the
+    pictures would then falsely be recorded as made with a negative network.
     """
 
     def __init__(self, unet: nn.Module, negative: nn.Module):
@@ -159,9 +159,9 @@ class ClassifierGuided(Guided):
     alone.
 
     The score of p(x_t | c)·exp(scale·f(x_t, t, c)), a model tilted toward what is preferred, is the base's plus
-    scale·grad f, and eps = -sqrt(1 - abar_t)·score. f speaks of pictures of this prompt, so that it tilts p(x_t | c);
-    p(x_t), from which guidance s steers away, stays as it is. The picture therefore feels s·scale·grad f, as it feels
-    the prompt s-fold.
+    scale·grad f, and eps = -sqrt(1 - abar_t)·score. f judges pictures of this prompt, so it tilts p(x_t | c); p(x_t),
+    from which guidance s steers away, is unchanged. The effect on the picture is therefore s·scale·grad f, just as the
+    prompt's effect is s-fold.
 
     `doubled` says whether the batch is [unconditional; conditional], which the pipeline makes of guidance above 1;
     without it all of the batch is conditional. At scale 0 the base's prediction comes back bit by bit and f is not
@@ -209,7 +209,7 @@ def prediction_shift(gradient: Tensor, abar: Tensor, prediction_type: str) -> Te
 
     From x_t = sqrt(abar)·x_0 + sqrt(1 - abar)·eps and v = sqrt(abar)·eps - sqrt(1 - abar)·x_0 follows, at a given x_t,
     v = (eps - sqrt(1 - abar)·x_t)/sqrt(abar), hence dv = deps/sqrt(abar). Where abar is 0 (the first step of a schedule
-    with zero terminal SNR) x_t is noise alone, f can know nothing, and the velocity is left as it is.
+    with zero terminal SNR) x_t is noise alone, f has no information, and the velocity is not changed.
     """
     noise_shift = -(1 - abar).sqrt() * gradient
     if prediction_type == "epsilon":
@@ -231,8 +231,8 @@ def abar_at(alphas_cumprod: Tensor, timestep: Tensor | float, device: torch.devi
 
 
 def at_guidance(unet: nn.Module, guidance: float, classifier_scale: float = 1.0) -> nn.Module:
-    """The network as a pipeline with this guidance has to call it: told whether the batch is doubled, and the
-    classifier's scale.
+    """The network prepared for a pipeline with this guidance: with a classifier it knows the scale and whether the
+    batch is doubled.
 
     Networks are shared, not copied; a plain UNet comes back as it is.
     """
@@ -279,8 +279,7 @@ def halves(noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> tuple
 
 
 def _halves_told(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What SDXL's pipeline tells its UNet besides, for the unconditional and for the conditional half; nothing
-    elsewhere."""
+    """The added conditioning of SDXL's pipeline, for the unconditional and the conditional half; empty elsewhere."""
     if options.get("added_cond_kwargs") is None:
         return {}, {}
     pairs = {name: tensor.chunk(2) for name, tensor in options["added_cond_kwargs"].items()}

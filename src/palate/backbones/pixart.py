@@ -1,4 +1,4 @@
-"""PixArt-Alpha and PixArt-Sigma: a transformer that predicts noise in a VAE's latent space, told of the prompt by
+"""PixArt-Alpha and PixArt-Sigma: a transformer that predicts noise in a VAE's latent space, with prompts encoded by
 T5."""
 
 from functools import cached_property
@@ -24,7 +24,7 @@ TEXTS = {"text_encoder": T5EncoderModel, "tokenizer": T5TokenizerFast}
 
 
 class PixArtTransformer2DModel(diffusers.PixArtTransformer2DModel, PeftAdapterMixin):
-    """The stock network with adapters, which diffusers gives every transformer that palate knows but this one."""
+    """The stock network with support for adapters, which diffusers gives every other transformer that palate knows."""
 
 
 class PixArt(Transformer):
@@ -67,7 +67,7 @@ class PixArt(Transformer):
         return {"embeddings": embeddings, "mask": mask}
 
     def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        """The size it was fitted to, as in sampling; Alpha at 1024 pixels asks for it."""
+        """The size to which the image was resized, as in sampling; only Alpha at 1024 pixels needs it."""
         if not self.is_told_sizes:
             return {}
         return {"resolution": torch.full((1, 2), float(resolution)), "aspect_ratio": torch.ones(1, 1)}
@@ -85,7 +85,7 @@ class PixArt(Transformer):
             encoder_attention_mask=conditioning["mask"], return_dict=False,
             added_cond_kwargs={name: conditioning.get(name) for name in ("resolution", "aspect_ratio")},
         )[0]  # fmt: skip
-        return prediction[:, : self.latent_channels]  # what follows is the learned variance
+        return prediction[:, : self.latent_channels]  # the other channels are the learned variance
 
     def told_while_sampling(self, guidance: float, rows: int) -> dict[str, Any]:
         # Prompts are encoded as they are in training

@@ -1,4 +1,4 @@
-"""Without the remarks and bars of the libraries that read models: what comes of them is told in one line."""
+"""Silence the messages and progress bars of the libraries that read models; palate reports the outcome in one line."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Without the hub client's lines about attempts that it makes again."""
+    """Silence the hub client's lines about retries."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -19,7 +19,7 @@ def quiet_hub() -> Iterator[None]:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without what diffusers says, and draws, while it opens a file."""
+    """Silence diffusers' messages and bars while it opens a file."""
     from diffusers.utils import logging as diffusers_logging
 
     before, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()

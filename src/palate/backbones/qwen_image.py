@@ -1,4 +1,5 @@
-"""Qwen-Image: flow matching in the latents of a video autoencoder, in 2x2 patches, told of the prompt by Qwen2.5-VL."""
+"""Qwen-Image: flow matching in the latents of a video autoencoder, in 2x2 patches, with prompts encoded by
+Qwen2.5-VL."""
 
 from typing import Any
 

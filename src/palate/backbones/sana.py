@@ -1,4 +1,5 @@
-"""Sana: flow matching with linear attention in the latents of a DC-AE (32 pixels each), told of the prompt by Gemma."""
+"""Sana: flow matching with linear attention in the latents of a DC-AE (32 pixels each), with prompts encoded by
+Gemma."""
 
 import inspect
 from pathlib import Path
@@ -37,7 +38,7 @@ class Sana(FlowMatching):
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         super().__init__(folder, device)
         self.patch = self.config["patch_size"]
-        # What the stock pipeline says to Gemma before every prompt, but not before the empty one of guidance
+        # The stock pipeline puts this before every prompt for Gemma, but not before guidance's empty prompt
         self.instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
     @property

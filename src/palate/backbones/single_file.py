@@ -20,8 +20,8 @@ from palate.backbones.quiet import quiet_loading
 from palate.backbones.stock import COMPONENTS, SD, SDXL, config_file, write_index, write_stock, write_tokenizer
 from palate.errors import PalateError, first_line
 
-FORM = "1"  # of what is made of a file; another one is converted again
-TOLD = "palate.pipeline"  # the entry of a file's header in which an export says what the weights do not
+FORM = "1"  # version of the converted folder; files are converted again when it changes
+TOLD = "palate.pipeline"  # the header entry in which an export stores everything but the weights
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json")  # fmt: skip
 STOCK = {"v1": SD, "xl_base": SDXL}  # kinds of diffusers whose configurations come with palate
@@ -34,15 +34,15 @@ UNETS = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.", "
 
 
 def is_single_file(name: str | Path) -> bool:
-    """Whether this names a file of weights, as people share whole models."""
+    """Whether this names a file of weights, the form in which people share whole models."""
     return Path(name).suffix == ".safetensors"
 
 
 def converted(file: Path) -> Path:
     """The pipeline folder made of a file, in the user's cache under the hash of its content; made when first needed.
 
-    Raises PalateError for what is no safetensors, holds no whole model that palate trains, or needs configurations that
-    are neither in the file, nor in palate, nor on the hub.
+    Raises PalateError for a file that is not safetensors, holds no whole model that palate trains, or needs
+    configurations that are neither in the file, nor in palate, nor on the hub.
     """
     shapes, told = _header(file)
     _refuse_parts(file, shapes)
@@ -51,8 +51,8 @@ def converted(file: Path) -> Path:
 
 
 def converted_autoencoder(file: Path, like: Path) -> Path:
-    """The folder of an autoencoder that lies in one file, by the original names or diffusers'; `like` is the folder of
-    the one that it takes the place of, whose form it has. Raises PalateError for everything else."""
+    """The folder of an autoencoder from one file, with original or diffusers' names; `like` is the folder of the
+    autoencoder that it replaces, whose configuration it must share. Raises PalateError for anything else."""
     if not is_single_file(file):
         raise PalateError(f"vae: {file} is no .safetensors file. Give an autoencoder's folder or such a file.")
     _header(file)
@@ -79,7 +79,7 @@ def converted_autoencoder(file: Path, like: Path) -> Path:
 
 
 class _Shape:
-    """What diffusers asks of a tensor to tell what model it belongs to."""
+    """The part of a tensor that diffusers needs to recognise its model: the shape."""
 
     def __init__(self, shape: list[int]):
         self.shape = tuple(shape)
@@ -95,7 +95,7 @@ def _header(file: Path) -> tuple[dict[str, _Shape], dict[str, str]]:
 
 
 def _refuse_parts(file: Path, shapes: dict[str, _Shape]) -> None:
-    """What is no whole model: adapters, and files that no family's original names are in."""
+    """Raises PalateError for files without a whole model: adapters, and files without any family's original names."""
     if any(".lora_" in name or name.startswith("lora_") for name in shapes):
         raise PalateError(f"{file}: holds adapters (LoRA), not a whole model. Give the base model they belong to.")
     if not shapes:
@@ -103,7 +103,7 @@ def _refuse_parts(file: Path, shapes: dict[str, _Shape]) -> None:
 
 
 def _kind(file: Path, shapes: dict[str, _Shape]) -> str:
-    """diffusers' name of the kind of model. It takes for Stable Diffusion 1.x whatever it does not know."""
+    """diffusers' name for the kind of model. It takes any unknown model for Stable Diffusion 1.x."""
     try:
         kind = str(infer_diffusers_model_type(shapes))
     except (KeyError, IndexError, AttributeError, TypeError, ValueError):
@@ -172,8 +172,8 @@ def require_whole_network(part: object) -> None:
 
 
 def _say_prediction(folder: Path, shapes: dict[str, _Shape]) -> None:
-    """Models of Stable Diffusion XL that predict v say so by entries without weights; those with zero terminal SNR,
-    too."""
+    """Stable Diffusion XL models that predict v mark this with entries that are no weights; models with zero terminal
+    SNR likewise."""
     path = folder / "scheduler" / "scheduler_config.json"
     changes: dict[str, object] = {"prediction_type": "v_prediction"} if "v_pred" in shapes else {}
     changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in shapes else {}

@@ -69,7 +69,7 @@ class StableDiffusion(Backbone):
     @cached_property
     def noise_schedule(self) -> DDPMScheduler:
         kind = component_class(self.folder, "scheduler")
-        if str(kind).startswith("EDM"):  # scales what the network sees and says, which no `prediction_type` tells
+        if str(kind).startswith("EDM"):  # scales the network's input and output, beyond any `prediction_type`
             raise PalateError(
                 f"{self.folder / 'scheduler'}: palate cannot train with {kind}, whose noise has no timesteps."
             )

@@ -40,7 +40,7 @@ class StableDiffusion3(FlowMatching):
 
     @cached_property
     def text_pipeline(self) -> Any:
-        """It asks its transformer how wide the zeros in place of T5 are."""
+        """The stock pipeline reads from its transformer how wide the zeros in place of T5 are."""
         with init_empty_weights():
             transformer = SD3Transformer2DModel.from_config(self.config)
         return StableDiffusion3Pipeline(transformer=transformer, vae=None, scheduler=None, **self.texts)

@@ -1,4 +1,5 @@
-"""Stable Diffusion XL: as Stable Diffusion, with two text encoders, and told the size and the crop of every image.
+"""Stable Diffusion XL: as Stable Diffusion, with two text encoders, and conditioned on the size and the crop of every
+image.
 
 arXiv 2307.01952, sections 2.2 (size and crop) and 2.1 (text encoders).
 """

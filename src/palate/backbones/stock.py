@@ -1,5 +1,5 @@
-"""What a single file leaves out: the configurations and the tokenizer of Stable Diffusion 1.x and XL, as their
-pipelines on the hub have them, so that such a file can be opened without the hub."""
+"""The parts that a single file lacks: the configurations and the tokenizer of Stable Diffusion 1.x and XL, as in their
+pipelines on the hub, so that such a file can be opened without the hub."""
 
 import gzip
 import json

@@ -17,7 +17,7 @@ from palate.objectives.logit import full_precision
 def x0_and_noise(
     prediction: Tensor, noisy: Tensor, timestep: Tensor, alphas_cumprod: Tensor, prediction_type: str
 ) -> tuple[Tensor, Tensor]:
-    """What a prediction says about its noisy input: (clean latents, noise), both [B, C, h, w] in fp32.
+    """The clean latents and the noise that a prediction implies for its noisy input, both [B, C, h, w] in fp32.
 
     prediction_type: "epsilon" (the noise) or "v_prediction" (v = sqrt(abar)·noise - sqrt(1 - abar)·x_0, arXiv
     2202.00512). With "epsilon" there is no x_0 where abar_t is 0. Raises PalateError for another prediction_type.
@@ -33,7 +33,8 @@ def x0_and_noise(
 def prediction_from(
     x0: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Tensor, prediction_type: str
 ) -> Tensor:
-    """The prediction [B, C, h, w] that says x0 and noise: `x0_and_noise` undone. Raises PalateError likewise."""
+    """The prediction [B, C, h, w] that implies x0 and noise: the inverse of `x0_and_noise`. Raises PalateError
+    likewise."""
     if prediction_type == "epsilon":
         return full_precision(noise)
     _require_v(prediction_type)

@@ -1,4 +1,5 @@
-"""What families whose denoiser is a transformer share: loading, sizes, encoding and sampling by the stock pipeline."""
+"""The common part of families whose denoiser is a transformer: loading, sizes, encoding and sampling by the stock
+pipeline."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -25,7 +26,7 @@ from palate.backbones.components import (
 
 
 class Transformer(Backbone):
-    """A family says what it is made of, what its network is told, and where it differs from what stands here."""
+    """A family gives its components, its network's conditioning, and its differences from the defaults here."""
 
     denoiser = "transformer"
     kept = ("vae", "texts", "text_pipeline")
@@ -66,7 +67,7 @@ class Transformer(Backbone):
 
     @cached_property
     def max_sequence_length(self) -> int:
-        """Tokens of a prompt that the network is told of: the stock pipeline's default, or what its tokenizer takes."""
+        """The most tokens of a prompt: the stock pipeline's default, or its tokenizer's limit."""
         return longest(self.texts[self.reader], self.longest_prompt)
 
     @property
@@ -110,17 +111,17 @@ class Transformer(Backbone):
         )  # fmt: skip
 
     def scheduler_settings(self) -> Config:
-        """Settings of the sampler where the folder's own scheduler has none of the name."""
+        """Settings of the sampler for names that the folder's own scheduler lacks."""
         return {}
 
     def pipeline_settings(self) -> dict[str, Any]:
-        """What the stock pipeline is made with beside its components."""
+        """Arguments of the stock pipeline's constructor beside its components."""
         return {}
 
     def as_tokens(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] in the form that the stock pipeline takes them in; most take them as they are."""
+        """Latents [B, C, h, w] in the form that the stock pipeline takes; for most families unchanged."""
         return latents
 
     def told_while_sampling(self, guidance: float, rows: int) -> dict[str, Any]:
-        """What the stock pipeline is called with beside prompts, latents, sizes and steps; `rows` prompts."""
+        """Arguments of the stock pipeline's call beside prompts, latents, sizes and steps; for `rows` prompts."""
         return {"guidance_scale": guidance}

@@ -1,4 +1,4 @@
-"""The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
+"""The command line: `palate VERB ...`. Each verb is one short file; heavy imports wait until a verb is chosen."""
 
 import importlib
 import logging
@@ -14,7 +14,7 @@ from palate.files import is_disk_full
 VERBS = {
     "demo": ("demo", "from imperfect votes to a better model, in minutes, nothing downloaded"),
     "import": ("import_", "bring pairs and votes in: Pick-a-Pic, folders, JSONL, rankings, TRL"),
-    "info": ("info", "what a dataset holds: sources, annotators, ties, image sizes"),
+    "info": ("info", "what a dataset contains: sources, annotators, ties, image sizes"),
     "label": ("label", "a page to vote on, for you or a team; every vote stored at once"),
     "votes": ("votes", "votes from the page into the dataset; Label Studio in and out"),
     "annotate": ("annotate", "programs that vote: reward models, vision-language models, a trained run, plug-ins"),
@@ -33,7 +33,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOK
 
 
 def main() -> None:
-    """Run one verb. Exit code 0; 1 for a refused request or bad input, in one line; 130 for Ctrl-C."""
+    """Run one verb. Exit code 0; 1 with one line for a refused request or bad input; 130 for Ctrl-C."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
@@ -61,7 +61,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_interrupted())
     except BrokenPipeError:
-        os._exit(0)  # the reader of our output has gone, as with `| head`
+        os._exit(0)  # the reader of our output has exited, as with `| head`
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which only some verbs have loaded
             sys.exit(
@@ -71,17 +71,18 @@ def main() -> None:
             )
         if not is_disk_full(error):
             raise
-        sys.exit("palate: the disk is full. What was finished is kept; free some space, then the same command goes on.")
+        sys.exit("palate: the disk is full. What was finished is kept; free some space, then the same command resumes.")
 
 
 def _in_a_thread(told: threading.ExceptHookArgs) -> None:
-    """A full disk is told once, by the main thread, which meets it, too (TensorBoard writes in a thread)."""
+    """Ignore a full disk in a thread (TensorBoard writes in one): the main thread gets the error, too, and reports
+    it."""
     if told.exc_value is None or not is_disk_full(told.exc_value):
         threading.__excepthook__(told)
 
 
 def _interrupted() -> int:
-    print("\npalate: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+    print("\npalate: interrupted. What was finished is kept; the same command resumes.", file=sys.stderr)
     return 130
 
 

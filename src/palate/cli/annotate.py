@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from palate.judges.annotate import Report
 
 DESCRIPTION = """\
-A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
+A program votes on the pairs of a dataset. Interrupted? The same command resumes; a second run costs nothing.
 
 Judges:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
@@ -68,16 +68,16 @@ class Options:
     gpus: float = 0.0
     """With ray: GPUs that each judge reserves."""
     embeddings: Literal["auto", "all", "none"] = "auto"
-    """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of
-    pairs judged before, and by judges for which it is more work."""
+    """Store embeddings of the pictures, for the corrected judge. auto: if voting computes them anyway; all: also of
+    pairs judged before, and for judges that need extra work for it."""
     again: bool = False
-    """Ask about every pair without a vote anew, whatever was answered before. Votes in the dataset stay as they are."""
+    """Ignore stored answers and ask again about every pair without a vote. Votes in the dataset do not change."""
     recalibrate: bool = False
-    """Run no judge: fit the calibration of votes that are there again."""
+    """Run no judge; fit the calibration of existing votes again."""
     prompt_price: float = 0.0
-    """For the account: the price of a million prompt tokens."""
+    """Price of a million prompt tokens, to print the cost."""
     completion_price: float = 0.0
-    """For the account: the price of a million completion tokens."""
+    """Price of a million completion tokens, to print the cost."""
     json: bool = False
     """Print the counts as JSON."""
 

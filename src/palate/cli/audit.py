@@ -27,15 +27,15 @@ class Options:
     out: Path | None = None
     """The page to write; DATASET/audit.html when absent, none with --json."""
     run: Path | None = None
-    """A run of an adaptive method: its minority metric ranks the votes to look at."""
+    """A run of an adaptive method; its minority metric ranks the suspect votes."""
     config: Path | None = None
-    """A new file for the configuration to train with: what is recommended, ready for `palate train`."""
+    """A new file for the recommended configuration, ready for `palate train`."""
     json: bool = False
     """Print JSON instead of tables."""
     human_annotators: tuple[str, ...] | None = None
-    """Only these people's votes, as the key of that name in a configuration."""
+    """Use only these people's votes, like the configuration key of this name."""
     human_votes: int | None = None
-    """Only the human votes on so many pairs, as the key of that name."""
+    """Use only the human votes on so many pairs, like the key of this name."""
     seed: int = 0
 
 

@@ -26,7 +26,7 @@ Examples:
 @dataclass
 class Options:
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Runs, or folders of samples; one at least."""
+    """Runs, or folders of samples; at least one."""
     against: str = "base"
     """What they are compared with: "base" (the model a run started from), another run, or a folder of samples."""
     prompts: str | None = None
@@ -34,38 +34,38 @@ class Options:
     part: str | None = None
     """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
     limit: int | None = None
-    """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
+    """Only so many prompts, drawn evenly; a larger limit contains the prompts of a smaller one."""
     column: str | None = None
     """The column of the prompts' file that holds them; prompt, caption or text when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world
     for the small world's prompts."""
     votes: Path | None = None
-    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide, and scorers judge
+    """A dataset of pairs of these two models' pictures (palate import samples), whose votes decide; scorers are used
     only if --scorer names them."""
     judge: str | None = None
-    """With --votes: whose votes on all pairs make those of people on some of them go further; the only judge when
-    absent."""
+    """With --votes: a judge with votes on all pairs, to make people's votes on some of them more precise; the only
+    judge when absent."""
     group: bool = False
-    """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
+    """All models are training seeds of one method. Runs that differ only in their seed are found automatically."""
     out: Path | None = None
-    """Where the result is stored as JSON; compare.json in the first model's folder when absent. What is there is
+    """Where to write the result as JSON; compare.json in the first model's folder when absent. An existing file is
     replaced."""
     json: bool = False
     """Print the result as JSON."""
     steps: int | None = None
-    """Where pictures are to be made: denoising steps; the family's when absent. This and the rest as in `palate
+    """For pictures that are made first: denoising steps; the family's when absent. This and the rest as in `palate
     sample`."""
     guidance: float | None = None
-    """Where pictures are to be made: 1 is none; the family's when absent."""
+    """For pictures that are made first: guidance, 1 is none; the family's when absent."""
     sampler: str = "default"
-    """Where pictures are to be made: dpm++, ddim or euler; the family's by default."""
+    """For pictures that are made first: dpm++, ddim or euler; the family's by default."""
     seed: int = 0
-    """Where pictures are to be made: the seed of their noise."""
+    """For pictures that are made first: the seed of their noise."""
     repetitions: int = 1
-    """Where pictures are to be made: how many per prompt."""
+    """For pictures that are made first: how many per prompt."""
     mixed_precision: str = "no"
-    """Where pictures are to be made: no (fp32), bf16, or on a GPU fp16."""
+    """For pictures that are made first: no (fp32), bf16, or on a GPU fp16."""
 
 
 def main(argv: list[str]) -> None:

@@ -16,11 +16,11 @@ Examples:
 @dataclass
 class Options:
     out: Path = Path("demo-run")
-    """The folder to write; run again to go on after an interruption."""
+    """The folder to write; after an interruption the same command resumes."""
     quick: bool = False
     """Two rows of the table instead of six."""
     seed: int = 0
-    """Of votes, batches, draws and samples."""
+    """The seed of votes, batches, draws and samples."""
 
 
 def main(argv: list[str]) -> None:

@@ -6,8 +6,8 @@ from palate.cli.keys import DRY_RUN, merged, parse_keys
 from palate.errors import PalateError
 
 DESCRIPTION = """\
-Compute before training what training would compute: latents and embeddings of all pairs, and with reference_draws the
-reference's errors at addressed draws, which every run of a sweep over methods, beta and seeds then shares.
+Compute in advance what training needs: latents and embeddings of all pairs and, with reference_draws, the reference's
+errors at addressed draws, which all runs of a sweep over methods, beta and seeds then share.
 Interrupted? The same command resumes.
 
 Examples:
@@ -15,13 +15,13 @@ Examples:
   palate encode dpo.yaml --reference-draws 8
   palate train dpo.yaml --reference precomputed --reference-draws 8
   palate encode --pretrained-model-name-or-path world --dataset prefs
-  palate encode dpo.yaml --reference-draws 8 --dry-run      count what is there and what is not, compute nothing
+  palate encode dpo.yaml --reference-draws 8 --dry-run      count what is stored and what is missing, compute nothing
 
 The keys are those of palate train: a file, options, or both."""
 
 
 def main(argv: list[str]) -> None:
-    given = parse_keys(argv, "encode", DESCRIPTION, "Count what is there and what is not; compute nothing.")
+    given = parse_keys(argv, "encode", DESCRIPTION, "Count what is stored and what is missing; compute nothing.")
     from palate.run.load import load_config, read_yaml
 
     values = merged(read_yaml(given.file) if given.file else {}, given.options)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     print(f"encode: {done['pairs']} pairs are encoded")
     if done["draws"]:
         words = [argument for argument in argv if argument != DRY_RUN]
-        place = 1 if words and not words[0].startswith("-") else 0  # behind the file
+        place = 1 if words and not words[0].startswith("-") else 0  # after the file
         words[place:place] = [] if "reference" in given.options else ["--reference", "precomputed"]
         print(
             f"encode: the reference's errors at {done['draws']} draws of each pair are there, {done['computed']} of"

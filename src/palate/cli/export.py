@@ -8,7 +8,7 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """What a run trained, in the formats that other tools load.
+DESCRIPTION = """A trained model in the formats that other tools load.
 
 Examples:
   palate export runs/dedpo                                     a folder for diffusers, with a model card
@@ -24,13 +24,13 @@ class Options:
     """A finished run."""
     format: Literal["diffusers", "kohya", "comfyui", "fused", "single-file"] = "diffusers"
     """diffusers: adapters or denoiser as they are, and a card. kohya, comfyui: a file of adapters. fused: the denoiser
-    with its adapters merged. single-file: the whole model by Stable Diffusion's original names."""
+    with its adapters merged. single-file: the whole model under Stable Diffusion's original names."""
     to: Path | None = None
     """The folder, or the file (.safetensors); RUN/exports/FORMAT when absent."""
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     """Type of the weights; as they were trained when absent."""
     whole_pipeline: bool = False
-    """With fused: a copy of the whole base model around the denoiser, not the denoiser alone."""
+    """With fused: a copy of the whole base model with this denoiser, not the denoiser alone."""
 
 
 def main(argv: list[str]) -> None:

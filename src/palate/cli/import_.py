@@ -41,33 +41,33 @@ class Options:
     """What `palate import` takes."""
 
     format: tyro.conf.Positional[Literal[Format, "world"]]
-    """What the sources are."""
+    """The format of the sources."""
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCES")]]
     """Files, or for `folders` folders; for `trl` and `pickapic` also hf:owner/name and folders of save_to_disk."""
     to: Path
-    """Folder of the dataset; it is made when it is not there."""
+    """Folder of the dataset; created if it does not exist."""
     name: str | None = None
     """Name of a new dataset; the folder's name if not given."""
     annotator: str = "unknown"
-    """Who voted, where the sources do not say."""
+    """Who voted, if the sources do not say."""
     source: Literal["human", "judge"] = "human"
-    """Whether those votes are of a human or of a judge."""
+    """Whether those votes come from a human or a judge."""
     pairs: int = 384
     """With `world`: how many pairs to make."""
     voters: tuple[str, ...] = ()
     """With `world`: simulated people and judges who vote on every pair."""
     split: str | None = None
-    """Of a dataset with several splits (hf:, or a folder of save_to_disk): the one to read."""
+    """The split to read of a dataset with several (hf:, or a folder of save_to_disk)."""
     config: str | None = None
-    """Of a dataset hf:owner/name with several configurations: the one to read."""
+    """The configuration to read of a dataset hf:owner/name with several."""
     allow_outside: bool = False
-    """Let paths in the sources leave the folder of the source that names them."""
+    """Allow paths in the sources that lead outside the source's folder."""
     json: bool = False
     """Print the counts as JSON."""
 
 
 def main(argv: list[str]) -> None:
-    """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
+    """Run `palate import` with the arguments `argv`; raises PalateError when not everything could be read."""
     options = parse(Options, argv, "import", HELP)
     report = import_pairs(**{name: value for name, value in vars(options).items() if name != "json"})
     print(json.dumps(vars(report)) if options.json else printable("\n".join(summary_lines(report))))

@@ -1,4 +1,4 @@
-"""`palate info`: what a dataset holds."""
+"""`palate info`: what a dataset contains."""
 
 import json
 from dataclasses import dataclass

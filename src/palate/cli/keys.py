@@ -1,4 +1,4 @@
-"""The keys of a training as options of the command line, for the verbs that take its configuration."""
+"""The configuration's keys as command-line options, for the verbs that take a configuration."""
 
 import argparse
 import shutil
@@ -15,21 +15,21 @@ from palate.run.keys import Key, default_of, help_of_keys, key_of
 from palate.run.values import ELSEWHERE, NESTED, choices_of, none_allowed, parts_of, typed
 
 DRY_RUN = "--dry-run"
-WIDTH = 110  # columns of the help where the terminal has more
+WIDTH = 110  # columns of the help, if the terminal is at least as wide
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a command line says: the file, and the keys that are options on it, checked for their types."""
+    """The content of a command line: the file, and the keys given as options, with their types checked."""
 
     file: Path | None
-    options: dict[str, Any]  # a nested key holds a dict of those of its keys that were given
+    options: dict[str, Any]  # a nested key has a dict of its given keys
     dry_run: bool
 
 
 def parse_keys(argv: list[str], verb: str, description: str, dry_run: str) -> Given:
-    """The file and the keys of a command line; `--help` prints the description and all keys under their headings, and
-    ends the process. Raises PalateError for an option that there is none of, and for a value of another type."""
+    """The file and the keys of a command line. `--help` prints the description and all keys under their headings, and
+    exits. Raises PalateError for an unknown option, and for a value of the wrong type."""
     parser = _Parser(verb, description, dry_run)
     argv = [_hyphens(argument) for argument in argv]
     file = argv.pop(0) if argv and not argv[0].startswith("-") else None
@@ -46,7 +46,7 @@ def parse_keys(argv: list[str], verb: str, description: str, dry_run: str) -> Gi
 
 
 def merged(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a file with options over them; of nested keys each one for itself."""
+    """The keys of a file, overridden by options; nested keys are overridden one by one."""
     both = dict(values)
     for name, value in options.items():
         before = both.get(name)
@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
         )
         self._verb = verb
         about = self.add_argument_group("The command")
-        about.add_argument("CONFIG", nargs="*", help="A YAML file with keys; options win over it. Options do without.")
+        about.add_argument("CONFIG", nargs="*", help="A YAML file with keys. Options override it, and can replace it.")
         about.add_argument(DRY_RUN, action="store_true", help=dry_run)
         groups: dict[str, Any] = {}
         self.names = [DRY_RUN, "--help"]
@@ -81,8 +81,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _all_keys() -> Iterator[tuple[str, Field[Any], Key, str]]:
-    """Every key with what holds it ("" for most), what it declares, and its sentence; nested ones behind the key that
-    holds them."""
+    """Every key: its parent ("" for most), its field, its declaration, and its description. Nested keys follow their
+    parent."""
     texts = help_of_keys(TrainConfig)
     for field in fields(TrainConfig):
         yield "", field, key_of(field), texts[field.name]
@@ -109,7 +109,7 @@ def _add(group: Any, inside: str, field: Field[Any], key: Key, text: str) -> lis
 
 
 def _of_types(given: dict[str, Any]) -> dict[str, Any]:
-    """The options in the types of their keys, as a configuration nests them."""
+    """The options with their keys' types, nested as in a configuration."""
     options: dict[str, Any] = {}
     for dest, text in given.items():
         inside, _, name = dest.rpartition(".")
@@ -125,7 +125,7 @@ def _of_types(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str, text: Any, kind: type[TrainConfig] | type[LoraOptions]) -> Any:
-    """The words of an option as a file would give them."""
+    """The value of an option as a file would give it."""
     type_ = next(field.type for field in fields(kind) if field.name == name)
     words = text if isinstance(text, list) else [text]
     takes_names = any(get_origin(part) is dict for part in parts_of(type_))
@@ -195,7 +195,7 @@ def _facts(field: Field[Any], key: Key) -> str:
 
 
 def _first_lines(width: int) -> str:
-    """The keys that people change first, a line each."""
+    """The keys that people change first, one line each."""
     lines = []
     for inside, field, key, text in _all_keys():
         if key.first:

@@ -10,7 +10,7 @@ from palate.cli.options import parse
 
 DESCRIPTION = """\
 A page to vote on: two pictures and their prompt, the arrow keys, every vote stored at once. Interrupted?
-The same command goes on.
+The same command resumes.
 
 Examples:
   palate label prefs                                              every pair, on this machine
@@ -26,17 +26,17 @@ class Options:
     dataset: Annotated[Path, tyro.conf.Positional]
     """Folder of the dataset."""
     budget: int = 0
-    """Pairs to show; 0: all of them, or as planned before. A larger one later adds pairs."""
+    """Pairs to show; 0: all of them, or as planned before. A larger budget later adds pairs."""
     select: Literal["uniform", "uncertainty", "disagreement"] = "uniform"
     """How pairs are drawn: all alike, or more often where the judges are unsure or disagree."""
     judges: str = ""
-    """Whose votes tell that, as in clip,pickscore; all judges if absent."""
+    """The judges to use for it, as in clip,pickscore; all if absent."""
     raters: str = ""
     """Who may vote, as in ana,bo,chen; a personal link is printed for each. You alone if absent."""
     host: str = "127.0.0.1"
     """Interface to listen on; any but loopback needs --raters."""
     port: int = 8484
-    """0 takes any free one."""
+    """Port to listen on; 0 takes any free one."""
     store: str | None = None
     """Database of the votes: a SQLAlchemy URL. PALATE_STORE, or votes.sqlite in the dataset's folder, if absent."""
     repeats: float = 0.05
@@ -46,19 +46,19 @@ class Options:
     known: Path | None = None
     """A dataset of control pairs, each with a vote that is right; everyone is shown some, without being told which."""
     known_share: float = 0.1
-    """Share of views that are one of them."""
+    """Share of views that show a control pair."""
     question: str = "Which picture do you prefer for this prompt?"
-    """What people are asked; stored with every vote as its instruction_version."""
+    """The question to people; stored with every vote as its instruction_version."""
     seed: int = 0
-    """Of which pairs are drawn, their order and sides."""
+    """The seed of the draw of pairs, their order and their sides."""
     days: float = 30.0
-    """How long a link works."""
+    """How long a link works, in days."""
     rate: float = 20.0
-    """Calls a second that one person may make over time."""
+    """Calls a second allowed to each person, averaged over time."""
     public_url: str | None = None
-    """Address that the links begin with, where a proxy stands in front."""
+    """Address that the links begin with, if a proxy is in front of the page."""
     browser: bool = True
-    """Open the page here, where only you vote."""
+    """Open the page in a browser here, if you alone vote."""
 
 
 def main(argv: list[str]) -> None:

@@ -21,12 +21,12 @@ DESCRIPTION = """The methods of the literature as presets, and what each one set
 
 Examples:
   palate methods                 all of them, with their papers
-  palate methods dedpo           one: what it does, sets and was published with, and what of it is ours
+  palate methods dedpo           one: what it does, sets and was published with, and what in it is ours
   palate methods --json          for a script
 
-Use one by name: `method: dedpo` in the file of `palate train`. Keys that the file gives itself win over the preset."""
+Use one by name: `method: dedpo` in the file of `palate train`. Keys in the file override the preset."""
 
-WIDTH = 120  # where there is no terminal
+WIDTH = 120  # if there is no terminal
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def overview(chosen: list[Method]) -> None:
 
 
 def explain(one: Method) -> None:
-    """Everything about one method, each configuration in a form that a file takes."""
+    """Everything about one method, with configurations as YAML."""
     paper = one.paper or "no paper of its own"
     print(f"{one.name}: {one.title} ({f'arXiv {paper}' if paper[:4].isdigit() else paper})\n{one.says}\n")
     print("sets")

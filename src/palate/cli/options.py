@@ -1,4 +1,4 @@
-"""What the verbs share: options from arguments, with examples in the help, and one line for what is wrong with them."""
+"""Shared by the verbs: parses options, prints examples in the help, and reports errors in one line."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ T = TypeVar("T")
 def parse(kind: type[T], argv: list[str], verb: str, description: str) -> T:
     """The options of a verb from its arguments; `--help` prints the description with its examples, and every option.
 
-    Raises PalateError, in one line, for an option that there is none of, a value that is not one of those that it
-    takes, and what is missing.
+    Raises PalateError, in one line, for an unknown option, a value that the option does not take, and a missing
+    argument.
     """
     _refuse_unknown(kind, argv, verb)
     told = io.StringIO()
@@ -46,7 +46,7 @@ def _refuse_unknown(kind: type[Any], argv: list[str], verb: str) -> None:
 
 
 def _one_line(box: str) -> str:
-    """What a parser says in a box of several lines, without its frame, its title and what it says of its help."""
+    """The parser's boxed error message as one line, without frame, title and hints about its help."""
     rows = [re.sub(r"\x1b\[[0-9;]*m", "", row).strip().strip("│|╭╮╰╯").strip() for row in box.splitlines()]
     text = " ".join(row for row in rows if not re.fullmatch(r"[─+\s-]*", row))
     text = re.split(r"(?:For full helptext|Argument helptext)", text)[0].strip()

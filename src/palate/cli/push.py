@@ -24,9 +24,9 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """A finished run."""
     repository: Annotated[str, tyro.conf.Positional]
-    """Where on the hub: owner/name; made when it does not exist."""
+    """The repository on the hub, owner/name; created if it does not exist."""
     private: bool = True
-    """Only for you and those you let in."""
+    """Visible only to you and to people you give access."""
     dry_run: bool = False
     """Show what would be sent, and send nothing."""
 

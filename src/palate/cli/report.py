@@ -10,8 +10,8 @@ from palate.cli.options import parse
 
 DESCRIPTION = """\
 One self-contained html page: pictures before and after, win rates with intervals, votes, curves, label sources.
-Wants samples (palate sample RUN --prompts FILE --base) and for reward models their scores (palate score RUN); where the
-base's samples are missing, they are made first, which takes as long as the run's did.
+Needs samples (palate sample RUN --prompts FILE --base) and for reward models their scores (palate score RUN). Missing
+samples of the base model are made first, which takes as long as the run's samples took.
 
 Examples:
   palate report runs/dedpo                         after `palate compare runs/dedpo --prompts FILE`
@@ -24,7 +24,7 @@ Examples:
 @dataclass
 class Options:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Runs with samples, one at least; all started from the same base model."""
+    """Runs with samples, at least one; all started from the same base model."""
     out: Path | None = None
     """The page to write; RUN/report.html when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -33,9 +33,9 @@ class Options:
     votes: Path | None = None
     """A dataset of votes on these pictures; when absent, those that `palate compare --votes` used of these runs."""
     judge: str | None = None
-    """The judge in --votes whose votes help those of people; the only one there when absent."""
+    """The judge in --votes whose votes support people's; the only one there when absent."""
     group: bool = False
-    """All runs are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
+    """All runs are training seeds of one method. Runs that differ only in their seed are found automatically."""
     card: bool = False
     """Also write the model card, RUN/model/README.md, of every run."""
     pictures: int = 24

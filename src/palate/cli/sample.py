@@ -10,7 +10,7 @@ from palate.cli.options import parse
 
 DESCRIPTION = """\
 Make pictures from prompts. The initial noise is a function of seed, prompt and repetition, so that every model
-sampled with the same settings starts from the same noise. Interrupted? The same command goes on.
+sampled with the same settings starts from the same noise. Interrupted? The same command resumes.
 
 Examples:
   palate sample runs/dedpo --prompts parti.json --base --mixed-precision bf16
@@ -28,7 +28,7 @@ class Options:
     part: str | None = None
     """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
     limit: int | None = None
-    """Only so many prompts, drawn evenly; a larger limit contains a smaller one."""
+    """Only so many prompts, drawn evenly; a larger limit contains the prompts of a smaller one."""
     column: str | None = None
     """The column of the prompts' file that holds them; prompt, caption or text when absent."""
     to: Path | None = None
@@ -36,24 +36,22 @@ class Options:
     base: bool = False
     """Also sample the model that the run started from, into MODEL/base-samples."""
     steps: int | None = None
-    """Denoising steps; what the family is sampled with when absent, 25 for Stable Diffusion 1.x and 2.x."""
+    """Denoising steps; the family's when absent, 25 for Stable Diffusion 1.x and 2.x."""
     guidance: float | None = None
-    """In diffusers' convention: 1 is no guidance; the family's when absent, 7.5 for Stable Diffusion 1.x and 2.x."""
+    """Guidance scale of diffusers: 1 is no guidance; the family's when absent, 7.5 for Stable Diffusion 1.x and 2.x."""
     sampler: str = "default"
     """dpm++, ddim or euler; by default euler for models of flow matching, and dpm++ for all others."""
     seed: int = 0
     repetitions: int = 1
     """Pictures per prompt."""
     negative: str | None = None
-    """A run of the same base model, trained to prefer the other image: its network takes the place of the unconditional
-    one."""
+    """A run of the same base model, trained to prefer the other image; its network replaces the unconditional one."""
     negative_mix: float = 0.0
     """Where the negative network stands: 0 around the sampled model, 1 around the base, or between."""
     classifier_scale: float = 1.0
-    """For a run that trained a preference classifier: how strongly it guides; 0 is the base model."""
+    """For a run that trained a preference classifier: the strength of its guidance; 0 is the base model."""
     mixed_precision: str = "no"
-    """In what the denoiser is held and computes: no (fp32), bf16, or on a GPU fp16. Encoders, sampler and VAE stay in
-    fp32."""
+    """Precision of the denoiser: no (fp32), bf16, or on a GPU fp16. Encoders, sampler and VAE stay in fp32."""
     batch_size: int | None = None
     """Pictures made at once; when absent 32 of up to 256 pixels, 8 of 512, 2 of 1024."""
 

@@ -13,9 +13,9 @@ from palate.files import plain
 from palate.foreign import printable
 
 DESCRIPTION = """\
-One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
-Interrupted? The same command goes on; a second run costs nothing. What cannot be scored is said at the end, with exit
-code 1, and the rest is scored.
+One number per picture, stored beside the pictures (scores.parquet) for `palate compare` and `palate report`.
+Interrupted? The same command resumes; a second run costs nothing. If something cannot be scored, the rest still is,
+the error is printed at the end, and the exit code is 1.
 
 Scorers:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
@@ -33,9 +33,9 @@ Examples:
 @dataclass
 class Options:
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Runs (their samples and base-samples), or folders of samples; one at least."""
+    """Runs (their samples and base-samples), or folders of samples; at least one."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """Who scores, one at least; can be given several times."""
+    """Who scores; at least one, can be given several times."""
     model: str | None = None
     """Weights of the reward model: a local folder or file, or a hub name; its published hub name when absent. With
     several: --set NAME.model=PATH."""
@@ -68,5 +68,5 @@ def main(argv: list[str]) -> None:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:
         print(printable("\n".join(line for one in scored for line in score_lines(one))))
-    if wrong:  # after what could be scored, so that it is the last thing that is read
+    if wrong:  # at the end, so that it is the last line
         sys.exit("\n".join(wrong))

@@ -9,8 +9,8 @@ from palate.errors import PalateError
 
 
 def settings(given: Iterable[str], form: str = "key=value") -> dict[str, Any]:
-    """Keys and values, each value read as in a YAML file. Raises PalateError for what has no key or no `=`, saying the
-    `form`."""
+    """Keys and values; values are read as in a YAML file. Raises PalateError, naming the `form`, if the key or `=` is
+    missing."""
     found = {}
     for pair in given:
         key, equals, text = pair.partition("=")

@@ -13,8 +13,8 @@ Examples:
   palate train --pretrained-model-name-or-path world --dataset prefs --output-dir runs/dpo --lora.rank 8
   palate train dedpo.yaml --dry-run          check everything, count labels and parameters, train nothing
 
-Every key of the file is an option here; an option wins over the file. --no-KEY switches a key off that is true or
-false, and none is what a key without a value has."""
+Every key of the file is an option here; options override the file. --no-KEY sets a true/false key to false, and the
+value none unsets a key."""
 DRY_RUN = "Check and count everything, and estimate memory and time; train and write nothing."
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from palate.distributed import together
     from palate.verbs.models import train
 
-    with together(), said_as(["palate", "train", *argv]):  # of several processes the first one prints
+    with together(), said_as(["palate", "train", *argv]):  # with several processes only the first prints
         run = train(config, dry_run=given.dry_run)
         if not given.dry_run:
             print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")

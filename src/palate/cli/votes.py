@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from palate.web.export import Exported
 
 DESCRIPTION = """\
-Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
-that is there already is left as it is. In the small world, simulated people can do the voting.
+Votes from the live store into the dataset, and from and to Label Studio. Every action can be repeated: existing
+votes do not change. In the small world, simulated people can vote.
 
 Examples:
   palate votes export prefs                          the live store's votes, and the pairs' propensities
@@ -34,9 +34,9 @@ class Options:
     store: str | None = None
     """Database of the votes: a SQLAlchemy URL. PALATE_STORE, or votes.sqlite in the dataset's folder, if absent."""
     label_studio: Path | None = None
-    """A file in Label Studio's JSON format to write or read, in place of the live store."""
+    """A file in Label Studio's JSON format to write or read, instead of the live store."""
     pictures: bool = False
-    """Write the pictures into Label Studio's file, which it can then show without any server."""
+    """Write the pictures into Label Studio's file, so that it can show them without a server."""
     voter: str = "majority"
     """Who is simulated: majority, hesitant or minority of the small world."""
     count: int = 0

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset on disk, found without reading an image: one line per kind of problem and shard."""
+"""Find the problems of a dataset on disk without reading an image: one line per kind of problem and shard."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def _read(path: Path, schema: pa.Schema, columns: list[str], problems: list[str]
 
 
 def _duplicates(path: Path, ids: pa.ChunkedArray, seen: dict[str, str], what: str) -> list[str]:
-    """One line for the ids of `path` that stood anywhere before; adds the ids to `seen` (id -> place)."""
+    """One line for the ids of `path` that already occurred; adds the ids to `seen` (id -> place)."""
     again, first = 0, ""
     for row, name in enumerate(ids.to_pylist()):
         if name in seen:

@@ -16,11 +16,11 @@ _turn = threading.Lock()  # SQLite's one writer: threads that queue here are ser
 
 
 class Unreachable(PalateError):
-    """The database did not answer, or cannot be written; what was sent is not stored and may be sent again."""
+    """The database did not answer, or cannot be written; nothing was stored, and the same may be sent again."""
 
 
 def connect(url: str | sa.URL) -> sa.Engine:
-    """The database at a SQLAlchemy URL; nothing is asked of it yet. Raises PalateError for a URL that is none."""
+    """The database at a SQLAlchemy URL, not connected yet. Raises PalateError for an invalid URL."""
     try:
         parsed = sa.make_url(url)
     except SQLAlchemyError as error:
@@ -41,15 +41,15 @@ def connect(url: str | sa.URL) -> sa.Engine:
 
 
 def name_of(engine: sa.Engine) -> str:
-    """Where the store is, without a password."""
+    """The store's address, without a password."""
     if engine.url.get_backend_name() == "sqlite":
         return engine.url.database or ":memory:"
-    return engine.url.set(query={}).render_as_string()  # the query may hold one, too
+    return engine.url.set(query={}).render_as_string()  # the query may hold a password, too
 
 
 def make_private(engine: sa.Engine) -> None:
-    """Where the database is a file of SQLite, others of this machine may not read it (mode 0600); it is made if it is
-    not there. What cannot be done is left to SQLite, which says why."""
+    """Make the file of an SQLite database if it is missing, readable by its owner alone (mode 0600). If that fails,
+    SQLite gives the reason later."""
     file = engine.url.database or ""
     if engine.url.get_backend_name() != "sqlite" or file in ("", ":memory:") or file.startswith("file:"):
         return

@@ -40,7 +40,7 @@ Pairs of pictures, and votes on them, as palate keeps them. The library `dataset
 
 @dataclass(frozen=True)
 class Appended:
-    """What `append_votes` did: votes written, and votes that were there already and were left as they are."""
+    """The result of `append_votes`: votes written, and votes that were already there, which are not changed."""
 
     added: int
     already_there: int
@@ -54,7 +54,7 @@ class PreferenceDataset:
     """
 
     def __init__(self, path: str | Path, about: dict[str, Any]):
-        """Use `create` or `open`, which check what they find."""
+        """Use `create` or `open`, which check the folder."""
         self.path = Path(path)
         self._about = about
         self._ids: dict[Path, dict[str, str]] = {}  # folder of a table -> id -> shard that holds it
@@ -80,7 +80,7 @@ class PreferenceDataset:
 
     @classmethod
     def open_or_create(cls, path: str | Path, name: str) -> "PreferenceDataset":
-        """The dataset in folder `path`, made where there is none, also when several processes ask for it at once."""
+        """The dataset in folder `path`, made where there is none; safe when several processes ask for it at once."""
         with locked(Path(path)):
             return cls.open(path) if (Path(path) / "dataset.json").exists() else cls.create(path, name)
 
@@ -155,9 +155,9 @@ class PreferenceDataset:
     ) -> int:
         """Add pairs, written shard by shard while `rows` is read; returns how many were added.
 
-        A shard is closed at `rows_per_shard` rows or 256 MB of images. A kill loses at most the shard in the making;
-        the same call with `skip_known` then adds what is missing.
-        Raises PalateError at the first bad row or duplicate pair_id (unless `skip_known`); rows before it are kept.
+        A shard is closed at `rows_per_shard` rows or 256 MB of images. A kill loses at most the unfinished shard; the
+        same call with `skip_known` then adds the missing pairs. Raises PalateError at the first bad row or duplicate
+        pair_id (unless `skip_known`); rows before it are kept.
         """
         known = self.pair_ids()
         added, size = 0, 0
@@ -177,7 +177,7 @@ class PreferenceDataset:
                 waiting[pair_id] = row
                 size += bytes_of_pair(row)
                 if len(waiting) >= rows_per_shard or size >= BYTES_PER_SHARD:
-                    full, waiting, size = waiting, {}, 0  # emptied first: a write that fails is not tried twice
+                    full, waiting, size = waiting, {}, 0  # emptied first: a failed write is not tried twice
                     added += self._write_pairs(full, skip_known)
         finally:
             added += self._write_pairs(waiting, skip_known)
@@ -186,10 +186,10 @@ class PreferenceDataset:
     def append_votes(self, rows: Iterable[Mapping[str, Any]]) -> Appended:
         """Append votes as one new shard; fills vote_id and created_at where they are missing.
 
-        A vote whose vote_id is there already is left as it is and counted, so a call can be repeated.
-        Raises PalateError, and writes nothing, when a vote is malformed or is about a pair that is not here.
+        A vote whose vote_id already exists is not changed, only counted, so a call can be repeated. Raises PalateError,
+        and writes nothing, when a vote is malformed or is about a pair that the dataset lacks.
         """
-        with locked(self.path):  # from the look at what is there to the write
+        with locked(self.path):  # from reading the vote_ids to the write
             return self._append_votes(rows)
 
     def _append_votes(self, rows: Iterable[Mapping[str, Any]]) -> Appended:
@@ -217,11 +217,11 @@ class PreferenceDataset:
         return Appended(len(new), already)
 
     def set_propensities(self, propensity: Mapping[str, float]) -> int:
-        """Set the propensity of these pairs, by pair_id; returns of how many it changed.
+        """Set the propensity of these pairs, by pair_id; returns how many changed.
 
-        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are
-        not here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and
-        writes nothing, for one outside (0, 1].
+        It goes into a table of its own (propensity.parquet), which overrides the column of the pairs; unknown pairs are
+        left out. Atomic: a reader sees all the old values or all the new ones. Raises PalateError, and writes nothing,
+        for a value outside (0, 1].
         """
         for pair_id, value in propensity.items():
             if not 0 < value <= 1:
@@ -235,7 +235,7 @@ class PreferenceDataset:
         return len(changed)
 
     def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
-        """Note where data came from, once per different entry."""
+        """Record where data came from; an entry that is already there is not repeated."""
         with locked(self.path):
             if entry not in self.provenance:
                 self._about["provenance"] = [*self.provenance, entry]
@@ -246,7 +246,7 @@ class PreferenceDataset:
         return find_problems(self.path)
 
     def validate(self) -> None:
-        """Raise PalateError with the first problem, and the number of the others, if there is any."""
+        """Raise PalateError with the first problem and the number of others, if there are any."""
         if found := self.problems():
             others = f" ({len(found) - 1} more problems; PreferenceDataset.problems() lists them)" if found[1:] else ""
             raise PalateError(found[0] + others)
@@ -255,12 +255,12 @@ class PreferenceDataset:
         if not rows:
             return 0
         with locked(self.path):
-            known = self.pair_ids()  # another process may have written meanwhile
+            known = self.pair_ids()  # another process may have written in the meantime
             new = {pair_id: row for pair_id, row in rows.items() if pair_id not in known}
             if len(new) < len(rows) and not skip_known:
                 again = next(pair_id for pair_id in rows if pair_id in known)
                 raise PalateError(
-                    f"{self.path}: pair_id '{again}' was added by another process meanwhile. Give each pair its own id."
+                    f"{self.path}: pair_id '{again}' was just added by another process. Give each pair its own id."
                 )
             if new:
                 table = pa.Table.from_pylist(list(new.values()), schema=PAIRS)
@@ -270,7 +270,7 @@ class PreferenceDataset:
             return len(new)
 
     def _known(self, folder: Path, schema: pa.Schema, column: str) -> dict[str, str]:
-        for path in shard_paths(folder):  # only shards that appeared since the last look are read
+        for path in shard_paths(folder):  # only shards that are new since the last call are read
             if path not in self._ids_read:
                 with open_shard(path, schema) as file:
                     self._remember(path, file.read(columns=[column])[column].to_pylist())
@@ -282,7 +282,7 @@ class PreferenceDataset:
         self._ids_read.add(shard)
 
     def _write_about(self) -> None:
-        """Write dataset.json, with what other processes wrote into it since it was read. The lock must be held."""
+        """Write dataset.json, keeping what other processes have written into it since. The lock must be held."""
         there = _about_on_disk(self.path / "dataset.json")
         provenance = there.get("provenance", [])
         self._about |= {name: there[name] for name in ("name", "created_at") if there.get(name)}
@@ -305,7 +305,7 @@ def _about_on_disk(file: Path) -> dict[str, Any]:
     try:
         about = json.loads(read_text(file)) if file.exists() else {}
     except (PalateError, ValueError, RecursionError):
-        return {}  # damaged since it was opened: it is written anew
+        return {}  # damaged since it was opened: written anew
     return about if isinstance(about, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""Which rows of the pairs are single images, and which of all the images are the same one."""
+"""Which rows of the pairs are single images, and which images are the same."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def single_images(dataset: PreferenceDataset) -> set[str]:
     found: set[str] = set()
     for path in shard_paths(dataset.path / "pairs"):
         with open_shard(path, PAIRS) as file:
-            table = file.read(columns=["pair_id", "image_1.path"])  # whether the struct is null stands in either leaf
+            table = file.read(columns=["pair_id", "image_1.path"])  # either field shows whether the struct is null
         found.update(table["pair_id"].filter(pc.is_null(table["image_1"])).to_pylist())
     return found
 
@@ -27,7 +27,7 @@ def image_ids(dataset: PreferenceDataset) -> dict[Image, str]:
     """The identity of every image: equal names are equal images.
 
     An image stored as bytes is named by a hash of them, one stored by path by a hash of its resolved path, so that
-    images which are not there yet have a name too; the file itself is not read. The hashes of a shard are computed once
+    images which do not exist yet have a name too; the file itself is not read. The hashes of a shard are computed once
     and kept in the dataset's folder cache/images; shards that are added later are added there.
     """
     resolved: dict[str, str] = {}
@@ -50,7 +50,8 @@ def image_ids(dataset: PreferenceDataset) -> dict[Image, str]:
 
 
 def stored_contents(dataset: PreferenceDataset, shard: Path) -> dict[str, str]:
-    """pair_id -> a name of the prompt and of the images' bytes, of one shard; without images that are kept by path."""
+    """pair_id -> a hash of the prompt and the images' bytes, for one shard; without pairs whose images are stored by
+    path."""
     hashes = _hashes(dataset, shard)
     with open_shard(shard, PAIRS) as file:
         table = file.read(columns=["pair_id", "prompt"])
@@ -60,7 +61,7 @@ def stored_contents(dataset: PreferenceDataset, shard: Path) -> dict[str, str]:
 
 
 def _hashes(dataset: PreferenceDataset, shard: Path) -> pa.Table:
-    """Hashes of the images of one shard, row by row, null where there are no bytes; made where they are not there yet.
+    """Hashes of the images of one shard, row by row, null where there are no bytes; computed on first use.
 
     A shard never changes, so neither does this file, and a kill loses one shard's hashes at most.
     """

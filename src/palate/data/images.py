@@ -1,4 +1,4 @@
-"""Images as the tables hold them, encoded bytes or a path: decode, read the size, encode."""
+"""Images as stored in the tables, encoded bytes or a path: decode, read the size, encode."""
 
 import io
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def image_bytes(image: Mapping[str, Any] | None, root: str | Path) -> bytes:
         return bytes(image["bytes"])
     if not image.get("path"):
         raise PalateError("an image with neither bytes nor a path. Import the pair again.")
-    path = Path(root, image["path"])  # an absolute path stays what it is
+    path = Path(root, image["path"])  # an absolute path stays unchanged
     try:
         return read_plain(path)
     except PalateError as error:
@@ -33,7 +33,7 @@ def image_bytes(image: Mapping[str, Any] | None, root: str | Path) -> bytes:
 
 
 def bytes_of_pair(pair: Mapping[str, Any]) -> int:
-    """How many bytes of encoded images a row of the pairs holds; images that are kept by path count as none."""
+    """How many bytes of encoded images a row of the pairs holds; images stored by path count as 0."""
     return sum(len(image["bytes"] or b"") for image in (pair["image_0"], pair["image_1"]) if image)
 
 
@@ -41,8 +41,8 @@ def decode_image(image: Mapping[str, Any] | None, root: str | Path, name: str | 
     """`image` ({"bytes", "path"}) as an RGB picture, as people see it (`palate.pictures.decode`: turned, in sRGB, on
     white); a relative path is taken from `root`.
 
-    Raises PalateError as `image_bytes` does, and, calling the image `name` (or its path), with the first bytes of what
-    is there when that is not a picture, or only a part of one.
+    Raises PalateError as `image_bytes` does, and for data that is no picture or only a part of one, with its first
+    bytes; the message calls the image `name`, or its path.
     """
     data = image_bytes(image, root)
     by_path = image is not None and image.get("path") and not image.get("bytes")
@@ -60,7 +60,7 @@ def image_size(image: Mapping[str, Any], root: str | Path) -> tuple[int, int] | 
 
 
 def encode_image(picture: Image.Image, format: str = "PNG") -> dict[str, Any]:
-    """`picture` as the tables hold it: {"bytes": the encoded file, "path": None}."""
+    """`picture` in the form of the tables: {"bytes": the encoded file, "path": None}."""
     buffer = io.BytesIO()
     picture.save(buffer, format=format)
     return {"bytes": buffer.getvalue(), "path": None}

@@ -1,4 +1,4 @@
-"""Import foreign files into a dataset: read, check every image, write what is missing, count everything."""
+"""Import foreign files into a dataset: read, check every image, write the missing rows, count everything."""
 
 import io
 import os
@@ -34,8 +34,8 @@ READERS = {
     "trl": trl.read,
 }
 ROWS_AT_ONCE = 32
-BYTES_AT_ONCE = 64 * 2**20  # of encoded pictures that are looked at together
-LARGE = 16_000_000  # pixels: of larger pictures one is decoded at a time, for its memory
+BYTES_AT_ONCE = 64 * 2**20  # of encoded pictures that are checked together
+LARGE = 16_000_000  # pixels: larger pictures are decoded one at a time, to save memory
 _large = threading.Lock()
 REMEDY = "rerun with the file repaired to add the rest"
 MISSING = "no such file or folder."
@@ -53,14 +53,13 @@ def import_pairs(
     split: str | None = None,
     config: str | None = None,
 ) -> ImportReport:
-    """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
+    """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it does not exist.
 
     `annotator` and `source` say who voted where the files do not. A pair's id is made of its content, so running again
-    adds only what is missing. Rows that cannot be used are counted in the report with file and row, and end nothing.
-    `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of a
-    dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub.
-    Raises PalateError when a source is missing or damaged, or nothing could be imported; all that is good is written
-    before.
+    adds only what is missing. Rows that cannot be used are counted in the report with file and row, and do not stop the
+    import. `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of
+    a dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub. Raises PalateError
+    when a source is missing or damaged, or nothing could be imported; all good rows are written first.
     """
     if not sources:
         raise PalateError("nothing to import: no sources given. Name the files or folders to read.")
@@ -78,7 +77,7 @@ def import_pairs(
         task = bar.add_task("importing", total=1 if format == "samples" else len(sources), pairs="0")
         for number, path in enumerate(map(Path, sources)):
             if format == "samples" and number:
-                break  # the first is read with all the others beside it
+                break  # the first source reads the others with it
             try:
                 if not is_hub(path) and not os.path.lexists(path):
                     raise PalateError(f"{path}: {MISSING}")
@@ -121,7 +120,7 @@ def summary_lines(report: ImportReport) -> list[str]:
 
 
 class _Target:
-    """The dataset that is written to: made at the first write, so that an import of nothing leaves nothing behind."""
+    """The dataset to write: made at the first write, so that an import of nothing leaves nothing behind."""
 
     def __init__(self, path: Path, name: str | None, annotator: str, source: str, provenance: dict[str, Any]):
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
@@ -131,30 +130,30 @@ class _Target:
         self.pairs: dict[str, dict[str, Any]] = {}
         self.votes: list[dict[str, Any]] = []
         self.bytes = 0
-        self.contents: dict[str, str] = {}  # pair_id -> a name of its prompt and pictures, as far as they were needed
-        self.failed = False  # a write failed: going on with the next source would fail the same way
+        self.contents: dict[str, str] = {}  # pair_id -> a hash of its prompt and pictures, where one was needed
+        self.failed = False  # a write failed: the next source would fail the same way
 
     def has(self, pair_id: str | None) -> bool:
-        """Whether the pair is on disk, or waits to be written."""
+        """Whether the pair is on disk, or is waiting to be written."""
         return pair_id in self.pairs or pair_id in self.known
 
     def other_content(self, pair_id: str, content: str) -> bool:
-        """Whether this pair_id stands for another prompt or other pictures already."""
+        """Whether this pair_id already belongs to another prompt or other pictures."""
         if pair_id not in self.contents and self.dataset is not None and pair_id in self.known:
             self.contents |= stored_contents(self.dataset, self.path / self.known[pair_id])
         return self.contents.get(pair_id, content) != content
 
     def write(self, report: ImportReport) -> None:
-        """Write what waits: pairs before the votes on them."""
+        """Write the waiting rows: pairs before the votes on them."""
         if not self.pairs and not self.votes:
             return
         pairs, votes = self.pairs, self.votes
         self.pairs, self.votes, self.bytes = {}, [], 0
         self.failed = True
-        if self.dataset is None:  # one that is there may be empty, and so have no length
+        if self.dataset is None:  # not `not self.dataset`: an empty dataset is falsy
             self.dataset = PreferenceDataset.open_or_create(self.path, self.name or self.path.resolve().name)
         if pairs or any(vote["vote_id"] not in self.dataset.vote_ids() for vote in votes):
-            self.dataset.add_provenance(self.provenance)  # first: a kill leaves no pairs that nobody explains
+            self.dataset.add_provenance(self.provenance)  # first: a kill leaves no pairs without an origin
         report.pairs_added += self.dataset.add_pairs(pairs.values(), skip_known=True)
         appended = self.dataset.append_votes(votes)
         self.known = self.dataset.pair_ids()
@@ -164,7 +163,7 @@ class _Target:
 
 
 def _write_while_reading(rows: Iterable[Row], target: _Target, report: ImportReport) -> Iterator[Row]:
-    """Check and write `rows` in chunks; yields each row when it has been dealt with."""
+    """Check and write `rows` in chunks; yields each row when it is done."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter lock
         try:
             for chunk in _chunks(rows):
@@ -180,7 +179,7 @@ def _write_while_reading(rows: Iterable[Row], target: _Target, report: ImportRep
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """A few rows at a time, fewer where their pictures are large; what was read before a failure comes first."""
+    """A few rows at a time, fewer where their pictures are large; rows read before a failure come first."""
     chunk: list[Row] = []
     held = 0
     try:
@@ -199,12 +198,12 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 class _Looked(NamedTuple):
-    """What was found when the pictures of a row were looked at."""
+    """The result of checking the pictures of a row."""
 
-    problem: str | None = None  # what is wrong, None when nothing is
+    problem: str | None = None  # None when nothing is wrong
     reason: str = "image does not decode"
-    lacking: bool = False  # a picture that is kept by path is not there yet
-    content: str = ""  # a name for the bytes of a picture
+    lacking: bool = False  # a picture that is stored by path does not exist yet
+    content: str = ""  # a hash of the bytes
     animated: int = 0
 
 
@@ -215,7 +214,7 @@ def _look(row: Row, target: _Target) -> _Looked:
     try:
         files = [(name, row.pair[name]) for name in IMAGE_COLUMNS if row.pair[name] is not None]
         seen = [_picture(file["bytes"], name) if file["bytes"] else _file(file["path"], name) for name, file in files]
-    except Exception as error:  # foreign content: whatever it does, the other rows are read
+    except Exception as error:  # foreign content: whatever it raises, the other rows are read
         return _Looked(f"cannot be used ({type(error).__name__}: {shown(error)})", "cannot be used")
     if wrong := next((found.problem for found in seen if found.problem), None):
         return _Looked(wrong)
@@ -257,7 +256,7 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
     try:
         pair = pair_row(row.pair, row.where)
         votes = [_vote(_mirrored(vote) if mirrored else vote, pair_id, row.where, target) for vote in row.votes]
-    except Exception as error:  # what the checks of a field do not foresee ends this row alone
+    except Exception as error:  # an error that the checks do not foresee ends this row alone
         told = str(error).removeprefix(f"{row.where}: ").removesuffix(".")
         kind = "" if isinstance(error, PalateError) else f"{type(error).__name__}: "
         report.refuse(row.where, "field of the wrong form", f"{kind}{told}")
@@ -279,7 +278,7 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
 
 
 def _content(row: Row, mirrored: bool) -> str:
-    """A name for the prompt and the pictures of a row, in the order in which the dataset has them."""
+    """A hash of the prompt and the pictures of a row, in the dataset's order."""
     images = [row.pair[name] for name in (IMAGE_COLUMNS[::-1] if mirrored else IMAGE_COLUMNS)]
     return content_id(row.pair["prompt"], *(content_id(image["bytes"]) for image in images if image is not None))
 
@@ -288,13 +287,13 @@ def _vote(given: dict[str, Any], pair_id: str, where: str, target: _Target) -> d
     vote = {"annotator_id": target.annotator, "source": target.source, "pair_id": pair_id}
     vote |= {name: value for name, value in given.items() if value is not None}
     if not (given.get("annotator_id") or given.get("vote_id")):
-        # nobody knows who voted: two such votes are two people when they differ, and one row read twice when not
+        # the voter is unknown: two different votes count as two people, two equal ones as one row read twice
         vote["vote_id"] = content_id("anonymous", target.annotator, pair_id, vote["choice"])
     return vote_row(vote, where)
 
 
 def _mirrored(vote: dict[str, Any]) -> dict[str, Any]:
-    """`vote` as it is about the same two images in the other order."""
+    """`vote` on the same two images in the other order."""
     out = vote | {"choice": {"0": "1", "1": "0"}.get(vote["choice"], vote["choice"])}
     if vote.get("probability") is not None:
         out["probability"] = 1 - vote["probability"]

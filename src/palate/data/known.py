@@ -1,6 +1,6 @@
-"""Pairs with a known answer: control questions that tell how reliable each person is.
+"""Pairs with a known answer: control questions that show how reliable each person is.
 
-Votes on them are no sample of anything, so they never become votes of the dataset: they stand in a table of their own.
+Votes on them are not a sample of a population, so they never become votes of the dataset: they have their own table.
 """
 
 import json
@@ -32,7 +32,7 @@ KNOWN_VOTES = pa.schema(
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of a pair: the better image, 0 or 1, and who said so."""
+    """The known answer of a pair: the better image, 0 or 1, and who said so."""
 
     pair_id: str
     answer: str
@@ -58,10 +58,9 @@ def known_answers(dataset: PreferenceDataset, people: int = 1) -> list[Answer]:
 
 
 def save_known(engine: sa.Engine, answers: Iterable[Answer]) -> tuple[list[str], int]:
-    """Make these the pairs that are asked as controls; returns their ids, and how many were left out
-    because the plan draws from them.
+    """Make these pairs the controls; returns their ids, and how many were left out because the plan draws from them.
 
-    Pairs of an earlier start that are not among them are asked no more; what was answered about them stays.
+    Controls of an earlier start that are not among them are not asked any more; answers to them are kept.
     """
     with writing(engine) as connection:
         planned = set(connection.scalars(sa.select(PLAN.c.pair_id).where(PLAN.c.kind != "before")))
@@ -78,7 +77,7 @@ def save_known(engine: sa.Engine, answers: Iterable[Answer]) -> tuple[list[str],
 
 
 def read_known_votes(dataset: Path) -> pa.Table:
-    """What people said about pairs with a known answer: one row per vote with the right `answer`, columns KNOWN_VOTES.
+    """People's votes on pairs with a known answer: one row per vote with the right `answer`, columns KNOWN_VOTES.
 
     Empty where nothing was asked. An answer is right when choice equals answer; a tie is wrong, a skip neither. Raises
     PalateError when the file is damaged.
@@ -90,7 +89,7 @@ def read_known_votes(dataset: Path) -> pa.Table:
 
 
 def write_known_votes(dataset: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add votes on pairs with a known answer; one that is there already, by vote_id, is replaced. Atomic."""
+    """Add votes on pairs with a known answer; a vote with an existing vote_id replaces it. Atomic."""
     with locked(dataset):
         by_id = {row["vote_id"]: row for row in read_known_votes(dataset).to_pylist()}
         by_id |= {row["vote_id"]: {name: row[name] for name in KNOWN_VOTES.names} for row in rows}

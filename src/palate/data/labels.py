@@ -1,4 +1,4 @@
-"""Votes aggregated to one row per pair: what people said, what one judge said, and how likely it was to be asked."""
+"""Votes aggregated to one row per pair: the human vote, one judge's vote, and the pair's propensity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from palate.errors import PalateError, did_you_mean
 
 @dataclass(frozen=True)
 class Labels:
-    """What humans and one judge said about N pairs, as float64 arrays [N] in the order of the pairs.
+    """The votes of humans and of one judge on N pairs, as float64 arrays [N] in the order of the pairs.
 
     Raises PalateError when the lengths differ or a human or judge value lies outside [0, 1].
     """
@@ -72,12 +72,12 @@ def collect_labels(
         counts = pc.value_counts(ids)
         name = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()]
         raise PalateError(f"pairs: pair_id {name} appears more than once. Give every pair its own id.")
-    pa.default_memory_pool().release_unused()  # of a million pairs the check keeps 100 MB
+    pa.default_memory_pool().release_unused()  # the check of a million pairs keeps 100 MB
     table = votes if isinstance(votes, pa.Table) else _rows_to_table(votes)
     choice = _strings(table["choice"])
     table = table.set_column(table.schema.get_field_index("choice"), "choice", choice)
     table = _only(table, pc.fill_null(pc.not_equal(choice, "skip"), True))
-    position = pc.index_in(_strings(table["pair_id"]), value_set=ids)  # in place of the ids, which are long
+    position = pc.index_in(_strings(table["pair_id"]), value_set=ids)  # shorter than the ids
     table = table.drop_columns("pair_id").append_column("position", position)
     pa.default_memory_pool().release_unused()
     source = _strings(table["source"])
@@ -135,7 +135,7 @@ def _mean_by_pair(ids: pa.Array, votes: pa.Table, *, hard: bool) -> Floats:
 
 
 def _only(votes: pa.Table, chosen: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """The rows that are chosen; no copy, which of millions of votes is large, where that is all of them."""
+    """The chosen rows; without a copy, which is large for millions of votes, where all are chosen."""
     return votes if pc.all(chosen, min_count=0).as_py() and not chosen.null_count else votes.filter(chosen)
 
 
@@ -171,7 +171,7 @@ def _keep_fraction(ids: pa.Array, human: Floats, fraction: float, seed: int) -> 
 
 
 def only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
-    """The votes without the human ones of anybody else. Raises PalateError for people who never voted."""
+    """The votes without those of all other people. Raises PalateError for people who never voted."""
     human = pc.equal(votes["source"], "human")
     known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
     if unknown := set(people) - known:

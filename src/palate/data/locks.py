@@ -14,10 +14,10 @@ WAIT = 600.0  # seconds; a writer holds the lock for one shard, or for one appen
 
 @contextmanager
 def locked(dataset: Path) -> Iterator[None]:
-    """Hold the dataset in this folder for writing; the folder is made where it is not there. The same thread may hold
-    it several times. A process that is killed lets go of it.
+    """Hold the lock for writing the dataset in this folder; makes the folder if it is missing. The same thread may hold
+    it several times. A killed process releases it.
 
-    Raises PalateError when another process does not let go, and where the folder cannot be written.
+    Raises PalateError when another process does not release it, and where the folder cannot be written.
     """
     try:
         dataset.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The propensities that a labelling gave to pairs: a small table beside the pairs, so that it rewrites no picture.
+"""The propensities of pairs after a labelling: a small table beside the pairs, so that no picture is rewritten.
 
-It holds over the column of the same name. It is replaced as a whole, so a reader sees all of the old one or all of the
-new.
+It overrides the column of the same name. It is replaced as a whole, so a reader sees all of the old table or all of the
+new one.
 """
 
 from collections.abc import Mapping

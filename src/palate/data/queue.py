@@ -1,5 +1,5 @@
-"""Who is shown which pair next. What was handed out is stored, so that a reload, or a restart, goes on with the
-same."""
+"""Which pair each person is shown next. Assigned views are stored, so that a person gets the same ones after a reload
+or a restart."""
 
 import json
 from dataclasses import asdict
@@ -11,16 +11,16 @@ from palate.addresses import number
 from palate.data.database import reading, writing
 from palate.data.store import KNOWN, LIVE, OF_PLAN, PLAN, VIEWS, VOTES, Settings, View
 
-REPEAT_GAP = 10  # views between a pair and its repetition, so that it is judged again and not remembered
-ABANDONED = timedelta(minutes=10)  # after which a pair that was shown and not answered is offered to others
+REPEAT_GAP = 10  # views between a pair and its repetition, so that people judge it again from scratch
+ABANDONED = timedelta(minutes=10)  # an unanswered pair is then offered to others
 
 
 def open_views(engine: sa.Engine, rater: str, count: int, settings: Settings) -> list[View]:
-    """The next `count` views of a person that wait for an answer, oldest first; fewer, or none, when no more is left.
+    """The next `count` unanswered views of a person, oldest first; fewer, or none, when no more are left.
 
-    A view that was handed out stays this person's: the same ones come back after a reload. New ones are, in this order,
-    a pair with a known answer or a repetition (each for a share of the views), the next pair that nobody has or that
-    everyone is shown, and a pair that somebody else was shown some time ago and left.
+    An assigned view stays this person's: the same ones come back after a reload. New ones are, in this order, a pair
+    with a known answer or a repetition (each for a share of the views), the next pair that nobody has or that everyone
+    is shown, and a pair that somebody else was shown some time ago and did not answer.
     """
     answered = sa.exists().where(VOTES.c.rater == VIEWS.c.rater, VOTES.c.number == VIEWS.c.number, LIVE)
     asked = sa.exists().where(KNOWN.c.pair_id == VIEWS.c.pair_id, KNOWN.c.asked)
@@ -69,8 +69,7 @@ def _next_pair(connection: sa.Connection, rater: str, at: int, settings: Setting
 
 
 def _control(connection: sa.Connection, rater: str, settings: Settings) -> str | None:
-    """A pair with a known answer that this person was not asked and did not answer; everyone has an order of their
-    own."""
+    """A pair with a known answer that this person was not asked yet; everyone has their own order."""
     had = sa.exists().where(VIEWS.c.pair_id == KNOWN.c.pair_id, VIEWS.c.slot == f"known {rater}")
     rows = connection.execute(sa.select(KNOWN.c.pair_id, KNOWN.c.voters).where(KNOWN.c.asked, sa.not_(had)))
     ids = [pair_id for pair_id, voters in rows if rater not in json.loads(voters)]
@@ -78,7 +77,7 @@ def _control(connection: sa.Connection, rater: str, settings: Settings) -> str |
 
 
 def _to_repeat(connection: sa.Connection, rater: str, at: int) -> str | None:
-    """The oldest pair that this person answered long enough ago and was not shown again."""
+    """The oldest pair that this person answered long enough ago and has not seen twice."""
     again = VIEWS.alias()
     repeated = sa.exists().where(again.c.pair_id == VOTES.c.pair_id, again.c.slot == f"again {rater}")
     found = sa.select(VOTES.c.pair_id).where(

@@ -1,4 +1,4 @@
-"""A folder of samples as the disk has it: pictures, and in samples.json how they were made and of what."""
+"""A folder of samples on disk: pictures, and samples.json with their settings and their model."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,8 @@ class Sampling:
     unconditional)."""
 
     steps: int | None = None
-    """None is what the model's family is sampled with, 25 for Stable Diffusion 1.x; so for guidance, 7.5 there."""
+    """None is the default of the model's family, for Stable Diffusion 1.x 25 steps; likewise for guidance, there
+    7.5."""
     guidance: float | None = None
     sampler: str = "default"
     """default is euler for models of flow matching, and dpm++ for all others."""
@@ -34,7 +35,8 @@ class Sampling:
     classifier_scale: float = 1.0
     """How strongly a run's preference classifier guides; models without one have nothing to scale."""
     mixed_precision: str = "no"
-    """In what the denoiser is held and computes: no (fp32), bf16 or fp16. Encoders, sampler and VAE stay in fp32."""
+    """Precision in which the denoiser is held and computes: no (fp32), bf16 or fp16. Encoders, sampler and VAE stay in
+    fp32."""
 
 
 # Settings that say how the model is guided, not which picture is drawn: samples that differ in these alone are still
@@ -55,11 +57,11 @@ class Samples:
     folder: Path
     prompts: list[str]  # one per picture
     settings: dict[str, Any]
-    suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
+    suite: str = ""  # the source of the prompts; settings["prompts"] has their hash
     origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
 
     def __fspath__(self) -> str:
-        """Their folder: samples can be given wherever a path can."""
+        """The folder, so that samples can be given wherever a path can."""
         return str(self.folder)
 
     @property
@@ -67,29 +69,28 @@ class Samples:
         return [picture_path(self.folder, i) for i in range(len(self.prompts))]
 
     def images(self) -> Pixels:
-        """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are still to be made."""
+        """All pictures, uint8 [N, H, W, 3]. Raises PalateError while some are missing."""
         self._require_all()
         return np.stack([np.asarray(decode_image({"path": str(path)}, ".")) for path in self.paths])
 
     @cached_property
     def contents(self) -> list[str]:
-        """A name for the bytes of each picture, as datasets name images. Raises PalateError while some are to be
-        made."""
+        """The hash of each picture's bytes, as datasets name images. Raises PalateError while some are missing."""
         self._require_all()
         return [content_id(path.read_bytes()) for path in self.paths]
 
     @property
     def missing(self) -> list[int]:
-        """Positions of the pictures that are still to be made."""
-        return [i for i, path in enumerate(self.paths) if not path.exists()]
+        """Positions of the missing pictures."""
+        return [i for i, path in enumerate(self.paths) if not path.is_file()]
 
     def _require_all(self) -> None:
         if missing := len(self.missing):
             command = self.origin.get("command")
             told = (
-                f"The command that began them goes on: {command}"
+                f"The command that began them resumes: {command}"
                 if command
-                else "The same `palate sample` command goes on."
+                else "The same `palate sample` command resumes."
             )
             raise PalateError(f"{self.folder}: {missing} of {len(self.paths)} pictures are missing. {told}")
 
@@ -103,15 +104,36 @@ def open_samples(folder: str | Path) -> Samples:
         stored = json.loads(path.read_text(encoding="utf-8"))
         settings, prompts = dict(stored["settings"]), [str(prompt) for prompt in stored["prompts"]]
         suite, origin = str(stored.get("suite", "")), dict(stored.get("origin", {}))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _require_kinds(settings, origin)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PalateError(f"{path}: not the description of samples. Sample again into another folder.") from error
     settings = {**asdict(Sampling(steps=25, guidance=7.5)), **settings}  # those of older versions lack keys
     return Samples(Path(folder), prompts, settings, suite, origin)
 
 
+def _require_kinds(settings: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Raises ValueError for a setting, or a part of the origin, of another kind than those of its name are."""
+    learned = origin.get("learned") or {"trained_on": []}
+    texts = [*learned["trained_on"], *learned.get("lost", [])]
+    texts += [part for name in ("places", "weights") for part in (origin.get(name) or {}).values() if part is not None]
+    base = origin.get("base")
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong or not isinstance(base, dict | None) or (base and not {"model", "revision", "place"} <= set(base)):
+        raise ValueError("its origin is damaged")
+    kinds: dict[str, type | tuple[type, ...]] = {"prompts": str, "sampler": str, "mixed_precision": str}
+    kinds |= dict.fromkeys(("steps", "repetitions", "seed"), int)
+    kinds |= dict.fromkeys(("guidance", "negative_mix", "classifier_scale"), (int, float))
+    for name, kind in kinds.items():
+        value = settings.get(name)
+        if name in settings and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {str(value)[:40]}")
+    if "prompts" not in settings or min(settings.get("steps", 1), settings.get("repetitions", 1)) < 1:
+        raise ValueError("prompts, steps or repetitions are missing or 0")
+
+
 def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the settings in which two folders of samples differ; of what the model decides, only where both say
-    it."""
+    """Names of the settings in which two folders of samples differ; settings that the model decides count only where
+    both folders have them."""
     names = [*one, *(name for name in other if name not in one)]
     return [
         name

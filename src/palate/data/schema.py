@@ -1,4 +1,4 @@
-"""The two tables that are the truth, pairs and votes, and what a row of each may hold."""
+"""The two tables of a dataset, pairs and votes, and what a row of each may hold."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ _VOTE_FIELDS = [
 
 
 def _readable_by_datasets(fields: list[pa.Field]) -> pa.Schema:
-    """The fields with the note by which `datasets.load_dataset("parquet", ...)` decodes the image columns."""
+    """The fields with the metadata by which `datasets.load_dataset("parquet", ...)` decodes the image columns."""
     names = {pa.string(): "string", pa.float64(): "float64", pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]"}
     features = {
         f.name: {"_type": "Image"} if f.type == IMAGE else {"dtype": names[f.type], "_type": "Value"} for f in fields
@@ -99,8 +99,8 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`row` in the form of VOTES with vote_id and created_at filled; raises PalateError, naming `where`.
 
-    A vote without vote_id gets one made of who voted, on which pair, in which order, under which instructions, and when
-    (if `created_at` is given): so the same votes given twice are the same votes.
+    A vote without vote_id gets a hash of who voted, on which pair, in which order, under which instructions, and when
+    (if `created_at` is given): so a vote that is given twice keeps its id.
     """
     _known_fields(row, VOTES, where)
     _check_texts(row, VOTES, where)
@@ -133,7 +133,7 @@ def _known_fields(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None
 
 
 def _check_texts(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None:
-    """Every text of the row is one that can be stored: a string without lone surrogates. Generators may be dicts."""
+    """Check that every text of the row can be stored: a string without lone surrogates. Generators may be dicts."""
     for name, value in row.items():
         if schema.field(name).type != pa.string() or value is None:
             continue

@@ -1,7 +1,7 @@
-"""Which pairs are shown to people, and with what probability: the propensity that DeDPO divides by.
+"""Which pairs are shown to people, and with what probability, the propensity by which DeDPO divides.
 
-Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So the
-same plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
+Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So any
+machine makes the same plan, and a larger budget adds pairs to those of a smaller one.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FLOOR = 0.25  # share of the budget that is spread evenly when a score says wher
 
 @dataclass(frozen=True)
 class Drawn:
-    """Who is shown, of N pairs: arrays [N] in the order of the pairs."""
+    """Which of N pairs are shown: arrays [N] in the order of the pairs."""
 
     propensity: Floats  # float64 in (0, 1]: probability with which the pair was drawn, also of those that were not
     drawn: Bools  # bool
@@ -29,7 +29,7 @@ class Drawn:
 
 
 def uniform(pair_ids: Sequence[str], budget: int, seed: int) -> Drawn:
-    """Exactly `budget` of the N pairs, every subset of that size being as likely: the propensity is budget/N.
+    """Exactly `budget` of the N pairs, every subset of that size equally likely: the propensity is budget/N.
 
     Raises PalateError for a budget below 1; one above N draws all.
     """
@@ -79,7 +79,7 @@ def propensities(score: Floats, budget: int, floor: float = FLOOR) -> Floats:
 
 
 def _scale(score: Floats, budget: int, least: float) -> float:
-    """c with sum(min(1, least + c * score)) = budget, or the one that fills every pair of a positive score."""
+    """c with sum(min(1, least + c * score)) = budget, or the c at which every pair with a positive score reaches 1."""
     order = np.sort(score[score > 0])[::-1]
     tail = np.cumsum(order[::-1])[::-1]  # sum of a score and all below it, small ones added first
     for full in range(len(order)):  # the `full` highest are at 1: is c of the others then consistent?
@@ -90,12 +90,11 @@ def _scale(score: Floats, budget: int, least: float) -> float:
 
 
 def _filled(propensity: Floats, budget: int) -> Floats:
-    """Spread what is left of the budget over the pairs below 1: it is left where too few pairs have a score above 0."""
+    """Spread the rest of the budget over the pairs below 1; there is a rest where too few pairs have a score above
+    0."""
     for _ in range(len(propensity)):
         rest, open_ = budget - propensity.sum(), propensity < 1
-        if not open_.any() or rest <= max(
-            1e-9 * budget, 1e-15 * open_.sum()
-        ):  # nothing that a sum of such numbers could show
+        if not open_.any() or rest <= max(1e-9 * budget, 1e-15 * open_.sum()):  # below the rounding of such a sum
             break
         # A pair just below 1 takes less than its share, and leaves some for the next round.
         propensity = np.where(open_, np.minimum(propensity + rest / open_.sum(), 1.0), propensity)
@@ -103,7 +102,7 @@ def _filled(propensity: Floats, budget: int) -> Floats:
 
 
 def judge_scores(pair_ids: Sequence[str], votes: pa.Table, selection: str, judges: Sequence[str] = ()) -> Floats:
-    """Where another human vote says most, by the judges' votes: [N], not negative.
+    """How informative another human vote is, by the judges' votes: [N], not negative.
 
     uncertainty: 1 - |2p - 1| of the mean probability p of the judges; disagreement: the standard deviation of their
     probabilities. A pair on which too few judges voted gets the mean of the others. `judges` are annotator_ids, all

@@ -18,13 +18,13 @@ ROWS_PER_GROUP = 64  # small, so that a reader of images holds few of them
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The finished shards of `folder` in the order in which they were written; leftovers of a killed write are not."""
+    """The finished shards of `folder` in the order in which they were written, without leftovers of killed writes."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file; what fails while opening or reading it becomes a PalateError that names the file."""
+    """Open a parquet file; errors while opening or reading it become a PalateError that names the file."""
     try:
         open_plain(path).close()
         with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:

@@ -1,6 +1,6 @@
-"""The live vote store: a database that holds what is shown to whom, and every vote from the moment it was given.
+"""The live vote store: a database that records which pair is shown to whom, and every vote as soon as it is given.
 
-SQLite in the dataset's folder, or PostgreSQL by URL. A function that returns has committed: what it said is on disk.
+SQLite in the dataset's folder, or PostgreSQL by URL. When a function has returned, its changes are committed to disk.
 """
 
 import json
@@ -103,18 +103,18 @@ class View:
 
 
 class Refused(PalateError):
-    """A vote that cannot be taken as it is; sending it again would not help."""
+    """A vote that cannot be accepted; sending it again would not help."""
 
 
 def default_store(dataset: str | Path) -> str | sa.URL:
-    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's
-    name."""
+    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whose name may hold any
+    character."""
     file = Path(dataset).absolute() / "votes.sqlite"
     return os.environ.get("PALATE_STORE") or sa.URL.create("sqlite", database=str(file))
 
 
 def open_store(url: str | sa.URL) -> sa.Engine:
-    """Open the store at a SQLAlchemy URL, and make its tables where they are not there.
+    """Open the store at a SQLAlchemy URL, and make its tables if they are missing.
 
     Raises PalateError, without the URL's password, when it cannot be reached or written.
     """
@@ -122,7 +122,7 @@ def open_store(url: str | sa.URL) -> sa.Engine:
     make_private(engine)
     with writing(engine) as connection:
         TABLES.create_all(connection)
-        connection.execute(sa.delete(META).where(META.c.key == "probe"))  # a read-only database is found out here
+        connection.execute(sa.delete(META).where(META.c.key == "probe"))  # fails here for a read-only database
     return engine
 
 
@@ -140,7 +140,7 @@ def save_plan(engine: sa.Engine, settings: Settings, rows: list[dict[str, Any]])
     """Store settings and plan, one row per pair of the population (pair_id, kind, propensity, rank, score,
     wave).
 
-    A plan that is there already is replaced, its views and votes stay: so a larger budget adds pairs to it.
+    An existing plan is replaced, but its views and votes are kept, so a larger budget adds pairs to it.
     """
     shared = [{"shared": number("shared", settings.seed, row["pair_id"]) < settings.shared} for row in rows]
     with writing(engine) as connection:
@@ -159,7 +159,7 @@ def plan_rows(engine: sa.Engine) -> list[dict[str, Any]]:
 
 
 def view_of(engine: sa.Engine, rater: str, number: int) -> View | None:
-    """A view that was handed out to this person, or None."""
+    """A view that was assigned to this person, or None."""
     with reading(engine) as connection:
         return _view(connection, rater, number)
 
@@ -167,11 +167,12 @@ def view_of(engine: sa.Engine, rater: str, number: int) -> View | None:
 def record_vote(
     engine: sa.Engine, vote_id: str, rater: str, number: int, answer: str, seconds: float | None, settings: Settings
 ) -> bool:
-    """Store the answer (left, right, tie, skip) to a view; True when it is new, False when this vote was there already.
+    """Store the answer (left, right, tie, skip) to a view; True when it is new, False when this vote was already
+    stored.
 
-    After the return it is committed. `vote_id` is made by whoever votes, so that the same vote sent again, because the
-    answer to it was lost, is the same vote. Raises Refused for a view that was not handed out, one with another vote,
-    a vote_id of another vote, or an unknown answer, and Unreachable when the database fails.
+    After the return it is committed. The sender makes `vote_id`, so that a vote that is sent again, because the reply
+    was lost, counts once. Raises Refused for a view that was not assigned to this person or has another vote, for a
+    vote_id of another vote, or an unknown answer, and Unreachable when the database fails.
     """
     if answer not in ANSWERS:
         raise Refused(f"answer {answer!r} is none of {', '.join(ANSWERS)}.")
@@ -193,7 +194,8 @@ def record_vote(
 
 
 def withdraw_vote(engine: sa.Engine, vote_id: str, rater: str) -> None:
-    """Take back a vote of this person; twice is as once. Raises Refused when there is none, or it was exported."""
+    """Take back a vote of this person; doing it twice is harmless. Raises Refused when there is no such vote, or it was
+    exported."""
     mine = (VOTES.c.vote_id == vote_id) & (VOTES.c.rater == rater)
     with writing(engine) as connection:
         found = connection.execute(sa.select(VOTES.c.exported).where(mine)).first()
@@ -205,21 +207,21 @@ def withdraw_vote(engine: sa.Engine, vote_id: str, rater: str) -> None:
 
 
 def latest_vote(engine: sa.Engine, rater: str) -> str | None:
-    """The vote_id of the last vote of this person that stands and could be taken back, or None."""
+    """The vote_id of this person's last vote that can still be taken back, or None."""
     mine = sa.select(VOTES.c.vote_id).where(VOTES.c.rater == rater, LIVE, sa.not_(VOTES.c.exported))
     with reading(engine) as connection:
         return connection.scalar(mine.order_by(VOTES.c.number.desc()).limit(1))
 
 
 def live_votes(engine: sa.Engine) -> list[dict[str, Any]]:
-    """All votes that stand, in order of time, each with the slot of its view and the known answer, None without one."""
+    """All current votes, in order of time, each with the slot of its view and the known answer, None without one."""
     at = (VIEWS.c.rater == VOTES.c.rater) & (VIEWS.c.number == VOTES.c.number)
     control = (KNOWN.c.pair_id == VOTES.c.pair_id) & VIEWS.c.slot.startswith("known ")
     found = sa.select(VOTES, VIEWS.c.slot, KNOWN.c.answer).join(VIEWS, at).outerjoin(KNOWN, control)
     found = found.where(LIVE).order_by(VOTES.c.created_at)
     with reading(engine) as connection:
         rows = [dict(row) for row in connection.execute(found).mappings()]
-    for row in rows:  # SQLite forgets the zone
+    for row in rows:  # SQLite drops the time zone
         row["created_at"] = row["created_at"].replace(tzinfo=row["created_at"].tzinfo or UTC)
     return rows
 
@@ -240,14 +242,14 @@ def repeated_choices(engine: sa.Engine, rater: str) -> list[tuple[str, str]]:
 
 
 def fix_votes(engine: sa.Engine) -> list[dict[str, Any]]:
-    """All votes that stand, which from now on cannot be taken back: what an export writes."""
+    """All current votes, for an export; from now on they cannot be taken back."""
     with writing(engine) as connection:
         connection.execute(sa.update(VOTES).where(LIVE).values(exported=True))
     return [vote for vote in live_votes(engine) if vote["exported"]]
 
 
 def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
-    """Pairs that were drawn and those that somebody answered, of all people, and the votes of `rater`."""
+    """The numbers of drawn pairs, of pairs that anybody answered, and of votes of `rater`."""
     standing = sa.select(sa.func.count(sa.distinct(VOTES.c.pair_id))).where(LIVE, OF_PLAN)
     with reading(engine) as connection:
         drawn = connection.scalar(sa.select(sa.func.count()).where(PLAN.c.kind == "drawn"))
@@ -257,7 +259,7 @@ def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
 
 
 def choice_of(answer: str, order_shown: str) -> str:
-    """The choice 0, 1, tie or skip that an answer (left, right, tie, skip) means in this order."""
+    """The choice 0, 1, tie or skip for an answer left, right, tie or skip in this order."""
     choice = {"left": order_shown[0], "right": order_shown[1]}.get(answer, answer)
     assert choice in CHOICES
     return choice

@@ -1,4 +1,4 @@
-"""What a dataset holds, as one record for scripts and as tables for people."""
+"""The contents of a dataset, as one record for scripts and as tables for people."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ from palate.data.images import image_size
 from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
 from palate.data.shards import open_shard, shard_paths
 
-SIZES_FROM = 4096  # pairs whose images are looked at: enough for a histogram, little to read
+SIZES_FROM = 4096  # pairs whose image sizes are read: enough for a histogram, and quick
 SIZES_FROM_SHARDS = 64
 SIZES_SHOWN = 8
 
@@ -165,7 +165,7 @@ def _split(table: pa.Table, single: pa.Array) -> tuple[pa.Table, pa.Table]:
 
 
 def _with_votes(pairs: pa.Table, votes: pa.Table, source: str | None = None) -> int:
-    """How many of `pairs` have a vote, of one source where it is given."""
+    """How many of `pairs` have a vote, of one source where `source` is given."""
     kept = votes.filter(pc.equal(votes["source"], source)) if source else votes
     return pc.sum(pc.is_in(pairs["pair_id"], pc.unique(kept["pair_id"]))).as_py() or 0
 
@@ -196,7 +196,7 @@ def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
 
 
 def _lacking_images(dataset: PreferenceDataset, progress: bool) -> set[str]:
-    """Ids of pairs of which a picture is stored by path and there is no such file; reads the paths only, no bytes."""
+    """Ids of pairs with a picture stored by path whose file is missing; reads the paths only, no bytes."""
     lacking: set[str] = set()
     there: dict[str, bool] = {}
     for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images", progress):
@@ -213,7 +213,7 @@ def _lacking_images(dataset: PreferenceDataset, progress: bool) -> set[str]:
 
 
 def _image_sizes(dataset: PreferenceDataset, progress: bool) -> tuple[Counter[tuple[int, int]], int]:
-    """How many images have which (width, height), from the headers of about SIZES_FROM pairs spread over the shards."""
+    """Counts of images by (width, height), from the headers of about SIZES_FROM pairs spread over the shards."""
     every = shard_paths(dataset.path / "pairs")
     shards = every[:: math.ceil(len(every) / SIZES_FROM_SHARDS) or 1]
     each = math.ceil(SIZES_FROM / max(len(shards), 1))

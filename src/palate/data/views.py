@@ -35,7 +35,8 @@ TIE = 1e-9  # a mean of votes this close to one half is a tie
 
 @dataclass(frozen=True)
 class LikedImages:
-    """M different images under their prompts, each with how far people liked it, in the order of the dataset."""
+    """M different images with their prompts and the share of people's votes that liked them, in the order of the
+    dataset."""
 
     image: list[Image]  # [M]
     prompt: list[str]  # [M]
@@ -46,14 +47,14 @@ class LikedImages:
 class Lists:
     """L ranked lists. `rank` counts from 0, the best; images of one rank are tied, and no rank is left out."""
 
-    list_id: list[str]  # [L]; a list that is one pair has the pair's id
+    list_id: list[str]  # [L]; a list of one pair has the pair's id
     prompt: list[str]  # [L]
     images: list[list[Image]]  # [L][n], the best first
     rank: list[list[int]]  # [L][n]
 
 
 class _Row(NamedTuple):
-    """A pair, or a single image, and what people think of it."""
+    """A pair, or a single image, with its human vote."""
 
     pair_id: str
     prompt: str
@@ -68,15 +69,15 @@ def liked_images(
     """Every image that people judged, once per prompt, and whether they liked it: the data of Diffusion-KTO.
 
     human [N]: the mean human vote of each row of the dataset, in its order; NaN where there is none. Of a pair the
-    winner is liked (1) and the loser disliked (0); a single image is liked as far as its voters did. Rows of exactly
-    one half are left out. An image that was judged several times keeps the best judgement: one that both won and lost
-    counts as liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is no
-    dislike. That a single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
+    winner is liked (1) and the loser disliked (0); a single image has the share of its voters who liked it. Rows of
+    exactly one half are left out. An image that was judged several times keeps the best judgement: one that both won
+    and lost counts as liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is
+    no dislike. That a single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
     `readable`: the pair_ids whose images can be used (e.g. those that are encoded). An image is then named by a row
     among them, and left out where there is none; votes on the others still count.
 
-    Returns the images, and counts of what was used and of what was left out and why.
-    Raises PalateError when `human` does not fit the dataset.
+    Returns the images, and counts of what was used, and of what was left out and why. Raises PalateError when `human`
+    does not fit the dataset.
     """
     counts: Counter[str] = Counter()
     rows = _rows(dataset, human)
@@ -207,7 +208,7 @@ def _decided(rows: list[_Row], counts: Counter[str]) -> Iterator[_Row]:
 
 
 def _places(rows: list[_Row], readable: Container[str] | None) -> dict[tuple[str, str], Image]:
-    """(prompt, image id) -> the first readable place where that image is found under that prompt."""
+    """(prompt, image id) -> the first readable (pair_id, side) of that image with that prompt."""
     found: dict[tuple[str, str], Image] = {}
     for row in rows:
         if readable is None or row.pair_id in readable:
@@ -251,7 +252,7 @@ def _list_id(rows: list[_Row], names: list[str]) -> str:
 def _add(
     lists: Lists, counts: Counter[str], list_id: str, prompt: str, images: list[Image], rank: Ints, length: int | None
 ) -> None:
-    """Append a list, the best image first, in as many parts as `length` asks for."""
+    """Append a list, the best image first, in as many parts as `length` requires."""
     parts = 1 if length is None else max(1, -(-len(images) // length))
     counts["lists split"] += parts > 1
     for part in range(parts):

@@ -22,7 +22,7 @@ from palate.world.measure import Measurement, measure
 from palate.world.pictures import PROMPTS
 from palate.world.voters import VOTERS
 
-SAMPLING = Sampling(steps=6, guidance=2.0, sampler="dpm++")  # how the world's pictures are made, unless said otherwise
+SAMPLING = Sampling(steps=6, guidance=2.0, sampler="dpm++")  # how the world's pictures are sampled by default
 PAIRS_AT_ONCE = 32
 
 
@@ -34,7 +34,7 @@ def make_dataset(
     voters: tuple[str, ...] = tuple(VOTERS),
     name: str = "small world",
 ) -> PreferenceDataset:
-    """Sample `pairs` pairs from `model` and let every voter vote on all of them. Goes on where it was interrupted."""
+    """Sample `pairs` pairs from `model` and let every voter vote on all of them. Resumes after an interruption."""
     dataset = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else PreferenceDataset.create(
         folder, name=name, provenance={"model": str(model), "seed": seed}
     )  # fmt: skip
@@ -51,9 +51,9 @@ def make_dataset(
 def import_world(
     folder: Path, pairs: int = 384, voters: tuple[str, ...] = (), name: str | None = None, seed: int = 0
 ) -> ImportReport:
-    """`make_dataset` as an import: pairs of the small world, with the votes of the simulated `voters` alone.
+    """`make_dataset` as an import: pairs of the small world, with votes of the simulated `voters` only.
 
-    Raises PalateError for a voter who is none, or less than one pair.
+    Raises PalateError for an unknown voter, and for less than one pair.
     """
     for one in voters:
         if one not in VOTERS:
@@ -113,7 +113,7 @@ def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> It
 
 
 def measure_pairs(dataset: PreferenceDataset) -> tuple[Measurement, Measurement, list[str]]:
-    """What both images of every pair show, and the pairs' ids, in the order of the dataset."""
+    """Measurements of both images of every pair, and the pairs' ids, in the dataset's order."""
     images: list[list[np.ndarray]] = [[], []]
     prompts, pair_ids = [], []
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"]):

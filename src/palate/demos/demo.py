@@ -1,4 +1,4 @@
-"""The whole way in the small world: pairs and votes, six models, samples, a table, a page."""
+"""The demo: pairs and votes of the small world, six models, their samples, a table, a page."""
 
 import time
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
 
 def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """folder -> (what the table calls it, what its configuration adds)."""
+    """folder -> (title in the table, keys added to its configuration)."""
     few = {"human_votes": human_votes}
     return {
         "dpo-all": ("DPO · every human vote", {"method": "dpo"}),
@@ -55,7 +55,7 @@ QUICK = ("mix", "dedpo-corrected")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: what the demo's minutes go into."""
+    """The size of the demo, which decides how long it takes."""
 
     pairs: int
     steps: int  # of training, per model
@@ -66,10 +66,10 @@ FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=640, ste
 
 
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
-    """Run the demo into `out` (again to go on after an interruption); prints the table, writes the page, returns it.
+    """Run the demo into the folder `out`; print the table, write the page and return it. The same call resumes.
 
-    `quick` trains two of the models, on fewer pairs and for fewer steps. Raises PalateError where matplotlib (the extra
-    `plots`) is missing.
+    `quick` trains only two of the models, on fewer pairs and for fewer steps. Raises PalateError if matplotlib (the
+    extra `plots`) is missing.
     """
     require_plots()
     began, console = time.monotonic(), _console()
@@ -116,6 +116,6 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
 
 
 def _console() -> Console:
-    """The terminal; where there is none, wide enough for the table."""
+    """The terminal; without one, a console wide enough for the table."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)

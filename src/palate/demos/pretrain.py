@@ -1,6 +1,6 @@
-"""Train the world's base pipeline from nothing: `python -m palate.demos.pretrain --out FOLDER`.
+"""Train the world's base pipeline from scratch: `python -m palate.demos.pretrain --out FOLDER`.
 
-Two stages, each seeded and resumable (run the same command again after an interruption):
+Two stages, each seeded; after an interruption the same command resumes:
 
 1. an autoencoder, 64x64x3 pictures to 8x8x12 latents, `VAE_STEPS` steps of 32 (about 15 minutes on 2 cores);
 2. the denoiser and its text encoder together, epsilon prediction, `UNET_STEPS` steps of 64 (about 30 minutes).
@@ -28,28 +28,28 @@ from palate.files import atomic_path
 from palate.world.pictures import COLOURS, SHAPES, SIZE, draw, random_scene
 
 VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 32, 2e-3
-VAE_HORIZON = 4000  # steps of its cosine; the last ones bring less than they cost
+VAE_HORIZON = 4000  # steps of its cosine, stopped earlier: the last steps are not worth their time
 UNET_STEPS, UNET_BATCH, UNET_RATE = 6000, 64, 1e-3
-UNET_CYCLE = 3000  # steps of a cosine; a second one starts warm (SGDR, arXiv 1608.03983)
+UNET_CYCLE = 3000  # steps of a cosine, then a warm restart (SGDR, arXiv 1608.03983)
 PICTURES = 16_384  # distinct training pictures of the second stage, encoded once
-SAVE_EVERY = 200  # steps between resumable states
+SAVE_EVERY = 200  # steps between saved states
 
 
 @dataclass
 class Options:
-    """Train the world's base pipeline from nothing."""
+    """Train the world's base pipeline from scratch."""
 
     out: Path
     """The pipeline folder to write."""
     work: Path = Path("pretrain-work")
-    """Where resumable states are kept."""
+    """Where states to resume from are stored."""
     seed: int = 0
     vae_steps: int = VAE_STEPS
     unet_steps: int = UNET_STEPS
 
 
 def main(options: Options) -> None:
-    torch.set_flush_denormal(True)  # denormals slow the small network down several times
+    torch.set_flush_denormal(True)  # denormals make the small network several times slower
     vae = train_vae(options)
     text_encoder, unet = train_unet(options, vae)
     pipeline = StableDiffusionPipeline(
@@ -135,7 +135,8 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def train_vae(options: Options) -> AutoencoderKL:
-    """L1 and squared error, a light KL; the posterior is sampled, so that near latents decode to near pictures."""
+    """L1 and squared error with a small KL; the posterior is sampled, so that close latents decode to similar
+    pictures."""
     torch.manual_seed(options.seed)
     vae = make_vae()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_RATE, weight_decay=1e-4)
@@ -168,7 +169,7 @@ def psnr(decoded: torch.Tensor, image: torch.Tensor) -> float:
 
 
 def train_unet(options: Options, vae: AutoencoderKL) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Noise prediction on latents encoded once; a tenth of the captions empty, for guidance; averaged weights kept."""
+    """Noise prediction on latents encoded once; a tenth of the captions empty, for guidance; keeps averaged weights."""
     torch.manual_seed(options.seed + 1)
     tokenizer, unet, scheduler = make_tokenizer(), make_unet(), make_scheduler()
     text_encoder = make_text_encoder(tokenizer)
@@ -238,7 +239,7 @@ def save_state(path: Path, step: int, *parts: torch.nn.Module | torch.optim.Opti
 
 
 def resume(path: Path, *parts: torch.nn.Module | torch.optim.Optimizer | EMAModel) -> int:
-    """Load the newest state into `parts`; returns the step to go on from."""
+    """Load the newest state into `parts`; returns the step to resume from."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""Simulated people who label: they take pairs from the live store and answer them as the page does."""
+"""Simulated people who label: they take pairs from the live store and vote as the page does."""
 
 import uuid
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def simulate_votes(
 ) -> Simulated:
     """Let a simulated person of the small world vote on `count` more pairs of the plan, or (0) until none is left.
 
-    Everything goes as through the page: sides are shuffled, shared and repeated pairs come; a repeated one is judged
-    afresh. Raises PalateError for a voter who is none, a store without a plan, or pictures that are not of the world.
+    Everything works as on the page: sides are shuffled, and shared and repeated pairs are shown; a repeated pair is
+    judged again. Raises PalateError for an unknown voter, a store without a plan, or pictures of another kind.
     """
     people = [name for name, one in VOTERS.items() if one.source == "human"]
     if voter not in people:

@@ -3,10 +3,10 @@
 A single image is encoded once too; its pair of latents has zeros in place of the second image, and is never handed out.
 
 A cache is a folder of shards under the dataset, or at a URL, named by a hash of everything its content depends on. Each
-shard is complete or absent; encoding goes on from where it was interrupted, and pairs that are added later are added
-here. Pairs are encoded in the same company whether it was interrupted or not, so the tensors are the same to the last
-bit; and a shard is named by what it holds, so processes that encode at once write the same files, not each over the
-other's.
+shard is complete or absent; encoding resumes where it was interrupted, and pairs that are added to the dataset later
+are added here. Pairs are always encoded in the same batches, interrupted or not, so the tensors are the same to the
+last bit; and a shard is named by its content, so processes that encode at the same time write the same files and never
+overwrite each other's.
 """
 
 import json
@@ -37,9 +37,9 @@ from palate.progress import progress_bar
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
 
 SHARD = 512  # pairs per shard
-DECODER = "sRGB on white"  # caches of a decoder that dropped alpha and colour profiles hold other pictures
+DECODER = "sRGB on white"  # an older decoder dropped alpha and colour profiles, so its caches hold other pictures
 IMAGES_AT_ONCE = 16  # of 512 pixels along each side; fewer larger ones, for the same memory
-Settings = dict[str, Any]  # what a cache was made with, as its settings.json has it
+Settings = dict[str, Any]  # the settings that a cache was made with, as in its settings.json
 Row = dict[str, Any]  # of the pairs
 
 COLUMNS = ["pair_id", "prompt", "image_0", "image_1"]
@@ -56,8 +56,8 @@ def encode_pairs(
 
     Images are resized on their short side and cropped in the middle to `resolution` pixels. Pairs whose images are
     missing or do not decode are counted and left out; PalateError when none is left, or when the VAE cannot take the
-    resolution. `place` is a folder or URL that holds caches, the dataset's folder `cache` where it is None, or is one
-    cache itself: then PalateError when that was made by another model or with other settings.
+    resolution. `place` is a folder or URL that holds caches (None: the dataset's folder `cache`) or one cache itself:
+    then PalateError when that cache was made by another model or with other settings.
     """
     resolution = resolution or backbone.resolution
     storage, settings, other = planned_cache(dataset, backbone, resolution, dtype, place)
@@ -85,9 +85,8 @@ def planned_cache(
     dtype: torch.dtype = torch.float16,
     place: str | Path | None = None,
 ) -> tuple[Storage, Settings, str]:
-    """Where the cache of `encode_pairs` is or will be, what it is made with, and in which way another one that is there
-    does not fit (empty where this one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it
-    encodes.
+    """Where the cache of `encode_pairs` is or will be, its settings, and why another cache found there does not fit
+    (empty where the right one, or none, is there). Writes nothing; raises what `encode_pairs` raises before it encodes.
     """
     resolution = resolution or backbone.resolution
     if resolution % backbone.vae_factor:
@@ -115,21 +114,21 @@ def planned_cache(
 
 
 def _told(backbone: Backbone, resolution: int) -> Settings:
-    """What the files of the encoders do not say of what is encoded; empty for most families, whose keys stay what they
-    were."""
+    """Settings of the encoding that the encoders' files do not hold; empty for most families, whose cache keys
+    therefore stay the same."""
     names = sorted(backbone.image_conditioning(resolution, resolution, resolution))
     zeros = backbone.zeros_for_empty
     return ({"told": names} if names else {}) | ({} if zeros is None else {"zeros_for_empty": zeros})
 
 
 def _settings(storage: Storage) -> Settings | None:
-    """What a cache was made with; None where there is none."""
+    """The settings that a cache was made with; None where there is no cache."""
     size = storage.sizes().get("settings.json")
     return None if size is None else json.loads(storage.get("settings.json", size).read_text(encoding="utf-8"))
 
 
 def _difference(found: Settings, wanted: Settings) -> str:
-    """Why a cache of other settings does not fit; empty where it does."""
+    """Why a cache of other settings does not fit; empty where it fits."""
     if found.get("encoders") != wanted["encoders"]:
         before, now = found.get("components", {}), wanted["components"]
         changed = next((name for name, own in now.items() if before.get(name) != own), "model")
@@ -142,7 +141,7 @@ def _difference(found: Settings, wanted: Settings) -> str:
 def _encode_missing(
     dataset: PreferenceDataset, backbone: Backbone, encoded: EncodedPairs, resolution: int, dtype: torch.dtype
 ) -> bool:
-    """Write the shards that are missing; whether there were any."""
+    """Write the missing shards; returns whether there were any."""
     storage, wrote = encoded.storage, False
     if lost := encoded.lost_prompts():
         _write_prompts(storage, 0, lost, backbone, dtype)
@@ -193,14 +192,14 @@ def _missing(dataset: PreferenceDataset, encoded: EncodedPairs) -> Bools:
 
 
 def _blocks(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Iterator[Row]]]:
-    """The rows that are missing, by the block of SHARD rows of the dataset that they lie in: what is encoded together
-    does not depend on what was encoded before. A block must be read to its end before the next."""
+    """The missing rows, by the block of SHARD dataset rows that they lie in: so which rows are encoded together does
+    not depend on what was encoded before. Read each block to its end before the next."""
     for block, rows in groupby(_missing_rows(dataset, missing), key=lambda found: found[0]):
         yield block, (row for _, row in rows)
 
 
 def _missing_rows(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[int, Row]]:
-    """(block, row) of every row that is missing; groups of rows where none is are not read."""
+    """(block, row) of every missing row; row groups without a missing row are not read."""
     start = 0
     for path in shard_paths(dataset.path / "pairs"):
         with open_shard(path, PAIRS_SCHEMA) as file:
@@ -218,12 +217,12 @@ def _missing_rows(dataset: PreferenceDataset, missing: Bools) -> Iterator[tuple[
 
 
 def at_once(resolution: int) -> int:
-    """How many images of so many pixels along each side the autoencoder takes at a time."""
+    """How many images of this side length the autoencoder takes at a time."""
     return max(1, IMAGES_AT_ONCE * 512**2 // max(512, resolution) ** 2)
 
 
 class _Batch:
-    """The rows of a shard in the making: pictures go in, and are encoded as soon as there are enough of them."""
+    """The rows of an unfinished shard: pictures go in, and are encoded as soon as there are enough of them."""
 
     def __init__(self, backbone: Backbone, resolution: int, dtype: torch.dtype):
         self.backbone, self.resolution, self.dtype = backbone, resolution, dtype
@@ -270,7 +269,7 @@ def _write_prompts(storage: Storage, block: int, prompts: list[str], backbone: B
 
 
 def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As it is kept: floats in `dtype` unless that cannot hold them, masks and integers as they are."""
+    """The tensor as it is stored: floats in `dtype` unless that cannot hold them, masks and integers unchanged."""
     if not tensor.is_floating_point():
         return tensor.cpu()
     small = tensor.to(dtype)

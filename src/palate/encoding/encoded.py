@@ -1,7 +1,7 @@
 """A cache of encoded pairs, opened for reading: any row of many shards, in memory that does not grow with their number.
 
-Shards are memory-mapped safetensors files. What is where stands in an index per kind of shard, made of the shards' own
-metadata and named by them, so that one which is out of date is never found.
+Shards are memory-mapped safetensors files. Each kind of shard has an index of its rows, made from the shards' own
+metadata and named by the shards, so that an outdated index is never used.
 """
 
 import json
@@ -22,17 +22,16 @@ from palate.encoding.storage import Storage
 from palate.errors import PalateError, first_line
 from palate.files import short_hash
 
-MAPPED = 256 * 2**20  # bytes read through memory maps before they are let go: pages that were read count as resident
-AROUND = 2**16  # bytes that come with the first byte of a read: the system maps the pages around it too
+MAPPED = 256 * 2**20  # bytes read before memory maps are released: pages that were read count as resident
+AROUND = 2**16  # bytes that are mapped with the first byte of a read: the system maps the pages around it too
 PAIRS, PROMPTS = "pairs", "prompts"  # the kinds of shards
-NAMES = {PAIRS: "pair_ids", PROMPTS: "prompts"}  # in the metadata of a shard, a list: what its rows are
-IMAGE = "image."  # what the names of an image's own conditioning begin with, in a shard of pairs
+NAMES = {PAIRS: "pair_ids", PROMPTS: "prompts"}  # the list in a shard's metadata that names its rows
+IMAGE = "image."  # prefix of an image's own conditioning in a shard of pairs
 
 
 @dataclass(frozen=True)
 class Index:
-    """The N rows of all shards of one kind, in the order of their hashes; of a name that occurs twice, the first
-    row."""
+    """The N rows of all shards of one kind, in the order of their hashes; of a repeated name the first row."""
 
     shards: list[tuple[str, int]]  # name and bytes
     hash: Hashes  # [N] uint64 of the name, ascending
@@ -43,11 +42,11 @@ class Index:
     single: Bools  # [N] bool: the pair is a single image
 
     def find(self, names: list[str]) -> Ints:
-        """The places of these names, [len(names)] int; -1 of those that are not there."""
+        """The places of these names, [len(names)] int; -1 for those that are absent."""
         return self.find_hashes(hashes(names))
 
     def find_hashes(self, wanted: Hashes) -> Ints:
-        """The places of these hashes, -1 of those that are not there."""
+        """The places of these hashes, -1 for those that are absent."""
         if not len(self.hash):
             return np.full(len(wanted), -1)
         place = np.searchsorted(self.hash, wanted).clip(max=len(self.hash) - 1)
@@ -55,8 +54,8 @@ class Index:
 
 
 class EncodedPairs:
-    """A cache, opened for reading; `folder` is its folder on this machine. Shards that cannot be read are left out,
-    each with a line that names it."""
+    """A cache, opened for reading; `folder` is its folder on this machine. Unreadable shards are left out, each with a
+    line that names it."""
 
     def __init__(self, place: Path | str | Storage):
         self.storage = place if isinstance(place, Storage) else Storage(place)
@@ -67,7 +66,7 @@ class EncodedPairs:
         self._open: dict[str, safe_open] = {}
         self._mapped = 0  # bytes read through the maps in _open
 
-    # --- what is there -----------------------------------------------------------------------------------------------
+    # --- contents ----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._pairs.hash)
@@ -105,7 +104,7 @@ class EncodedPairs:
         return set(self._pairs.name.filter(pa.array(self._pairs.single)).to_pylist())
 
     def lost_prompts(self) -> list[str]:
-        """Prompts of encoded pairs, and the empty one, that are themselves not encoded: their shard was damaged or
+        """Prompts of encoded pairs, and the empty prompt, that are not encoded themselves: their shard was damaged or
         deleted."""
         lost = np.unique(self._pairs.prompt[self._prompts.find_hashes(self._pairs.prompt) < 0])
         texts = {""} if len(self) else set()
@@ -128,8 +127,7 @@ class EncodedPairs:
         return self._rows(self._pairs, "latents", self._pair_places(pair_ids, sides), sides)
 
     def prompt_conditioning(self, prompts: list[str]) -> Conditioning:
-        """What the network is told of prompts that occur in the dataset, or of the empty one: a row each, floats in
-        fp32."""
+        """The conditioning of prompts of the dataset, or of the empty prompt: one row each, floats in fp32."""
         places = self._prompts.find(prompts)
         if (places < 0).any():
             missing = prompts[int(np.flatnonzero(places < 0)[0])]
@@ -141,8 +139,8 @@ class EncodedPairs:
         return {name: self._rows(self._prompts, name, places) for name in names}
 
     def image_conditioning(self, images: list[tuple[str, int]]) -> Conditioning:
-        """What the network is told of these images beside their prompt (true size and crop), a row each; {} for
-        families without it."""
+        """The conditioning of these images beside their prompt (true size and crop), one row each; {} for families
+        without it."""
         pair_ids, sides = [pair_id for pair_id, _ in images], [side for _, side in images]
         places = self._pair_places(pair_ids, sides)
         if not len(places):
@@ -152,8 +150,7 @@ class EncodedPairs:
         return {name.removeprefix(IMAGE): self._rows(self._pairs, name, places, sides) for name in names}
 
     def _rows(self, index: Index, name: str, places: Ints, sides: list[int] | None = None) -> torch.Tensor:
-        """The rows of a tensor at these places of an index, and of these only what belongs to a side; floats in
-        fp32."""
+        """The rows of a tensor at these places of an index, limited to one side where one is given; floats in fp32."""
         if self._mapped > MAPPED:
             self._open.clear()
             self._mapped = 0
@@ -174,8 +171,8 @@ class EncodedPairs:
                 self._open[name] = safe_open(path, "pt")
             except (SafetensorError, OSError) as error:
                 raise PalateError(
-                    f"{path}: damaged ({first_line(error)}). Delete it and run again; what it held, and nothing else,"
-                    " is encoded anew."
+                    f"{path}: damaged ({first_line(error)}). Delete it and run again; its rows, and nothing else,"
+                    " are encoded anew."
                 ) from error
         return self._open[name]
 
@@ -195,7 +192,7 @@ class EncodedPairs:
     # --- the index ---------------------------------------------------------------------------------------------------
 
     def write_index(self) -> None:
-        """Keep what opening found, for the next time; older indices are deleted."""
+        """Store the index for the next time; older indices are deleted."""
         before = self.storage.sizes()
         for kind, index in ((PAIRS, self._pairs), (PROMPTS, self._prompts)):
             name = _index_name(kind, index.shards)
@@ -255,7 +252,7 @@ class EncodedPairs:
             )
         columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "name"}
         names = pa.concat_arrays([part["name"] for part in parts])
-        first = np.unique(columns["hash"], return_index=True)[1]  # ascending, and of equal ones the first
+        first = np.unique(columns["hash"], return_index=True)[1]  # ascending; of equal hashes the first
         return Index(
             good,
             name=pa.chunked_array([names.take(pa.array(first))]),
@@ -264,7 +261,7 @@ class EncodedPairs:
 
 
 class PromptOf:
-    """pair_id -> prompt, read where it is asked for."""
+    """pair_id -> prompt, read on demand."""
 
     def __init__(self, encoded: EncodedPairs):
         self._encoded = encoded

@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 
 class Storage:
-    """One folder. `folder` is where its files lie on this machine: itself, or the mirror of a remote one."""
+    """One folder. `folder` is the place of its files on this machine: the folder itself, or the mirror of a remote
+    one."""
 
     def __init__(self, place: str | Path):
-        """Raises PalateError for a URL of a kind that is not installed, or that cannot be reached."""
+        """Raises PalateError for a URL whose file system is not installed, or that cannot be reached."""
         self.place = str(place)
         self._remote, path = _file_system(self.place)
         if self._remote is None:
@@ -38,13 +39,11 @@ class Storage:
         return Storage(f"{self.place.rstrip('/')}/{name}")
 
     def sizes(self) -> dict[str, int]:
-        """The finished files by name, in order, with their bytes; none where the folder is not there yet."""
+        """The finished files by name, in order, with their bytes; none where the folder does not exist yet."""
         if self._remote is None:
             found: dict[str, int] = {}
             for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
-                with suppress(
-                    FileNotFoundError
-                ):  # what another process was writing, or found damaged, may be gone by now
+                with suppress(FileNotFoundError):  # another process may have renamed or deleted it by now
                     if entry.is_file():
                         found[entry.name] = entry.stat().st_size
         else:
@@ -53,7 +52,7 @@ class Storage:
         return {name: found[name] for name in sorted(found) if not name.startswith(".")}
 
     def get(self, name: str, size: int | None = None) -> Path:
-        """The file on this machine, fetched where it is not here yet, or here in another size."""
+        """The file on this machine, fetched where it is missing here or has another size."""
         path = self.folder / name
         if self._remote is None or (path.is_file() and path.stat().st_size == size):
             return path
@@ -63,7 +62,7 @@ class Storage:
         return path
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let `write` fill a file, which then appears under this name as a whole."""
+        """Let `write` fill a file, which appears under this name only when it is complete."""
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
         if self._remote is not None:

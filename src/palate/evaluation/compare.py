@@ -1,4 +1,4 @@
-"""Models against one another: the same prompts and noise, paired wins with intervals clustered by prompt."""
+"""Compares models on the same prompts and noise: paired win rates with intervals clustered by prompt."""
 
 import sys
 from collections.abc import Sequence
@@ -32,21 +32,21 @@ def compare(
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
     group: bool = False,
 ) -> Comparison:  # fmt: skip
-    """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
+    """Compare runs with their base model, another run, or a folder of samples. Missing samples are made first.
 
     `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several;
-    when absent, those that scored the first model's samples, else "world". With several the first that none of the
-    models was trained on is the headline, and a statistic of the pictures only where there is nothing else; the
-    comparisons by the rest are its `others`. Where it cannot be known what a model was trained on, none is. Stored
-    scores are used as they are.
+    when absent, those that scored the first model's samples, else "world". With several, the headline is the first
+    scorer that no model was trained on (a picture statistic only if there is nothing else); the comparisons by the
+    other scorers are in `others`. If it is not known what a model was trained on, there is no headline. Stored scores
+    are reused.
 
-    Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
-    included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its
-    seeds vary, too. Three or more models or groups get a table of strengths, a group being one entry.
+    Runs whose configurations differ only in their seed are also combined into one result, whose interval covers other
+    seeds; with `group` all models are treated as such seeds. If `against` is itself one of several seeds here, its
+    seeds count as random, too. Three or more models or groups get a table of strengths; a group is one entry.
 
-    Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
-    pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not
-    scored all of them yet (`palate score`).
+    Raises PalateError when the samples of two models cannot be paired (other prompts, seeds or sampler), when runs
+    compared with "base" started from different base models, and when a reward model has not scored all samples yet
+    (`palate score`).
     """
     models = [models] if isinstance(models, str | Path) else list(models)
     require_models(models, "compare")
@@ -91,8 +91,7 @@ def two_models(
     model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None,
     device: str | None = None,
 ) -> tuple[tuple[str, str], tuple[Samples, Samples]]:  # fmt: skip
-    """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare`
-    does."""
+    """Names and samples of two models, sampled first if `prompts` is given. Raises PalateError as `compare` does."""
     samples = samples_of(model, prompts, sampling, device)
     base, base_name = _base(model, against, prompts, sampling, device)
     _require_pairs(samples, base)
@@ -113,7 +112,7 @@ def _base(
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
-    """Score samples, keep the scores beside them, and pair them with those of `base`."""
+    """Score samples, store the scores beside them, and pair them with those of `base`."""
     (scores,) = scored_alike([samples], scorer)
     drifted = drift(samples)
     row = _evaluated(name, path, samples, scores, drifted, mean_interval(scores.values, samples.prompts))
@@ -124,7 +123,7 @@ def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluat
 
 
 def name_of(model: str | Path) -> str:
-    """A model's name for readers: its folder's, or for a folder `samples` the run's."""
+    """A model's display name: its folder's name, or for a folder `samples` the run's."""
     path = Path(model)
     if path.name in ("samples", "base-samples"):
         return path.resolve().parent.name + (" base" if path.name == "base-samples" else "")
@@ -143,8 +142,8 @@ def _against(row: Evaluated, base: Evaluated, change: dict[str, Interval]) -> Ev
 
 
 def _changes(drifts: list[dict[str, np.ndarray]], prompts: list[str]) -> list[dict[str, Interval]]:
-    """Per model after the first, which is the base, how its picture statistics differ; all intervals from one set of
-    draws."""
+    """For each model after the base, which is first: how its picture statistics differ from the base's. All intervals
+    share one set of bootstrap draws."""
     before, *after = drifts
     found = [
         (k, name, values - before[name])
@@ -159,8 +158,8 @@ def _changes(drifts: list[dict[str, np.ndarray]], prompts: list[str]) -> list[di
 
 
 def _families(folders: list[str | Path], everyone: list[Samples]) -> list[list[int]]:
-    """Positions of the runs that are training seeds of one method, the base at 0 among them where others are left to
-    compare."""
+    """Groups of positions of runs that are training seeds of one method. The base (position 0) may be in a group,
+    unless that group would then contain everything."""
     runs = [_run_of(*pair) for pair in zip(folders, everyone, strict=True)]
     found = families(runs)
     return families([None, *runs[1:]]) if [*range(len(runs))] in map(sorted, found) else found
@@ -169,7 +168,7 @@ def _families(folders: list[str | Path], everyone: list[Samples]) -> list[list[i
 def _together(
     names: list[str], scores: list[np.ndarray], seeds: list[list[int]], prompts: list[str]
 ) -> tuple[tuple[Group, ...], Table | None]:
-    """The groups of training seeds against the base (or its own seeds), and the table of groups and single models."""
+    """The groups of training seeds against the base (or its own seeds), and the table of strengths."""
     titles = group_names([[names[k] for k in members] for members in seeds])
     of_base = next(
         ((title, members) for title, members in zip(titles, seeds, strict=True) if 0 in members), (names[0], [0])
@@ -201,8 +200,8 @@ def _run_of(model: str | Path, samples: Samples) -> Path:
 
 
 def _those_that_can(everyone: list[Samples]) -> list[str]:
-    """The scorers of the first model's samples that have scored, or can score, those of all; what the others lack is
-    said. All of them where none can: the first one's reason is the error then."""
+    """The first model's scorers that have scored, or can score, all models; why others are left out is printed. If none
+    can, all of them: the first one's reason then becomes the error."""
     found, reasons = verdicts(everyone[1]), {}
     for name in found:
         try:
@@ -217,7 +216,7 @@ def _those_that_can(everyone: list[Samples]) -> list[str]:
 
 
 def _default(samples: Samples) -> list[str]:
-    """The world's truth for the world's prompts. PalateError for others: what is good must be said."""
+    """The world's truth for the world's prompts. PalateError for other prompts: the scorer must be named."""
     from palate.world.pictures import PROMPTS
 
     if set(samples.prompts) <= set(PROMPTS):
@@ -235,8 +234,7 @@ def _distinct(names: list[str], paths: Sequence[str | Path]) -> list[str]:
 def samples_of(
     model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
-    """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of
-    what."""
+    """The samples of a run (RUN/samples), or of a folder that contains samples; made now if `prompts` is given."""
     folder = Path(model)
     if (folder / "samples.json").is_file():
         return open_samples(folder)
@@ -248,8 +246,8 @@ def samples_of(
 def base_samples_of(
     run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
-    """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's
-    were."""
+    """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made with the
+    prompts and settings of the run's samples."""
     if not (run / "config.yaml").is_file():
         raise PalateError(
             f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
@@ -267,8 +265,7 @@ def base_samples_of(
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
-    """Whether a folder holds samples that are finished, or were made otherwise than these: nothing is to be made
-    there."""
+    """Whether a folder has samples that are finished, or were made with other settings: add nothing there."""
     if not (folder / "samples.json").is_file():
         return False
     there = open_samples(folder)
@@ -289,7 +286,7 @@ def _sample_or_open(
 
 
 def _differ(first: Samples, second: Samples) -> list[str]:
-    """In what two folders of samples were not made alike, beside the model."""
+    """The settings, other than the model, in which two folders of samples differ."""
     keys = [key for key in different_settings(first.settings, second.settings) if key not in OF_THE_MODEL]
     return keys or ([] if first.prompts == second.prompts else ["prompts"])
 

@@ -1,4 +1,4 @@
-"""Who wins by votes: people's on some pairs of pictures, a judge's on all, and both together without the judge's
+"""Win rates by votes: people's on some pairs of pictures, a judge's on all, and both combined without the judge's
 bias."""
 
 from dataclasses import asdict, dataclass
@@ -28,28 +28,28 @@ class VoteRate:
     """How often a wins by votes, a tie as half, with an interval clustered by prompt."""
 
     rate: float
-    low: float  # NaN where the votes are of one prompt
+    low: float  # NaN if all votes are on one prompt
     high: float
     n: int  # pairs with a vote
     wins: int  # pairs on which the mean vote is for a
     ties: int
     losses: int
     prompts: int  # with a vote
-    power: float = 0.0  # of the judge: 0 these votes alone
+    power: float = 0.0  # weight of the judge; 0: these votes alone
     confidence: float = 0.95
     error: float = float(
         "nan"
     )  # standard error of the rate, clustered by prompt; NaN where the votes are of one prompt
-    p_value: float = 1.0  # exact sign test on the prompts of these votes alone; it does not know the judge
+    p_value: float = 1.0  # exact sign test on the prompts of these votes; it ignores the judge
 
     @property
     def winner(self) -> str | None:
-        """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
+        """Either "a" or "b"; None if the interval includes one half or could not be estimated."""
         return "a" if self.low > 0.5 else "b" if self.high < 0.5 else None
 
     @property
     def test_words(self) -> str:
-        """For example "sign test p 0.031"; "" where a judge helps, of which the test knows nothing."""
+        """For example "sign test p 0.031"; "" if a judge helps, because the test ignores the judge."""
         return "" if self.power else f"sign test p {self.p_value:.2g}"
 
 
@@ -65,16 +65,16 @@ class Contest:
     other_pairs: int  # in the dataset, but of other pictures
     human: VoteRate
     judge: str | None
-    judge_used_in_training: bool | None  # None where that cannot be known
+    judge_used_in_training: bool | None  # None if unknown
     judged: VoteRate | None  # the judge's choices alone
     powered: VoteRate | None  # people's and the judge's together
-    propensities: bool  # known, or taken to be the labelled share
+    propensities: bool  # whether they are stored; else the labelled share is used
     command: str = ""
-    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
+    older: tuple[str, ...] = ()  # models trained further since their pictures were made
 
     @property
     def judge_mark(self) -> str:
-        """What a reader must know of the judge's votes alone; "" where nothing."""
+        """A caution about the judge's votes alone; "" if there is none."""
         marks = {True: ", used in training: no evidence", None: ", perhaps used in training (not known): no evidence"}
         return marks.get(self.judge_used_in_training, "") if self.judge else ""
 
@@ -83,7 +83,7 @@ class Contest:
         return self.powered or self.human
 
     def show(self) -> None:
-        """Print the three rates, and in words what follows."""
+        """Print the three rates and the conclusion in words."""
         print(printable("\n".join(_lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,11 +98,10 @@ class Contest:
 def contest(
     a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
 ) -> Contest:  # fmt: skip
-    """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their
-    content.
+    """How often a beats b by the votes of `dataset` (`palate import samples`). Pictures are matched by content.
 
-    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError where no
-    pair is of these two models, no person voted on one, and for a judge that is not there or one of several.
+    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError when no pair
+    shows these two models, when no person voted on one, for an unknown judge, and when one of several must be named.
     """
     table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     sides = _sides(a, b, dataset, table["pair_id"].to_pylist(), table["prompt"].to_pylist())
@@ -151,32 +150,31 @@ def vote_rate(
     votes: np.ndarray, prompt_ids: Ids, propensity: np.ndarray | None = None, *, judge: np.ndarray | None = None,
     power: float | Literal["tuned"] = "tuned", confidence: float = 0.95,
 ) -> VoteRate:  # fmt: skip
-    """The mean vote over all N pairs from votes on some of them, [N] in [0, 1], NaN where there is none.
+    """The mean vote over all N pairs, estimated from votes [N] in [0, 1] on some of them, NaN for the rest.
 
-    propensity [N]: the probability with which a pair was chosen to be voted on; equal ones where absent. judge [N]: a
-    judge's probabilities, which may be wrong in any way; NaN counts as 1/2. With weights w = 1/propensity on voted
-    pairs
+    propensity [N]: the probability that a pair was chosen to be voted on; equal ones when absent. judge [N]: a judge's
+    probabilities, which may be wrong in any way; NaN counts as 1/2. With weights w = 1/propensity on voted pairs
 
         rate = power * mean(judge) + weighted mean over the voted pairs of (vote - power * judge)
 
-    which has the mean vote of all pairs as its expectation up to the weights' normalisation, whatever the judge says.
-    The tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of
+    whose expectation is the mean vote of all pairs, up to the weights' normalisation, whatever the judge says. The
+    tuned power in [0, 1] has the least estimated variance; it is 0 for a useless judge. It is kappa of
     `palate.labels.targets.dedpo`; with equal propensities and one pair per prompt this is `powered_mean` at lambda =
     kappa * N_unlabelled / N.
 
-    The variance is that of the sums of influences by prompt, because pictures of one prompt go together; a tuned power
-    costs one degree of freedom. It becomes a score interval (`rate_interval`), as if rate were a share of as many
-    independent votes as give this variance, with Kish's effective number of prompts: the published normal interval
-    (`powered_mean`) is too short near 0 and 1. Where all votes are equal the exact binomial interval with a voted
-    prompt as a trial is given. Raises PalateError without a vote, for a propensity outside (0, 1] and unequal lengths.
+    The variance is that of the influences summed by prompt, because pictures of one prompt are dependent; a tuned power
+    costs one degree of freedom. The interval is a score interval (`rate_interval`) for the number of independent votes
+    with this variance, with Kish's effective number of prompts: the published normal interval (`powered_mean`) is too
+    short near 0 and 1. If all votes are equal, it is the exact binomial interval with each voted prompt as one trial.
+    Raises PalateError without a vote, for a propensity outside (0, 1], and for unequal lengths.
     """
     y = np.asarray(votes, dtype=np.float64)
     g = np.full(len(y), 0.5) if judge is None else np.where(np.isnan(judge), 0.5, np.asarray(judge, dtype=np.float64))
     pi = np.ones(len(y)) if propensity is None else np.asarray(propensity, dtype=np.float64)
     if not len(y) == len(g) == len(pi) == len(prompt_ids):
         raise PalateError(
-            f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be as"
-            " many."
+            f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be"
+            " equally many."
         )
     voted = ~np.isnan(y)
     if not voted.any():
@@ -195,7 +193,7 @@ def vote_rate(
     if power != "tuned":
         used = power
     elif unanimous:
-        used = 0.0  # nothing of the votes' spread could be explained
+        used = 0.0  # the judge explains none of the votes' spread
     else:
         used = float(np.clip(-(own @ change) / (change @ change), 0, 1)) if change @ change > 1e-24 else 0.0
     rate = float(np.clip(used * g.mean() + w @ (y - used * g), 0, 1))
@@ -208,9 +206,9 @@ def vote_rate(
     if clusters > 1 and unanimous and used == 0:
         low, high = binomial_interval(rate, clusters, confidence)
     elif clusters > 1:
-        people = float(w @ y)  # whose votes' variance is what the influences have
+        people = float(w @ y)  # the people's own rate, for the variance of a single vote
         spread = 0.5 / clusters if unanimous else people * (1 - people)
-        weighed = 1 / np.square(np.bincount(prompt, weights=w)).sum()  # as many prompts of equal weight
+        weighed = 1 / np.square(np.bincount(prompt, weights=w)).sum()  # Kish's effective number of prompts
         low, high = rate_interval(rate, variance, weighed, confidence, spread=spread, fitted=fitted)
     wins, losses = int((y[voted] > 0.5).sum()), int((y[voted] < 0.5).sum())
     n = int(voted.sum())
@@ -231,7 +229,7 @@ def vote_rate(
 
 
 def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], prompts: list[str]) -> np.ndarray:
-    """Per pair the side on which a's picture is, [N]: 0 or 1, NaN where the pair is of other pictures."""
+    """The side of a's picture in each pair, [N]: 0 or 1; NaN if the pair shows other pictures."""
     known = image_ids(dataset)
     of_a, of_b = ({*zip(s.prompts, s.contents, strict=True)} for s in (a, b))
     side = np.full(len(ids), np.nan)
@@ -245,8 +243,7 @@ def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], p
 
 
 def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool | None:
-    """Whether one of the models was trained on this judge's votes, or is the judge itself; None where that cannot be
-    known."""
+    """Whether one of the models was trained on this judge's votes, or is the judge itself; None if unknown."""
     entries = [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == judge]
     names = {judge} | {entry.get("judge") for entry in entries}
     models = {(run_of(s) or Path(s.settings["model"])).resolve() for s in (a, b)}

@@ -1,4 +1,4 @@
-"""What a comparison found: plain records, their text for the terminal, their JSON for the report."""
+"""The result of a comparison: plain records, their text for the terminal, and their JSON for the report."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ from palate.version import __version__
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model's samples with what a scorer says of them."""
+    """One model's samples with a scorer's results."""
 
     name: str
     path: Path
@@ -35,20 +35,20 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several models against one, by one scorer: the headline, and with `others` by further scorers."""
+    """Several models against one by one scorer, the headline; `others` has the comparisons by further scorers."""
 
     base: Evaluated
     rows: list[Evaluated]
     scorer: str
     version: str = "1"  # of the scorer
-    trained_on: tuple[str, ...] = ()  # models that were trained on this very scorer: its verdict is no evidence
-    groups: tuple[Group, ...] = ()  # rows that differ in their training seed alone, as one
-    table: Table | None = None  # of all models, where there are three or more
+    trained_on: tuple[str, ...] = ()  # models trained on this very scorer, for which it is no evidence
+    groups: tuple[Group, ...] = ()  # rows that differ only in their training seed, combined
+    table: Table | None = None  # of all models, if there are three or more
     others: tuple["Comparison", ...] = ()
     lost: dict[str, tuple[str, ...]] = field(
         default_factory=dict
-    )  # model -> what would say what it was trained on, and is gone
-    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
+    )  # model -> missing files that would say what it was trained on
+    older: tuple[str, ...] = ()  # models trained further since their pictures were made
     command: str = ""
 
     @property
@@ -56,11 +56,11 @@ class Comparison:
         return [self.base, *self.rows]
 
     def show(self) -> None:
-        """Print one line per model, and in words what follows."""
+        """Print one line per model, and the conclusion in words."""
         print(printable("\n".join(lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but pictures and single scores (those are in scores.parquet), as JSON can hold it."""
+        """Everything but pictures and single scores (those are in scores.parquet), as plain values for JSON."""
         settings = self.base.samples.settings
         told: dict[str, Any] = plain(
             {
@@ -75,7 +75,7 @@ class Comparison:
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
-                "folder": str(Path.cwd()),  # in which it was typed
+                "folder": str(Path.cwd()),  # where the command was typed
                 "training_not_known": self.lost,
                 "older_weights": self.older,
                 "warnings": warnings(self.lost, self.older),
@@ -86,18 +86,18 @@ class Comparison:
 
 
 def save(result: Any, path: str | Path) -> None:
-    """Write what `as_dict` gives as JSON, atomically."""
+    """Write the result's `as_dict` as JSON, atomically."""
     write_text(path, json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def warnings(lost: dict[str, tuple[str, ...]], older: tuple[str, ...]) -> list[str]:
-    """What a reader must know before the numbers, as sentences: models that have other weights by now, and such whose
-    training is not known. `lost` and `older` are those of a comparison."""
+    """Warnings to read before the numbers: models whose weights have changed since, and models whose training is not
+    known. `lost` and `older` are those of a comparison."""
     out = []
     if older:
         out.append(
-            f"The pictures of {_and(older)} are of older weights: training went on since, and these numbers are not of"
-            " the model as it is. Delete those samples, and sample again."
+            f"The pictures of {_and(older)} are of older weights: training continued since, so these numbers do"
+            " not describe the current model. Delete those samples, and sample again."
         )
     for name, what in lost.items():
         out.append(
@@ -126,7 +126,7 @@ def lines(comparison: Comparison) -> list[str]:
             *out,
             (
                 f"No headline: it is not known whether {_and(tuple(comparison.lost))} learned from {comparison.scorer}."
-                " Sample anew where the runs and datasets are, then it is written down."
+                " Sample again where the runs and datasets are; then it is recorded."
             ),
         ]
     if comparison.trained_on:
@@ -142,7 +142,8 @@ def lines(comparison: Comparison) -> list[str]:
 
 
 def _words(comparison: Comparison) -> list[str]:
-    """The headline's findings: groups as one, and with several models only what Holm's correction leaves."""
+    """The headline's findings: a group counts as one, and with several models only claims that pass Holm's
+    correction."""
     base, together = comparison.base.name, {name for group in comparison.groups for name in group.members}
     if statistic_names(comparison.scorer):
         out = [
@@ -235,7 +236,7 @@ def _wins(win: WinRate | None) -> str:
 
 
 def _over(group: Group, section: Comparison) -> str:
-    """Against whom, where that is not the base but all its training seeds."""
+    """The opponent, if it is not the base alone but all its training seeds."""
     return f"  against {group.against}" if group.win and group.against != section.base.name else ""
 
 

@@ -1,4 +1,4 @@
-"""`palate score`: the samples of several models, scored by several scorers."""
+"""`palate score`: scores the samples of several models with several scorers."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scored:
-    """What the scorers said of one folder: by column the mean with its 95 % interval, clustered by prompt."""
+    """The scores of one folder: the mean of each column with its 95 % interval, clustered by prompt."""
 
     samples: Samples
     means: dict[str, Interval]
     versions: dict[str, str]
-    trained_on: tuple[str, ...]  # columns whose scorer the model was trained to please
-    lost: tuple[str, ...] = ()  # what would say what else it was trained on, and is not there
-    older: bool = False  # the model was trained further since
+    trained_on: tuple[str, ...]  # columns whose scorer was used to train the model
+    lost: tuple[str, ...] = ()  # missing files that would say what else it was trained on
+    older: bool = False  # the model was trained further since these samples
 
     def as_dict(self) -> dict[str, Any]:
         n = {"samples": self.samples.folder, "n": len(self.samples.prompts), "prompts": len(set(self.samples.prompts))}
@@ -44,11 +44,11 @@ def score(
     batch_size: int | None = None,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[Scored]:
-    """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
+    """Score the samples of runs (and their base-samples) and of folders of samples; scores are stored beside them.
 
-    `common` are settings of every reward model; `settings` are theirs by key, or by "NAME.key" for the scorer NAME.
-    What cannot be scored, a folder or a scorer or one by the other, is given to `tell` as a line, and the rest is
-    scored. Raises PalateError where nothing could be, and for wrong settings.
+    `common` are settings of every reward model; `settings` are by key, or by "NAME.key" for the scorer NAME. A folder
+    or scorer that fails is reported to `tell` as a line, and the rest is scored. Raises PalateError if nothing could be
+    scored, and for wrong settings.
     """
     require_models(models, "score")
     asked = list(dict.fromkeys(scorers))
@@ -97,7 +97,7 @@ def score_lines(scored: Scored) -> list[str]:
 
 
 def scorer_settings(scorers: list[str], common: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings by scorer. Raises PalateError for what belongs to none of them, or one model for several."""
+    """Settings by scorer. Raises PalateError for a setting of no scorer, and for one model given to several."""
     judges = [name for name in scorers if name.startswith("diversity:") or (":" not in name and is_judge(name))]
     if "model" in common and len(judges) != 1:
         raise PalateError(f"--model is for one reward model, and there are {len(judges)}. Use --set NAME.model=PATH.")

@@ -1,8 +1,7 @@
-"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed
-unasked.
+"""Scorers give one number per picture, higher is better: reward models, the world's truth, plug-ins. Also drift, the
+picture statistics that change unasked.
 
-A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of
-`palate.judges.rewards`.
+A scorer is any judge of `palate.judges` that scores single pictures, or a reward of `palate.judges.rewards`.
 """
 
 from collections.abc import Callable
@@ -21,8 +20,8 @@ from palate.judges.load import BUILT_IN, load_judge
 from palate.judges.rewards import STATISTICS, load_reward
 
 DRIFT, DIVERSITY = "drift", "diversity"
-_SIDE = 16  # pixels; diversity is about what a picture shows, not about its texture
-_COMPARES = ("vlm",)  # judges that compare two pictures and have no number for one
+_SIDE = 16  # pixels; diversity should measure content, not texture
+_COMPARES = ("vlm",)  # judges that only compare two pictures
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,18 @@ class Scorer:
 
     name: str
     version: str  # changes with the program, its weights and its settings
-    columns: tuple[str, ...]  # what the numbers are called; mostly the scorer's own name
+    columns: tuple[str, ...]  # names of the numbers; usually the scorer's own name
     score: Callable[[list[Image.Image], list[str]], np.ndarray]
     batch_size: int = 64  # pictures
-    whole_prompts: bool = False  # a batch holds all repetitions of its prompts, and is scored prompt by prompt
+    whole_prompts: bool = False  # batches hold whole prompts, and each prompt is scored as one group
 
 
 def load_scorer(name: str, **settings: Any) -> Scorer:
-    """The scorer of that name; `settings` go to the judge where it is one.
+    """The scorer of that name; `settings` are for a judge.
 
     world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's
-    embeddings), a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another
-    name (with what there is), a setting that is not taken, and a judge that only compares.
+    embeddings), a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for an
+    unknown name (with a list), an unknown setting, and a judge that only compares.
     """
     kind, _, judge = name.partition(":")
     if name == DRIFT:
@@ -63,7 +62,7 @@ def load_scorer(name: str, **settings: Any) -> Scorer:
 
 
 def statistic_names(name: str) -> bool:
-    """Whether a stored score is a description of the picture rather than a verdict on it."""
+    """Whether a stored score describes the picture rather than judging it."""
     return name in STATISTICS or name.partition(":")[0] == DIVERSITY
 
 
@@ -112,7 +111,7 @@ def _of_judge(name: str, judge: Judge) -> Scorer:
 
 
 def _rewards(reward: Callable[..., Any], images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-    """[N], in one call where the pictures are of one size."""
+    """Scores [N], in one call if all pictures have one size."""
     arrays = [np.asarray(image) for image in images]
     if len({array.shape for array in arrays}) == 1:
         return np.asarray(reward(np.stack(arrays), prompts))
@@ -131,7 +130,7 @@ def _pixels(images: list[Image.Image]) -> np.ndarray:
 
 
 def _apart(points: np.ndarray) -> np.ndarray:
-    """Mean distance of each of the N points [N, D] to the others, [N, 1]: its mean is the mean over all pairs."""
+    """Mean distance of each of the N points [N, D] to the others, [N, 1]; its mean is the mean over all pairs."""
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     return np.asarray(distance.sum(axis=1, keepdims=True) / (len(points) - 1))
 

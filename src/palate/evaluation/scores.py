@@ -1,4 +1,4 @@
-"""Scores beside the pictures (scores.parquet): made batch by batch, kept by content, never made twice."""
+"""Scores beside the pictures (scores.parquet): computed batch by batch, keyed by content, never computed twice."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ SCORES = pa.schema(
 
 @dataclass(frozen=True)
 class Scores:
-    """What one scorer in one version said of the N pictures of a folder: values [N], NaN where it has not."""
+    """One scorer's scores, in one version, of a folder's N pictures: values [N], NaN if not scored yet."""
 
     scorer: str
     version: str
@@ -39,12 +39,11 @@ class Scores:
 
 
 def score_samples(samples: Samples, scorer: Scorer | str, batch_size: int | None = None) -> list[Scores]:
-    """The scores of all pictures, one entry per column of the scorer; only what is not stored yet is made.
+    """The scores of all pictures, one entry per column of the scorer; only missing scores are computed.
 
-    Every batch is stored at once, so an interrupted call goes on. A score belongs to the bytes of its picture: one that
-    was made anew is scored anew. The command goes into scores.json. Raises
-    PalateError while pictures are missing, for diversity of single pictures, and for a scorer that fails or gives no
-    finite number; what was scored before is kept.
+    Every batch is stored at once, so an interrupted call resumes. Scores are keyed by the bytes of the picture: a
+    changed picture is scored again. The command goes into scores.json. Raises PalateError while pictures are missing,
+    for diversity of single pictures, and for a scorer that fails or gives no finite number; finished scores are kept.
     """
     scorer = load_scorer(scorer) if isinstance(scorer, str) else scorer
     if scorer.whole_prompts and repetitions(samples) < 2:
@@ -70,7 +69,7 @@ def score_samples(samples: Samples, scorer: Scorer | str, batch_size: int | None
 
 
 def stored_scores(samples: Samples) -> list[Scores]:
-    """Every scorer and version that scored all pictures as they are now, in the order in which they first did."""
+    """Every scorer and version that scored all current pictures, in the order in which they first did."""
     table = read_scores(samples.folder)
     known = dict.fromkeys(zip(table["scorer"].to_pylist(), table["version"].to_pylist(), strict=True))
     found = [Scores(name, version, _values(table, name, version, samples.contents)) for name, version in known]
@@ -78,22 +77,21 @@ def stored_scores(samples: Samples) -> list[Scores]:
 
 
 def drift(samples: Samples) -> dict[str, np.ndarray]:
-    """Picture statistics [N] by name, and diversity where a prompt has several pictures: what changed that nobody asked
-    for."""
+    """Picture statistics [N] by name, and diversity if prompts have several pictures: what may change unasked."""
     names = [DRIFT, DIVERSITY] if repetitions(samples) > 1 else [DRIFT]
     return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name)}
 
 
 def verdicts(samples: Samples) -> list[str]:
-    """Names of the stored scorers that say what is better, in the order in which they scored."""
+    """Names of the stored scorers that judge quality, in the order in which they scored."""
     return list(dict.fromkeys(s.scorer for s in stored_scores(samples) if not statistic_names(s.scorer)))
 
 
 def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
-    """Scores of several folders by one version of a scorer: what is stored, else made now unless it takes a reward
+    """Scores of several folders by one version of a scorer: stored ones, else computed now unless that needs a reward
     model.
 
-    Raises PalateError where folders lack the scores of a judge, or have them of different versions alone.
+    Raises PalateError if folders lack a judge's scores, or have no version in common.
     """
     stored = [{s.version: s for s in stored_scores(samples) if s.scorer == scorer} for samples in folders]
     common = [version for version in stored[0] if all(version in versions for versions in stored)]
@@ -101,7 +99,7 @@ def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
         return [versions[common[-1]] for versions in stored]
     if not is_judge(scorer) and not scorer.startswith(
         f"{DIVERSITY}:"
-    ):  # that of embeddings takes a judge's network, too
+    ):  # diversity of embeddings needs a judge's network, too
         loaded = load_scorer(scorer)
         if len(loaded.columns) > 1:
             raise PalateError(
@@ -118,7 +116,7 @@ def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
 
 
 def _how(without: list[str], scorer: str, folders: list[Samples]) -> str:
-    """The command that scores what is missing, with the options of the one that scored the other folders."""
+    """The command that adds the missing scores, with the options that scored the other folders."""
     typed = [told.get("command", "") for samples in folders for name, told in score_commands(samples.folder).items()
              if name.split(" ")[0] == scorer]  # fmt: skip
     options = _options(next((command for command in typed if command.startswith("palate score ")), ""), scorer)
@@ -126,7 +124,7 @@ def _how(without: list[str], scorer: str, folders: list[Samples]) -> str:
 
 
 def _options(command: str, scorer: str) -> list[str]:
-    """The options of a `palate score` command that say how one of its scorers works."""
+    """The options of a `palate score` command that configure one of its scorers."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -138,12 +136,12 @@ def _options(command: str, scorer: str) -> list[str]:
 
 
 def read_scores(folder: Path) -> pa.Table:
-    """The table of SCORES beside the pictures, empty where there is none. Raises PalateError when it is damaged."""
+    """The table of SCORES beside the pictures, empty if there is none. Raises PalateError when it is damaged."""
     path = folder / "scores.parquet"
     if not path.exists():
         return SCORES.empty_table()
     try:
-        whole = pa.BufferReader(path.read_bytes())  # one file, also while another process replaces it
+        whole = pa.BufferReader(path.read_bytes())  # read at once, because another process may replace the file
         table = pq.read_table(whole, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
@@ -155,8 +153,8 @@ def read_scores(folder: Path) -> pa.Table:
 
 
 def score_commands(folder: Path) -> dict[str, dict[str, str]]:
-    """ "SCORER VERSION" -> the command that scored first, and its version of palate; {} where scores.json is not there
-    or damaged."""
+    """ "SCORER VERSION" -> the first command that scored, and its version of palate; {} if scores.json is missing or
+    damaged."""
     try:
         told = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -213,7 +211,7 @@ def _scored(samples: Samples, scorer: Scorer, batch: np.ndarray) -> np.ndarray:
 
 
 def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
-    """Replace this scorer's rows by what it has said so far; read again before, as another process may score here
+    """Replace this scorer's rows by its scores so far. The file is read again first: another process may score here,
     too."""
     table = read_scores(samples.folder)
     own = pc.and_(pc.is_in(table["scorer"], pa.array(scorer.columns)), pc.equal(table["version"], scorer.version))
@@ -239,7 +237,7 @@ def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
 
 
 def _store_command(folder: Path, scorer: Scorer) -> None:
-    """Beside the scores: who asked for them first."""
+    """Store the first command that asked for these scores."""
     told, name = score_commands(folder), f"{scorer.name} {scorer.version}"
     if name not in told:
         write_text(folder / "scores.json", json.dumps(told | {name: said()}, indent=1))

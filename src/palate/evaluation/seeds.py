@@ -1,4 +1,4 @@
-"""Several training seeds of one method as one result: an interval that holds for the next seed, too."""
+"""Combines several training seeds of one method into one result, whose interval also covers other seeds."""
 
 import json
 import os
@@ -20,26 +20,26 @@ _NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method that differ in their training seed, as one."""
+    """The runs of one method that differ only in their training seed, combined."""
 
     name: str
     members: tuple[str, ...]
     mean: Interval  # of the scores
-    win: WinRate | None  # over `against`; None for the group that the base itself is one of
-    against: str = ""  # the base, or the group of training seeds that it is one of
+    win: WinRate | None  # over `against`; None for the group that contains the base
+    against: str = ""  # the base, or the group of training seeds that contains it
 
 
 def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """Mean of `values` [S seeds, P prompts] with an interval for other seeds and other prompts: (mean, low, high).
 
     All seeds are sampled on the same prompts and noise and compared with the same base pictures, so a t-interval over
-    the seeds' means forgets what prompts have in common: with 10 seeds it held the truth in 51 to 95 % of simulations.
-    With seeds and prompts as crossed random effects (mean squares MS of both and of their interaction) the variance of
+    the seeds' means ignores their dependence: with 10 seeds it contained the truth in 51 to 95 % of simulations. With
+    seeds and prompts as crossed random effects (mean squares MS of both and of their interaction) the variance of
     the mean is MS_prompt/SP + (MS_seed - MS_interaction)/SP, the second part not below 0. Each part is widened by its
     own Student quantile, P - 1 and S - 1 degrees of freedom, and half widths add as squares (the modified large-sample
     construction for sums of variance components, Burdick and Graybill 1992). In simulations of win rates with 3, 5 and
-    10 seeds the 95 % interval held the truth in 94 to 97 %; in 92.5 % where only three seeds differed by more than the
-    prompts do.
+    10 seeds the 95 % interval contained the truth in 94 to 97 %; in 92.5 % if there were only three seeds, and they
+    differed more than the prompts.
 
     NaN with a single seed or prompt.
     """
@@ -55,13 +55,14 @@ def seeds_win(outcomes: np.ndarray, prompt_ids: Ids, confidence: float = 0.95) -
     """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T
     seeds.
 
-    With T seeds of the other method, too, seeds of both sides and prompts are crossed random effects. Each side adds
-    what its seeds differ by (as in `seeds_mean`, of means over the other side's seeds), and the two sides together have
-    Satterthwaite's degrees of freedom; what two particular seeds have in common counts on both sides, which is the safe
-    one. A single model on a side is taken as it is. The half width becomes a score interval, as in `rate_interval`.
+    With T seeds of the other method, the seeds of both sides and the prompts are crossed random effects. Each side adds
+    the variance of its seeds (as in `seeds_mean`, of means over the other side's seeds), and the sum has
+    Satterthwaite's degrees of freedom. The interaction of two seeds counts on both sides, which is conservative. A
+    single model on a side is fixed. The half width becomes a score interval, as in `rate_interval`.
 
-    The p-value is that of the interval: 1 less the confidence at which it touches one half. Where all prompts of all
-    seeds have one rate, the interval is the exact binomial one with a prompt as a trial. NaN with a single prompt.
+    The p-value matches the interval: 1 minus the confidence at which it touches one half. If all prompts of all seeds
+    have the same rate, the interval is the exact binomial one with each prompt as one trial. NaN with a single
+    prompt.
     """
     outcomes = np.asarray(outcomes, dtype=np.float64)
     outcomes = outcomes[:, None] if outcomes.ndim == 2 else outcomes
@@ -92,19 +93,19 @@ def seeds_win(outcomes: np.ndarray, prompt_ids: Ids, confidence: float = 0.95) -
 
 
 def outcomes_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Outcomes [S, T, N] of every seed's scores of a, [N] or [S, N], against every one's of b, [N] or [T, N]."""
+    """Outcomes [S, T, N] of the scores of every seed of a, [N] or [S, N], against every seed of b, [N] or [T, N]."""
     a, b = np.atleast_2d(a)[:, None], np.atleast_2d(b)[None]
     return np.where(a == b, 0.5, a > b)
 
 
 def group_name(members: Sequence[str]) -> str:
-    """What the members' names have in common, with their number."""
+    """The common beginning of the members' names, and their number."""
     common = os.path.commonprefix(list(members)).rstrip("-_. 0123456789").removesuffix("seed").rstrip("-_. ")
     return f"{common or members[0]} · {len(members)} seeds"
 
 
 def group_names(groups: Sequence[Sequence[str]]) -> list[str]:
-    """`group_name` of each; where two would be the same, with the first and the last member."""
+    """`group_name` of each group; if two are the same, with the first and the last member instead."""
     names = [group_name(members) for members in groups]
     return [
         name if names.count(name) == 1 else f"{members[0]} to {members[-1]} · {len(members)} seeds"
@@ -113,8 +114,8 @@ def group_names(groups: Sequence[Sequence[str]]) -> list[str]:
 
 
 def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
-    """Positions of the runs whose configurations differ in the seed alone (and where they were written), in groups of
-    two or more. What is no run (None, or a folder without config.yaml) is in none; neither are runs of equal seeds."""
+    """Positions of runs whose configurations differ only in the seed (and the output folder), in groups of two or more.
+    Anything but a run (None, or a folder without config.yaml) is in no group; neither are runs of equal seeds."""
     found: dict[str, dict[int, int]] = defaultdict(dict)  # method -> seed -> position
     for position, run in enumerate(runs):
         path = Path(run) / "config.yaml" if run else None
@@ -127,7 +128,7 @@ def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
 
 
 def _alike(value: object) -> object:
-    """500 as 500.0, which runs of older palates stored as they were written."""
+    """500 as 500.0: older versions of palate stored numbers as they were typed."""
     if isinstance(value, dict):
         return {key: _alike(one) for key, one in value.items()}
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -137,7 +138,7 @@ def grouped(
     name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Ids,
     against: str = "",
 ) -> Group:  # fmt: skip
-    """The group of these members, by their scores [N] each and those of the base, [N] or [T, N] for T seeds of it, too.
+    """The group of these members, from their scores [N] each and the base's, [N], or [T, N] for T seeds of the base.
 
     Raises PalateError for unequal lengths.
     """
@@ -149,8 +150,8 @@ def grouped(
 
 
 def seeds_variance(values: np.ndarray) -> float:
-    """What the seeds add to the variance of the mean of `values` [S, P]: the prompts' share and the interaction taken
-    off."""
+    """What the seeds add to the variance of the mean of `values` [S, P], without the prompts' part and the
+    interaction."""
     seeds, prompts = values.shape
     by_seed, by_prompt = values.mean(axis=1), values.mean(axis=0)
     rest = values - by_seed[:, None] - by_prompt + values.mean()
@@ -159,7 +160,7 @@ def seeds_variance(values: np.ndarray) -> float:
 
 
 def _half_width(values: np.ndarray, confidence: float, spread: float = 0.0) -> float:
-    """Of the mean of [S, P] or [S, T, P]; `spread` is the variance of a single trial, 0 where values are no
+    """Half width for the mean of [S, P] or [S, T, P]. `spread` is the variance of a single trial, 0 if values are not
     outcomes."""
     values = values[:, None] if values.ndim == 2 else values
     prompts = values.shape[-1]

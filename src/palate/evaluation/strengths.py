@@ -1,5 +1,4 @@
-"""Several models, or methods with several training seeds, in one table: Bradley-Terry strengths, and which of them
-differ."""
+"""Several models, or methods with several training seeds, in one table: Bradley-Terry strengths, and which differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from palate.errors import PalateError
 from palate.evaluation.seeds import outcomes_of, seeds_variance, seeds_win
 from palate.evaluation.winrate import CELLS, Ids, WinRate, tail_beyond, win_rate
 
-_STEPS, _LONGEST = 100, 2.0  # of Newton's method, and how far one may go in log-odds
-_LEAST = 1e-4  # of a prompt: less of a win cannot be told from none, and its log-odds have no end
+_STEPS, _LONGEST = 100, 2.0  # Newton's method: most steps, and the longest step in log-odds
+_LEAST = 1e-4  # of a prompt: smaller random wins are raised to this, to keep log-odds finite
 
 
 @dataclass(frozen=True)
 class Strength:
-    """Log-odds, the mean over models being 0: a beats b with probability sigmoid(strength_a - strength_b)."""
+    """Log-odds with mean 0 over models: a beats b with probability sigmoid(strength_a - strength_b)."""
 
     name: str
     strength: float
@@ -29,12 +28,12 @@ class Strength:
 
 @dataclass(frozen=True)
 class Claim:
-    """One pair of models. The winner is named only where the corrected p-value and the interval both allow it."""
+    """One pair of models. A winner is named only if both the corrected p-value and the interval allow it."""
 
     a: str
     b: str
     win: WinRate  # of a over b
-    p_value: float  # by prompt, and by training seed where there are several
+    p_value: float  # clustered by prompt, and by training seed if there are several
     p_corrected: float  # Holm's, over all pairs of the table
     winner: str | None
 
@@ -53,25 +52,24 @@ def strengths(
     names: Sequence[str], scores: Sequence[np.ndarray], prompt_ids: Ids, *, confidence: float = 0.95,
     resamples: int = 2000, seed: int = 0,
 ) -> Table:  # fmt: skip
-    """K models with scores [N] each on the same N samples: every pair of models compared on every sample, a tie half a
-    win.
+    """Strengths of K models with scores [N] each on the same N samples. Every pair of models is compared on every
+    sample; a tie is half a win.
 
-    Scores [S, N] are those of S training seeds of one method: one entry of the table, whose results hold for other
-    seeds.
+    Scores [S, N] are S training seeds of one method: one entry of the table, whose results cover other seeds.
 
-    Intervals are from the Bayesian bootstrap over prompts (Rubin 1981: every prompt has an exponential weight), widened
-    for few prompts as those of means are. Each pair of models is given half a prompt won and half a prompt lost, so
-    that for two models and a comparison per prompt the interval is that of Jeffreys' prior for their win rate: where
-    every comparison is won it is wide and not a point. What seeds differ by is added through the derivatives of the
-    strengths, as squares of half widths (`seeds_win`).
+    Intervals come from the Bayesian bootstrap over prompts (Rubin 1981: every prompt has an exponential weight),
+    widened for few prompts like those of means. Each pair of models gets half a prompt won and half a prompt lost in
+    addition. For two models and one comparison per prompt the interval is then that of Jeffreys' prior for their win
+    rate; it is not a point even if every comparison is won. The variance between seeds is added through the derivatives
+    of the strengths, as squares of half widths (`seeds_win`).
 
-    Claims are tested by prompt (Student's t on the prompts' win rates; the sign test over prompts where all have one
-    rate), those with several seeds by the test of their interval, and corrected by Holm's method over all K(K - 1)/2
-    pairs. Raises PalateError for fewer than two models or scores of unequal length.
+    Claims are tested by prompt (Student's t on the prompts' win rates, or the sign test if all prompts have the same
+    rate); claims with several seeds use the test of their interval. All are corrected by Holm's method over the
+    K(K - 1)/2 pairs. Raises PalateError for fewer than two models or scores of unequal length.
     """
     tables = [np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores]  # [S, N] each
     if len(names) < 2 or len({one.shape[1] for one in tables}) != 1 or len(names) != len(tables):
-        raise PalateError("strengths need two or more models with as many scores each.")
+        raise PalateError("strengths need two or more models with equally many scores each.")
     _, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
     prompts = int(index.max()) + 1
     won = [np.zeros((len(one), prompts, len(names))) for one in tables]  # by seed, prompt and opponent
@@ -98,8 +96,8 @@ def strengths(
 
 
 def _resampled(wins: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Tables of wins [resamples, K, K] with weights of the prompts, and of half a prompt won and half a one lost per
-    pair."""
+    """Tables of wins [resamples, K, K] with random weights of the prompts, and of half a prompt won and half a prompt
+    lost per pair of models."""
     prompts, models, _ = wins.shape
     rng, size = np.random.default_rng(seed), max(1, CELLS // prompts)
     flat = wins.reshape(prompts, -1)
@@ -113,8 +111,9 @@ def _resampled(wins: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def _of_seeds(estimate: np.ndarray, wins: np.ndarray, won: list[np.ndarray], confidence: float) -> np.ndarray:
     """What training seeds add to the squared half widths of the strengths, [K].
 
-    To first order a win of model g over j more moves the strengths by C (e_g - e_j), with C the inverse of the
-    likelihood's curvature; so a seed's wins are numbers by prompt whose variance over seeds is that of a mean.
+    To first order one more win of model g over j moves the strengths by C (e_g - e_j), where C is the inverse of the
+    likelihood's curvature. So a seed's wins become one number per prompt, and the variance over seeds is that of a
+    mean.
     """
     total = wins.sum(axis=0)
     inverse = np.linalg.inv(_curvature(total + 0.5 * (1 - np.eye(len(total))), estimate) + 1.0 / len(total))
@@ -130,8 +129,8 @@ def _of_seeds(estimate: np.ndarray, wins: np.ndarray, won: list[np.ndarray], con
 def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     """Maximum-likelihood strengths [B, K], mean 0, of B tables of wins [B, K, K] (row over column), by Newton's method.
 
-    One tie per pair of models is added (a `prior` of half a win on each side), without which a model that always wins
-    would have an infinite strength.
+    One tie per pair of models is added (a `prior` of half a win on each side); without it a model that always wins
+    would have infinite strength.
     """
     models = wins.shape[-1]
     wins = wins + prior * (1 - np.eye(models))
@@ -140,7 +139,8 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     for _ in range(_STEPS):
         gradient = won - (played * expit(value[..., :, None] - value[..., None, :])).sum(axis=-1)
         curvature = _curvature(wins, value)
-        step = np.linalg.solve(curvature + 1.0 / models, gradient[..., None])[..., 0]  # the constant has no curvature
+        # curvature is singular along a common shift of all strengths, so 1 / models is added
+        step = np.linalg.solve(curvature + 1.0 / models, gradient[..., None])[..., 0]
         longest = np.abs(step).max(axis=-1, keepdims=True)
         value = value + step * np.minimum(1.0, _LONGEST / np.maximum(longest, 1e-300))
         if longest.max() < 1e-9:
@@ -186,7 +186,7 @@ def _claims(
 
 
 def _p_value(rates: np.ndarray) -> float:
-    """That the mean of the prompts' win rates [P] is one half."""
+    """p-value of the hypothesis that the mean of the prompts' win rates [P] is one half."""
     if len(rates) < 2:
         return 1.0
     if np.ptp(rates) == 0:

@@ -1,12 +1,12 @@
-"""Paired win rates and means with intervals that know that samples of one prompt are not independent.
+"""Paired win rates and means, with intervals that allow for samples of one prompt being dependent.
 
-A win rate has a score interval (Wilson 1927): the spread of a rate depends on the rate, and an interval that takes it
-from the estimate alone is too short near 0 and 1. How much the prompts' rates scatter says how many independent
-comparisons all of them are worth.
+A win rate has a score interval (Wilson 1927): the variance of a rate depends on the rate, and an interval that takes it
+from the estimate alone is too short near 0 and 1. The variance between prompts gives the number of independent
+comparisons that the samples are worth.
 
-A mean has the interval of the bootstrap over prompts: whole prompts are drawn with replacement, each with all samples.
-The percentiles are widened for few prompts (the "expanded percentile interval" of T. Hesterberg, What Teachers Should
-Know About the Bootstrap, 2015); with many prompts that is the plain percentile interval.
+A mean has a bootstrap interval over prompts: whole prompts are drawn with replacement, each with all its samples. The
+percentiles are widened for few prompts (the "expanded percentile interval" of T. Hesterberg, What Teachers Should Know
+About the Bootstrap, 2015); with many prompts this is the plain percentile interval.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ Ids = Sequence[Any] | np.ndarray  # [N], of prompts
 
 Interval = tuple[float, float, float]  # mean, low, high
 
-CELLS = 2**23  # draws held at once: resamples x prompts, 64 MiB
+CELLS = 2**23  # draws in memory at once: resamples x prompts, 64 MiB
 
 
 @dataclass(frozen=True)
@@ -37,39 +37,36 @@ class WinRate:
     ties: int
     losses: int
     rate: float  # (wins + ties / 2) / n
-    low: float  # NaN with a single prompt: nothing can then be said about other prompts
+    low: float  # NaN with a single prompt, which says nothing about others
     high: float
     p_value: float  # exact sign test on prompts: those mostly won against those mostly lost
     prompts: int  # clusters
     confidence: float = 0.95
-    seeds: int = (
-        1  # training seeds of a; with several the interval holds for another seed, too, and p_value is of its test
-    )
+    seeds: int = 1  # training seeds of a; with several the interval and p_value also cover other seeds
     seeds_b: int = 1  # training seeds of b, likewise
 
     @property
     def clustered_p(self) -> bool:
-        """Whether `p_value` is the interval's own and knows of prompts and seeds, and not the sign test's."""
+        """Whether `p_value` belongs to the interval, clustered by prompts and seeds, and not to the sign test."""
         return self.seeds > 1 or self.seeds_b > 1
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
+        """Either "a" or "b"; None if the interval includes one half or could not be estimated."""
         if self.low > 0.5:
             return "a"
         return "b" if self.high < 0.5 else None
 
     @property
     def test_words(self) -> str:
-        """The p-value and of which test it is, for example "sign test p 0.031"; "" where a single prompt leaves a group
-        none."""
+        """The p-value with its test, for example "sign test p 0.031"; "" for a group on a single prompt."""
         if self.clustered_p:
             return "" if np.isnan(self.low) else f"p {self.p_value:.2g}"
         return f"sign test p {self.p_value:.2g}"
 
     def sentence(self, name_a: str, name_b: str, more_of: str = "") -> str:
-        """The result in plain words. It names a winner only where there is one; `more_of` is a statistic of the
-        pictures, of which there is more or less, and no winner."""
+        """The result in plain words. It names a winner only if there is one. With `more_of`, a picture statistic, it
+        says which model has more of it, and names no winner."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
         counts += seeds_words(self)
         level = (
@@ -107,10 +104,10 @@ def win_rate(
     score_a, score_b: [N] scores of the two models on the same prompt and noise; prompt_ids: [N], equal for samples of
     one prompt. A comparison is a tie where the scores differ by at most `tie_tolerance`, and counts as half a win.
 
-    The interval is `rate_interval` with the variance of the prompts' shares in the rate. Where all prompts have one and
-    the same rate (all wins, say) nothing shows how much prompts vary; the exact binomial interval (Clopper and Pearson
-    1934) with each prompt as one trial is given instead. With one prompt the interval is NaN. Raises PalateError for no
-    comparisons, unequal lengths, and scores that are NaN or infinite.
+    The interval is `rate_interval` with the variance between prompts. If all prompts have the same rate (all wins, for
+    example), the data do not show how much prompts vary, and the interval is the exact binomial one (Clopper and
+    Pearson 1934) with each prompt as one trial. With one prompt it is NaN. Raises PalateError for no comparisons,
+    unequal lengths, and scores that are NaN or infinite.
     """
     a, b = _numbers(score_a, "score_a"), _numbers(score_b, "score_b")
     _same_length(score_a=a, score_b=b, prompt_ids=prompt_ids)
@@ -130,9 +127,9 @@ def win_rate(
 
 
 def sign_test(wins: np.ndarray, counts: np.ndarray) -> float:
-    """Two-sided exact p-value of the prompts that were mostly won among those mostly won or lost, where both are as
-    likely; 1 without any. A prompt counts once, because its samples are not independent: wins and counts [prompts], a
-    tie half a win."""
+    """Two-sided exact p-value of the number of prompts mostly won, if a prompt is as likely to be mostly won as mostly
+    lost; 1 without such prompts. A prompt counts once, because its samples are dependent. wins, counts: [prompts]; a
+    tie is half a win."""
     ahead, behind = int((wins > counts / 2).sum()), int((wins < counts / 2).sum())
     return float(stats.binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
 
@@ -140,12 +137,13 @@ def sign_test(wins: np.ndarray, counts: np.ndarray) -> float:
 def rate_interval(
     rate: float, variance: float, clusters: float, confidence: float, *, spread: float | None = None, fitted: int = 0
 ) -> tuple[float, float]:
-    """Score interval of a rate that was estimated with this variance from so many clusters: (low, high) in [0, 1].
+    """Score interval (low, high) in [0, 1] of a rate that was estimated with this variance from `clusters` clusters.
 
     One win or loss has the variance `spread`, rate (1 - rate) when absent, so the estimate is worth spread / variance
-    independent trials, and Wilson's interval for such a number is given, with Student's quantile for clusters - 1 less
-    the number of `fitted` parameters. The variance is that of the clusters, or what it would be with one more cluster
-    that is a single trial where that is larger: few clusters that agree by chance are not taken for certainty.
+    independent trials. The result is Wilson's interval for that number of trials, with Student's quantile for
+    clusters - 1 - `fitted` degrees of freedom, `fitted` being the number of fitted parameters. If one more cluster of a
+    single trial would make the variance larger, the larger one is used: a few clusters that agree by chance are not
+    taken for certainty.
     """
     spread = rate * (1 - rate) if spread is None else spread
     variance = widened(variance, clusters, spread)
@@ -154,12 +152,12 @@ def rate_interval(
 
 
 def widened(variance: float, clusters: float, spread: float) -> float:
-    """The variance of a rate with one more cluster that is a single trial, where that is larger."""
+    """The variance of a rate, or with one more cluster of a single trial, whichever is larger."""
     return max(variance, (clusters * variance + spread / clusters) / (clusters + 1))
 
 
 def score_interval(rate: float, ratio: float) -> tuple[float, float]:
-    """All rates p that lie within sqrt(ratio p (1 - p)) of this one (Wilson 1927, where ratio is z² / trials)."""
+    """All rates p within sqrt(ratio p (1 - p)) of this one (Wilson 1927, with ratio = z² / trials)."""
     middle, half = rate + ratio / 2, np.sqrt(ratio * rate * (1 - rate) + ratio**2 / 4)
     return max(0.0, float((middle - half) / (1 + ratio))), min(1.0, float((middle + half) / (1 + ratio)))
 
@@ -188,7 +186,7 @@ def mean_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval]:
-    """`mean_interval` of each of the columns, all [N]. They share the draws, which take most of the time."""
+    """`mean_interval` of each column, all [N]. They share the draws, which take most of the time."""
     tables = [_numbers(values, "values") for values in columns]
     for values in tables:
         _same_length(values=values, prompt_ids=prompt_ids)
@@ -208,8 +206,8 @@ def mean_intervals(
 
 
 def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same
-    arguments."""
+    """How often each prompt is drawn, [resamples, prompts], in chunks of bounded size. Equal arguments give equal
+    draws."""
     if prompts * resamples <= CELLS:
         yield _kept_draws(prompts, resamples, seed)
         return
@@ -218,7 +216,7 @@ def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray
         yield _drawn(rng, prompts, min(chunk, resamples - start))
 
 
-@lru_cache(maxsize=2)  # a comparison asks for the same ones dozens of times, and drawing takes most of the time
+@lru_cache(maxsize=2)  # a comparison needs the same draws dozens of times, and they take most of its time
 def _kept_draws(prompts: int, resamples: int, seed: int) -> np.ndarray:
     return _drawn(np.random.default_rng(seed), prompts, resamples)
 
@@ -230,14 +228,15 @@ def _drawn(rng: np.random.Generator, prompts: int, resamples: int) -> np.ndarray
 def tail_beyond(prompts: int, confidence: float) -> float:
     """The share of resamples on each side of an interval.
 
-    A resample of K prompts varies by (K-1)/K too little, and K prompts call for Student's quantile: go further out.
+    A resample of K prompts has (K-1)/K of the right variance, and few prompts need Student's quantile: both make the
+    interval wider.
     """
     reach = np.sqrt(prompts / (prompts - 1)) * stats.t.ppf((1 + confidence) / 2, prompts - 1)
     return float(stats.norm.sf(reach))
 
 
 def binomial_interval(rate: float, trials: int, confidence: float) -> tuple[float, float]:
-    """Clopper and Pearson's exact interval of a rate in so many trials."""
+    """Clopper and Pearson's exact interval of a rate in `trials` trials."""
     wins, tail = rate * trials, (1 - confidence) / 2
     low = 0.0 if wins <= 0 else float(stats.beta.ppf(tail, wins, trials - wins + 1))
     high = 1.0 if wins >= trials else float(stats.beta.ppf(1 - tail, wins + 1, trials - wins))
@@ -245,7 +244,7 @@ def binomial_interval(rate: float, trials: int, confidence: float) -> tuple[floa
 
 
 def _by_prompt(values: np.ndarray, prompt_ids: Ids) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts [prompts] of values [N], by sorted id: the order of the samples must not change an interval."""
+    """Sums and counts [prompts] of values [N], by sorted id, so that the samples' order changes no interval."""
     _, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
     return np.bincount(index, weights=values), np.bincount(index)
 
@@ -271,13 +270,13 @@ def _same_length(**columns: Column | Ids) -> None:
 
 
 def interval_text(interval: Interval, places: str) -> str:
-    """For example `0.70 [0.56, 0.84]` for the format ".2f"; where there is no interval, why."""
+    """For example `0.70 [0.56, 0.84]` for the format ".2f"; without an interval, the reason."""
     mean, low, high = (f"{number:{places}}" for number in interval)
     return f"{mean} [no interval: one prompt only]" if np.isnan(interval[1]) else f"{mean} [{low}, {high}]"
 
 
 def seeds_words(win: WinRate) -> str:
-    """For example " with 3 training seeds", of both sides where both have several; "" where none has."""
+    """For example " with 3 training seeds", of both sides if both have several; "" if none has."""
     if win.seeds_b == 1:
         return f" with {win.seeds} training seeds" if win.seeds > 1 else ""
     return f" with {win.seeds} and {win.seeds_b} training seeds"
@@ -285,7 +284,7 @@ def seeds_words(win: WinRate) -> str:
 
 def _percent(rate: float) -> str:
     rounded = round(rate * 100)
-    if rounded == 50 and rate != 0.5:  # on which side of one half it lies is the point
+    if rounded == 50 and rate != 0.5:  # shows on which side of one half it lies
         return f"{rate * 100:.1f} %"
     return f"{rounded} %"
 

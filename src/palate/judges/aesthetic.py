@@ -1,7 +1,7 @@
 """The LAION aesthetic predictor: an MLP on the CLIP ViT-L/14 embedding of a picture; the prompt plays no part.
 
-Trained on ratings from 1 to 10 (sac+logos+ava1-l14-linearMSE). Between its layers there is drop-out and nothing else,
-so the whole head is an affine map; it is applied layer by layer in fp32, as published.
+Trained on ratings from 1 to 10 (sac+logos+ava1-l14-linearMSE). There is only drop-out between its layers, so the
+whole head is an affine map. It is applied layer by layer in fp32, as published.
 """
 
 from functools import cached_property
@@ -29,8 +29,8 @@ _LAYERS = (0, 2, 4, 6, 7)  # the published names; the numbers between are drop-o
 
 
 class AestheticJudge:
-    """`model` is a CLIP ViT-L/14 (folder or hub name), `head` the file of the MLP, looked for in the folder by
-    default."""
+    """`model` is a CLIP ViT-L/14 (folder or hub name). `head` is the file of the MLP; by default it is looked for in
+    that folder."""
 
     version = "1"
     batch_size = 16
@@ -75,7 +75,7 @@ class AestheticJudge:
         return image_features(self.model, images).cpu().numpy()
 
     def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
-        """Scores [N, 2], about 1 to 10; embeddings [2N, D] of the images 0 and the images 1, made here when absent."""
+        """Scores [N, 2], about 1 to 10. `embeddings` [2N, D], images 0 first, are computed here when absent."""
         if embeddings is None:
             embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
         return self._rated(embeddings).reshape(2, -1).T

@@ -1,8 +1,8 @@
-"""`palate annotate`: a judge votes on every pair of a dataset that it has not voted on.
+"""`palate annotate`: a judge votes on every pair of a dataset that it has not voted on yet.
 
-Answers are kept by content as they come (judges/answers.sqlite), and so are the embeddings of pictures that some judges
-make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration
-is a view beside them and never changes a vote.
+Answers are stored as they arrive (judges/answers.sqlite), keyed by content, and so are the picture embeddings that some
+judges compute while voting. Votes are appended to the table at the end: raw scores and the uncalibrated probability.
+Calibration is stored separately and never changes a vote.
 """
 
 import json
@@ -28,8 +28,8 @@ from palate.judges.load import load_judge
 from palate.judges.workers import UNREADABLE, Embedding, Voting, maker
 from palate.progress import progress_bar
 
-FEWEST = 10  # pairs before a judge that always answers alike is refused
-MOST_FAILED = 3  # batches in a row of failures alone before giving up
+FEWEST = 10  # answers; from here on a judge that gives all of them the same probability is refused
+MOST_FAILED = 3  # give up after so many batches in a row with no answer at all
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Report:
     pairs: int = 0
     already_voted: int = 0
     judged: int = 0
-    from_answers: int = 0  # answered in an earlier run, on this content
+    from_answers: int = 0  # the same content was answered in an earlier run
     failed: int = 0
     unreadable: int = 0
     single_images: int = 0
-    in_sample: int = 0  # left out: the judge was trained on the human votes of these
+    in_sample: int = 0  # left out: the judge was trained on their human votes
     left_for_later: int = 0  # beyond the limit
     votes: int = 0
     embedded: int = 0  # pictures
@@ -71,14 +71,15 @@ def annotate(
     again: bool = False,
     load: Callable[..., Judge] = load_judge,
 ) -> Report:
-    """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
+    """Let the judge `judge` vote on every pair that it has not voted on yet. The same call resumes; once all pairs have
+    a vote it costs nothing.
 
-    `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
-    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto,
-    where voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `again`
-    asks about every pair without a vote anew, whatever was answered before. `load` finds a judge by its name, here and
-    on other machines. Raises PalateError for a judge that cannot be used or says
-    nothing, and for an annotator id that voted before with another version or other settings.
+    `settings` go to the judge. `annotator` is the id under which it votes (its name by default). `temperature` divides
+    score differences. `limit` stops after so many pairs. `embeddings` says which picture embeddings to store beside the
+    votes: auto, those that voting computes anyway; all, those of every pair it voted on, in earlier runs too; none.
+    `again` ignores stored answers and asks about every pair that has no vote. `load` finds a judge by its name, here
+    and on other machines. Raises PalateError for a judge that cannot be used or whose answers carry no information, and
+    for an annotator id that already voted with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
@@ -138,7 +139,7 @@ def annotate(
     try:
         _refuse_useless(report, answers)
     except PalateError:
-        if todo:  # what was refused is not kept as if it were good: a judge that was repaired is asked anew
+        if todo:  # forget refused answers, so that a repaired judge is asked again
             with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
                 store.forget(key)
         raise
@@ -149,7 +150,7 @@ def annotate(
 def _rows(
     dataset: PreferenceDataset, skip: set[str], by_pair_id: bool, report: Report, limit: int | None
 ) -> Iterator[dict[str, Any]]:
-    """The pairs that are not skipped, at most `limit`, with their encoded images and the name of their content."""
+    """The pairs outside `skip`, at most `limit`, with their encoded images and the key of their content."""
     taken, most = 0, len(dataset) if limit is None else limit
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"], batch_size=64):
         if taken >= most:
@@ -181,8 +182,8 @@ def _unanswered(
     rows: Iterator[dict[str, Any]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
     vectors: EmbeddingStore | None, again: bool,
 ) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the
-    pairs of known pictures."""
+    """Batches of `size` rows without a stored answer. Stored answers go into `answers`; pairs whose pictures are
+    embedded already are recorded in `vectors`."""
     waiting: list[dict[str, Any]] = []
     known_pictures: dict[str, list[str]] = {}
     for row in rows:
@@ -204,14 +205,14 @@ def _unanswered(
 
 
 def _judge_all(
-    results: Iterator[tuple[list[Any], list[Any]]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
-    advance: Callable[[int], None], vectors: EmbeddingStore | None,
+    results: Iterator[tuple[list[Any], list[Any]]], key: str, store: AnswerStore, answers: dict[str, Answer],
+    report: Report, advance: Callable[[int], None], vectors: EmbeddingStore | None,
 ) -> None:  # fmt: skip
     failed_batches = 0
     for rows, found in results:
         said = [answer for answer, _ in found]
         sides = [(row, both) for row, (_, both) in zip(rows, found, strict=True) if both is not None]
-        if vectors and sides:  # before the answers: what was answered is not asked again
+        if vectors and sides:  # before the answers: an answered pair is not asked again
             by_picture = {p: v for row, both in sides for p, v in zip(row["pictures"], both, strict=True)}
             report.embedded += vectors.put(by_picture, {row["pair_id"]: row["pictures"] for row, _ in sides})
         for row, answer in zip(rows, said, strict=True):
@@ -231,7 +232,7 @@ def _judge_all(
         if failed_batches >= MOST_FAILED or (failed_batches and not answers):
             raise PalateError(
                 f"judge {report.judge!r} answers no more: {failures[0]}. The {len(answers):,} answers before are kept; "
-                "the same command goes on."
+                "the same command resumes."
             )
 
 
@@ -240,9 +241,9 @@ def _tempered(answers: dict[str, Answer], scale: float) -> dict[str, Answer]:
 
 
 def _identity(name: str, judge: Judge, temperature: float | None) -> tuple[str, str]:
-    """The key of its answers, and the version its votes carry: the temperature changes the votes, not the answers."""
+    """The cache key of its answers, and the version in its votes. The temperature changes votes, not answers."""
     own = str(getattr(judge, "version", "1"))
-    kind = SELF if name.startswith(SELF) else name  # a run is what it holds, wherever it lies
+    kind = SELF if name.startswith(SELF) else name  # a run is identified by its content, not by its path
     key = judge_key(kind, own, _settings(judge))
     return key, f"{own}-{key[:8]}" + (f"-t{temperature:g}" if temperature else "")
 
@@ -253,7 +254,7 @@ def _settings(judge: Judge) -> dict[str, Any]:
 
 
 def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[str]:
-    """Pairs that it voted on. Raises PalateError where the id stands for somebody else."""
+    """Pairs that it voted on. Raises PalateError where the id belongs to another annotator."""
     votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "instruction_version"]).to_pylist()
     own = [vote for vote in votes if vote["annotator_id"] == annotator]
     other = [vote for vote in own if vote["source"] != "judge" or vote["instruction_version"] != version]
@@ -275,9 +276,9 @@ def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     said = {round(answer.probability, 12) for answer in answers.values() if answer.probability is not None}
     if len(answers) >= FEWEST and len(said) == 1:
         raise PalateError(
-            f"judge {report.judge!r} gives all {len(answers):,} pairs the same probability ({said.pop():g}): it tells "
-            "nothing, and no vote was written. Look at its pictures, its template or its weights; the same command "
-            "asks anew."
+            f"judge {report.judge!r} gives all {len(answers):,} pairs the same probability ({said.pop():g}): that "
+            "carries no information, so no vote was written. Check its pictures, its template or its weights; the same "
+            "command asks again."
         )
 
 
@@ -304,6 +305,6 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
         )
     if rows:
         kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
-        dataset.add_provenance(who | {"answers": kind})  # before the votes: a kill leaves none that nobody explains
+        dataset.add_provenance(who | {"answers": kind})  # before the votes: a kill must leave none without it
         report.votes = dataset.append_votes(rows).added
     report.first_shown = float(np.mean(shown)) if shown else None

@@ -1,5 +1,4 @@
-"""What judges answered, kept by content: a second run costs nothing, an interrupted one goes on, whatever the pairs'
-ids."""
+"""Answers of judges, keyed by content and not by pair id: a second run costs nothing, an interrupted one resumes."""
 
 import json
 import sqlite3
@@ -15,13 +14,13 @@ from palate.judges.base import Answer
 
 
 class NotKept(PalateError):
-    """What a judge said cannot be kept: it is in memory alone."""
+    """Answers cannot be stored and exist only in memory."""
 
 
 class AnswerStore:
     """The file judges/answers.sqlite of a dataset. A context manager; every `put` is one durable transaction.
 
-    Raises NotKept where the file cannot be read or written, or is gone.
+    Raises NotKept if the file cannot be read or written, or was deleted.
     """
 
     def __init__(self, path: str | Path):
@@ -32,7 +31,7 @@ class AnswerStore:
         self._database = connect(self.path, f"answers ({columns}) WITHOUT ROWID")
         with kept(self.path, self._database):
             self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA user_version = 1")  # a write: fails now, not after a batch is paid for
+            self._database.execute("PRAGMA user_version = 1")  # a write: fails before a batch is paid for
             self._inode = self.path.stat().st_ino
         return self
 
@@ -40,7 +39,7 @@ class AnswerStore:
         self._database.close()
 
     def get(self, judge: str, content: str) -> Answer | None:
-        """The answer of this judge on this content; None where there is none, or only a failure (worth another try)."""
+        """This judge's answer for this content; None if there is none, or only a failure, which is worth a retry."""
         with kept(self.path, self._database):
             row = self._database.execute(
                 "SELECT answer FROM answers WHERE judge = ? AND content = ?", (judge, content)
@@ -49,14 +48,14 @@ class AnswerStore:
         return answer if answer and answer.failure is None else None
 
     def put(self, judge: str, answers: Mapping[str, Answer]) -> None:
-        """Keep answers by content; all of them or, where that fails, none."""
+        """Store answers by content: all of them or, on failure, none."""
         rows = [(judge, content, json.dumps(asdict(answer))) for content, answer in answers.items()]
         with kept(self.path, self._database):
             self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
         with kept(self.path, self._database):
-            gone = self.path.stat().st_ino != self._inode  # SQLite goes on writing into a file that was deleted
+            gone = self.path.stat().st_ino != self._inode  # SQLite keeps writing into a deleted file
         if gone:
-            raise _unusable(self.path, "another file stands there now")
+            raise _unusable(self.path, "another file is there now")
 
     def forget(self, judge: str) -> None:
         """Remove all answers of this judge."""
@@ -65,7 +64,7 @@ class AnswerStore:
 
 
 def connect(path: Path, *tables: str) -> sqlite3.Connection:
-    """The SQLite file with these tables in it, made where they are missing. Raises NotKept where it cannot be used."""
+    """Open the SQLite file and create missing tables. Raises NotKept if it cannot be used."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=60)
@@ -79,7 +78,7 @@ def connect(path: Path, *tables: str) -> sqlite3.Connection:
 
 @contextmanager
 def kept(path: Path, database: sqlite3.Connection) -> Iterator[None]:
-    """One transaction, all of it or nothing. Raises NotKept where it fails."""
+    """One transaction, all or nothing. Raises NotKept if it fails."""
     try:
         with database:
             yield
@@ -91,15 +90,15 @@ def _unusable(path: Path, why: Exception | str) -> NotKept:
     why = why.strerror.lower() if isinstance(why, OSError) and why.strerror else why
     return NotKept(
         f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a"
-        " damaged file away; the same command goes on from the votes that are in the dataset."
+        " damaged file away; the same command resumes from the votes in the dataset."
     )
 
 
 def judge_key(name: str, version: str, settings: Mapping[str, Any]) -> str:
-    """A name for a judge as it is: any change of its version or settings gives another one."""
+    """The cache key of a judge: any change of its version or settings gives another key."""
     return content_id("judge", name, version, json.dumps(settings, sort_keys=True, default=str))
 
 
 def pair_content(prompt: str, images: Iterable[bytes]) -> str:
-    """A name for what a judge is shown: prompt, image 0, image 1."""
+    """The cache key of what a judge is shown: prompt, image 0, image 1."""
     return content_id("pair", prompt, *images)

@@ -1,4 +1,4 @@
-"""What a judge says of pairs, made into answers: its scores or probabilities are checked, whoever wrote it."""
+"""Turns what a judge returns into checked answers, whether the judge is palate's own or a plug-in."""
 
 import numbers
 from collections.abc import Callable
@@ -19,12 +19,12 @@ def ask(
     temperature: float | None = None,
     embeddings: np.ndarray | None = None,
 ) -> list[Answer]:
-    """The judge's answers on pairs [N], probabilities made of scores where those are what it gives.
+    """The judge's answers on pairs [N]. Scores are turned into probabilities.
 
-    Scores become sigmoid((score_0 - score_1) / temperature): the temperature given, else the judge's own, else 1. A
-    judge that gives bare probabilities is asked again with the pictures exchanged, and (p + 1 - p_swapped) / 2 counts,
-    so that swapping a pair always mirrors its probability. `embeddings` are for a judge whose `vote` takes them. Raises
-    PalateError for answers that cannot be used.
+    Scores become sigmoid((score_0 - score_1) / temperature), with the temperature given, else the judge's own, else 1.
+    A judge that returns bare probabilities is asked a second time with the pictures swapped, and the result is
+    (p + 1 - p_swapped) / 2, so that swapping a pair always mirrors its probability. `embeddings` are passed to judges
+    whose `vote` takes them. Raises PalateError for answers that cannot be used.
     """
     said = _said(name, judge, pairs, embeddings)
     if _are_answers(said):
@@ -45,19 +45,19 @@ def ask(
     swapped = _array(name, _said(name, judge, [pair.swapped() for pair in pairs]), pairs)
     for given in (values, swapped):
         _check_probability(name, pairs, given)
-    # kept as scores: how likely each image is to be preferred when it is the one shown first
+    # stored as scores: the probability of each image when it is shown first
     return [Answer(float((p + 1 - q) / 2), float(p), float(q)) for p, q in zip(values, swapped, strict=True)]
 
 
 def at_temperature(answer: Answer, scale: float) -> Answer:
-    """The answer with its probability made of its scores anew, where it is made of scores."""
+    """The answer with its probability recomputed from its scores, if it has scores."""
     if not answer.from_scores or answer.score_0 is None or answer.score_1 is None:
         return answer
     return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
 
 
 def _said(name: str, judge: Judge, pairs: list[Pair], embeddings: np.ndarray | None = None) -> Any:
-    vote: Callable[..., Any] = judge.vote  # of some judges with `embeddings`
+    vote: Callable[..., Any] = judge.vote  # some judges also take `embeddings`
     try:
         return vote(pairs) if embeddings is None else vote(pairs, embeddings=embeddings)
     except PalateError:
@@ -86,7 +86,7 @@ def _array(name: str, said: Any, pairs: list[Pair]) -> np.ndarray:
     try:
         values = np.asarray(said, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise _useless(name, f"something that is no table of numbers for {len(pairs)} pairs") from error
+        raise _useless(name, f"something other than a table of numbers for {len(pairs)} pairs") from error
     if values.shape not in ((len(pairs),), (len(pairs), 2)):
         raise _useless(name, f"an array of shape {values.shape} for {len(pairs)} pairs")
     _check(name, pairs, values)
@@ -96,7 +96,7 @@ def _array(name: str, said: Any, pairs: list[Pair]) -> np.ndarray:
 def _check(name: str, pairs: list[Pair], values: np.ndarray) -> None:
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(pairs), -1)).all(axis=1))
     if len(wrong):
-        raise _useless(name, f"a value that is not a finite number for pair {pairs[wrong[0]].pair_id}")
+        raise _useless(name, f"NaN or an infinite value for pair {pairs[wrong[0]].pair_id}")
 
 
 def _check_probability(name: str, pairs: list[Pair], values: np.ndarray) -> None:
@@ -106,11 +106,11 @@ def _check_probability(name: str, pairs: list[Pair], values: np.ndarray) -> None
 
 
 def raised(name: str, where: str, error: Exception) -> PalateError:
-    """One line about what a plug-in raised."""
+    """One line about an exception from a plug-in."""
     told = " ".join(f"{type(error).__name__}: {error}".split())
     return PalateError(
-        f"judge {name!r} raised {told[:300]} {where}. What was judged before is kept, and the same command goes on; "
-        "PALATE_TRACE=1 before it shows the trace."
+        f"judge {name!r} raised {told[:300]} {where}. What was judged before is kept, and the same command resumes; "
+        "with PALATE_TRACE=1 before it, it shows the trace."
     )
 
 

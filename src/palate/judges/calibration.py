@@ -1,7 +1,7 @@
 """How far a judge's votes can be trusted: a cross-fitted logistic calibration on the human votes, as a view.
 
-The votes of the judge, raw scores and uncalibrated probability, are never touched; the view is made again whenever
-human votes were added. Training with `correction: calibrate` fits the same model on the same votes by itself.
+The judge's votes (raw scores and uncalibrated probability) are never changed. Make the view again after adding human
+votes. Training with `correction: calibrate` fits the same model to the same votes itself.
 """
 
 import json
@@ -48,7 +48,7 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
 
 
 def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, float]:
-    """The calibrated probability that image 0 is preferred, by pair_id, as `recalibrate` left it.
+    """The calibrated probability that image 0 is preferred, by pair_id, as `recalibrate` stored it.
 
     Raises PalateError where this annotator was never calibrated.
     """
@@ -70,14 +70,14 @@ def can_calibrate(dataset: PreferenceDataset, annotator: str) -> bool:
 
 
 def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
-    """Where the view of an annotator is; its name in the letters that every file system has."""
+    """The folder of an annotator's view; its name is written in characters that every file system allows."""
     return dataset.path / "judges" / re.sub(r"[^\w.+-]+", "_", annotator)
 
 
 def unsaturated(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
-    """The judge's probabilities [N], for a fit that finds their scale itself. Where it scores pictures: made again from
-    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to
-    0 or 1 have lost the order of the scores. NaN stays NaN."""
+    """The judge's probabilities [N], for a fit that finds their scale itself. For a judge that scores pictures they are
+    recomputed from the score differences, in units of their own spread: a bad temperature pushes probabilities to 0 or
+    1, where the order of the scores is lost. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge

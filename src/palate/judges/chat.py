@@ -1,6 +1,6 @@
-"""One question to a chat server: bounded connections, time and size, retries with back-off, an account of requests.
+"""One question to a chat server: bounded connections, time and size, retries with back-off, a count of requests.
 
-A server may send anything, as slowly as it likes, for ever: whatever it does costs one attempt of one question.
+A server may send anything, as slowly as it likes, for ever. Whatever it does costs one attempt of one question.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Unanswered(Exception):
 
 
 class Refused(Unanswered):
-    """The server does not take this question as it is, so asking again is of no use."""
+    """The server refuses this question as it is, so a retry is of no use."""
 
 
 class Chat:
@@ -53,10 +53,10 @@ class Chat:
         if self._key and not (self._key.isascii() and self._key.isprintable() and self._key == self._key.strip()):
             raise PalateError(
                 f"{key_from}: the key holds a character that no header can carry (a line break, a space at an end, "
-                "a letter beyond ASCII). Set the environment variable anew."
+                "a letter beyond ASCII). Set the environment variable again."
             )
         self.connections, self.timeout, self.attempts, self.patience = connections, timeout, attempts, patience
-        self.stopped = threading.Event()  # set: ask nothing more, neither a question nor again
+        self.stopped = threading.Event()  # set: no new questions and no retries
         self._wait = wait or self.stopped.wait
         self._lock = threading.Lock()
         self._running: set[Future[Any]] = set()
@@ -64,11 +64,11 @@ class Chat:
     def complete(self, body: dict[str, Any], usage: dict[str, float]) -> Reply:
         """The reply to `body`; adds what it cost to `usage`.
 
-        Time-outs, broken connections, 408, 409, 425, 429, 5xx and answers that are not of the protocol, or too large,
-        are tried again, `attempts` times in all. Raises Unanswered then, Refused for any other status, and PalateError
-        where every other question would fare the same (401, 403, 404).
+        Time-outs, broken connections, 408, 409, 425, 429, 5xx, and answers that are too large or break the protocol are
+        retried, `attempts` times in all. Raises Unanswered after the last attempt, Refused for any other status, and
+        PalateError if every other question would fail too (401, 403, 404).
         """
-        problem, asked = "", ""  # what went wrong the last time, and for how long the server asked to wait
+        problem, asked = "", ""  # what went wrong last, and how long the server asked to wait
         for attempt in range(self.attempts):
             if attempt:
                 self._wait(self._pause(attempt, asked))
@@ -95,7 +95,7 @@ class Chat:
         raise Unanswered(f"no answer in {self.attempts} attempts (the last: {problem})")
 
     def only_model(self) -> str:
-        """The one model of this server. Raises PalateError where there are several, or no answer."""
+        """The one model of this server. Raises PalateError if there are several, or no answer."""
         try:
             _, _, answer = self._exchange("GET", "/models", None)
             names = read_models(answer)
@@ -113,18 +113,18 @@ class Chat:
         return name
 
     def harmless(self, text: str) -> str:
-        """`text` of the server without anything of the key and of the address's password."""
+        """`text` from the server with any part of the key or of the address's password removed."""
         return without_secrets(text, [*([self._key] if self._key else []), *secrets_of(self.address)])
 
     def stop(self) -> None:
-        """Ask nothing more, and wait for no answer that is on its way."""
+        """Ask nothing more, and do not wait for pending answers."""
         self.stopped.set()
         for running in list(self._running):
             running.cancel()
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, str, bytes]:
-        """Status, retry-after and body of an answer. Raises Unanswered, with the kind of what went wrong."""
-        with self._lock:  # made once, though several threads may ask for it first
+        """Status, retry-after and body of an answer. Raises Unanswered, with the kind of error."""
+        with self._lock:  # created once, even if several threads ask for it at the same time
             loop, client = self._loop, self._client
         running = asyncio.run_coroutine_threadsafe(self._asked(client, method, path, body), loop)
         self._running.add(running)
@@ -132,7 +132,7 @@ class Chat:
             return running.result()
         except TimeoutError as error:
             raise Unanswered(f"no whole answer in {self.timeout:g} s") from error
-        except Exception as error:  # whatever bytes a server sends, and whoever trips over them
+        except Exception as error:  # any bytes a server sends, in whatever library they cause an error
             raise Unanswered(str(error) if isinstance(error, _Unwanted) else type(error).__name__) from error
         finally:
             self._running.discard(running)
@@ -175,7 +175,7 @@ class Chat:
         raise Refused(f"refused (HTTP {status}: {said})")
 
     def _pause(self, attempt: int, asked: str) -> float:
-        """Seconds: what the server asks for, else 1, 2, 4, ..., at most `patience`, with half of it drawn."""
+        """Seconds to wait: what the server asks for, else 1, 2, 4, ..., at most `patience`; half of it is random."""
         try:
             seconds = float(asked)
         except ValueError:  # nothing, a date, anything
@@ -186,7 +186,7 @@ class Chat:
 
 
 class _Unwanted(Exception):
-    """An answer that is not read to its end."""
+    """An answer that is abandoned before its end."""
 
 
 def _require_address(address: str) -> None:
@@ -197,4 +197,4 @@ def _require_address(address: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise PalateError(f"server: {address!r} is no address. Give one such as http://127.0.0.1:8000/v1.")
+        raise PalateError(f"server: {address!r} is not an address. Give one such as http://127.0.0.1:8000/v1.")

@@ -85,7 +85,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
-        """Scores [N, 2]; embeddings [2N, D] of the images 0 and the images 1, made here when absent."""
+        """Scores [N, 2]. `embeddings` [2N, D], images 0 first, are computed here when absent."""
         if embeddings is None:
             embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
         text = text_features(self.model, self.tokenizer, [pair.prompt for pair in pairs])  # [N, D]
@@ -94,7 +94,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def score(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """Scores [N] of single pictures: what `vote` gives them."""
+        """Scores [N] of single pictures, the same as in `vote`."""
         text, image = text_features(self.model, self.tokenizer, prompts), image_features(self.model, images)
         return (self._scale() * (text * image).sum(dim=-1)).cpu().double().numpy()
 
@@ -135,7 +135,7 @@ def load_clip(path: Path, what: str = "clip") -> Any:
 
 
 def _open_clip_file(path: Path, what: str) -> Path | None:
-    """The open_clip checkpoint, the published name before any other; None for a folder of transformers."""
+    """The open_clip checkpoint, preferably by its published name; None for a transformers folder."""
     published = path / KINDS["hpsv2.1"][1][0]
     if what == "hpsv2.1" and published.is_file():
         return published
@@ -159,13 +159,13 @@ def _from_transformers(folder: Path, what: str) -> Any:
             f"{folder}: not the weights of {what} ({first_line(error)}). Give the folder of that model."
         ) from error
     wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in found.get(kind, ()))
-    if wrong:  # transformers would go on with random numbers in their place
+    if wrong:  # transformers would only warn, and use random weights
         raise PalateError(f"{folder}: not the weights of {what}: {wrong[0]} is missing. Give the folder of that model.")
     return model
 
 
 def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> Any:
-    """An open_clip state in CLIPModel's names; the sizes are read off the tensors."""
+    """A CLIPModel from an open_clip state; its sizes are read off the tensors."""
     from transformers import CLIPConfig, CLIPModel
 
     needed = ("visual.conv1.weight", "visual.proj", "visual.positional_embedding", "token_embedding.weight",
@@ -193,7 +193,7 @@ def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> An
         "num_hidden_layers": count_layers(state, _BLOCKS),
         "intermediate_size": _inner(state, "transformer", text_width),
         "hidden_act": "gelu",
-        # transformers' sign for "the highest token id is the end of text", which is open_clip's rule
+        # tells transformers that the highest token id is the end of text, as in open_clip
         "eos_token_id": 2,
     }
     config = CLIPConfig(
@@ -203,7 +203,7 @@ def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> An
     return fit(CLIPModel(config), open_clip_names(state), path, what)
 
 
-_RENAMED = [  # open_clip -> transformers, each tried in turn at the front of a name
+_RENAMED = [  # open_clip -> transformers: patterns, applied in turn
     (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
     (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
@@ -221,7 +221,7 @@ _RENAMED = [  # open_clip -> transformers, each tried in turn at the front of a 
     (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
 ]
 
-# x @ W there, Linear here
+# open_clip computes x @ W, transformers has a Linear
 _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 
 

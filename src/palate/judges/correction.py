@@ -1,10 +1,11 @@
-"""The corrected judge: what a human would say, given the votes of one or several judges and how the two pictures
+"""The corrected judge predicts the human vote from the votes of one or several judges and from how the pictures
 differ.
 
-A regularised logistic regression of the human vote on the logits of the judges, on differences of picture statistics
-and, where there are some, of picture embeddings. It has no intercept and every feature changes sign when the images are
-swapped, so the probability then mirrors. Probabilities are cross-fitted: that of a labelled pair comes from a model
-that saw neither that pair's human vote nor any of its group.
+It is a regularised logistic regression of the human vote on the judges' logits, on differences of picture statistics
+and, if there are any, of picture embeddings; with contexts, also on the products of all named features with the kind of
+prompt, for a judge that is wrong about some prompts alone. It has no intercept, and every feature changes sign when the
+images are swapped, so the probability is mirrored. Probabilities are cross-fitted: the model that gives a labelled pair
+its probability saw neither that pair's human vote nor any other of its group.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,19 @@ from scipy.stats import chi2
 from palate.arithmetic import HALF_95
 from palate.arrays import Bools, Floats
 from palate.errors import PalateError
-from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
+from palate.judges.contexts import Contexts, differences_in_words
+from palate.judges.ridge import (
+    choose_context_ridge,
+    choose_ridge,
+    curvature,
+    deal_folds,
+    fit_ridge,
+    folds_of_all,
+    ridge_shapes,
+)
 
 FEWEST_VOTES = 10
-_CLIP = 0.02  # a judge that says 0 or 1 is taken at 98 %
+_CLIP = 0.02  # probabilities are clipped to [0.02, 0.98] before their logit is taken
 _CHANCE = 0.05
 
 _DIRECTIONS = {  # statistic: (what more of it looks like, what less of it looks like)
@@ -57,6 +67,8 @@ class Correction:
     judges: tuple[str, ...]  # which of the weights belong to judges
     directions: int = 0  # of the picture embeddings that were used
     chance: float = 1.0  # probability of weights on these directions as large as found, if people did not care
+    contexts: tuple[str, ...] = ()  # that the judge may be wrong about each in its own way
+    by_context: tuple[str, ...] = ()  # where it clearly is, in words
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
@@ -84,6 +96,9 @@ class Correction:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
             found.append("No bias along directions of the picture embeddings is clear.")
+        found += self.by_context
+        if self.contexts and not self.by_context:
+            found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
         silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
         if silent:
             found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
@@ -101,21 +116,24 @@ def correct_judge(
     names: list[str] | tuple[str, ...],
     judges: list[str] | tuple[str, ...] = (),
     directions: Floats | None = None,
+    contexts: Contexts | None = None,
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | list[Any] | None = None,
 ) -> Correction:
     """Correct a judge, or several judges together, on the human votes, and say where they were wrong.
 
-    judge [N], or [N, J] of the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
-    vote; a pair counts as judged where any of them voted, and a missing vote is a logit of 0. differences [N, K]:
-    statistics of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings
-    along directions without a name. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs
-    of one group (prompt) are held out together, and every pair, labelled or not, is judged by the model of its fold:
-    were unlabelled ones judged by the mean of all models, which saw votes of their prompts, DeDPO would subtract
-    another judge than it added. The ridge strength is chosen inside each training part, so that a pair's own vote has
-    no way into its probability. Raises PalateError for fewer than 10 usable human votes, votes of a single group, or
-    values that are out of range.
+    judge [N], or [N, J] for the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
+    vote. A pair counts as judged if any of them voted; a missing vote is a logit of 0. differences [N, K]: statistics
+    of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings along
+    unnamed directions. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
+    cross-validation finds that this helps, and a kind without votes has the common correction. human [N]: mean human
+    vote for image 0, NaN where there is none. groups [N]: pairs of one group (prompt) are held out together.
+
+    Every pair, labelled or not, gets its probability from the model of its fold. If unlabelled pairs used the mean of
+    all models, which saw votes on their prompts, DeDPO would subtract a different judge from the one it added. The
+    ridge strength is chosen inside each training part, so that a pair's own vote cannot influence its probability.
+    Raises PalateError for fewer than 10 usable human votes, votes of a single group, or values out of range.
     """
     judge, human = np.asarray(judge, dtype=np.float64), np.asarray(human, dtype=np.float64)
     judge = judge.reshape(len(judge), -1)  # [N, J]
@@ -134,23 +152,33 @@ def correct_judge(
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
     features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    shapes = ridge_shapes(named.shape[1], directions.shape[1])
+    sizes = (len(own), len(names), directions.shape[1])
+    several = contexts if contexts is not None and len(contexts.names) > 1 else None
+    if several is not None:
+        features = np.column_stack(
+            [features, (named[:, :, None] * several.indicators()[:, None]).reshape(len(named), -1)]
+        )
     x, y = features[usable], human[usable]
     every_group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     group = every_group[usable]
     fold = deal_folds(group, folds, seed)
     place = folds_of_all(every_group, group, fold, seed)
 
+    def choose(part: np.ndarray) -> np.ndarray:
+        if several is not None:
+            return choose_context_ridge(x[part], y[part], group[part], sizes, len(several.names), folds, seed + 1)
+        shapes = ridge_shapes(sizes[0] + sizes[1], sizes[2])
+        return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
+
     logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
         seen, here = fold != k, judged & (place == k)
-        weight = fit_ridge(x[seen], y[seen], choose_ridge(x[seen], y[seen], group[seen], shapes, folds, seed + 1))
-        logits[here] = features[here] @ weight
+        logits[here] = features[here] @ fit_ridge(x[seen], y[seen], choose(seen))
 
-    ridge = choose_ridge(x, y, group, shapes, folds, seed + 1)
+    ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
-    labels = (*own, *names)
+    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
     return Correction(
         probability=expit(logits),
         weights=dict(zip(labels, weight[: len(labels)].tolist(), strict=True)),
@@ -160,7 +188,11 @@ def correct_judge(
         after=agreement(expit(logits[usable]), y),
         judges=own,
         directions=directions.shape[1],
-        chance=_chance(weight[len(labels) :], covariance[len(labels) :, len(labels) :]),
+        chance=_chance(weight[unnamed], covariance[unnamed, unnamed]),
+        contexts=() if several is None else several.names,
+        by_context=()
+        if several is None
+        else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
     )
 
 
@@ -173,15 +205,14 @@ def calibrate_judge(
     seed: int = 0,
     groups: np.ndarray | list[Any] | None = None,
 ) -> Correction:
-    """`correct_judge` without covariates: only how far the confidence of the judge (or judges), or its direction, can
-    be trusted."""
+    """`correct_judge` without covariates: it corrects only the judge's confidence and, if needed, its direction."""
     nothing = np.empty((len(judge), 0))
     return correct_judge(judge, nothing, human, names=(), judges=judges, folds=folds, seed=seed, groups=groups)
 
 
 def combine(judges: Floats) -> Floats:
-    """Several judges [N, J] as one [N], uncorrected: the mean of the logits of those that voted, a judge that says 0 or
-    1 taken at 98 %; NaN where none did. A single judge [N, 1] is left as it is."""
+    """Several judges [N, J] as one [N], uncorrected: the mean logit of those that voted, each probability clipped to
+    [0.02, 0.98]; NaN where none voted. A single judge [N, 1] is left as it is."""
     if judges.shape[1] == 1:
         return judges[:, 0]
     voted = ~np.isnan(judges)
@@ -228,7 +259,7 @@ def _check(
     if len(broken):
         what = (*names, *["an embedding"] * directions.shape[1])[broken[0][1]]
         raise PalateError(
-            f"correction: {what} of pair number {broken[0][0]} is not a number. "
+            f"correction: {what} of pair number {broken[0][0]} is NaN or infinite. "
             "Leave that pair out, or compute its picture statistics again."
         )
 
@@ -248,8 +279,8 @@ def _logits(probability: Floats) -> Floats:
 
 
 def _standardise(features: Floats, used: Bools, together: bool = False) -> Floats:
-    """Divide each feature, or all of them together, by the root mean square, not centred: swapping the images of a pair
-    must only change its sign."""
+    """Divide each feature, or all of them `together`, by the root mean square. Features are not centred: swapping the
+    images of a pair must only change their sign."""
     if not features.shape[1]:
         return features
     scale = np.sqrt(np.mean(features[used] ** 2, axis=None if together else 0))
@@ -257,7 +288,8 @@ def _standardise(features: Floats, used: Bools, together: bool = False) -> Float
 
 
 def _chance(weight: Floats, covariance: Floats) -> float:
-    """Wald's test that all weights [C] are 0; 1 for none. Cautious: a ridge shrinks weights more than their errors."""
+    """p-value of Wald's test that all weights [C] are 0; 1 for none. Cautious: a ridge shrinks weights more than
+    their errors."""
     return float(chi2.sf(weight @ np.linalg.solve(covariance, weight), len(weight))) if len(weight) else 1.0
 
 

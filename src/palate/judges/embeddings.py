@@ -1,7 +1,7 @@
-"""Embeddings of pictures that judges make while they vote: what the corrected judge can look at beyond what has a name.
+"""Picture embeddings that judges compute while they vote: covariates of the corrected judge, beside the statistics.
 
-judges/NAME/embeddings.sqlite holds one vector of float16 numbers per picture, by its content, and the two pictures of
-each pair. A batch is one transaction, so an interrupted run goes on.
+judges/NAME/embeddings.sqlite holds one float16 vector per picture, keyed by content, and the two pictures of each pair.
+A batch is one transaction, so an interrupted run resumes.
 """
 
 import inspect
@@ -25,8 +25,8 @@ from palate.progress import progress_bar
 
 FILE = "embeddings.sqlite"
 MOST_DIRECTIONS = 16
-_ROWS = 8192  # pairs whose embeddings are held as float64 at a time
-_MOST_PAIRS = 20_000  # that principal directions are computed from
+_ROWS = 8192  # pairs whose embeddings are in memory as float64 at a time
+_MOST_PAIRS = 20_000  # principal directions are computed from at most so many
 _TABLES = (
     "about (judge TEXT PRIMARY KEY)",
     "pictures (picture TEXT PRIMARY KEY, vector BLOB) WITHOUT ROWID",
@@ -35,8 +35,8 @@ _TABLES = (
 
 
 def can_embed(judge: Judge, freely: bool = False) -> bool:
-    """Whether a judge has a method embed(images) -> [N, D]; with `freely`, whether its vote takes what that gives, so
-    that embeddings cost nothing beside a vote."""
+    """Whether a judge has a method embed(images) -> [N, D]. With `freely`, also whether its `vote` takes
+    the embeddings, so that they cost nothing extra."""
     if not callable(getattr(judge, "embed", None)):
         return False
     return not freely or "embeddings" in inspect.signature(judge.vote).parameters
@@ -45,8 +45,8 @@ def can_embed(judge: Judge, freely: bool = False) -> bool:
 class EmbeddingStore:
     """The file embeddings.sqlite of one annotator. A context manager; every `put` is one durable transaction.
 
-    `judge` names the judge as it is (`judge_key`): what another one left behind is removed. Raises PalateError where
-    the file cannot be read or written.
+    `judge` is the judge's cache key (`judge_key`): embeddings of another key are removed. Raises PalateError if the
+    file cannot be read or written.
     """
 
     def __init__(self, path: str | Path, judge: str):
@@ -65,17 +65,17 @@ class EmbeddingStore:
         self._database.close()
 
     def pair_ids(self) -> set[str]:
-        """Pairs whose two pictures are embedded."""
+        """Pairs whose two pictures have embeddings."""
         return {row[0] for row in self._database.execute("SELECT pair_id FROM pairs")}
 
     def lacking(self, pictures: Iterable[str]) -> list[str]:
-        """Those of these pictures that have no vector yet, once each, in their order."""
+        """The pictures that have no vector yet, once each, in the order given."""
         one = "SELECT 1 FROM pictures WHERE picture = ?"
         return [p for p in dict.fromkeys(pictures) if not self._database.execute(one, (p,)).fetchone()]
 
     def put(self, vectors: Mapping[str, np.ndarray], pairs: Mapping[str, Sequence[str]]) -> int:
-        """Keep vectors [D] by picture, and which two pictures pairs have; all of it or, where that fails, nothing.
-        Returns the number of pictures that are new; a known one is left as it is."""
+        """Store vectors [D] by picture, and the two pictures of each pair: everything or, on failure, nothing. Returns
+        the number of new pictures; known ones are left as they are."""
         rows = [(picture, np.asarray(vector, np.float16).tobytes()) for picture, vector in vectors.items()]
         linked = [(pair_id, *pictures) for pair_id, pictures in pairs.items()]
         with kept(self.path, self._database):
@@ -87,21 +87,20 @@ class EmbeddingStore:
 
 
 def embedded(name: str, judge: Any, images: list[Image.Image]) -> np.ndarray:
-    """The judge's embeddings [N, D] of N pictures. Raises PalateError where they are not N vectors of finite
-    numbers."""
+    """The judge's embeddings [N, D] of N pictures. Raises PalateError unless they are N vectors of finite numbers."""
     vectors = np.asarray(judge.embed(images))
     with np.errstate(over="ignore"):
         usable = vectors.ndim == 2 and len(vectors) == len(images) and np.isfinite(vectors.astype(np.float16)).all()
     if not usable:
         raise PalateError(
             f"judge {name!r}: embed gave an array {vectors.shape} for {len(images)} pictures, or numbers beyond 65,504."
-            " It must give one vector of finite numbers for each; --embeddings none does without."
+            " It must give one vector of finite numbers for each, or use --embeddings none."
         )
     return vectors
 
 
 def picture_content(image: bytes) -> str:
-    """A name for an encoded picture."""
+    """The key of an encoded picture."""
     return content_id("picture", image)
 
 
@@ -114,8 +113,8 @@ def embed_pairs(
 ) -> int:
     """Embed the pictures of these pairs that have no embedding yet, each picture once; returns how many were embedded.
 
-    `run` maps batches of encoded images and gives (batch, embeddings [D], None for a picture that cannot be read).
-    Pairs with such a picture stay without.
+    `run` maps batches of encoded images to (batch, list of embeddings [D], None for a picture that cannot be read).
+    Pairs with such a picture get none.
     """
     wanted = wanted - store.pair_ids()
     pictures: dict[str, list[str]] = {}
@@ -158,9 +157,9 @@ def embedding_directions(
     """Differences of picture embeddings, image 0 minus image 1, along their leading principal directions [N, C], and
     the annotators whose embeddings these are; C = 0 where there are none.
 
-    The embeddings of all judges together, each brought to the same mean square. Principal directions of all pairs (of
-    20,000 drawn at random where there are more), of which no vote is known here; not centred, because the sign of a
-    difference is that of an arbitrary order. A pair without embeddings has difference 0.
+    The embeddings of all judges are put side by side, each scaled to the same mean square. Principal directions come
+    from all pairs (20,000 random ones if there are more); no vote is used. They are not centred, because the sign of a
+    difference depends on an arbitrary order. A pair without embeddings has difference 0.
     """
     files = sorted((dataset.path / "judges").glob(f"*/{FILE}"))
     sources = {file.parent.name: found for file in files if (found := _read(file, pair_ids)) is not None}
@@ -192,8 +191,8 @@ def _differences(vectors: np.ndarray, places: np.ndarray, rows: np.ndarray) -> n
 
 
 def _read(path: Path, pair_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vectors [P, D] of a file, and the positions [N, 2] among them of the pictures of each pair, -1 where there is
-    none; None where no pair has any."""
+    """Vectors [P, D] of a file, and for each pair the rows [N, 2] of its two pictures, -1 for a missing one; None if no
+    pair has both."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             pictures = database.execute("SELECT picture, vector FROM pictures").fetchall()

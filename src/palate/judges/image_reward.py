@@ -1,7 +1,7 @@
-"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while looking at the picture, an MLP scores what it saw.
+"""ImageReward (arXiv 2304.05977): BLIP reads the prompt while attending to the picture, and an MLP gives the score.
 
-The published checkpoint keeps the original BLIP's names; here it runs on transformers' BLIP. The reward is standardised
-with the published mean and spread, so scores are those of the published package.
+The published checkpoint has the names of the original BLIP; here it runs on transformers' BLIP. The reward is
+standardised with the published mean and spread, so scores equal those of the published package.
 """
 
 import json
@@ -36,7 +36,7 @@ _TOKENIZER_FILES = (("vocab.txt",), ("tokenizer.json",))
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072  # of the reward on the training set, as published
 _TOKENS = 35  # of a prompt; the rest is cut
 _LAYERS = (0, 2, 4, 6, 7)  # of the MLP; the numbers between are drop-out
-_TEXT = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}  # where med_config.json is not there
+_TEXT = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}  # if there is no med_config.json
 
 
 class ImageRewardJudge:
@@ -127,7 +127,8 @@ class _ImageReward(torch.nn.Module):
 def _sizes(
     state: dict[str, torch.Tensor], given: dict[str, Any], path: Path
 ) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
-    """Configurations of both transformers and widths of the MLP, read off the tensors; heads from med_config.json."""
+    """Configurations of both transformers and widths of the MLP. Sizes are read off the tensors, the text
+    transformer's number of heads from med_config.json."""
     vision, text = "blip.visual_encoder.", "blip.text_encoder."
     needed = (
         f"{vision}patch_embed.proj.weight",
@@ -152,7 +153,7 @@ def _sizes(
             "num_hidden_layers": count_layers(state, rf"{vision}blocks\.(\d+)\."),
             "patch_size": patch,
             "image_size": patch * round((state[needed[1]].shape[1] - 1) ** 0.5),
-            "layer_norm_eps": 1e-6,  # timm's, where BLIP's vision transformer comes from
+            "layer_norm_eps": 1e-6,  # of timm, which BLIP's vision transformer is from
         },
         {
             "vocab_size": words,

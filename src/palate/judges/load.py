@@ -1,4 +1,4 @@
-"""Where a judge is found by its name: palate's own, rewards, and plug-ins of other packages."""
+"""Finds a judge by its name: palate's own, rewards, and plug-ins of other packages."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from palate.judges.ask import raised
 from palate.judges.base import SELF, Judge, Pair
 from palate.judges.rewards import STATISTICS, Reward, load_reward
 
-# name -> module and class, and what the class is told; the rest of the settings is the user's
+# name -> module, class, and fixed arguments; all other settings are the user's
 BUILT_IN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip": ("palate.judges.clip", "ClipJudge", {"kind": "clip"}),
     "pickscore": ("palate.judges.clip", "ClipJudge", {"kind": "pickscore"}),
@@ -27,8 +27,8 @@ BUILT_IN: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def load_judge(name: str, **settings: Any) -> Judge:
-    """The judge of that name: one of palate's, a reward of `palate.judges.rewards`, or a plug-in. A run as a judge
-    (`self:RUN`) is later in the flow: `palate.training.implicit_judge.load_any_judge` knows these, too.
+    """The judge of that name: one of palate's, a reward of `palate.judges.rewards`, or a plug-in. For a run as a judge
+    (`self:RUN`), which belongs to a later room, see `palate.training.implicit_judge.load_any_judge`.
 
     Raises PalateError for a name that is not known (listing what there is) or a setting that the judge does not take.
     """
@@ -46,7 +46,7 @@ def load_judge(name: str, **settings: Any) -> Judge:
 
 
 class _RewardJudge:
-    """A reward of one picture at a time, as a judge of pairs."""
+    """A reward of single pictures as a judge of pairs."""
 
     version = "1"
 
@@ -77,14 +77,14 @@ def _reward(name: str, plug_ins: list[str]) -> Reward:
 
 
 def make_judge(name: str, make: Callable[..., Judge], settings: dict[str, Any]) -> Judge:
-    """The judge that `make` builds of these settings. Raises PalateError for a setting that it does not take, and for a
-    plug-in that raises or cannot vote."""
+    """Build the judge: `make(**settings)`. Raises PalateError for an unknown setting, and for a plug-in that raises or
+    cannot vote."""
     bound = make.keywords if isinstance(make, partial) else {}
     try:
         known = {n: p for n, p in inspect.signature(make).parameters.items() if n not in bound}
     except (TypeError, ValueError) as error:  # not callable, or without a signature
         raise PalateError(
-            f"judge {name!r}: {make!r} is no class that palate can call. Point the entry point at one."
+            f"judge {name!r}: {make!r} is not a class that palate can call. Point the entry point at one."
         ) from error
     unknown = [] if any(p.kind is p.VAR_KEYWORD for p in known.values()) else [s for s in settings if s not in known]
     if unknown:

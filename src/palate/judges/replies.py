@@ -1,8 +1,8 @@
-"""What a chat server answers, read strictly: the protocol's fields, and whether the reply is an answer A or B.
+"""Strict reading of a chat server's replies: the protocol's fields, and whether the reply is the answer A or B.
 
-One parser for both routes. Only a reply that *is* an answer counts: the letter alone, in markdown, in JSON, in a short
-sentence ("The better picture is B"), or on a last line "Answer: B"; before it may stand reasoning that ends in
-</think>. A letter that is a word of a sentence, such as the article "a", is none.
+Log-probabilities and samples use the same parser. Only a reply that *is* an answer counts: the letter alone, in
+markdown, in JSON, in a short sentence ("The better picture is B"), or on a last line "Answer: B". Reasoning that ends
+in </think> may come before it. A letter that is a word of a sentence, such as the article "a", does not count.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 
 from palate.foreign import one_line
 
-LONGEST = 300  # characters of a line that may be an answer
-LARGEST_COUNT = 2**53  # of tokens: beyond it no server counts
+LONGEST = 300  # characters; a longer line is not an answer
+LARGEST_COUNT = 2**53  # tokens; a larger count is not believed
 
-_MARKS = "*_`\"'“”‘’()[]{}#:.,!$\\|>=–—-"  # what may stand around a letter, beside spaces, and changes nothing
+_MARKS = "*_`\"'“”‘’()[]{}#:.,!$\\|>=–—-"  # marks around a letter that are ignored, as spaces are
 _AROUND = rf"[\s{re.escape(_MARKS)}]*"
 _PICTURE = r"(?:picture|image|photo|option|candidate)"
 _NAMED = (
@@ -28,7 +28,7 @@ _NAMED = (
 _CHOSEN = rf"i\s+(?:would\s+)?(?:prefer|choose|pick|select)(?:\s+(?:the\s+)?{_PICTURE})?"
 _BETTER = rf"{_AROUND}\s(?:is|looks)\s+(?:the\s+)?(?:better|best|preferred|winner)(?:\s+(?:one|choice|{_PICTURE}))?"
 _BOXED = r"boxed\s*\{?\s*(?:\\?text\s*\{?)?"
-# forms of a whole reply, without the marks around it
+# forms of a whole reply, apart from the marks around it
 _ALONE = re.compile(rf"(?:json\s{_AROUND})?(?i:{_NAMED}|{_CHOSEN}|{_BOXED})?{_AROUND}([AB])(?i:{_BETTER})?")
 _SMALL = re.compile(rf"(?:(?i:(?:final\s+)?answer){_AROUND}[:=]{_AROUND})?([ab])")
 _TAGGED = re.compile(rf"<(?i:answer|verdict|choice)>{_AROUND}([ABab]){_AROUND}</(?i:answer|verdict|choice)")
@@ -42,12 +42,12 @@ _THINKS = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|◁think▷)
 
 
 class Malformed(ValueError):
-    """Not an answer of the protocol."""
+    """The body does not follow the protocol."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a reply, and how likely it and others were at its place: text -> log-probability."""
+    """A token of a reply, and the log-probabilities of it and of alternatives at its place, by text."""
 
     text: str
     ways: Mapping[str, float]
@@ -59,13 +59,13 @@ class Reply:
 
     text: str
     tokens: tuple[Token, ...] = ()  # empty: the server gives no log-probabilities
-    cut: bool = False  # it ended because of the limit of tokens
+    cut: bool = False  # it was cut at the token limit
     refusal: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_reply(body: bytes) -> Reply:
-    """The reply in the body of an answer. Raises Malformed for anything that is not of the protocol."""
+    """The reply in the body of a response. Raises Malformed if it does not follow the protocol."""
     try:
         answer = json.loads(body)
         choice = answer["choices"][0]
@@ -91,20 +91,20 @@ def read_models(body: bytes) -> list[str]:
 
 
 def letter_of(text: str) -> str | None:
-    """The answer that a reply is, "A" or "B"; None for a reply that says more, or something else."""
+    """The reply's answer, "A" or "B"; None for a reply that says more, or something else."""
     found = _found(text)
     return found[0].upper() if found else None
 
 
 def answer_of(reply: Reply) -> str | None:
-    """The answer that a reply is; None too where it was cut, so that nobody knows what it would have been."""
+    """The reply's answer; None also for a reply that was cut, because its answer might have come later."""
     return None if reply.cut or reply.refusal else letter_of(reply.text)
 
 
 def first_of_logprobs(reply: Reply) -> float | None:
-    """P(A) / (P(A) + P(B)) at the token that is the answer; None where the reply is none, or its letter no token.
+    """P(A) / (P(A) + P(B)) at the token of the answer; None if there is no answer or no token for its letter.
 
-    Spellings of a letter ("A", " A", "**A") are added up; small letters count only where the answer is one.
+    Spellings of a letter ("A", " A", "**A") are added up; small letters count only if the answer is a small letter.
     """
     found = None if answer_of(reply) is None else _found(reply.text)
     token = _token_at(reply, found[1]) if found else None
@@ -122,7 +122,7 @@ def first_of_logprobs(reply: Reply) -> float | None:
 
 
 def why_none(reply: Reply, text: str, limit: int) -> str:
-    """Why a reply is no answer; `text` is what of it may be told."""
+    """Why a reply is not an answer; `text` is the part of it that may be shown."""
     if reply.refusal:
         return f"the model refused: {one_line(text, 100)!r}"
     if reply.cut:
@@ -133,11 +133,11 @@ def why_none(reply: Reply, text: str, limit: int) -> str:
 
 
 def _found(text: str) -> tuple[str, int] | None:
-    """The letter that a reply is, as it is spelled, and its place in the text."""
+    """The letter of the reply's answer, as spelled, and its place in the text."""
     thought = _THOUGHT.match(text)
     begin = thought.end() if thought else 0
     if thought is None and _THINKS.match(text):
-        return None  # reasoning that did not end
+        return None  # unfinished reasoning
     if found := _as(text[begin:], begin, _ALONE, _SMALL, _TAGGED):
         return found
     said, at = [], begin
@@ -151,7 +151,7 @@ def _found(text: str) -> tuple[str, int] | None:
 
 
 def _as(text: str, begin: int, *forms: re.Pattern[str]) -> tuple[str, int] | None:
-    """The letter and its place where the text, but for marks around it, has one of the forms; it begins at `begin`."""
+    """The letter and its place if the text, without marks around it, has one of the forms; it begins at `begin`."""
     bare = text.strip(_MARKS + " \t\r\n")
     if not bare or len(bare) > LONGEST:
         return None
@@ -163,9 +163,9 @@ def _as(text: str, begin: int, *forms: re.Pattern[str]) -> tuple[str, int] | Non
 
 
 def _token_at(reply: Reply, place: int) -> Token | None:
-    """The token that holds the character at `place` of the text; None where the tokens do not end in the text.
+    """The token that holds the character at `place` of the text; None if the tokens do not match the text.
 
-    Spaces are not compared, and tokens may begin earlier (reasoning) and end later (an end mark).
+    Spaces are ignored. Tokens may begin earlier than the text (reasoning) and end later (an end-of-text mark).
     """
     flat = "".join(reply.text.split())
     after = len("".join(reply.text[place:].split()))  # characters from the letter to the end
@@ -211,7 +211,7 @@ def _token(one: Any) -> Token:
 
 
 def _usage(usage: Any) -> dict[str, int]:
-    """What the server says that it cost; numbers that cannot be are left out."""
+    """The token counts that the server reports; impossible numbers are left out."""
     given = (
         {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")} if isinstance(usage, dict) else {}
     )

@@ -18,7 +18,7 @@ STATISTICS = tuple(picture_statistics(np.zeros((8, 8, 3), np.uint8)))
 
 
 def load_reward(name: str) -> Reward:
-    """The reward of that name, as `checked` gives it. Raises PalateError, with what there is, for another name."""
+    """The reward of that name, wrapped by `checked`. Raises PalateError, with a list of all names, for another one."""
     if name == "world":
         return checked(name, _true_utility)
     if name in STATISTICS:
@@ -32,14 +32,14 @@ def load_reward(name: str) -> Reward:
 
 
 def checked(name: str, reward: Callable[[np.ndarray, list[str]], np.ndarray | list[float]]) -> Reward:
-    """The same reward as float64 [N]; PalateError, with its name, where it gives no number for a picture."""
+    """The same reward as float64 [N]. It raises PalateError if a score is missing or NaN."""
 
     def scores_of(images: np.ndarray, prompts: list[str]) -> np.ndarray:
         scores = np.asarray(reward(images, prompts), dtype=np.float64)
         broken = int(np.isnan(scores).sum())
         if broken or scores.shape != (len(images),):
             raise PalateError(
-                f"scorer {name!r}: {scores.size} scores for {len(images)} pictures, {broken} of them not a number. "
+                f"scorer {name!r}: {scores.size} scores for {len(images)} pictures, {broken} of them NaN. "
                 "It must give one number for each picture."
             )
         return scores

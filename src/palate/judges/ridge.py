@@ -1,5 +1,4 @@
-"""Logistic regression with a ridge whose strength is chosen by cross-validation over groups; labels may be
-fractional."""
+"""Ridge logistic regression with fractional labels; the ridge strength is chosen by cross-validation over groups."""
 
 import numpy as np
 from scipy.special import expit
@@ -12,20 +11,25 @@ _RIDGES_OF_DIRECTIONS = (
     1.0,
     10.0,
     1000.0,
-)  # how much stronger the ridge on directions may be; the last leaves them out
+)  # how much stronger the ridge on directions may be; the last practically leaves them out
 _MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; more would not change the choice
+_MOST_FOR_CONTEXTS = 2_000  # the same where there are contexts, with several times as many features
+_OUT = 1e4  # a ridge that leaves a feature out
+_RIDGES_OF_COVARIATES = (1.0, 10.0, 100.0, _OUT)
+_RIDGES_OF_CONTEXTS = (1.0, 4.0, 16.0)  # on how a context differs from the rest
+_RIDGE_OF_JUDGES = 1.0  # not chosen: parts that choose differently would count unequally in what is trained on
 _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
 def ridge_shapes(named: int, directions: int) -> list[Floats]:
-    """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more
-    for directions of embeddings, of which there are many and none is known to matter."""
+    """Candidate ridge shapes, [F] each: strength 1 for all named features, and the same or more for the directions of
+    embeddings, which are many and mostly irrelevant."""
     strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
     return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
 
 
 def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
-    """The fold of each pair [n]: groups in random order, dealt out in turn. Raises PalateError for a single group."""
+    """The fold of each pair [n]: groups are shuffled and dealt out in turn. Raises PalateError for a single group."""
     unique, inverse = np.unique(group, return_inverse=True)
     if len(unique) < 2:
         raise PalateError(
@@ -37,7 +41,7 @@ def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
 
 
 def folds_of_all(every_group: Ints, group: Ints, fold: Ints, seed: int) -> Ints:
-    """The fold of every pair [N]: that of its group; groups without a labelled pair are dealt out in random order."""
+    """The fold of every pair [N]: that of its group. Groups without a labelled pair are shuffled and dealt out."""
     of_group = np.full(every_group.max() + 1, -1)
     of_group[group] = fold
     free = np.flatnonzero(of_group < 0)
@@ -46,7 +50,7 @@ def folds_of_all(every_group: Ints, group: Ints, fold: Ints, seed: int) -> Ints:
 
 
 def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds: int, seed: int) -> Floats:
-    """The ridge strengths [F] of least cross-validated log loss."""
+    """The ridge strengths [F] with the least cross-validated log loss."""
     if len(np.unique(group)) < 2:
         return _RIDGES[-1] * shapes[-1]
     if len(y) > _MOST_FOR_RIDGE:
@@ -65,9 +69,47 @@ def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds:
     return _RIDGES[strength] * shapes[best]
 
 
+def choose_context_ridge(
+    x: Floats, y: Floats, group: Ints, sizes: tuple[int, int, int], contexts: int, folds: int, seed: int
+) -> Floats:
+    """The ridge strengths [F] of least cross-validated log loss where a correction has contexts.
+
+    Columns x: `sizes` of the judges, the covariates and the directions, then the products of judges and covariates
+    with each context. Chosen from the top down: first the covariates with every context alike, so that the fit
+    falls back to a calibration; then how far contexts may differ, so that it falls back to the common correction.
+    """
+    judges, covariates, directions = sizes
+
+    def ridge(common: float, of_judges: float, of_covariates: float) -> Floats:
+        inside = np.repeat(np.r_[np.full(judges, of_judges), np.full(covariates, of_covariates)], contexts)
+        shared = [np.full(judges, _RIDGE_OF_JUDGES), np.full(covariates, common)]
+        return np.concatenate([*shared, np.full(directions, min(10 * common, _OUT)), inside])
+
+    if len(np.unique(group)) < 2:
+        return ridge(_OUT, _OUT, _OUT)
+    if len(y) > _MOST_FOR_CONTEXTS:
+        some = np.random.default_rng(seed).choice(len(y), _MOST_FOR_CONTEXTS, replace=False)
+        x, y, group = x[some], y[some], group[some]
+    fold = deal_folds(group, folds, seed)
+    strengths = _RIDGES_OF_COVARIATES if covariates + directions else (_OUT,)
+    common = strengths[int(np.argmin([_held_out_loss(x, y, fold, ridge(s, _OUT, _OUT)) for s in strengths]))]
+    options = [ridge(common, _OUT, _OUT), *(ridge(common, s, _OUT) for s in _RIDGES_OF_CONTEXTS)]
+    if covariates:
+        options += [ridge(common, s, max(s, common)) for s in _RIDGES_OF_CONTEXTS]
+    return options[int(np.argmin([_held_out_loss(x, y, fold, option) for option in options]))]
+
+
+def _held_out_loss(x: Floats, y: Floats, fold: Ints, ridge: Floats) -> float:
+    """Log loss over all pairs, each from a fit without its fold."""
+    parts = range(fold.max() + 1)
+    return float(
+        sum(log_loss(x[fold == k] @ fit_ridge(x[fold != k], y[fold != k], ridge), y[fold == k]).sum() for k in parts)
+    )
+
+
 def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) -> Floats:
     """Weights [F] that minimise sum of cross-entropy(x @ w, y) + sum of ridge/2 * w^2; y may be fractional. Newton's
-    method, a step that overshoots halved: several times as fast here as a general minimiser."""
+    method, with steps halved when they overshoot: several times as fast here as a general minimiser."""
 
     def objective(w: Floats) -> float:
         return float(log_loss(x @ w, y).sum() + ridge @ (w * w) / 2)
@@ -76,7 +118,7 @@ def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) 
     for _ in range(_MOST_STEPS):
         gradient = x.T @ (expit(x @ weight) - y) + ridge * weight
         step = np.linalg.solve(curvature(x, weight, ridge), gradient)
-        gain = gradient @ step  # twice what the step would gain if the objective were a parabola
+        gain = gradient @ step  # twice the gain of the step for a quadratic objective
         if gain < 1e-16:
             break
         before = objective(weight)
@@ -87,7 +129,7 @@ def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) 
 
 
 def curvature(x: Floats, weight: Floats, ridge: Floats) -> Floats:
-    """Second derivatives [F, F] of what `fit_ridge` minimises."""
+    """Second derivatives [F, F] of the objective of `fit_ridge`."""
     probability: Floats = expit(x @ weight)
     return x.T @ (x * (probability * (1 - probability))[:, None]) + np.diag(ridge)
 

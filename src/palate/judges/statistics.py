@@ -1,4 +1,4 @@
-"""Picture statistics of the pairs of a dataset, computed once: what the corrected judge looks at beside the judge."""
+"""Picture statistics of a dataset's pairs, computed once: covariates of the corrected judge."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +17,8 @@ from palate.progress import progress_bar
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Picture statistics of image 0 minus those of image 1 for every pair that can be read, and their names.
 
-    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name
-    where no pair can be read.
+    Computed once and stored in the dataset's cache folder; later calls add new pairs. No names if no pair can be
+    read.
     """
     path = dataset.path / "cache" / "statistics.parquet"
     rows = read_table(path).to_pylist() if path.exists() else []
@@ -41,7 +41,7 @@ def _new_statistics(dataset: PreferenceDataset, known: set[str]) -> Iterator[dic
                 try:
                     images = [np.asarray(decode_image(row[name], dataset.path)) for name in ("image_0", "image_1")]
                 except PalateError:
-                    continue  # counted where pairs are encoded
+                    continue  # counted when pairs are encoded
                 first, second = map(picture_statistics, images)
                 yield {"pair_id": row["pair_id"], **{name: first[name] - second[name] for name in first}}
             advance(len(rows))

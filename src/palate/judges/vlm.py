@@ -1,9 +1,9 @@
 """A vision-language model as a judge, behind any server that speaks OpenAI's chat protocol.
 
-Each pair is asked in both orders. The probability that the picture shown first is preferred is read off the answer
-token's log-probabilities, P(A) / (P(A) + P(B)), where the server gives them, and off repeated samples otherwise; with
-first_01 and first_10 for the two orders the vote is (first_01 + 1 - first_10) / 2, which swapping the pictures mirrors
-(derived; the published annotator's read-out is not known).
+Each pair is asked in both orders. The probability that the picture shown first is preferred comes from the answer
+token's log-probabilities, P(A) / (P(A) + P(B)), if the server gives them, else from repeated samples. With first_01 and
+first_10 for the two orders the vote is (first_01 + 1 - first_10) / 2, so swapping the pictures mirrors it (derived; how
+the published annotator computes it is not known).
 """
 
 import base64
@@ -27,19 +27,20 @@ from palate.reading import read_text
 READS = ("auto", "logprobs", "samples")
 MARKS = ("{prompt}", "{first}", "{second}")
 
-# the probability that the picture shown first is preferred, or why it is not known; and what asking cost
+# P(the picture shown first is preferred) or None, the reason if None, and what asking cost
 _Said = tuple[float | None, str | None, dict[str, float]]
 
 
 class VisionLanguageJudge:
-    """`server` is the address up to and including /v1; `model` its name there (asked for, if it has just one).
+    """`server` is the address up to and including /v1. `model` is the model's name there; when absent, the server's
+    only model.
 
-    `template` is a text file with {prompt}, {first} and {second}, answered by A (first) or B; `read` says where the
-    probability comes from; `samples` are asked for in each order where it comes from samples; pictures are sent as
+    `template` is a text file with {prompt}, {first} and {second}; the answer is A (first) or B. `read` says where the
+    probability comes from; `samples` is the number of samples per order, if it comes from samples. Pictures are sent as
     JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the text `stop`,
-    and is drawn at `sampling_temperature` (0 for log-probabilities and 1 for samples when absent); what is no answer,
-    see `palate.judges.replies`, is a failure. An attempt takes at most `timeout` seconds. The key is read from the
-    environment variable `key_from` and kept nowhere.
+    and is drawn at `sampling_temperature` (when absent, 0 for log-probabilities and 1 for samples). A reply that is not
+    an answer (see `palate.judges.replies`) is a failure. An attempt takes at most `timeout` seconds. The key is read
+    from the environment variable `key_from` and stored nowhere.
     """
 
     version = "2"
@@ -67,16 +68,15 @@ class VisionLanguageJudge:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that the answers depend on. The server's address is not: the same model may move."""
+        """Everything the answers depend on. Not the server's address: the same model may move."""
         text = hashlib.sha256(self.template.encode()).hexdigest()[:16]
         return {"model": self.model, "template": text, "read": self.read, "samples": self.samples, "side": self.side,
                 "seed": self.seed, "max_tokens": self.max_tokens, "sampling_temperature": self.sampling_temperature,
                 "stop": self.stop}  # fmt: skip
 
     def vote(self, pairs: list[Pair]) -> list[Answer]:
-        """N Answers; one that could not be had carries the reason. score_0 is P(image 0) when it is shown first,
-        score_1 that of image 1. Raises PalateError where no answer can be hoped for: a refused key, an unknown
-        model."""
+        """N Answers; a failed one carries the reason. score_0 is P(image 0) when it is shown first, score_1 P(image 1)
+        when it is. Raises PalateError if no question can succeed: a refused key, an unknown model."""
         self.chat.stopped.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
             jobs = [(pool.submit(self._first, pair), pool.submit(self._first, pair.swapped())) for pair in pairs]
@@ -100,7 +100,7 @@ class VisionLanguageJudge:
             return None, str(error), usage
 
     def _ask_logprobs(self, messages: list[dict[str, Any]], usage: dict[str, float]) -> float | None:
-        """From one reply; None where this server gives no log-probabilities, which is then remembered."""
+        """From one reply; None if this server gives no log-probabilities, which is remembered."""
         asked = self._body(messages, 0) | {"logprobs": True, "top_logprobs": 20}
         try:
             reply = self.chat.complete(asked, usage)
@@ -120,7 +120,7 @@ class VisionLanguageJudge:
         return first
 
     def _ask_samples(self, messages: list[dict[str, Any]], usage: dict[str, float]) -> float:
-        """(count of A + 1/2) / (count of A and B + 1): with few samples, never quite sure."""
+        """(count of A + 1/2) / (count of A and B + 1): never 0 or 1, however few the samples."""
         letters: list[str] = []
         other = Reply("")
         for k in range(self.samples):
@@ -144,7 +144,7 @@ class VisionLanguageJudge:
         return Unanswered(why_none(reply, self.chat.harmless(reply.refusal or reply.text[:1000]), self.max_tokens))
 
     def _content(self, pair: Pair) -> list[dict[str, Any]]:
-        """The template with the prompt in its place, cut at the pictures."""
+        """The template with the prompt filled in, split at the pictures."""
         parts = re.split(r"(\{first\}|\{second\})", self.template)
         shown = {"{first}": pair.image_0, "{second}": pair.image_1}
         content: list[dict[str, Any]] = []
@@ -160,7 +160,7 @@ class VisionLanguageJudge:
 
 
 def load_template(path: str | None) -> str:
-    """The text of a template, palate's own where `path` is None. Raises PalateError where a mark is not there just
+    """The text of a template, palate's own if `path` is None. Raises PalateError unless it has each of MARKS exactly
     once."""
     if path is None:
         return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
@@ -170,7 +170,7 @@ def load_template(path: str | None) -> str:
         raise PalateError(f"{path}: the template cannot be read ({error}) Give a text file.") from error
     wrong = [mark for mark in MARKS if text.count(mark) != 1]
     if wrong:
-        raise PalateError(f"{path}: {wrong[0]} stands there {text.count(wrong[0])} times; a template has each of "
+        raise PalateError(f"{path}: {wrong[0]} is there {text.count(wrong[0])} times; a template has each of "
                           f"{', '.join(MARKS)} once.")  # fmt: skip
     return text
 
@@ -190,13 +190,13 @@ def _require(max_tokens: int, temperature: float | None, stop: str | None, timeo
     if temperature is not None and not 0 <= temperature <= 2:
         raise PalateError(f"sampling_temperature: {temperature:g} is outside [0, 2].")
     if stop is not None and (not isinstance(stop, str) or not stop):
-        raise PalateError(f"stop: {stop!r} is no text. Give what ends a reply, as in --set 'stop=\"\\n\"'.")
+        raise PalateError(f"stop: {stop!r} is not text. Give what ends a reply, as in --set 'stop=\"\\n\"'.")
     if not 0 < timeout < float("inf"):
         raise PalateError(f"timeout: {timeout:g}, but it must be a positive number of seconds.")
 
 
 def _answer(straight: _Said, swapped: _Said) -> Answer:
-    """One answer of what was said in both orders."""
+    """One answer from the replies in both orders."""
     (first_01, failure_01, usage_01), (first_10, failure_10, usage_10) = straight, swapped
     usage = {name: usage_01.get(name, 0) + usage_10.get(name, 0) for name in usage_01 | usage_10}
     if first_01 is None or first_10 is None:

@@ -1,4 +1,4 @@
-"""What reward models are made of: where the files are, loading them safely, pictures and prompts as tensors."""
+"""Shared by the reward models: finding their files, loading them safely, and preparing pictures."""
 
 import hashlib
 import re
@@ -18,9 +18,9 @@ TOKENIZER = ("*.json", "*.txt")
 
 
 def find_model(address: str, patterns: Sequence[str]) -> Path:
-    """A local file or folder as it is; anything else is a hub name, of which the files that match are fetched once.
+    """The path of a local file or folder, or of a hub model, whose files that match `patterns` are fetched once.
 
-    Raises PalateError where there is neither.
+    Raises PalateError if there is neither.
     """
     path = Path(address).expanduser()
     if path.exists():
@@ -39,7 +39,7 @@ def find_model(address: str, patterns: Sequence[str]) -> Path:
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """The one file of `folder` (or the file itself) that matches. Raises PalateError where there is none, or
+    """The one file in `folder` that matches, or `folder` itself if it is a file. Raises PalateError for none or
     several."""
     if folder.is_file():
         return folder
@@ -51,7 +51,7 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, .safetensors or pickled; of a pickle nothing but tensors is ever unpacked."""
+    """The tensors of a checkpoint, .safetensors or pickled; from a pickle nothing but tensors is unpacked."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -68,7 +68,7 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, what: str) -> torch.nn.Module:
-    """`model` with these weights. Raises PalateError, naming the first tensor, when they are of another model."""
+    """`model` with these weights. Raises PalateError, naming a tensor, if they belong to another model."""
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     strange = [name for name in state if name not in own]
@@ -81,23 +81,22 @@ def fit(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, what
 
 
 def renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
-    """The name after every replacement (pattern, text) of the table, in turn."""
+    """The name after applying every replacement (pattern, text) of the table in turn."""
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def count_layers(state: dict[str, torch.Tensor], pattern: str) -> int:
-    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a
-    name."""
+    """How many layers a checkpoint has: one more than the largest number that `pattern` captures in a name."""
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
 
 
 def find_tokenizer(
     given: str | None, model: str | None, path: Path, needs: Sequence[tuple[str, ...]], source: str
 ) -> Path:
-    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source`
-    on the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
+    """The folder of a tokenizer: the one given, else beside the weights at `path` if `model` is local, else `source` on
+    the hub. Raises PalateError, saying where to find the files, unless one of the sets in `needs` is complete."""
     local = model is not None and Path(model).expanduser().exists()
     folder = find_model(given or (str(path) if local else source), TOKENIZER)
     folder = folder if folder.is_dir() else folder.parent
@@ -108,7 +107,7 @@ def find_tokenizer(
 
 
 def content_hash(*paths: Path) -> str:
-    """A hash of what stands in these files, folders meaning the weights and configurations in them."""
+    """A hash of the content of these files; for a folder, of the weights and configurations in it."""
     digest = hashlib.sha256()
     for path in paths:
         inside = [f for f in path.rglob("*") if f.suffix in (".json", ".txt", ".safetensors", ".bin", ".pt", ".pth")]
@@ -119,7 +118,7 @@ def content_hash(*paths: Path) -> str:
 
 
 def choose_device(device: str | None) -> str:
-    """The device asked for, else the GPU where there is one."""
+    """The device asked for, else the GPU if there is one."""
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -131,8 +130,8 @@ def choose_dtype(dtype: str | None, device: str) -> str:
 
 
 def pictures(images: Sequence[Image.Image], size: int) -> torch.Tensor:
-    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side to `size` (bicubic), the middle
-    cut out, standardised."""
+    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side is resized to `size` (bicubic),
+    then the centre is cropped and standardised."""
     prepared = torch.from_numpy(np.stack([_cut(image, size) for image in images]))  # [N, size, size, 3] in [0, 1]
     return ((prepared - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 

@@ -1,4 +1,4 @@
-"""What runs where judges run: rows of encoded pictures to answers, and pictures to embeddings."""
+"""Code that runs in the workers: encoded pictures to answers, and to embeddings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +12,11 @@ from palate.judges.ask import ask
 from palate.judges.base import Answer, Judge, Pair
 from palate.judges.embeddings import embedded
 
-UNREADABLE = "unreadable: "  # how the failure of a pair begins whose pictures cannot be read
+UNREADABLE = "unreadable: "  # the failure of a pair begins with this if its pictures cannot be read
 
 
 class Voting:
-    """Rows of encoded images to answers, each with the embeddings [2, D] of both pictures where these are wanted."""
+    """Rows of encoded images to answers, with the embeddings [2, D] of both pictures if `beside` is set."""
 
     def __init__(self, name: str, judge: Judge, beside: bool):
         self.name, self.judge, self.beside = name, judge, beside
@@ -71,7 +71,7 @@ class Embedding:
 def maker(
     kind: type, engine: str, load: Callable[..., Judge], name: str, judge: Judge, settings: dict[str, Any], *more: Any
 ) -> partial[Any]:
-    """What builds a worker: around this judge, or, on other machines, around one that `load` finds by the same name."""
+    """A function that builds a worker: around this judge, or on other machines around one that `load` finds by name."""
     return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, load, name, settings, *more)
 
 

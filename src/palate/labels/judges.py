@@ -1,4 +1,4 @@
-"""The votes of judges as a run takes them: one judge or several, as they are or corrected, and what they are worth."""
+"""The votes of judges as a run uses them: one judge or several, raw or corrected, and how good they are."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,6 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
+from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
@@ -23,7 +24,8 @@ from palate.run.config import TrainConfig
 
 
 def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats | None:
-    """Each judge's probability that image 0 is preferred [N, J]; None where the judge is none, or the model itself."""
+    """Each judge's probability that image 0 is preferred [N, J]; None without a judge, or where it is the model
+    itself."""
     if not config.judge or config.judge == SELF:
         return None
     ids, hard = pairs["pair_id"], config.hard_votes
@@ -33,7 +35,7 @@ def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats
 def corrected(
     dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
 ) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and in words on which covariates."""
+    """The correction of the judges [N, J], and its covariates in words."""
     ids = pairs["pair_id"].to_pylist()
     names: tuple[str, ...] = ()
     names_of_judges = judges_of(config)
@@ -63,15 +65,18 @@ def corrected(
                 f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
+    contexts = find_contexts(prompts, config.seed) if config.correction == "context" else None
+    if contexts is not None:
+        told.append(f"{len(contexts.names)} kinds of prompts")
     correction = correct_judge(
         judged, differences, labels.human, names=names, directions=directions, judges=names_of_judges,
-        seed=config.seed, groups=prompts,
+        contexts=contexts, seed=config.seed, groups=prompts,
     )  # fmt: skip
     return _as_it_voted(correction, labels), " and ".join(told)
 
 
 def _as_it_voted(correction: Correction, labels: Labels) -> Correction:
-    """With the judge's agreement before the correction as it voted, whatever the fit made of its scores."""
+    """The correction with its agreement "before" taken from the judge's raw votes, not from the fit to its scores."""
     both = labels.labelled & ~np.isnan(labels.judge)
     return replace(correction, before=agreement(labels.judge[both], labels.human[both]))
 
@@ -89,7 +94,7 @@ def judge_account(human: Floats, judge: Floats) -> dict[str, float]:
 
 
 def tell_judges(account: dict[str, Any]) -> None:
-    """Print what the account of a run's labels says of its judges, as they are and corrected."""
+    """Print how well a run's judges agree with people, raw and corrected, from the account of its labels."""
     several = account.get("judges", [])
     for told in several:
         _tell_judge(f"{told['name']} agrees", told)
@@ -97,7 +102,7 @@ def tell_judges(account: dict[str, Any]) -> None:
     corrected = account.get("corrected judge", {})
     _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
     if "finding" in corrected:
-        if "embeddings" in corrected["covariates"]:
+        if "embeddings" in corrected["covariates"] or "kinds" in corrected["covariates"]:
             print(f"labels: corrected on {corrected['covariates']}")
         print(f"labels: {corrected['finding']}")
 
@@ -147,7 +152,8 @@ def confidence_of_images(dataset: PreferenceDataset, images: Sequence[Image], ju
     scores = np.array([found.get(image, np.nan) for image in images], dtype=np.float64)
     if np.isnan(scores).all():
         raise PalateError(
-            f"confidence: {judge} left no scores of these images in {dataset.path}. Let a judge vote that scores single "
+            f"confidence: {judge} left no scores of these images in {dataset.path}. Let a judge vote that scores"
+            " single "
             "images (palate annotate), or remove confidence."
         )
     spread = np.nanstd(scores)

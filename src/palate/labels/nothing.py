@@ -1,4 +1,4 @@
-"""What a run cannot learn from, said before it trains."""
+"""Rows from which a run cannot learn, reported before it trains."""
 
 import numpy as np
 import pyarrow as pa

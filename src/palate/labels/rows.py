@@ -1,6 +1,6 @@
-"""What a run trains on: rows of one, two or more images of one prompt, each with a target and a weight.
+"""The rows that a run trains on: one, two or more images of one prompt, each row with a target and a weight.
 
-Pairs with votes come from labels.py; here are the sources that need other rows.
+Pairs with votes come from votes.py; the sources that need other rows are here.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from palate.encoding.encoded import EncodedPairs
 from palate.errors import PalateError
 
 Image = tuple[str, int]  # pair_id and side
-PART = 65_536  # ids that are put together at a time
+PART = 65_536  # ids that are joined at a time
 
 
 class BothImages(Sequence[tuple[Image, ...]]):
-    """The two images of each of N pairs, made when they are asked for: as tuples, a million pairs take a quarter of a
+    """The two images of each of N pairs, made on demand: stored as tuples, a million pairs would take a quarter of a
     GB."""
 
     def __init__(self, pair_ids: Objects):
@@ -57,7 +57,7 @@ class Rows:
     labelled_per_batch: int | None = None
     human: Floats | None = None  # mean human vote, NaN without; with propensity what the model's own votes need
     propensity: Floats | None = None
-    pseudo: Floats | None = None  # the target before any correction: where a ramp begins
+    pseudo: Floats | None = None  # the target before any correction, at which a ramp begins
     judge_margin: Floats | None = None  # the judge's logit for image 0
     uncertainty: Floats | None = None  # how far several judges disagree
     confidence: Floats | None = None  # of single images: distance of the judge's score from its median, in deviations
@@ -70,7 +70,7 @@ class Rows:
         return len(self.id)
 
     def take(self, rows: Bools | Ints) -> "Rows":
-        """The rows of a mask or an index, their weights as they are."""
+        """The rows of a mask or an index, with unchanged weights."""
         index = np.arange(len(self))[rows]
         changed: dict[str, Any] = {
             f.name: _taken(getattr(self, f.name), index)
@@ -81,7 +81,7 @@ class Rows:
         return replace(self, **changed)
 
     def fingerprint(self) -> str:
-        """A name for which rows these are and what people said of them: another one means other steps."""
+        """A hash of the rows and the votes of people on them: another hash means other steps."""
         told = hashlib.blake2b(digest_size=16)
         for part in filter(None, (self, self.held_out)):
             for start in range(0, len(part), PART):
@@ -115,7 +115,7 @@ class Rows:
 
 
 def _taken(values: Any, index: Ints) -> Any:
-    """The entries of an array, a list or the images of pairs, as the same kind."""
+    """The entries of an array, a list or the images of pairs, in the same type."""
     if isinstance(values, BothImages):
         return BothImages(values.pair_ids[index])
     return [values[i] for i in index] if isinstance(values, list) else values[index]
@@ -130,14 +130,14 @@ def pairs_of_two(dataset: PreferenceDataset) -> pa.Table:
 
 
 def texts(column: pa.ChunkedArray) -> list[str]:
-    """A column of strings [N] as a list, equal ones as one object: prompts come back many times."""
+    """A column of strings [N] as a list in which equal strings are one object: prompts repeat often."""
     coded = column.dictionary_encode().combine_chunks()
     values = coded.dictionary.to_pylist()
     return [values[code] for code in coded.indices.to_pylist()]
 
 
 def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: Floats) -> Rows:
-    """Single images with the share of votes that like them (Diffusion-KTO)."""
+    """Single images with the share of votes that liked them (Diffusion-KTO)."""
     liked, counts = liked_images(dataset, human)
     if not len(liked.image):
         raise PalateError(f"{dataset.path}: no image was liked or disliked by a human vote. Add votes first.")
@@ -153,8 +153,8 @@ def rows_of_images(dataset: PreferenceDataset, pairs: pa.Table, human: Floats) -
 
 
 def rows_of_preferred(dataset: PreferenceDataset, pairs: pa.Table, human: Floats) -> Rows:
-    """The preferred images, each a row of one image to be set against another (SUDO, SPIN); all images without any
-    vote."""
+    """The preferred images, each a row of one image to compare with another one (SUDO, SPIN); without any vote, all
+    images."""
     if np.isnan(human).all():
         rows = rows_of_every_image(dataset, pairs)
         rows.account["images taken as preferred, for want of votes"] = len(rows)
@@ -167,7 +167,7 @@ def rows_of_preferred(dataset: PreferenceDataset, pairs: pa.Table, human: Floats
 
 
 def rows_of_every_image(dataset: PreferenceDataset, pairs: pa.Table) -> Rows:
-    """Every image with its prompt; nobody's vote is needed (Self-NPO)."""
+    """Every image with its prompt; no votes are needed (Self-NPO)."""
     singles = single_images(dataset)
     images, prompts = [], []
     for pair_id, prompt in zip(pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist(), strict=True):
@@ -182,7 +182,7 @@ def rows_of_every_image(dataset: PreferenceDataset, pairs: pa.Table) -> Rows:
 
 
 def rows_of_prompts(pairs: pa.Table) -> Rows:
-    """Every prompt once, without an image: what a model that makes its own pairs needs (SPO, TailorPO)."""
+    """Every prompt once, without an image, for a model that makes its own pairs (SPO, TailorPO)."""
     prompts = sorted(set(pairs["prompt"].to_pylist()))
     n = len(prompts)
     return Rows(

@@ -50,7 +50,8 @@ def judge_only(labels: Labels) -> Targets:
 
 
 def mix(labels: Labels) -> Targets:
-    """The human vote where there is one, else the judge's, uncorrected: most pipelines do this, and inherit its bias.
+    """The human vote where there is one, else the judge's, uncorrected: most pipelines do this, and inherit the judge's
+    bias.
 
     Raises PalateError without a human vote.
     """
@@ -74,7 +75,7 @@ def dedpo(labels: Labels, power: float = 1.0) -> Targets:
         unlabelled  weight = kappa                         target = g
 
     kappa = 1 is DeDPO (weight 1, target g + (y - g) / pi), kappa = 0 the human votes alone. Where the judge voted on
-    only some unlabelled pairs, these stand for all of them: their weight is raised by the ratio, and the others get
+    only some unlabelled pairs, these represent all of them: their weight is raised by the ratio, and the others get
     weight 0.
 
     Raises PalateError without a human vote, for a labelled pair without the judge's vote, for unlabelled pairs none
@@ -164,7 +165,7 @@ def ramped(target: Floats, pseudo: Floats, alpha: float) -> Floats:
     target: debiased targets p, g + (R/pi)*(y - g), of any shape, also with an axis of classes; pseudo: the judge's g,
     of the same shape. alpha = 0 is the judge alone, 1 the debiased target. In between the objective is *biased* toward
     the judge: the power of `dedpo` moves between human votes and DeDPO without a bias, and is another knob. The
-    published ramp goes on above 1 after its scheduled epochs, so no upper bound is set here; the published loss takes
+    published ramp rises above 1 after its scheduled epochs, so no upper bound is set here; the published loss takes
     R/pi from the batch, and on a batch without a label averages over all pairs, as this does.
 
     Raises PalateError for a negative alpha.

@@ -1,4 +1,4 @@
-"""From the votes of a dataset to the rows of a run, with an account of what each source was worth."""
+"""From the votes of a dataset to the rows of a run, with an account of how good each source was."""
 
 import json
 from dataclasses import replace
@@ -54,7 +54,7 @@ from palate.run.config import TrainConfig
 
 
 def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Floats | None = None) -> Rows:
-    """What the run trains on; prints one line of counts and one per finding.
+    """The rows that the run trains on; prints one line of counts and one per finding.
 
     `self_votes` [N], in the order of the pairs, are those of the model itself where it is the judge and voted
     beforehand.
@@ -66,7 +66,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
     )
     pairs = pairs.set_column(1, "prompt", pairs["prompt"].dictionary_encode())
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
-    pa.default_memory_pool().release_unused()  # of a million pairs reading keeps 100 MB
+    pa.default_memory_pool().release_unused()  # reading a million pairs keeps 100 MB
     if config.human_annotators is not None:
         votes = only_people(votes, config.human_annotators)
     if config.source == "pairs":
@@ -127,7 +127,7 @@ def _rows_of_pairs(
         "pairs with human votes": int(labels.labelled.sum()),
     }
     prompts = texts(pairs["prompt"])
-    chosen = _held_out(labels, prompts, config)  # first, so that all parts of the votes hold out the same
+    chosen = _held_out(labels, prompts, config)  # first, so that every part of the votes holds out the same pairs
     validation, labels = labels, _without(labels, chosen)
     if config.leave_out_fold is not None:
         part, parts = config.leave_out_fold
@@ -187,8 +187,8 @@ def _rows_of_pairs(
 
 
 def _votes_used(labels: Labels, held_out: Bools, config: TrainConfig) -> Bools:
-    """[N] bool: pairs whose human votes the run learns from, directly, by a judge corrected on them, or by an early
-    stop."""
+    """[N] bool: pairs whose human votes the run uses: directly, through a judge corrected on them, or for early
+    stopping."""
     of_judge_alone = config.target == "judge" and config.correction == "none" and config.judge != SELF
     used = np.zeros(len(held_out), bool) if of_judge_alone else labels.labelled
     return used | held_out if config.early_stop is not None else used
@@ -228,7 +228,7 @@ def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> Bools:
 
 
 def _without(labels: Labels, chosen: Bools) -> Labels:
-    """The labels with some human votes taken back, as if those pairs had not been shown: propensities fall to match."""
+    """The labels without some of the human votes, as if those pairs had not been shown: propensities fall to match."""
     lost = labels.labelled & chosen
     if not lost.any():
         return labels
@@ -244,7 +244,7 @@ def _smoothed(target: Floats, config: TrainConfig) -> Floats:
 
 
 def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
-    """The human votes and propensities; judges are read apart."""
+    """The human votes and propensities; judges are read separately."""
     propensity = pairs["propensity"].to_numpy()
     labels = collect_labels(pairs["pair_id"], votes, propensity=propensity, seed=config.seed)
     if config.human_votes is None:
@@ -269,7 +269,7 @@ def _targets(labels: Labels, target: str, power: float) -> Targets:
 
 
 def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
-    """Half of a batch where both kinds of pairs are used; alike from all of them where there is one kind only."""
+    """Half of a batch where both kinds of pairs are used; None, a uniform draw, where there is only one kind."""
     if labelled.all() or not labelled.any() or config.batches == "uniform":
         return None
     if config.train_batch_size == 1:

@@ -59,7 +59,7 @@ class Policy:
 
 
 def meta_network(backbone: Backbone) -> ModelMixin:
-    """The denoiser as its configuration says, of tensors without contents."""
+    """The denoiser by its configuration, on the device meta (no weights)."""
     kind = backbone.network_class
     with torch.device("meta"):
         network: ModelMixin = kind.from_config(kind.load_config(backbone.folder, subfolder=backbone.denoiser))
@@ -76,7 +76,7 @@ def check_adapters(backbone: Backbone, config: TrainConfig) -> None:
 
 @contextmanager
 def on_cpu(backbone: Backbone) -> Iterator[None]:
-    """What is loaded meanwhile comes to lie on the CPU: weights that are held in half precision reach a GPU as such."""
+    """Inside the block, load weights onto the CPU, so that only their half-precision copies reach the GPU."""
     device, backbone.device = backbone.device, "cpu"
     try:
         yield
@@ -85,15 +85,14 @@ def on_cpu(backbone: Backbone) -> Iterator[None]:
 
 
 def let_go_of_encoders(backbone: Backbone) -> None:
-    """Free the memory of autoencoder and text encoders once everything is encoded; where one is asked for, it loads
-    again."""
+    """Free the memory of autoencoder and text encoders once everything is encoded; they load again when needed."""
     if backbone.free_encoders() and torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def starting_network(backbone: Backbone, config: TrainConfig) -> ModelMixin:
-    """The denoiser that training starts from, and its reference: the base model's, or that of an earlier run. Raises
+    """The denoiser that training and its reference start from: the base model's, or an earlier run's. Raises
     PalateError when that run has no model, or started from another base model."""
     if config.start_from is None:
         return backbone.network
@@ -139,8 +138,8 @@ def make_policy(network: ModelMixin, config: TrainConfig) -> Policy:
 
 
 def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
-    """Every target is the name of a module, or the end of one; a convolution in groups has adapters that cannot be
-    merged."""
+    """Check that every target is the name of a module, or the end of one, and no grouped convolution: adapters of those
+    cannot be merged."""
     names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
     wrong = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name, _ in network.named_modules())]
     if wrong:
@@ -158,8 +157,8 @@ def _check_targets(network: torch.nn.Module, targets: tuple[str, ...]) -> None:
 
 
 def _check_factors(network: torch.nn.Module) -> None:
-    """Every adapter is two factors of a weight: those of embeddings, for example, are other tensors, which no format
-    here holds."""
+    """Check that every adapter consists of two factors of a weight: those of embeddings, for example, are other
+    tensors, which no format here holds."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and not name.endswith((".lora_A.default.weight", ".lora_B.default.weight")):
             raise PalateError(f"lora.target_modules: {name.split('.lora_')[0]} is no linear layer or convolution.")
@@ -176,12 +175,13 @@ def make_classifier(backbone: Backbone, config: TrainConfig) -> Policy:
 
 
 def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Backbone) -> None:
-    """Write what was trained for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
+    """Write the trained weights for diffusers: a LoRA (`pipeline.load_lora_weights(folder)`) or a component folder
     (`from_pretrained(folder, subfolder="unet")`, or "transformer"). An adapter on top of an earlier run (start_from) is
-    merged into the weights, because the base model alone would not fit it; so is that of a family whose pipeline loads
-    none.
+    merged into the weights, because it does not fit the base model alone; so is the adapter of a family whose pipeline
+    loads none.
 
-    Raises PalateError, and leaves what stood there, when the files that were written do not load as what was trained.
+    Raises PalateError, and leaves the earlier files in place, when the written files do not load as the trained
+    weights.
     """
     denoiser = backbone.denoiser
 
@@ -212,7 +212,7 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
         else:
             save_weights(policy.network, policy.network.state_dict(), temporary / denoiser)
         write_checksums(temporary)  # safetensors notices no flipped bit
-        if (folder / "README.md").is_file():  # a model card, which somebody may have edited
+        if (folder / "README.md").is_file():  # a model card, which the user may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
 
@@ -222,9 +222,9 @@ def is_merged(backbone: Backbone, config: TrainConfig) -> bool:
 
 
 def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
-    """What diffusers keeps in the file's header: without it, it takes alpha for the rank. Where they are equal nothing
-    is kept, because safetensors writes two entries of a header in any order, and the same model would be other
-    bytes."""
+    """The header entry from which diffusers reads alpha; without it, diffusers sets alpha to the rank. Where they are
+    equal nothing is written: safetensors writes two header entries in any order, so the bytes of the same model would
+    differ."""
     if adapter.lora_alpha == adapter.r:
         return None
     return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules or ())}
@@ -233,8 +233,8 @@ def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
 def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
-    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, when a file
-    of it is not what was saved, and when the network does not take all that it holds.
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, when one of
+    its files is damaged, and when the network has no place for one of its entries.
     """
     refuse_damaged(folder, "The same `palate train` command writes it again; nothing is trained anew.")
     denoiser = backbone.denoiser
@@ -248,7 +248,7 @@ def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     if not lora.is_file():
         raise PalateError(
             f"{folder}: neither {lora.name} nor {denoiser}/ is there. Has the run finished? The same `palate train`"
-            " command goes on."
+            " command resumes it."
         )
     found, config = read_adapters(lora, denoiser), folder.parent / "config.yaml"
     if config.is_file() and (options := load_config(config).lora):

@@ -1,4 +1,4 @@
-"""The optimiser that a configuration names."""
+"""The optimiser of a configuration."""
 
 from collections.abc import Callable
 
@@ -36,14 +36,14 @@ def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) ->
 def set_rates(optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps: int) -> None:
     """Put a schedule, and the rates in its optimiser, where `steps` steps from the start would have brought them.
 
-    A stored schedule, and stored rates, are those of the length that the run had then; these are those of its length
-    now, so that a run that is prolonged has the rates of one that was that long from the start.
+    A stored schedule, and stored rates, belong to the run's earlier max_train_steps; these belong to its present one,
+    so that a prolonged run has the rates of a run that was that long from the start.
     """
     schedule.last_epoch = steps
     rates = [base * scale(steps) for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    schedule._last_lr = rates  # what get_last_lr tells
+    schedule._last_lr = rates  # get_last_lr returns this
 
 
 def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:

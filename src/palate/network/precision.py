@@ -8,11 +8,11 @@ from palate.errors import PalateError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("no", "bf16", "fp16")  # of mixed_precision; no is fp32
-CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # whose weights autocast casts at each use
+CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # autocast casts their weights
 
 
 def check_precision(mixed_precision: str, device: torch.device, backbone: Backbone) -> None:
-    """Refuse what a device does not have, or a family of models does not bear (PalateError)."""
+    """Raise PalateError for a precision that the device lacks, or in which this family of models overflows."""
     if mixed_precision == "fp16" and backbone.overflows_in_fp16:
         raise PalateError(f"mixed_precision: {backbone.family} overflows in fp16. Use bf16 or no.")
     if mixed_precision == "fp16" and device.type == "cpu":
@@ -24,7 +24,7 @@ def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
     """Hold the frozen weights of linear and convolution layers in `weight_dtype`; norms and all that is trained stay
     fp32.
 
-    Under an autocast of the same type this changes no result: it rounds once what autocast rounds at every use.
+    Under an autocast of the same type this changes no result: weights are rounded once instead of at every use.
     """
     for module in network.modules():
         if isinstance(module, CAST):
@@ -34,8 +34,8 @@ def hold_frozen(network: torch.nn.Module, weight_dtype: str) -> None:
 
 
 def compute_in(network: torch.nn.Module, mixed_precision: str, device: torch.device | str) -> None:
-    """Let a network that is not trained be called by code in fp32 on this device: held and computed in this precision,
-    fp32 comes out."""
+    """Hold and compute an untrained network in this precision on this device; its outputs are cast to fp32 for the
+    caller."""
     if mixed_precision == "no":
         return
     network.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a run saved, read back: no entry of a file is dropped in silence, and what was trained is what loads, bit by
+"""A run's saved weights, read back: no entry of a file is dropped in silence, and the trained weights load again bit by
 bit."""
 
 import json
@@ -25,7 +25,7 @@ _FACTOR = re.compile(r"(.+)\.lora_[AB]\.weight")
 
 @dataclass(frozen=True)
 class Adapters:
-    """What a file of adapters holds: alpha/rank · lora_B · lora_A is added to the weight of each module."""
+    """The content of a file of adapters: alpha/rank · lora_B · lora_A is added to the weight of each module."""
 
     path: Path
     layers: dict[str, Tensor]  # "(module).lora_A.weight" [r, in, ...] and "(module).lora_B.weight" [out, r, ...]
@@ -34,15 +34,16 @@ class Adapters:
 
     @property
     def modules(self) -> list[str]:
-        """Of the network, in the order of the file."""
+        """The adapted modules, in the order of the file."""
         return list(dict.fromkeys(name.rsplit(".lora_", 1)[0] for name in self.layers))
 
 
 def read_adapters(path: Path, denoiser: str) -> Adapters:
-    """The adapters of `denoiser` in a file, by peft's names. Earlier versions named those of the attention otherwise
-    ("….to_q.lora.down.weight"), also beside peft's names in one file, which diffusers reads in part.
+    """The adapters of `denoiser` in a file, by peft's names. Earlier versions used other names for the attention's
+    adapters ("….to_q.lora.down.weight"), sometimes beside peft's names in one file, of which diffusers reads only a
+    part.
 
-    Raises PalateError for a file that cannot be read, and for one with an entry that is no factor of an adapter.
+    Raises PalateError for a file that cannot be read, or that has an entry which is no factor of an adapter.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -71,7 +72,7 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
 
 
 def require_alpha(found: Adapters, alpha: float | None) -> None:
-    """Raises PalateError for a file that does not say the alpha that its run trained with (None is the rank)."""
+    """Raises PalateError for a file that does not give the alpha of its run (None is the rank)."""
     if found.alpha != (alpha or found.rank):
         raise PalateError(
             f"{found.path}: does not say that lora.alpha is {alpha or found.rank:g}, so its adapters would be scaled "
@@ -90,8 +91,7 @@ def require_modules(network: nn.Module, found: Adapters) -> None:
 
 
 def add_adapters(network: ModelMixin, found: Adapters) -> None:
-    """Add adapters to a network of diffusers. Raises PalateError when not all of them come to lie in it, as they are in
-    the file."""
+    """Add adapters to a network of diffusers. Raises PalateError when not all of them load unchanged."""
     require_modules(network, found)
     config = {"r": found.rank, "lora_alpha": found.alpha, "target_modules": found.modules}
     try:
@@ -103,7 +103,7 @@ def add_adapters(network: ModelMixin, found: Adapters) -> None:
 
 def require_loaded(network: nn.Module, found: Adapters) -> None:
     """Raises PalateError unless the adapter that was loaded last is the one of the file: the same modules, factors and
-    scale. Of a network without contents (device meta) all but the numbers is compared."""
+    scale. On the device meta everything but the numbers is compared."""
     name = list(getattr(network, "peft_config", {"none": None}))[-1]
     loaded, scales = {}, {}
     for module, layer in network.named_modules():
@@ -123,7 +123,7 @@ def require_loaded(network: nn.Module, found: Adapters) -> None:
 
 @contextmanager
 def read_back(folder: Path) -> Iterator[None]:
-    """Around the checks of what was written for `folder`: what they find becomes one line that says that it is not
+    """Around the checks of the files written for `folder`: turn an error into one line that says that they are not
     kept."""
     try:
         yield
@@ -143,8 +143,8 @@ def check_saved_adapters(
     network: ModelMixin,
     denoiser: str,
 ) -> None:
-    """Read a file of adapters as diffusers does and as palate does, and compare it with what was trained: `trained` by
-    peft's names; `network` has no contents (device meta) and gets the adapters. Raises PalateError when they differ."""
+    """Read a file of adapters as diffusers does and as palate does, and compare it with the trained weights: `trained`
+    by peft's names; `network` is on the device meta and gets the adapters. Raises PalateError when they differ."""
     layers, *alphas, scaling = pipeline.lora_state_dict(file.parent, weight_name=file.name, return_lora_metadata=True)
     _require_same(trained, ((name.removeprefix(f"{denoiser}."), tensor) for name, tensor in layers.items()))
     found = read_adapters(file, denoiser)
@@ -157,8 +157,8 @@ def check_saved_adapters(
 
 
 def check_saved_weights(folder: Path, trained: dict[str, Tensor], kind: type[ModelMixin]) -> None:
-    """Read a component's folder that was just written, and compare it with what was trained: every weight in it, bit by
-    bit, and in the network that its configuration makes. Raises PalateError when they differ."""
+    """Read a component's folder that was just written, and compare it with the trained weights bit by bit: in the file,
+    and in the network that its configuration makes. Raises PalateError when they differ."""
     _require_same(trained, _weights(folder))
     with torch.device("meta"):
         network = kind.from_config(kind.load_config(folder))
@@ -200,5 +200,5 @@ def _other_factor(name: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """At most two names, and how many they are."""
+    """At most two names, and the number of all."""
     return f"{', '.join(name[:80] for name in names[:2])}{', …' if len(names) > 2 else ''}: {len(names)}"

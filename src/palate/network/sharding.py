@@ -12,12 +12,11 @@ from palate.distributed import is_first, processes
 
 
 def shard(network: nn.Module, device: torch.device) -> nn.Module:
-    """The same network, its weights and their gradients spread over the processes: every block of the lists that it is
-    made of by itself, then the rest. Gradients are summed, not averaged, as each process's loss is its part of the
-    mean.
+    """The same network, its weights and their gradients spread over the processes: each block of its module lists by
+    itself, then the rest. Gradients are summed, not averaged, as each process's loss is its part of the mean.
 
-    Blocks let go of the others' shards after their forward: weights that change in between (averages, in place of the
-    policy's) are then seen by the next one.
+    Blocks release the other processes' shards after their forward, so that the next forward sees weights that changed
+    in between (averages in place of the policy's).
     """
     mesh = init_device_mesh(device.type, (processes(),))
     blocks = [block for part in network.children() if isinstance(part, nn.ModuleList) for block in part]
@@ -29,13 +28,13 @@ def shard(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether `shard` was here."""
+    """Whether `shard` was applied to the network."""
     return isinstance(network, FSDPModule)
 
 
 def whole(value: Any) -> Any:
-    """Tensors, and dicts and lists of them, with every shard put back together, for the first process, on its CPU; the
-    others take part and get an empty tensor. What is not in shards stays as it is."""
+    """Tensors, and dicts and lists of them, with all shards put together, for the first process, on its CPU; the others
+    take part and get an empty tensor. Whole tensors stay unchanged."""
     if isinstance(value, DTensor):
         full = value.full_tensor()
         return full.cpu() if is_first() else full.new_empty(0)
@@ -45,7 +44,8 @@ def whole(value: Any) -> Any:
 
 
 def like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """The tensor in shards if `pattern`, of the same shape, is; every process holds the whole of it already."""
+    """The tensor in shards if `pattern`, of the same shape, is in shards; every process already holds the whole
+    tensor."""
     if not isinstance(pattern, DTensor) or isinstance(tensor, DTensor) or tensor.shape != pattern.shape:
         return tensor
     moved = tensor.detach().to(device=pattern.device, dtype=pattern.dtype)

@@ -10,15 +10,14 @@ KEYS = ("weighting_scheme", "logit_mean", "logit_std")
 
 
 def choose_timesteps(backbone: Backbone, config: TrainConfig) -> None:
-    """Have a flow-matching backbone turn draws into timesteps by the keys of `config`.
+    """Make a flow-matching backbone turn draws into timesteps by the keys of `config`.
 
-    Raises PalateError for values that cannot be, and for keys that were changed with a model that has timesteps of its
-    own.
+    Raises PalateError for impossible values, and when these keys were changed for a model that is not of flow matching.
     """
     if backbone.is_flow:
         for key in KEYS:
             setattr(backbone, key, getattr(config, key))
-        backbone.timestep(torch.zeros(1, dtype=torch.int64))  # refuses what cannot be
+        backbone.timestep(torch.zeros(1, dtype=torch.int64))  # refuses impossible values
         return
     changed = [key for key in KEYS if getattr(config, key) != getattr(TrainConfig, key)]
     if changed:
@@ -29,5 +28,5 @@ def choose_timesteps(backbone: Backbone, config: TrainConfig) -> None:
 
 
 def timestep_settings(backbone: Backbone) -> tuple[str | float, ...]:
-    """What errors at a draw depend on beside the draw and the network: nothing without flow matching."""
+    """The settings by which a draw becomes a timestep, on which its errors depend: none without flow matching."""
     return tuple(getattr(backbone, key) for key in KEYS) if backbone.is_flow else ()

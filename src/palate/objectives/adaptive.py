@@ -4,10 +4,10 @@ The winner's margin is ell = (ref_error_w - error_w) - (ref_error_l - error_l); 
 the winner is b*ell. Annotators of the metric are M copies of the weights (the policy and its averages) on the same
 draws.
 
-The paper knows hard labels only. Here any target p, soft or debiased, has the side it pulls an undecided model (z =
-0) to: `label_side` is +1 for p > 1/2 (image 0 is the winner), -1 for p < 1/2, 0 for a tie. Margins are taken from
-that side and the margin is subtracted from that side, so that the loss of a pair is weight * link(z - side * margin,
-p). For p = 1 and p = 0 this is the published loss; a tie has margin 0, metric 0 and the full weight.
+The paper has hard labels only. Here any target p, soft or debiased, has a side to which it pulls an undecided model (z
+= 0): `label_side` is +1 for p > 1/2 (image 0 is the winner), -1 for p < 1/2, 0 for a tie. Margins are measured from
+that side and subtracted on that side, so that the loss of a pair is weight * link(z - side * margin, p). For p = 1 and
+p = 0 this is the published loss; a tie has margin 0, metric 0 and the full weight.
 
 Every switch of the published code is here, each as a function of its own: normalise, metric (`minority_metric`),
 divide (`relative_metric`), flip (`flipped_votes`, `metric_after_flips`), weigh (`adaptive_weight`), shift
@@ -82,7 +82,7 @@ def relative_metric(u: Tensor, spread: Tensor, by: Literal["mean_spread", "sum"]
 
 @torch.no_grad()
 def flipped_votes(u: Tensor, ratio: float, threshold: float = 1.0) -> Tensor:
-    """Which votes are taken for wrong and reversed, [B] bool: u [B] above both the threshold and a quantile of the
+    """Which votes are considered wrong and reversed, [B] bool: u [B] above both the threshold and a quantile of the
     batch.
 
     The quantile is entry int(B*(1 - ratio)) of u in ascending order, so that at most `ratio` of the batch is flipped.

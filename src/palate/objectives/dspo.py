@@ -2,8 +2,8 @@
 shift.
 
 The name stands for two losses, and the published code picks one by model family: for SD 1.5 a regression of the
-winner's residual, for SDXL a squared sigmoid of the logit. Both take, per image, the shift (policy prediction minus
-reference prediction, only the reference without gradient) and through the logit z also the loser. The sigmoid is not
+winner's residual, for SDXL a squared sigmoid of the logit. Both use the shift of each image (policy prediction minus
+reference prediction, only the reference without gradient), and through the logit z also the loser. The sigmoid is not
 detached. Here both are p*f(image 0, z) + (1 - p)*f(image 1, -z): the published loss for hard labels, linear in the
 label, and unchanged by swapping the images. Formulas as the released code computes them.
 """

@@ -1,4 +1,4 @@
-"""Diffusion-KTO (arXiv 2404.04465): single images that somebody liked or disliked, no pairs.
+"""Diffusion-KTO (arXiv 2404.04465): single images that people liked or disliked, no pairs.
 
 An image's gain is g = ref_error - error, N images. With b = beta/2 and an offset q common to the batch, u = b*(g - q)
 says how much better than the rest the policy has learnt the image. A liked image (y = 1) and a disliked one (y = -1)
@@ -21,8 +21,8 @@ from torch.nn.functional import logsigmoid, softplus
 from palate.errors import PalateError, did_you_mean
 from palate.objectives.logit import full_precision
 
-_LARGEST_EXPONENT = 80.0  # exp(80) still is a number in fp32
-_COUNT_EPSILON = 1e-6  # published; a count is at least 1 where it is not 0, so that this only guards the empty side
+_LARGEST_EXPONENT = 80.0  # exp(80) is still finite in fp32
+_COUNT_EPSILON = 1e-6  # published; guards an empty side only, since other counts are at least 1
 
 UTILITY_LOSSES: dict[
     str, Callable[[Tensor, int], Tensor]

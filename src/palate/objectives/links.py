@@ -1,11 +1,11 @@
 """Links: from a logit z and a target p to a loss per pair, all [B] and all fp32 or better, whatever the inputs.
 
-A published loss knows hard labels and is a function f of the winner's logit. Here it is p*f(z) + (1 - p)*f(-z), which
-is f(z_w) for p = 1 and p = 0, linear in the label, and therefore right for every real p: soft, smoothed and debiased
-targets. Swapping the images (z -> -z, p -> 1 - p) leaves every link unchanged. `smoothed` is the one that is not
-linear in the label; debiased targets must not use it (see LINEAR_IN_LABEL).
+A published loss is for hard labels, a function f of the winner's logit. Here it is p*f(z) + (1 - p)*f(-z), which is
+f(z_w) for p = 1 and p = 0, linear in the label, and therefore right for every real p: soft, smoothed and debiased
+targets. Swapping the images (z -> -z, p -> 1 - p) leaves every link unchanged. `smoothed` is the one that is not linear
+in the label; debiased targets must not use it (see LINEAR_IN_LABEL).
 
-With h = sigmoid(z_w), slopes of hard labels, and what becomes of a label that the policy contradicts (z_w -> -inf):
+With h = sigmoid(z_w), slopes for hard labels, and the fate of a label that the policy contradicts (z_w -> -inf):
 
     links_pulling.py                                            links_giving_up.py
     sigmoid          -(1 - h)                keeps pulling      dmpo             h(1-h) * (z_w - log((1-a)/a))

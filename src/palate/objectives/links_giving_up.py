@@ -91,8 +91,8 @@ def squared_sigmoid(z: Tensor, target: Tensor) -> Tensor:
 
 
 def gce(z: Tensor, target: Tensor, q: float = 0.5) -> Tensor:
-    """(1 - h^q)/q, h = sigmoid(z_w), q in [0, 1]; z and target [B] -> [B] (generalised cross-entropy in Semi-DPO's code,
-    arXiv 2604.24952).
+    """(1 - h^q)/q, h = sigmoid(z_w), q in [0, 1]; z and target [B] -> [B] (generalised cross-entropy in Semi-DPO's
+    code, arXiv 2604.24952).
 
     Slope -h^q*(1 - h): a contradicted label is given up as h^q. q = 0 is the sigmoid link, q = 1 is 1 - h. h^q is
     exp(q*log h), whose gradient stays finite where h underflows.

@@ -1,4 +1,4 @@
-"""Every loss that a run can minimise, as a function of what the networks did on the images of a step.
+"""Every loss that a run can minimise, as a function of the networks' outputs on the images of a step.
 
 A step has B rows of K images: pairs (K = 2), single images (K = 1) or ranked lists. Losses are per row, [B]; the caller
 weighs and averages them. Adding a loss is adding a function here: nothing in the loop knows their names.
@@ -22,7 +22,7 @@ HUBER_WIDTH = 1e-3  # Self-NPO's c (arXiv 2505.11777, released code)
 
 @dataclass(frozen=True)
 class Measured:
-    """What policy and reference did on K images of each of B rows."""
+    """The outputs of policy and reference on K images of each of B rows."""
 
     error: Tensor  # [K, B] the policy's denoising errors, the other image's gradient damped where a safeguard acts
     ref_error: Tensor  # [K, B] the reference's, zero where there is none
@@ -130,7 +130,7 @@ def self_npo(m: Measured) -> Tensor:
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """What a loss of this kind asks for, and the step therefore brings."""
+    """The quantities that some losses need, and that the step therefore computes."""
     assert tensor is not None
     return tensor
 
@@ -144,8 +144,17 @@ def _lists(m: Measured) -> tuple[Tensor, Tensor]:
 
 
 LOSSES = {
-    "preference": preference, "winner": winner, "mapo": mapo_odds, "dspo-sd15": score_sd15, "dspo-sdxl": score_sdxl,
-    "kto": utility, "single": single, "nft": towards_liked, "ranking": ranking, "rankdpo": ranking_gains, "self-npo": self_npo,
-}  # fmt: skip
+    "preference": preference,
+    "winner": winner,
+    "mapo": mapo_odds,
+    "dspo-sd15": score_sd15,
+    "dspo-sdxl": score_sdxl,
+    "kto": utility,
+    "single": single,
+    "nft": towards_liked,
+    "ranking": ranking,
+    "rankdpo": ranking_gains,
+    "self-npo": self_npo,
+}
 REFERENCE_FREE = {"winner", "mapo", "self-npo"}
 NEEDS_SHIFT = {"dspo-sd15", "dspo-sdxl", "nft"}

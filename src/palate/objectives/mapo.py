@@ -59,5 +59,5 @@ def _drop(error: Tensor, s: float) -> Tensor:
     near = x.abs() < _NEAR
     square = x.square()
     series = x * (-1 / 2 + x * (1 / 12 + square * (-1 / 720 + square * (1 / 30240 - square / 1209600))))
-    far = torch.where(near, torch.ones_like(x), x)  # keeps the gradient of the branch not taken finite
+    far = torch.where(near, torch.ones_like(x), x)  # keeps the gradient of the unused branch finite
     return torch.where(near, series, far * torch.exp(-far) / -torch.expm1(-far) - 1)

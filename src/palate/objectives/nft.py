@@ -1,7 +1,7 @@
 """DiffusionNFT (arXiv 2509.16117) on images that are there: towards images that are liked, away from the others.
 
-With the old policy's error g_old = v_old - v* and the policy's g = v - v*, v* being what the network is asked to predict,
-two branches reach from the old policy to either side,
+With the old policy's error g_old = v_old - v* and the policy's g = v - v*, v* being what the network is asked to
+predict, two branches reach from the old policy to either side,
 
     g+ = b*g + (1 - b)*g_old        g- = (1 + b)*g_old - b*g
 

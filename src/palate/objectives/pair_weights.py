@@ -15,7 +15,7 @@ from torch import Tensor
 from palate.errors import PalateError
 from palate.objectives.logit import full_precision
 
-_LARGEST_EXPONENT = 9.0  # a margin of exp(9) = 8103 already saturates every link, and leaves fp32 logits finite
+_LARGEST_EXPONENT = 9.0  # a margin of exp(9) = 8103 saturates every link, and fp32 logits stay finite
 
 
 @torch.no_grad()
@@ -43,8 +43,8 @@ def amapo_margin(z_w: Tensor, beta: float = 1.0) -> Tensor:
     """beta * 1[z_w < m] * exp((m - z_w)/sd * m), m and sd the mean and standard deviation of z_w over the batch: [B] ->
     [B], not negative (AMaPO, arXiv 2511.09385).
 
-    Pairs that lag behind the batch get a margin and so a larger slope; it is the opposite of Adaptive-DPO, and as
-    sensitive to wrong labels as that sounds. Without a gradient.
+    Pairs that lag behind the batch get a margin and so a larger slope; it is the opposite of Adaptive-DPO, and
+    correspondingly sensitive to wrong labels. Without a gradient.
 
     Deviations (derived): published for language models on log-ratios r, -log sigmoid(beta*r - margin); here the
     logit z_w takes the place of r, since exp(... * m) assumes m of order 1 and raw margins are near 1e-3. The logit

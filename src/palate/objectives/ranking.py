@@ -40,7 +40,7 @@ def plackett_luce(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, nor
 
 
 def rankdpo(scores: Tensor, gains: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Pairwise losses weighted by what an exchange would cost in DCG, [B] (RankDPO): sum over pairs with G_i > G_j of
+    """Pairwise losses weighted by the cost of an exchange in DCG, [B] (RankDPO): sum over pairs with G_i > G_j of
 
         (G_i - G_j) * |1/D_i - 1/D_j| * -log sigmoid(s_i - s_j),     D = log2(1 + rank)
 

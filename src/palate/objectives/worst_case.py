@@ -5,8 +5,8 @@ With the losses f(z) of one side and f(-z) of the other, and a ball of radius rh
     min(1, p + sqrt(rho*p*(1 - p)))   where f(z) is the larger one,   else   max(0, p - sqrt(rho*p*(1 - p)))
 
 so that the loss is that of p plus s*|f(z) - f(-z)| with the step s that is left. Hard labels have no ball: nothing
-happens to them. With the sigmoid link a label with |p - 1/2| <= sqrt(rho/(1 + rho))/2 never leaves z = 0. s depends on p
-through a root, so this is NOT linear in the label, and outside of [0, 1] it is nothing at all.
+happens to them. With the sigmoid link a label with |p - 1/2| <= sqrt(rho/(1 + rho))/2 never leaves z = 0. s depends on
+p through a root, so this is NOT linear in the label, and outside of [0, 1] it is nothing at all.
 """
 
 from collections.abc import Callable

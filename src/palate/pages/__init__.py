@@ -1,4 +1,4 @@
-"""What every page that palate writes shares: one style, one set of colours, pictures inside the file."""
+"""The parts that all of palate's pages share: one style, one set of colours, pictures inside the file."""
 
 import base64
 import io

@@ -20,9 +20,9 @@ class Method:
     says: str  # what it does, in one sentence
     config: dict[str, Any]
     paper: str | None = None  # arXiv number, or a venue where there is none
-    derived: str | None = None  # what is ours, because the paper or its code does not say it
+    derived: str | None = None  # our own part, which neither the paper nor its code states
     original: str | None = None  # the published beta and its rule, where ours is a multiple of it
-    sampling: str | None = None  # what has to be done when pictures are made
+    sampling: str | None = None  # advice for making pictures
     sd15: dict[str, Any] = field(default_factory=dict)  # published hyper-parameters, in our keys
     sdxl: dict[str, Any] = field(default_factory=dict)
 
@@ -36,7 +36,7 @@ def methods() -> dict[str, Method]:
 
 
 def method(name: str) -> Method:
-    """One method. Raises PalateError for a name that is none, with the nearest."""
+    """One method. Raises PalateError for an unknown name, with the nearest one."""
     known = methods()
     if name not in known:
         raise PalateError(f"method {name!r} is not known{did_you_mean(name, known, '`palate methods` lists them.')}")
@@ -44,8 +44,8 @@ def method(name: str) -> Method:
 
 
 def preset(name: str, recipe: str = "none") -> dict[str, Any]:
-    """The keys that a method sets, with those of a recipe ("sd15", "sdxl") on top. Raises PalateError where there is
-    none."""
+    """The keys that a method sets, with those of a recipe ("sd15", "sdxl") on top. Raises PalateError where there is no
+    such recipe."""
     chosen = method(name)
     if recipe == "none":
         return dict(chosen.config)

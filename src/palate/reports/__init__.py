@@ -1,1 +1,1 @@
-"""Pictures and pages a person would rather look at than read logs."""
+"""Pages, cards and tables that show results to people."""

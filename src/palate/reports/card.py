@@ -1,6 +1,5 @@
-"""The model card: what the page says, for the hub, as RUN/model/README.md."""
+"""The model card: the report's content for the hub, as RUN/model/README.md."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -16,14 +15,14 @@ from palate.errors import PalateError
 from palate.evaluation.contest import Contest, VoteRate
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
-from palate.files import short_hash, write_text
+from palate.files import read_object, short_hash, write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
 from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
 from palate.reports.page import contest_rates, rate_places, rate_text
 from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
-from palate.reports.training import command_of, folder_of, training_of, versions_of
+from palate.reports.training import AGAIN, command_of, folder_of, training_of, versions_of
 from palate.reports.words import and_, contest_words, shortened, summary
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
@@ -37,15 +36,14 @@ _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 
 def card_path(run: Path) -> Path:
-    """Where the run's card goes. Raises PalateError without a model, and where a card stands that was not written
-    here."""
+    """Where the run's card goes. Raises PalateError without a model, or if the card there was not written by palate."""
     folder = run / "model"
     if not folder.is_dir():
         raise PalateError(
-            f"{run}: has no model yet, so no card for it. Finish the training: its `palate train` command goes on."
+            f"{run}: has no model yet, so no card for it. Finish the training: its `palate train` command resumes it."
         )
     path = folder / "README.md"
-    if path.is_file() and not _untouched(path.read_text(encoding="utf-8")):
+    if path.is_file() and not _untouched(path.read_text(encoding="utf-8", errors="replace")):
         raise PalateError(
             f"{path}: was written or edited by hand, and is left alone. Move it away, or leave out --card."
         )
@@ -53,7 +51,7 @@ def card_path(run: Path) -> Path:
 
 
 def write_card(page: Page, name: str, run: Path) -> Path:
-    """Write the card of the page's row `name`, which is this run; atomically."""
+    """Write the card of this run, the page's row `name`, atomically."""
     text = card_of(page, name, run)
     path = card_path(run)
     write_text(path, f"{text}\n<!-- written by palate report {short_hash(text)} -->\n")
@@ -63,7 +61,7 @@ def write_card(page: Page, name: str, run: Path) -> Path:
 def card_of(page: Page, name: str, run: Path) -> str:
     """The card as text: front matter in the hub's format, then the page's content about this model in Markdown.
 
-    It names no person who voted, no place on this machine, and no secret.
+    It contains no names of voters, no paths of this machine, and no secrets.
     """
     config = load_config(run / "config.yaml")
     sections = sorted((_of(name, one) for one in [page.headline, *page.others]), key=lambda one: bool(one.no_evidence))
@@ -83,10 +81,10 @@ def card_of(page: Page, name: str, run: Path) -> str:
 
 
 def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) -> str:
-    """The card of a run that was not compared with its base model: all but the evidence, and a sentence that there is
-    none.
+    """The card of a run that was not compared with its base model: everything but the evidence, and a sentence that
+    says so.
 
-    `kind` is given where the card is for the denoiser with the adapters in its weights, alone or in a whole pipeline.
+    `kind` is given if the model is the denoiser with merged adapters, alone or in a whole pipeline.
     """
     config = load_config(run / "config.yaml")
     name = run.resolve().name
@@ -175,41 +173,40 @@ def _text(
         commands=commands_of(page, row),
         and_=and_,
     )
-    if not hub:  # a folder here, also where it was named from another one: no model of the hub
+    if not hub:  # a local folder, also one relative to another folder: not a model of the hub
         told, title, commands = body.partition(_COMMANDS)
-        body = told.replace(name, Path(name).name) + title + commands  # these stay as they were typed
+        body = told.replace(name, Path(name).name) + title + commands  # commands stay as they were typed
     return f"---\n{data.to_yaml()}\n---\n\n{public(body).strip()}\n"
 
 
 def _kind(config: TrainConfig, run: Path) -> str:
-    """What the run's model folder holds."""
+    """What the run's model folder contains."""
     if config.trains == "classifier":
         return "classifier"
     return "lora" if (run / "model" / "pytorch_lora_weights.safetensors").is_file() else "component"
 
 
 def _component(run: Path) -> tuple[str, str]:
-    """Folder and class of the denoiser in the model folder; the UNet's where there are adapters alone."""
+    """Folder and class of the denoiser in the model folder; those of a UNet if there are only adapters."""
     for config in sorted((run / "model").glob("*/config.json")):
-        return config.parent.name, json.loads(config.read_text(encoding="utf-8")).get("_class_name", "ModelMixin")
+        return config.parent.name, str(read_object(config, AGAIN).get("_class_name", "ModelMixin"))
     return "unet", "UNet2DConditionModel"
 
 
 def base_folder(config: TrainConfig, run: Path) -> Path | None:
-    """The base model's folder on this machine, seen from here or from a folder above the run; None for one of the
-    hub's."""
+    """The base model's folder on this machine, relative to the current folder or to one above the run; None for a hub
+    model."""
     name = config.pretrained_model_name_or_path
     return next((above / name for above in (Path(), *run.resolve().parents) if (above / name).is_dir()), None)
 
 
 def on_hub(config: TrainConfig, run: Path) -> bool:
-    """Whether the base model is named as the hub names it, and is no folder here."""
+    """Whether the base model's name is a hub name, and not a local folder."""
     return bool(_HUB_NAME.fullmatch(config.pretrained_model_name_or_path)) and base_folder(config, run) is None
 
 
 def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
-    """The license as the base model's card has it, with a remark where nothing is known; looks at this machine
-    alone."""
+    """The license from the base model's card, with a remark if it is not known. Looks only at this machine."""
     name = config.pretrained_model_name_or_path
     if name == WORLD:
         return {"license": "apache-2.0"}, ""
@@ -221,7 +218,7 @@ def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
     if isinstance(card, str | Path):
         try:
             known = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-        except ValueError:  # front matter that is no YAML
+        except ValueError:  # front matter that is not YAML
             known = {}
         keys = ("license", "license_name", "license_link")
         found = {key: known[key] for key in keys if known.get(key) and isinstance(known[key], str)}
@@ -235,7 +232,7 @@ def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
 
 
 def _of(name: str, section: Section) -> Section:
-    """The section with the rows about this model alone: its own, and the training seeds that it is one of."""
+    """The section with the rows about this model only: its own, and its group of training seeds."""
     rows = [row for row in section.rows if row.name == name or name in row.members]
     about = {section.base.name}.union(*({row.name, *row.members} for row in rows))
     return replace(
@@ -247,7 +244,7 @@ def _of(name: str, section: Section) -> Section:
 
 
 def _results(page: Page, sections: list[Section], contests: list[Contest]) -> list[EvalResult]:
-    """The win rates that are evidence, for the hub's index."""
+    """The win rates that count as evidence, for the hub's index."""
     suite = page.facts.get("prompts", "prompts")
     about: dict[str, Any] = {"task_type": "text-to-image", "dataset_type": "prompts", "dataset_name": public(suite)}
     out = []
@@ -287,7 +284,7 @@ def _interval(rate: WinRate | VoteRate) -> dict[str, float | int | None]:
 
 
 def _without_names(labels: Labels) -> list[Votes]:
-    """The annotators with people by number: who labels is nobody's business but the dataset's owner's."""
+    """The annotators, with people numbered: only the dataset's owner should know who labelled."""
     people = [one for one in labels.annotators if one.source == "human"]
     numbered = [Votes("human", f"person {k + 1}", one.votes, one.pairs) for k, one in enumerate(people)]
     return shortened((*numbered, *(one for one in labels.annotators if one.source != "human")))
@@ -299,7 +296,7 @@ def _places(rows: list[Row]) -> int:
 
 
 def _cell(text: str) -> str:
-    """A text as one line, or one cell of a table, in Markdown."""
+    """A text as one line, or one table cell, in Markdown."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -310,6 +307,6 @@ def _base_words(config: TrainConfig) -> str:
 
 
 def _untouched(text: str) -> bool:
-    """Whether the card is as it was written here."""
+    """Whether the card is unchanged since palate wrote it."""
     mark = _MARK.search(text)
     return mark is not None and short_hash(text[: mark.start()]) == mark[1]

@@ -1,4 +1,4 @@
-"""The exact commands that made what a page shows, from the folders in which they are kept."""
+"""The exact commands that made a page's content, from the folders that store them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from palate.reports.public import public_command
 
 
 def evaluation_commands(comparison: Comparison) -> list[Typed]:
-    """What sampled, scored and compared, in this order, each command once; none of folders of an older palate."""
+    """The commands that sampled, scored and compared, in this order, each once. Older versions of palate stored
+    none."""
     everyone = [model.samples for model in comparison.models]
     sampled = [_typed(samples.origin) for samples in (*everyone[1:], everyone[0])]
     scored = [
@@ -24,8 +25,8 @@ def evaluation_commands(comparison: Comparison) -> list[Typed]:
 
 
 def commands_of(page: Page, row: Row | None = None) -> list[Typed]:
-    """All commands of a page for everybody, from training to the page itself; of one model's training alone with
-    `row`. Each is as it was typed in its folder, of which the name alone is told: paths in it are seen from there."""
+    """All commands of a page in publishable form, from training to the page itself; with `row`, those of that model's
+    training only. Paths are relative to the folder in which the command was typed; only that folder's name is given."""
     trained = [Typed(one.command, one.folder) for one in ([row] if row else page.rows)]
     everything = (*trained, *page.commands, Typed(page.command, page.folder))
     return _each_once([
@@ -37,7 +38,7 @@ def commands_of(page: Page, row: Row | None = None) -> list[Typed]:
 def _compared(path: Path) -> Typed:
     try:
         return _typed(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):  # none yet, or not what palate wrote: the page can do without
+    except (OSError, ValueError, RecursionError):  # missing or damaged: the page works without it
         return Typed("")
 
 

@@ -1,4 +1,4 @@
-"""Whose labels a run used: votes by annotator, and how far each judge agreed with people."""
+"""Whose labels a run used: votes by annotator, and how well each judge agreed with people."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from palate.run.load import read_yaml
 
 
 def sources_of(runs: list[Path]) -> list[Source]:
-    """How far each judge that these runs used agreed with people, as the runs recorded it."""
+    """How well each judge that these runs used agreed with people, as the runs recorded it."""
     found: dict[str, Source] = {}
     for run in runs:
         account = account_of(run)
@@ -31,7 +31,7 @@ def sources_of(runs: list[Path]) -> list[Source]:
 
 
 def labels_of(runs: list[Path]) -> tuple[list[Labels], list[str]]:
-    """Votes by annotator in the datasets of these runs as they are now, and a sentence for each that cannot be read."""
+    """Current votes by annotator in these runs' datasets, and a sentence for each dataset that cannot be read."""
     datasets = dict.fromkeys(read_yaml(run / "config.yaml").get("dataset", "") for run in runs)
     found, missing = [], []
     for path in datasets:

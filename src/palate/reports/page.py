@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "Row", "Source", "featured", "rate_text", "render", "verdict", "write_report"]
 
-_WIDEST_TILE = 300  # pixels: three in a row on a wide screen
-_METRICS = {  # metric -> heading; these are shown in this order, all others are folded away below them
+_WIDEST_TILE = 300  # pixels; three fit side by side on a wide screen
+_METRICS = {  # metric -> heading; shown in this order, with all other metrics collapsed below
     "rewards/accuracies": "Share of pairs on which model and target agree",
     "rewards/margins": "Margin: logit toward the target's side",
     "validation/cross_entropy": "Cross-entropy of held-out human votes",
@@ -46,9 +46,9 @@ def write_report(page: Page, path: str | Path) -> None:
 
 
 def render(page: Page) -> str:
-    """The page as one html document without any reference to the outside; all texts are escaped.
+    """The page as one self-contained html document; all texts are escaped.
 
-    Raises PalateError where a row has pictures but not one per prompt, or where a picture cannot be read.
+    Raises PalateError if a row has pictures but not one per prompt, or if a picture cannot be read.
     """
     for row in [page.base, *page.rows]:
         if row.pictures and len(row.pictures) != len(page.prompts):
@@ -98,7 +98,7 @@ def rate_places(rows: list[Row]) -> int:
 
 
 def rate_text(win: WinRate | VoteRate, places: int) -> str:
-    """Rate and interval; with one more decimal where rounding would put the interval of a winner on one half."""
+    """Rate and interval; with one more decimal if rounding would make a winner's interval touch one half."""
     hidden = win.winner and 0.5 in (round(win.low, places), round(win.high, places))
     return with_interval((win.rate, win.low, win.high), places + 1 if hidden else places, ONE_PROMPT)
 
@@ -113,13 +113,13 @@ def contest_rates(found: Contest) -> list[tuple[str, VoteRate, bool]]:
 
 
 def featured(rows: list[Row]) -> int:
-    """Position of the row whose pictures are shown first: the highest win rate among rows that have pictures."""
+    """Position of the row whose pictures are shown first: the highest win rate among rows with pictures."""
     shown = [position for position, row in enumerate(rows) if row.pictures]
     return max(shown, key=lambda position: win.rate if (win := rows[position].win) else -1.0, default=0)
 
 
 def _results(section: Section, heading: str) -> dict[str, Any]:
-    """A table of results as the template takes it: a scorer's rows with as many decimals as suit its columns."""
+    """A table of results for the template: a scorer's rows, with suitable decimals for each column."""
     rows = [section.base, *section.rows]
     return {
         "section": section,
@@ -144,7 +144,7 @@ def _strengths(page: Page) -> list[tuple[str, str, Interval]]:
 
 
 def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(what, [(run, how)]) of the rows' trainings; what all of them share stands once, under the name ""."""
+    """(what, [(run, how)]) for the rows' trainings; a value that all share is listed once, under the name ""."""
     trained = [row for row in rows if row.training]
     out = []
     for key in dict.fromkeys(key for row in trained for key in row.training):
@@ -154,8 +154,8 @@ def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _tile(pictures: list[Picture]) -> tuple[int, float]:
-    """Least width of a tile in pixels, near the pictures' own so that large ones are not shown small, and width by
-    height."""
+    """Least width of a tile in pixels, close to the pictures' own so that large ones are not shown small, and the
+    aspect ratio (width / height)."""
     if not pictures:
         return 0, 1.0
     first = pictures[0]
@@ -179,14 +179,14 @@ def _wall(page: Page) -> list[dict[str, Any]]:
 
 
 def _panels(rows: list[Row]) -> list[tuple[str, str, Markup]]:
-    """(heading, metric, svg) for every metric of any row, the well-known ones first."""
-    runs = {str(position): row.curves for position, row in enumerate(rows)}  # by position: names need not be unique
+    """(heading, metric, svg) for every metric of any row, those of _METRICS first."""
+    runs = {str(position): row.curves for position, row in enumerate(rows)}  # by position, because names may repeat
     order = list(_METRICS)
     panels = sorted(curve_panels(runs), key=lambda panel: order.index(panel[0]) if panel[0] in order else len(order))
     return [(_METRICS.get(metric, metric), metric, Markup(svg)) for metric, svg in panels]
 
 
 def _column(intervals: list[Interval | None], most: int = 4, why: str = "") -> Callable[[Interval], str]:
-    """A function from an interval to text, with as many decimals as suit the whole column."""
+    """A function from an interval to text, with decimals that suit the whole column."""
     places = decimals([interval for interval in intervals if interval], most)
     return lambda interval: with_interval(interval, places, why)

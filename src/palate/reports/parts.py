@@ -1,5 +1,4 @@
-"""What a report shows, as plain records: rows of models, verdicts of scorers, sources of labels, the page of all of
-them."""
+"""A report's content as plain records: rows of models, verdicts of scorers, sources of labels, and the page."""
 
 from __future__ import annotations
 
@@ -11,17 +10,17 @@ from palate.evaluation.winrate import WinRate
 from palate.pages import Picture
 from palate.reports.numbers import Interval
 
-if TYPE_CHECKING:  # the audit's page is drawn with these, too, and has no use for models and samplers
+if TYPE_CHECKING:  # the audit's page uses this file, too, and does not need models and samplers
     from palate.evaluation.contest import Contest
     from palate.evaluation.strengths import Table
 
-USED, UNKNOWN = "used in training", "training not known"  # why a verdict is no evidence
+USED, UNKNOWN = "used in training", "training not known"  # why a verdict is not evidence
 _LEVEL = 0.05  # of Holm's corrected p-value
 
 
 @dataclass(frozen=True)
 class Typed:
-    """A command as it was typed, and the folder in which it was; "" where that is not known."""
+    """A command as it was typed, and the folder in which it was typed; "" if unknown."""
 
     command: str
     folder: str = ""
@@ -29,7 +28,7 @@ class Typed:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the comparison: the base, a run, or several runs that differ in their training seed as one."""
+    """One model of the comparison: the base, a run, or several training seeds of one method combined."""
 
     name: str
     utility: Interval | None = None  # mean, low, high
@@ -37,24 +36,22 @@ class Row:
     note: str = ""  # for example "worse than base"
     pictures: list[Picture] = field(default_factory=list)  # one per prompt of the page, same noise in every row
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
-    labels: str = ""  # what labels it used
+    labels: str = ""  # which labels it used
     command: str = ""
-    folder: str = ""  # in which the command was typed
-    drift: dict[str, float] = field(default_factory=dict)  # for example brightness, saturation: means over its pictures
-    change: dict[str, Interval] = field(default_factory=dict)  # the same less the base's, paired
+    folder: str = ""  # where the command was typed
+    drift: dict[str, float] = field(default_factory=dict)  # mean brightness, saturation, ... of its pictures
+    change: dict[str, Interval] = field(default_factory=dict)  # paired differences from the base
     training: dict[str, str] = field(default_factory=dict)  # what it was trained on and how
     members: tuple[str, ...] = ()  # the runs that this row combines
-    corrected: float | None = None  # Holm's p-value over all pairs of models; None where nothing had to be corrected
-    no_evidence: str = (
-        ""  # why what judges here is none: the model was "used in training", or its training is not known
-    )
-    one_of: str = ""  # the training seeds that it is one of: they are claimed as one, and not each of them
-    against: str = ""  # whom the wins are over, where that is not the base but all its training seeds
+    corrected: float | None = None  # Holm's p-value over all pairs of models; None if there was nothing to correct
+    no_evidence: str = ""  # why this verdict is not evidence: USED or UNKNOWN
+    one_of: str = ""  # its group of training seeds: claims are made for the group, not for each seed
+    against: str = ""  # the opponent, if it is not the base alone but all its training seeds
 
     @property
     def winner(self) -> Literal["a", "b"] | None:
-        """Either "a", the model, or "b", the base; None where interval or correction leave it open, or there is no
-        evidence; and of one seed among several."""
+        """Either "a", the model, or "b", the base. None if the interval or the correction leaves it open, if the
+        verdict is not evidence, and for one seed of a group."""
         unsure = self.corrected is not None and not self.corrected < _LEVEL
         return None if self.win is None or self.no_evidence or self.one_of or unsure else self.win.winner
 
@@ -68,25 +65,25 @@ class Section:
     base: Row
     rows: list[Row]
     trained_on: tuple[str, ...] = ()  # models that learned from this scorer
-    statistic: bool = False  # it describes pictures, and more of it is not better
-    unknown: tuple[str, ...] = ()  # models of which it is not known what they learned from
+    statistic: bool = False  # it describes pictures; more is not better
+    unknown: tuple[str, ...] = ()  # models whose training is not known
 
     @property
     def no_evidence(self) -> str:
-        """In words why nothing follows from these verdicts; "" where something does."""
+        """Why these verdicts are not evidence, in words; "" if they are."""
         return USED if self.trained_on else UNKNOWN if self.unknown else ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """How far one source of labels can be trusted."""
+    """How reliable one source of labels is."""
 
     name: str
     votes: int
     agreement: Interval | None = None  # share of pairs on which it agrees with human votes
     brier: float | None = None
     bias: str = ""  # in words
-    n: int | None = None  # pairs with a vote of both
+    n: int | None = None  # pairs with votes of both
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the report shows. `judged_by` says whose verdict the wins are; `utility_name` heads its column."""
+    """Everything the report shows. `judged_by` names the scorer of the wins; `utility_name` is the column's heading."""
 
     title: str
     sentence: str  # the answer, in plain words
@@ -128,18 +125,18 @@ class Page:
     utility_name: str = "true utility"
     scorer: str = ""
     version: str = "1"  # of the scorer
-    statistic: bool = False  # the scorer describes pictures, and more of it is not better
-    trained_on: tuple[str, ...] = ()  # models that learned from the scorer: then there is no headline
+    statistic: bool = False  # the scorer describes pictures; more is not better
+    trained_on: tuple[str, ...] = ()  # models that learned from the scorer; if any, there is no headline
     others: list[Section] = field(default_factory=list)
-    table: Table | None = None  # strengths, where there are three models or more
+    table: Table | None = None  # strengths, for three models or more
     contests: list[Contest] = field(default_factory=list)  # by votes on the pictures
     labels: list[Labels] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)  # what the numbers do not show
     lost: dict[str, tuple[str, ...]] = field(
         default_factory=dict
-    )  # model -> what would say what it was trained on, and is gone
-    older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
-    commands: list[Typed] = field(default_factory=list)  # that made samples, scores and comparisons, in this order
+    )  # model -> missing files that would say what it was trained on
+    older: tuple[str, ...] = ()  # models trained further since their pictures were made
+    commands: list[Typed] = field(default_factory=list)  # of samples, scores and comparisons, in this order
 
     @property
     def headline(self) -> Section:
@@ -148,9 +145,9 @@ class Page:
 
 
 def verdict(row: Row, base: str, statistic: bool = False) -> str:
-    """What the win rate over `base` allows to be said, in a few words; "" where nothing was compared.
+    """The conclusion from the win rate over `base` in a few words; "" if nothing was compared.
 
-    More of a statistic of the pictures is more, and not better.
+    For a picture statistic it says "more", not "better".
     """
     if row.win is None:
         return ""

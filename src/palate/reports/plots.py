@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
-_DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # beyond six runs the colours come again, dashed
-_LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # where nothing was learned
+_DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # after six runs the colours repeat, dashed
+_LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # if nothing was learned
 _POINTS = 160  # per line; longer runs are averaged in bins
-_INK = "#0a0b0c"  # stands for the colour of the page's text
+_INK = "#0a0b0c"  # placeholder for the colour of the page's text
 
 
 def require_plots() -> None:
-    """Raises PalateError where matplotlib is not installed: before the work whose page needs it, not after it."""
+    """Raises PalateError if matplotlib is not installed. Called before the work whose page needs it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -34,9 +34,9 @@ def require_plots() -> None:
 def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str]]:
     """One small plot per metric, all runs in it: [(metric, svg)], metrics in the order in which they first appear.
 
-    runs: run name -> metric name -> curve; the position of a run decides its colour, `var(--run-0)` and so on in the
-    svg with a fixed colour as fallback, and text is `currentColor`. Bold lines are running means over a tenth of the
-    run, faint lines the values. Values that are not finite are left out.
+    runs: run name -> metric name -> curve. A run's colour follows from its position: `var(--run-0)` and so on in the
+    svg, with a fixed colour as fallback; text is `currentColor`. Bold lines are running means over a tenth of the run,
+    faint lines the values. NaN and infinite values are left out.
     """
     metrics = dict.fromkeys(metric for curves in runs.values() for metric in curves)
     panels = []
@@ -48,7 +48,7 @@ def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean [N]; near the ends over what there is."""
+    """Centred running mean [N], with a smaller window near the ends."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
@@ -109,7 +109,7 @@ def _bare(axes: "Axes") -> None:
 
 
 def _for_page(svg: str, number: int) -> str:
-    """The svg element alone, with ids of its own, the page's font and colours that follow light and dark."""
+    """The svg element alone, with unique ids, the page's font, and colours that follow light and dark mode."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>panel{number}-", svg)
@@ -118,7 +118,7 @@ def _for_page(svg: str, number: int) -> str:
     svg = svg.replace(_INK, "currentColor")
     for position, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--run-{position}, {colour})")
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # the page's own
-    svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # would hold for the whole page
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # the page's font is used
+    svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # would apply to the whole page
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")  # html needs neither
     return svg.strip()

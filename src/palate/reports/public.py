@@ -1,4 +1,4 @@
-"""Texts for everybody: without places on somebody's machine, and without secrets."""
+"""Makes texts publishable: no paths of this machine, no secrets."""
 
 import re
 import shlex
@@ -7,22 +7,22 @@ from pathlib import Path
 _HIDDEN = "…"
 _SECRET_KEY = re.compile(r"(?i)(token|secret|passw|api[_-]?key|credential|human[_-]annotators)")
 _SECRET = re.compile(r"\b(?:hf_|sk-|gh[opusr]_|github_pat_|xox[abp]-|AKIA)[\w-]{8,}|\beyJ[\w-]{10,}\.[\w.-]+")
-_USER = re.compile(r"(?<=://)[^/\s@]+@")  # name:password@ of an address
+_USER = re.compile(r"(?<=://)[^/\s@]+@")  # name:password@ in an address
 _PLACE = re.compile(r"(?:\bfile:/*|(?<![\w./…])~?/(?!/)|(?<![\w])[A-Za-z]:[\\/](?!/))[^\s'\"`<>|,;()\[\]]+")
 
 
 def public(text: str, folder: str = "") -> str:
-    """`text` without tokens, passwords and keys in known forms, and with absolute paths as they are seen from `folder`
-    where they lie in it, else cut to their last part."""
+    """`text` without tokens, passwords and keys in known forms. Absolute paths inside `folder` become relative to it;
+    of all others only the last part stays."""
     return _PLACE.sub(lambda found: _seen(found[0], folder), _SECRET.sub(_HIDDEN, _USER.sub("", text)))
 
 
 def public_command(command: str, folder: str = "") -> str:
-    """A command line for everybody, to be run in `folder`, where it was typed: as `public`, and without the values of
+    """A publishable command line, to be run in `folder`, where it was typed: as `public`, and without the values of
     options and settings that name a secret or people."""
     try:
         arguments = shlex.split(command)
-    except ValueError:  # not written by a shell's rules
+    except ValueError:  # not valid shell syntax
         arguments = command.split()
     out, hide = [], False
     for argument in arguments:
@@ -40,8 +40,7 @@ def public_command(command: str, folder: str = "") -> str:
 
 
 def _place(argument: str, folder: str) -> str:
-    """An argument that is a path, or ends in one after `key=`, without the place on this machine; blanks may be in
-    it."""
+    """An argument that is a path, or `key=` and a path, made publishable. The path may contain blanks."""
     name, equals, value = argument.rpartition("=")
     if re.match(r"~?/(?!/)|[A-Za-z]:[\\/](?!/)", value):
         return name + equals + _seen(value, folder)
@@ -49,7 +48,7 @@ def _place(argument: str, folder: str) -> str:
 
 
 def _seen(path: str, folder: str) -> str:
-    """An absolute path as it is seen from a folder that it lies in; its last part where it lies elsewhere."""
+    """An absolute path relative to `folder` if it is inside; otherwise its last part."""
     if folder and Path(path).is_absolute() and Path(path).is_relative_to(folder):
         return Path(path).relative_to(folder).as_posix()
     return _last(path)

@@ -1,5 +1,4 @@
-"""The report of run folders: samples, scores, votes, metrics and labels become one page, and a model card for each
-run."""
+"""The report of run folders: samples, scores, votes, metrics and labels become one page and a model card per run."""
 
 import shlex
 from collections.abc import Iterable
@@ -29,7 +28,7 @@ from palate.reports.votes import contests_of
 from palate.reports.words import and_, limits, summary
 from palate.sampling.naming import require_models
 
-Changes = dict[str, tuple[float, Interval | None]]  # by scorer: the mean, and its change from the base
+Changes = dict[str, tuple[float, Interval | None]]  # scorer -> (mean, its change from the base)
 
 
 def report(
@@ -45,12 +44,12 @@ def report(
 ) -> Path:
     """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent).
 
-    `scorer` and `group` as in `palate.compare`. `votes` is a dataset of votes on these pictures, `judge` whose votes
-    there help those of people; when absent, what `palate compare --votes` used last. With `card` each run gets a model
-    card, RUN/model/README.md.
+    `scorer` and `group` are as in `palate.compare`. `votes` is a dataset of votes on these pictures, and `judge` the
+    judge whose votes support people's; when absent, those that `palate compare --votes` used last. With `card` each run
+    gets a model card, RUN/model/README.md.
 
-    Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is
-    asked for a run that has no model, or whose card was edited, or where matplotlib (the extra `plots`) is missing.
+    Raises PalateError for a folder that is not a run, runs without samples or with different sampling, a card for a run
+    without a model or with an edited card, and if matplotlib (the extra `plots`) is missing.
     """
     folders = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
     require_plots()
@@ -85,7 +84,7 @@ def page_of(
     comparison: Comparison, title: str, command: str, *, names: dict[str, str] | None = None, judged_by: str = "",
     sources: list[Source] | None = None, facts: dict[str, str] | None = None, pictures: int = 24,
 ) -> Page:  # fmt: skip
-    """A page of a comparison. `names` replaces the models' names by ones for readers."""
+    """The page of a comparison. `names` maps models' names to display names."""
     names = {row.name: row.name for row in comparison.models} | (names or {})
     samples = comparison.base.samples
     shown = _spread(samples.prompts, pictures)
@@ -149,11 +148,11 @@ def _judge_words(scorer: str) -> str:
 
 
 def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str]) -> Section:
-    """A scorer's verdicts: training seeds that are combined first, then every model by itself. `lost` are models of
-    which it is not known what they learned from."""
+    """A scorer's verdicts: first combined training seeds, then single models. `lost` are models whose training is not
+    known."""
     claims = comparison.table.claims if comparison.table else ()
     start = comparison.base.name
-    base = next((group.against for group in comparison.groups if group.win), start)  # with its seeds, where it has some
+    base = next((group.against for group in comparison.groups if group.win), start)  # the base's group, if it has seeds
     corrected = {
         claim.a if claim.b == base else claim.b: claim.p_corrected for claim in claims if base in (claim.a, claim.b)
     }
@@ -198,7 +197,7 @@ def _combined(group: Group, names: dict[str, str], no_evidence: str) -> Row:
 
 
 def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[str, Changes]) -> Row:
-    """The row with its pictures, and with what the model's run says of itself where it is one."""
+    """The row with its pictures and, if the model is a run, with the run's own account of its training."""
     own = changes.get(model.name, {})
     means = {name: mean for name, (mean, _) in own.items()}
     change = {name: interval for name, (_, interval) in own.items() if interval is not None}
@@ -222,8 +221,8 @@ def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[s
 
 
 def _diversity(comparison: Comparison) -> dict[str, Changes]:
-    """Model -> scorer -> (mean, change from the base) for diversity of embeddings, where all models were scored
-    alike."""
+    """Model -> scorer -> (mean, change from the base) for diversity of embeddings, if all models have the same
+    version."""
     everyone = [model.samples for model in comparison.models]
     versions = [{(s.scorer, s.version) for s in stored_scores(samples)} for samples in everyone]
     common = {name for name, _ in set.intersection(*versions) if name.startswith(f"{DIVERSITY}:")}
@@ -256,8 +255,8 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
 
 
 def _spread(prompts: list[str], count: int) -> list[int]:
-    """Positions of `count` pictures: a first one of as many prompts as possible, then further ones. The prompts are
-    drawn by their address, as `--limit` draws them: the first of a suite are often of one category."""
+    """Positions of `count` pictures of as many prompts as possible. The prompts are drawn by their address, as
+    `--limit` draws them, because the first ones of a suite often belong to one category."""
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     drawn = [first[prompt] for prompt in sorted(first, key=lambda prompt: number("suite", prompt))]
     shown = set(drawn)

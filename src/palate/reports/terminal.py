@@ -43,7 +43,7 @@ def _wins(row: Row, places: int) -> tuple[str, str, str]:
 
 
 def _note(row: Row, base: str) -> str:
-    """What a reader must not miss (worse than base, or no winner), then the row's own note."""
+    """The important verdict (worse than base, or no winner), then the row's own note."""
     warning = verdict(row, base) if row.win and row.winner != "a" else ""
     note = " · ".join(dict.fromkeys(part for part in (warning, row.note) if part))
     return f"← {escape(note)}" if note else ""

@@ -1,11 +1,10 @@
 """What a run was trained on and how, from its own files."""
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from palate.errors import PalateError
+from palate.files import read_object
 from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
@@ -24,6 +23,7 @@ CURVES = (
     "validation/cross_entropy",
 )
 OTHERS = "other keys"
+AGAIN = "The run's `palate train` command writes it again; nothing is trained anew."
 _PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -33,21 +33,16 @@ def is_run(path: Path) -> bool:
 
 
 def account_of(run: Path) -> dict[str, Any]:
-    """What the run says of its labels (labels.json); empty where there is nothing. PalateError when it is damaged."""
+    """The run's account of its labels (labels.json); empty if there is none. PalateError when it is damaged."""
     path = run / "labels.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise PalateError(
-            f"{path}: not JSON ({error}). The run's `palate train` command writes it again; nothing is trained anew."
-        ) from error
+    return read_object(path, AGAIN) if path.is_file() else {}
 
 
 def training_of(run: Path) -> dict[str, str]:
     """The run in words, row by row: base model, dataset, votes, judge and its correction, safeguard, strength, steps.
 
-    Keys say themselves in which row they are told (`told` in run/config.py); those in none of them are told last, where
-    they are not what the method's preset sets.
+    Each key declares its row (`told` in run/config.py). Keys without a row come last, and only if they differ from the
+    method's preset.
     """
     config, account = load_config(run / "config.yaml"), account_of(run)
     rows = {
@@ -77,7 +72,7 @@ def training_of(run: Path) -> dict[str, str]:
 
 
 def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the page shows of the run's metrics: metric -> (step, value)."""
+    """The run's metrics for the page: metric -> (step, value)."""
     lines = read_metrics(run)
     chosen = [name for name in CURVES if any(name in line for line in lines)]
     if "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
@@ -86,7 +81,7 @@ def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def versions_of(run: Path) -> dict[str, str]:
-    """Packages and Python of the training; empty where the run does not say."""
+    """Versions of packages and Python in the training; empty if not stored."""
     told = _environment(run)
     if not told:
         return {}
@@ -95,27 +90,19 @@ def versions_of(run: Path) -> dict[str, str]:
 
 
 def folder_of(run: Path) -> str:
-    """The folder in which the run's command was typed; "" where it is not stored."""
+    """The folder in which the run's command was typed; "" if not stored."""
     return str(_environment(run).get("folder", ""))
 
 
 def _environment(run: Path) -> dict[str, Any]:
     path = run / "environment.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if not isinstance(told, dict):
-            raise ValueError("not a mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PalateError(
-            f"{path}: damaged ({error}). The run's `palate train` command writes it again; nothing is trained anew."
-        ) from error
-    return told
+    return read_object(path, AGAIN) if path.is_file() else {}
 
 
 def command_of(run: Path) -> str:
-    """The command that trained the run; "" where it is not stored."""
+    """The command that trained the run; "" if not stored."""
     path = run / "command.txt"
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
 def _target(config: TrainConfig, account: dict[str, Any]) -> str:
@@ -142,14 +129,14 @@ def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
 
 
 def _set(config: TrainConfig, row: str) -> str:
-    """The keys of a row that are on, with their numbers."""
+    """The keys of a row that are switched on, with their values."""
     values = {name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.told == row)}
     told = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
     return ", ".join(told)
 
 
 def _others(config: TrainConfig) -> str:
-    """Keys that no row tells, where they are neither their default nor what the method and its recipe set."""
+    """Keys without a row that differ from their default and from what the method and its recipe set."""
     usual = typed(preset(config.method, config.recipe), TrainConfig)
     told = []
     for field in fields(TrainConfig):

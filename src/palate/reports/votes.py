@@ -1,4 +1,4 @@
-"""Votes on the pictures themselves: contests between the page's models, from datasets that hold their pictures."""
+"""Votes on the pictures: contests between the page's models, from datasets with pairs of their pictures."""
 
 import json
 from itertools import combinations
@@ -9,18 +9,17 @@ from palate.errors import PalateError
 from palate.evaluation.compare import Evaluated
 from palate.evaluation.contest import Contest, contest
 
-STORED = "compare-votes.json"  # what `palate compare --votes` leaves in a run
+STORED = "compare-votes.json"  # written into a run by `palate compare --votes`
 
 
 def contests_of(
     models: list[Evaluated], votes: Path | None = None, judge: str | None = None
 ) -> tuple[list[Contest], list[str]]:
-    """Every two of these models on whose pictures people voted, the base first among opponents, and sentences on what
-    is missing.
+    """A contest for every two of these models on whose pictures people voted, the base first among opponents; and
+    sentences on what is missing.
 
     `votes` is a dataset (`palate import samples`); when absent, those that `palate compare --votes` used of these
-    models. Raises PalateError for a dataset that was named and holds no votes of people on pictures of two of the
-    models.
+    models. Raises PalateError if the named dataset has no people's votes on pictures of two of the models.
     """
     named = {votes: judge} if votes else _stored([model.path for model in models])
     found: list[Contest] = []
@@ -55,7 +54,7 @@ def _stored(models: list[Path]) -> dict[Path, str | None]:
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
                 found.setdefault(Path(told["dataset"]), told.get("judge"))
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise PalateError(
                     f"{path}: not what `palate compare --votes` writes. Delete it, or name the dataset: --votes"
                     " DATASET."

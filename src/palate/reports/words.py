@@ -1,4 +1,4 @@
-"""The answer in plain sentences, and what it leaves open."""
+"""The result in plain sentences, and its limits."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def summary(
     base: Row, rows: list[Row], table: Table | None = None, trained_on: tuple[str, ...] = (), judge: str = "",
     unknown: tuple[str, ...] = (),
 ) -> str:  # fmt: skip
-    """The result in one to three plain sentences; names a winner only where interval and correction allow it.
+    """The result in one to three plain sentences; names a winner only if the interval and the correction allow it.
 
-    Runs that a row combines are told as that row. Nothing is concluded from a judge that one of the models learned
-    from, or may have: `unknown` are those of which it is not known.
+    Runs that a row combines appear as that row. Nothing is concluded from a judge that one of the models learned from,
+    or may have learned from (`unknown`).
     """
     if trained_on:
         return f"No verdict: {and_(trained_on)} learned from {judge}, so what {judge} says of it is no evidence."
@@ -62,8 +62,7 @@ def summary(
 
 
 def _among_models(best: str, base: str, table: Table | None) -> str:
-    """Whether the best model is also better than the others, as far as the corrected claims go; "" where none are
-    told."""
+    """Whether the best model is also better than the others, by the corrected claims; "" if there are none."""
     if table is None:
         return ""
     claims = [claim for claim in table.claims if best in (claim.a, claim.b) and base not in (claim.a, claim.b)]
@@ -74,7 +73,7 @@ def _among_models(best: str, base: str, table: Table | None) -> str:
 
 
 def contest_words(found: Contest) -> str:
-    """What people said of the pictures, in a sentence."""
+    """The result of people's votes in one sentence."""
     rate = found.headline
     helped = f", {found.judge}'s votes helping" if rate.power else ""
     told = f"{found.a} wins {percent(rate.rate)} against {found.b} by people's votes on {rate.n:,} pairs{helped}"
@@ -85,7 +84,7 @@ def contest_words(found: Contest) -> str:
 
 
 def limits(page: Page, world: bool) -> list[str]:
-    """What the page's numbers do not show, as sentences; `world` where the small world's truth judges."""
+    """What the page's numbers do not show, as sentences; `world` if the small world's truth is the judge."""
     trained = [row for row in page.rows if not row.members]
     several = any(row.win and row.win.seeds > 1 for row in page.rows)
     out = ["Intervals hold for other prompts of the same kind, not for other kinds of prompts."]
@@ -110,7 +109,7 @@ def limits(page: Page, world: bool) -> list[str]:
 
 
 def shortened(annotators: tuple[Votes, ...], most: int = 12) -> list[Votes]:
-    """At most so many of them by source; the votes of the rest are added up into one line, so that none is left out."""
+    """At most `most` annotators by source; the votes of all others are added up in one line, so that none is lost."""
     out: list[Votes] = []
     for source in dict.fromkeys(one.source for one in annotators):
         own = [one for one in annotators if one.source == source]

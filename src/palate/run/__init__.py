@@ -1,1 +1,1 @@
-"""What a run is: its configuration and its checks, its folder, checkpoints, metrics and environment."""
+"""A run: its configuration and the checks of it, its checkpoints, metrics and environment."""

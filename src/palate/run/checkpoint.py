@@ -16,7 +16,7 @@ from palate.files import atomic_path, damaged_file, write_checksums
 
 @dataclass
 class State:
-    """Everything that a step changes. Draws and batches need no state: they are addressed by the step."""
+    """All state that a step changes. Draws and batches need no state: they are addressed by the step."""
 
     step: int
     weights: dict[str, torch.Tensor]  # the trained parameters
@@ -41,8 +41,7 @@ def save_checkpoint(run: Path, state: State, keep: int) -> Path:
 
 
 def load_newest_checkpoint(run: Path) -> State | None:
-    """The newest state that can be read; says in one line when a damaged one was passed over. None when there is
-    none."""
+    """The newest readable state, None when there is none; prints one line when a damaged one was skipped."""
     found = checkpoints(run)
     for path in reversed(found):
         try:
@@ -64,8 +63,7 @@ def load_newest_checkpoint(run: Path) -> State | None:
 
 
 def check_fits(run: Path, state: State, weights: dict[str, torch.Tensor]) -> None:
-    """Raises PalateError when a state's weights are not those of the network in training: another adapter, another
-    model."""
+    """Raises PalateError when a state's weights do not belong to the network in training: another adapter or model."""
     differing = state.weights.keys() ^ weights.keys()
     differing |= {
         name for name in state.weights.keys() & weights.keys() if state.weights[name].shape != weights[name].shape

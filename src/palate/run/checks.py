@@ -1,4 +1,4 @@
-"""What a configuration uses, and what a family of models must have for it."""
+"""Which parts a configuration uses, and what it needs from a family of models."""
 
 from palate.backbones.base import Backbone
 from palate.errors import PalateError
@@ -7,14 +7,15 @@ from palate.run.config import TrainConfig
 
 SELF = "self"  # the judge that is the model in training
 
-PER_IMAGE = {"kto", "winner", "single", "nft"}  # losses that a single image has
+PER_IMAGE = {"kto", "winner", "single", "nft"}  # losses that single images can have
 PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
 UNVOTED = ("mismatch", "samples", "teacher", "steps")  # sources that make their own preference
 
 
 def check_family(config: TrainConfig, backbone: Backbone) -> None:
-    """Raises PalateError when the method needs what this family of models does not have: a schedule of alphas_cumprod,
-    which flow matching has not, or the UNet that samples its own pictures and is guided by a classifier."""
+    """Raises PalateError when the method needs something that this family of models lacks: a noise schedule
+    (alphas_cumprod), which flow matching does not have, or a UNet, for sampling in training and for a classifier's
+    guidance."""
     needs_unet = {
         f"source: {config.source}": config.source in ("samples", "steps"),
         "trains: classifier": config.trains == "classifier",
@@ -41,12 +42,12 @@ def uses_judge(config: TrainConfig) -> bool:
 
 
 def judges_of(config: TrainConfig) -> tuple[str, ...]:
-    """The annotator_ids of the judges, none, one or several."""
+    """The annotator_ids of the judges: none, one or several."""
     return (config.judge,) if isinstance(config.judge, str) else tuple(config.judge or ())
 
 
 def judge_name(config: TrainConfig) -> str | None:
-    """What the judges are called together, for example `pickscore+aesthetic`; None without one."""
+    """The joint name of the judges, for example `pickscore+aesthetic`; None without a judge."""
     return "+".join(judges_of(config)) or None
 
 
@@ -62,8 +63,8 @@ def needs_reference(config: TrainConfig) -> bool:
 
 
 def other_draws(config: TrainConfig) -> str | None:
-    """What compares with the reference at other draws than those of the loss on voted pairs, or needs more of it than
-    its errors; None where errors at the pairs' own draws are enough. In the words of the configuration."""
+    """The key that compares with the reference at draws other than the loss's own on voted pairs, or needs more than
+    its errors, in the configuration's words; None where errors at the pairs' own draws are enough."""
     c, losses = config, set(config.losses)
     found = {
         f"source: {c.source}": c.source != "pairs",

@@ -43,7 +43,7 @@ class LoraOptions:
 class TrainConfig(ObjectiveConfig):
     """Train a text-to-image diffusion model on the votes of a dataset.
 
-    Interrupted? Run the same command again: it goes on from the newest checkpoint and ends where it would have ended.
+    Interrupted? Run the same command again: it resumes from the newest checkpoint and ends where it would have ended.
     """
 
     weighting_scheme: Literal["logit_normal", "none"] = key(
@@ -66,7 +66,7 @@ class TrainConfig(ObjectiveConfig):
     """Train adapters ({rank: 16} in the file; then --lora.rank and its like are options); full fine-tuning when
     absent."""
     resolution: int | None = key(None, MODEL, resume="fixed", folds="same", error="pairs", low=8, unit="pixels")
-    """Pixels along one side; what the model was made for when absent."""
+    """Pixels along one side; the model's own resolution when absent."""
     gradient_checkpointing: bool = key(
         False, MODEL, resume="fixed", folds="same", error="no", told="nowhere", remedies=(True,)
     )
@@ -103,7 +103,7 @@ class TrainConfig(ObjectiveConfig):
     frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
     copy otherwise."""
     reference_draws: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="draws", low=1)
-    """Each pair has only so many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
+    """Each pair has only this many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
     absent."""
     draw_seed: int = key(0, REFERENCE, resume="fixed", folds="same", error="draws", low=0, high=SEEDS)
     """With reference_draws: seed of the draws, in place of the run's, so that runs of all seeds share them."""
@@ -112,7 +112,7 @@ class TrainConfig(ObjectiveConfig):
     draws."""
 
     seed: int = key(0, STEPS, resume="fixed", folds="same", error="draws", low=0, high=SEEDS, told="seed", first=True)
-    """Of batches, draws, adapters and cross-fitting."""
+    """The seed of batches, draws, adapters and cross-fitting."""
     train_batch_size: int = key(
         8,
         STEPS,
@@ -160,7 +160,7 @@ class TrainConfig(ObjectiveConfig):
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = key(
         "constant_with_warmup", STEPS, resume="fixed", folds="same", error="no", told="learning rate"
     )
-    """How the learning rate goes on after the warm-up."""
+    """How the learning rate changes after the warm-up."""
     lr_warmup_steps: int = key(0, STEPS, resume="fixed", folds="same", error="no", low=0, unit="steps")
     """Optimiser steps in which the learning rate rises from 0."""
     adam_beta1: float = key(0.9, STEPS, resume="fixed", folds="same", error="no", low=0, high=0.999999)
@@ -170,13 +170,13 @@ class TrainConfig(ObjectiveConfig):
     adam_weight_decay: float = key(0.01, STEPS, resume="fixed", folds="same", error="no", low=0)
     """AdamW's weight decay."""
     adam_epsilon: float = key(1e-8, STEPS, resume="fixed", folds="same", error="no", low=0)
-    """What AdamW adds to the root of the second moment."""
+    """The number that AdamW adds to the root of the second moment."""
     max_grad_norm: float = key(1.0, STEPS, resume="fixed", folds="same", error="no", low=0)
     """Largest norm of a gradient; a larger one is clipped to it."""
 
     on_spike: Literal["ignore", "stop", "roll-back"] = key("ignore", SPIKES, resume="free", folds="same", error="no")
     """At a gradient far larger than before. stop: end with the pairs named. roll-back: go back to the last checkpoint
-    and leave out the steps since. A loss or gradient that is not a number always stops, or rolls back."""
+    and leave out the steps since. A loss or gradient that is NaN or infinite always stops, or rolls back."""
     spike_factor: float = key(10.0, SPIKES, resume="free", folds="same", error="no", low=1.001)
     """How many times the median gradient norm of the last steps counts as a spike."""
 
@@ -186,7 +186,7 @@ class TrainConfig(ObjectiveConfig):
     parallel: Literal["ddp", "fsdp2"] = key(
         "ddp", PROCESSES, resume="free", folds="same", error="rounding", told="nowhere"
     )
-    """What each of several processes holds. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for
+    """The share of each of several processes. ddp: all weights. fsdp2: a share of weights, gradients and optimiser, for
     models that do not fit."""
 
     held_out_votes: float = key(0.0, GUARD, resume="fixed", folds="same", error="no", low=0, high=0.9)

@@ -21,7 +21,7 @@ from palate.run.keys import default_of
 
 
 def check(config: TrainConfig) -> TrainConfig:
-    """The configuration, unchanged. Raises PalateError with the reason for the first thing that cannot work."""
+    """The configuration, unchanged. Raises PalateError with the reason for the first contradiction."""
     _check_losses(config.losses)
     if not all(judges_of(config)):
         raise PalateError(f"judge: {config.judge!r} is no annotator_id; give one, or a list of them.")
@@ -56,7 +56,7 @@ def _changed(config: TrainConfig, start: str) -> list[str]:
 
 
 def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
-    """(whether it is so, the reason why it cannot work and what to do); the first true one is told."""
+    """(whether the rule is broken, the reason and what to do instead); the first broken one is reported."""
     c, losses = config, set(config.losses)
     voted, paired = c.source not in UNVOTED, c.source in PAIRED
     settings, flips = (
@@ -64,7 +64,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         [key for key in _changed(c, "adaptive_flip_") if key != "adaptive_flip_ratio"],
     )
     per_image = ", ".join(sorted(PER_IMAGE))
-    # One row per rule: when it holds, and what is told. The formatter would take a line for every word of them.
+    # One row per rule: its condition and its message. The formatter would spread each row over many lines.
     # fmt: off
     return [
         (voted and uses_judge(c) and not c.judge,
@@ -78,7 +78,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
         (len(judges_of(c)) > 1 and SELF in judges_of(c),
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
-        (c.covariates != "all" and c.correction != "covariates",
+        (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
@@ -268,7 +268,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them "
          "together; give every process at least one row."),
         (c.parallel == "fsdp2" and c.safeguard_mode == "exact",
-         "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through "
+         "parallel: fsdp2 frees weights after a backward pass, and safeguard_mode: exact takes two through "
          "one graph. Use parallel: ddp, or safeguard_mode: pair."),
         (c.parallel == "fsdp2" and c.mixed_precision == "fp16",
          "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),

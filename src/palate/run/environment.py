@@ -1,4 +1,5 @@
-"""What a run ran on: versions of what matters, the machine, and the folder that relative paths are seen from."""
+"""The environment of a run: versions of the libraries that matter, the machine, and the folder to which relative paths
+refer."""
 
 import json
 import platform

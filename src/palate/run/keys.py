@@ -1,7 +1,7 @@
-"""How a key of a configuration is declared: everything about it stands where the key stands, in the field's metadata.
+"""How a key of a configuration is declared: everything about it is in the field's metadata.
 
-Whatever needs to know something of all keys (which may change on resume, what the folds of a cross-fitted model reset,
-what a stored error of the reference depends on, which values need less memory, what a report tells) asks here.
+Code that needs a fact about all keys (which may change on resume, what the folds of a cross-fitted model reset, what a
+stored error of the reference depends on, which values need less memory, what a report shows) asks here.
 """
 
 import ast
@@ -36,31 +36,32 @@ Error = Literal["no", "value", "model", "timesteps", "draws", "pairs", "rounding
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of one key beside its type, its default and the sentence below it."""
+    """The facts about one key beside its type, its default and the sentence below it."""
 
     group: str
-    """The heading that it stands under in `--help`."""
+    """Its heading in `--help`."""
     resume: Literal["fixed", "free"]
-    """free: it may be another one when a run resumes, because it changes where or how long a run computes, not what."""
+    """free: it may change when a run resumes, because it only affects where or how long a run computes, not the
+    result."""
     folds: Literal["same", "reset", "own"]
-    """What the runs of a cross-fitted model's folds take: the same value, `reset_to`, or each fold one of its own."""
+    """The value in the fold runs of a cross-fitted model: the same, `reset_to`, or one for each fold."""
     error: Error
     """How a stored error of the reference depends on it. no: not at all. value: on its value. model, timesteps, draws,
-    pairs: through what is described as such. rounding: in the last bits, which a run says. refused: errors are stored
-    for its default alone."""
+    pairs: through the part of the stored settings with that name. rounding: in the last bits, which a run reports.
+    refused: errors are stored for its default alone."""
     low: float | None
     high: float | None
-    has_bounds: bool  # they were given, be it as None for no bound
+    has_bounds: bool  # whether bounds were given, even as None for no bound
     unit: str
     told: str | None
-    """The row of a report that tells it. "nowhere": no report does. None: among other keys, where it was changed."""
+    """The row of a report that shows it. "nowhere": none does. None: it is listed with the other changed keys."""
     reset_to: Any
     remedies: tuple[Any, ...]
-    """Values that reduce the memory of a training."""
+    """Values that reduce a training's memory."""
     remedy_sets: Mapping[str, Any]
-    """Keys that these values need to be set along with them."""
+    """Keys that must be set together with these values."""
     first: bool
-    """It is one of those that people change first."""
+    """Whether it is one of the keys that people change first."""
 
 
 def key(
@@ -81,8 +82,8 @@ def key(
 ) -> Any:
     """A field of a configuration with its Key; `default` is a value, REQUIRED, or a function that makes one.
 
-    `low` and `high` are the least and the largest number, None for no bound; a number says at least the first. What a
-    fold takes of a key that is reset is its default, or `reset_to`.
+    `low` and `high` are the least and the largest number, None for no bound; a numeric key gives at least `low`. A fold
+    resets a key to its default, or to `reset_to`.
     """
     made = {"default_factory": default} if callable(default) else {} if default is REQUIRED else {"default": default}
     least = None if low is UNSAID else low
@@ -94,13 +95,13 @@ def key(
 
 
 def keys(kind: type, which: Callable[[Key], bool] = lambda _: True) -> dict[str, Key]:
-    """The keys of a configuration by name, in their order; those of which `which` is true."""
+    """The keys of a configuration by name, in their order, limited to those for which `which` is true."""
     declared = {f.name: key_of(f) for f in fields(kind)}
     return {name: one for name, one in declared.items() if which(one)}
 
 
 def key_of(field_: Field[Any]) -> Key:
-    """What a field declares. Raises TypeError for one that declares nothing."""
+    """The Key of a field. Raises TypeError for a field without one."""
     declared = field_.metadata.get("key")
     if not isinstance(declared, Key):
         raise TypeError(f"the key {field_.name!r} says nothing of itself: declare it with palate.run.keys.key")

@@ -23,12 +23,12 @@ FREE_ON_RESUME = tuple(keys(TrainConfig, lambda key: key.resume == "free"))
 def load_config(
     source: "str | Path | dict[str, Any] | TrainConfig", *, where: str = "configuration", **overrides: Any
 ) -> TrainConfig:
-    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys replaced; `where` is what a
-    refusal calls a dict.
+    """A checked configuration from a YAML file, a dict or a TrainConfig, with single keys overridden; error messages
+    call a dict `where`.
 
-    The keys of the method's preset, and of the recipe, stand behind those that are given. Raises PalateError for a key
-    that does not exist (naming the nearest one), a missing key, a value of another type or out of bounds, or keys that
-    cannot go together.
+    The given keys override those of the method's preset and of the recipe. Raises PalateError for a key that does not
+    exist (naming the nearest one), a missing key, a value of another type or out of bounds, or keys that cannot go
+    together.
     """
     if not isinstance(source, TrainConfig):
         return check(_read(source, where, overrides))
@@ -51,8 +51,8 @@ def _read(source: "str | Path | dict[str, Any]", where: str, overrides: dict[str
 
 
 def refuse_another(run: Path, config: TrainConfig) -> None:
-    """Raises PalateError when a folder holds a run with another configuration. One that was refused before its first
-    step holds nothing."""
+    """Raises PalateError when a folder holds a run with another configuration. A run that was refused before its first
+    step does not count."""
     stored = run / "config.yaml"
     if not stored.exists() or not (run / "metrics.jsonl").exists():
         return
@@ -72,7 +72,7 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
 
 
 class BaseModel(TypedDict):
-    """Which model a run starts from, in the words of `load_backbone`."""
+    """The model that a run starts from, as arguments of `load_backbone`."""
 
     name_or_path: str
     revision: str | None
@@ -81,7 +81,7 @@ class BaseModel(TypedDict):
 
 
 def base_model(config: TrainConfig) -> BaseModel:
-    """The base model that a configuration names."""
+    """The base model of a configuration."""
     return BaseModel(
         name_or_path=config.pretrained_model_name_or_path,
         revision=config.revision,
@@ -117,11 +117,12 @@ def _plain(value: Any) -> Any:
 
 
 class _Twice(Exception):
-    """A key stands in one mapping twice."""
+    """A key occurs twice in one mapping."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of its version 1.2 (1e-5 is one), and no key twice: the last one would win silently."""
+    """YAML with the numbers of version 1.2 (1e-5 is one), which refuses a repeated key: the last one would win
+    silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}

@@ -20,7 +20,7 @@ class MetricsLog:
         self.path = run / "metrics.jsonl"
         kept = [
             line for line in read_metrics(run) if line["step"] < first_step
-        ]  # a resumed run writes the later ones again
+        ]  # a resumed run writes later steps again
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         self._board = _tensorboard(run, first_step) if tensorboard else None
@@ -46,16 +46,23 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out."""
+    """The lines of a run's metrics.jsonl; those from the first damaged one on are left out."""
     path = Path(run) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     metrics = []
     for line in lines:
         try:
-            metrics.append(json.loads(line))
-        except json.JSONDecodeError:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not (isinstance(told, dict) and isinstance(told.get("step"), int) and all(map(_is_number, told.values()))):
+            break  # damaged: what follows is of a later step, and is written again when the run goes on
+        metrics.append(told)
     return metrics
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _short(value: float) -> float:

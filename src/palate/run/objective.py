@@ -28,8 +28,8 @@ class ObjectiveConfig:
     revision: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
     """Revision of a hub model."""
     variant: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
-    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; a part that has one copy alone needs no
-    word. Held in fp32 whatever it is."""
+    """Copy of the base model's weights to read, as in `*.fp16.safetensors`; not needed for a part that has only one
+    copy. Always held in fp32."""
     vae: str | None = key(None, RUN, resume="fixed", folds="same", error="model", told="base model")
     """Another autoencoder of the same latent space in place of the base model's: a folder, a .safetensors file, or a
     hub name."""
@@ -53,7 +53,7 @@ class ObjectiveConfig:
     target: Literal["human", "mix", "dedpo", "judge"] = key(
         "human", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
-    """human: human votes alone. mix: human votes, the judge's where there are none, as they are. dedpo: the judge's
+    """human: human votes alone. mix: human votes, and the judge's raw votes where there are none. dedpo: the judge's
     votes everywhere, debiased by the human ones. judge: the judge's votes alone."""
     judge: str | tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="reset", error="no", told="judge", first=True
@@ -62,16 +62,16 @@ class ObjectiveConfig:
     training."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")
     """Take the judge's choice (0, 1) instead of its probability."""
-    correction: Literal["covariates", "calibrate", "none"] = key(
+    correction: Literal["covariates", "context", "calibrate", "none"] = key(
         "covariates", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on its score
-    alone, or not at all. Only for targets that use a judge."""
+    """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on
+    both for each kind of prompt apart, on its score alone, or not at all. Only for targets that use a judge."""
     covariates: Literal["all", "statistics", "embeddings"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
-    """What correction: covariates looks at beside the judge: picture statistics, embeddings of the pictures (those that
-    judges left in the dataset), or all that is there."""
+    """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
+    pictures (stored in the dataset by judges), or all that exist."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
@@ -84,9 +84,9 @@ class ObjectiveConfig:
     label_smoothing: float = key(
         0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=0.499, told="weights"
     )
-    """Conservative DPO: this share of the votes is taken to be wrong, and learned as such."""
+    """Conservative DPO: this share of the votes is assumed wrong, and the targets are smoothed by it."""
     flip_rate: float = key(0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=0.499, told="weights")
-    """Robust DPO: votes are known to be wrong at this rate, and corrected for it; targets leave [0, 1]."""
+    """Robust DPO: corrects for votes that are known to be wrong at this rate; targets leave [0, 1]."""
     target_radius: float = key(0.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=100, told="weights")
     """DPO-PRO: learn the worst share of votes within this chi-square radius of the one given; doubtful pairs then pull
     less, hard votes as before. 0 is off."""
@@ -97,7 +97,7 @@ class ObjectiveConfig:
     )
     """Count only these people's votes as human; all of them when absent."""
     human_votes: int | None = key(None, VOTES, resume="fixed", folds="same", error="no", low=1, unit="pairs")
-    """Use the human votes of only this many pairs, chosen at random: how far would fewer labels have come?"""
+    """Use the human votes of only this many pairs, chosen at random, to see how good fewer labels would have been."""
     leave_out_fold: tuple[int, int] | None = key(None, VOTES, resume="fixed", folds="own", error="no", low=0)
     """[k, K]: leave out the k-th of K parts of the pairs with human votes (prompts stay together)."""
     self_judge: Literal["online", "cross-fitted"] = key("online", VOTES, resume="fixed", folds="same", error="no")
@@ -146,7 +146,8 @@ class ObjectiveConfig:
     nft_beta: float = key(1.0, LOSS, resume="fixed", folds="same", error="no", low=1e-3, high=100)
     """DiffusionNFT's beta: how far its two branches reach from the reference; no beta of ours."""
     nft_kl: float = key(2e-5, LOSS, resume="fixed", folds="same", error="no", low=0)
-    """Weight of the mean square of the prediction's change in nft; the published 1e-4 stands beside 5 times the loss."""
+    """Weight of the mean square of the prediction's change in nft; the published 1e-4 stands beside 5 times the
+    loss."""
     confidence: float | None = key(None, LOSS, resume="fixed", folds="same", error="no", low=0, told="weights")
     """Single images weigh 1 + this times the distance of the judge's score from its median, in standard deviations; off
     when absent. Needs a judge with scores."""
@@ -173,7 +174,7 @@ class ObjectiveConfig:
     )
     """Where its margin acts: outside beta as published (numerically near 0), inside, or nowhere."""
     adaptive_sign: Literal["published", "consistent"] = key("published", LOSS, resume="fixed", folds="same", error="no")
-    """Sign of its margin with link: ipo; published adds what the sigmoid form subtracts."""
+    """Sign of its margin with link: ipo; published adds the margin that the sigmoid form subtracts."""
     adaptive_memory: bool = key(False, LOSS, resume="fixed", folds="same", error="no")
     """Average the suspicion of a pair over its draws so far instead of taking each draw alone."""
     adaptive_rho: float = key(15.0, LOSS, resume="fixed", folds="same", error="no", low=0)
@@ -218,7 +219,7 @@ class ObjectiveConfig:
     """weight: exp(-u/uncertainty), attenuates. margin: subtracts uncertainty·u from the logit, as published in
     words."""
     reward: str | None = key(None, SAMPLED, resume="fixed", folds="same", error="no", told="judge")
-    """What ranks the steps of source: steps: "world", a picture statistic, or a plug-in."""
+    """The reward that ranks the steps of source: steps: "world", a picture statistic, or a plug-in."""
     candidates: int = key(4, SAMPLED, resume="fixed", folds="same", error="no", low=2)
     """Next steps that are ranked at each step of sampling."""
     reward_gap: float = key(0.3, SAMPLED, resume="fixed", folds="same", error="no", low=0, high=0.999)

@@ -1,7 +1,7 @@
-"""The door: the type, the shape and the bounds of every value, before anything else is done with it.
+"""Check the type, the shape and the bounds of every value before anything else is done with it.
 
-Forms that can only mean one thing are taken (4.0 for a whole number, 1e2, text for a list of one, `lora: true`); all
-else is refused in one line that shows the right spelling.
+Unambiguous forms are accepted (4.0 for a whole number, 1e2, text for a list of one, `lora: true`); everything else is
+refused in one line that shows the right spelling.
 """
 
 import os
@@ -17,8 +17,8 @@ from palate.run.config import LoraOptions, TrainConfig
 from palate.run.keys import REQUIRED, Key, default_of, key_of
 
 NEEDED = tuple(field.name for field in fields(TrainConfig) if default_of(field) is REQUIRED)
-NESTED = {"lora": LoraOptions}  # keys that hold keys of their own
-# What scripts of other tools call it, and what it is here
+NESTED = {"lora": LoraOptions}  # keys with keys of their own
+# Names of keys in other tools' scripts, and what to write here
 ELSEWHERE = {
     "allow_tf32": "set mixed_precision: bf16 for faster arithmetic, or torch's own environment variables",
     "scale_lr": "write the learning_rate that you want",
@@ -59,21 +59,21 @@ class Place:
 
     @property
     def option(self) -> str:
-        """As the command line spells it."""
+        """Its spelling on the command line."""
         return "--" + ".".join(part for part in (self.inside, self.name) if part).replace("_", "-")
 
     def __str__(self) -> str:
         return self.option if self.is_option else ": ".join(filter(None, (self.where, self.inside, self.name)))
 
     def spelled(self, value: str) -> str:
-        """A line of a file, or an option, with this value."""
+        """The line of a file, or the option, that sets this value."""
         return f"{self.option} {value}" if self.is_option else f"{self.name}: {value}"
 
 
 def typed(
     values: dict[str, Any], kind: type[TrainConfig] | type[LoraOptions], where: str = "configuration", inside: str = ""
 ) -> dict[str, Any]:
-    """The values in the types of their fields, nested ones too; `where` is "" for options.
+    """The values converted to the types of their fields, nested ones too; `where` is "" for options.
 
     Raises PalateError, in one line that begins with where it was given, for a key that does not exist (naming the
     nearest one), a value of another type and one out of bounds.
@@ -94,7 +94,7 @@ def typed(
 
 
 def unknown_key(name: str, known: list[str]) -> str:
-    """What is said of a key that does not exist."""
+    """The message for a key that does not exist."""
     if name in ELSEWHERE:
         return f"there is no key {name!r}; {ELSEWHERE[name]}."
     return f"there is no key {name!r}{did_you_mean(name, known, cutoff=0.4)}"
@@ -106,7 +106,7 @@ def none_allowed(kind: Any) -> bool:
 
 
 def choices_of(kind: Any) -> tuple[str, ...]:
-    """The names of a closed set that a type allows; empty where it is none."""
+    """The names of a closed set that a type allows; empty for other types."""
     parts = parts_of(kind)
     return tuple(name for part in parts if get_origin(part) is Literal for name in get_args(part))
 
@@ -141,7 +141,7 @@ def _value(value: Any, kind: Any, place: Place, default: Any) -> Any:
 
 
 def _plain(value: Any, kind: Any) -> Any:
-    """The value without what other ways of writing it add: numpy's numbers, paths, a list of one, YAML's `no`."""
+    """The value in its plain form: numpy's numbers, paths, a list of one, and YAML's `no` are converted."""
     parts = parts_of(kind)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -172,7 +172,7 @@ def _check_bounds(value: Any, key: Key, place: Place) -> None:
 
 
 def parts_of(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, without None; the type itself where it is none."""
+    """The members of a union, without None; for any other type the type itself."""
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     return tuple(member for member in members if member is not type(None))
 

@@ -1,4 +1,4 @@
-"""Which human votes had a part in a run: the votes that it cannot judge as if it had not seen them."""
+"""The human votes that a run was trained on, which it therefore cannot judge impartially."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ FILE = "human_votes.parquet"
 
 
 def save_votes_used(run: Path, pair_ids: frozenset[str], start_from: str | None) -> None:
-    """Add these pairs, and those of the run that it started from, to human_votes.parquet of the run.
+    """Add these pairs, and those of the earlier run that it started from, to the run's human_votes.parquet.
 
     Where that earlier run has no such file nothing is written: a record that leaves votes out is worse than none.
     """
@@ -20,7 +20,7 @@ def save_votes_used(run: Path, pair_ids: frozenset[str], start_from: str | None)
         if not (Path(start_from) / FILE).is_file():
             return
         pair_ids = pair_ids | votes_used(Path(start_from))
-    if (run / FILE).is_file():  # it goes on, and the dataset may have changed since
+    if (run / FILE).is_file():  # the run resumes, and the dataset may have changed since
         pair_ids = pair_ids | votes_used(run)
     with atomic_path(run / FILE) as temporary:
         table = pa.table({"pair_id": pa.array(sorted(pair_ids), pa.string())})
@@ -28,7 +28,7 @@ def save_votes_used(run: Path, pair_ids: frozenset[str], start_from: str | None)
 
 
 def votes_used(run: Path) -> frozenset[str]:
-    """The pair_ids of all human votes that the run was trained on. Raises PalateError where it does not say."""
+    """The pair_ids of all human votes that the run was trained on. Raises PalateError where the run has no record."""
     try:
         return frozenset(pq.read_table(run / FILE, page_checksum_verification=True)["pair_id"].to_pylist())
     except (OSError, pa.ArrowInvalid, KeyError) as error:

@@ -1,4 +1,4 @@
-"""The models that a verb is given."""
+"""The models given to a verb."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from palate.errors import PalateError
 
 
 def require_models(models: Sequence[str | Path], verb: str) -> None:
-    """Raises PalateError when no model is named, or one twice: it would count as two."""
+    """Raises PalateError when no model is named, or one is named twice: it would count as two."""
     if not models:
         raise PalateError(f"{verb}: no model is named. For example: palate {verb} runs/dpo (see --help).")
     places = [Path(model).resolve() for model in models]

@@ -1,13 +1,13 @@
-"""Where samples come from, as samples.json keeps it: the command, the model's place, weights and base, what it learned
-from."""
+"""The origin of samples, as samples.json stores it: the command, the model's path, weights and base, and what it
+learned from."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.command import command_line
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
@@ -22,13 +22,12 @@ DENOISERS = ("unet", "transformer")
 
 
 def said() -> dict[str, str]:
-    """The command as it is stored beside what it made, the folder in which it was typed, and the version of palate."""
+    """The command that made the samples, the folder in which it was typed, and the version of palate."""
     return {"palate": __version__, "command": command_line(), "folder": str(Path.cwd())}
 
 
 def origin_of(model: str | Path, negative: str | None, revision: str | None) -> dict[str, Any]:
-    """What cannot be asked any more once the model is moved, trained further or deleted; to be asked before it is
-    sampled."""
+    """Facts that are lost once the model is moved, trained further or deleted; collect them before sampling."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
     places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).exists()}
@@ -42,7 +41,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None) -> 
 
 
 def weights_of(model: str | Path) -> str | None:
-    """A hash of what was trained in a run, or of a pipeline folder's denoiser; None where neither is there."""
+    """A hash of a run's trained weights, or of a pipeline folder's denoiser; None where neither exists."""
     folder = WORLD_FOLDER if str(model) == WORLD else Path(model)
     if folder.is_file():  # a whole model in one file
         return weights_hash([folder])
@@ -52,8 +51,8 @@ def weights_of(model: str | Path) -> str | None:
 
 
 def trained_since(samples: "Samples") -> str | None:
-    """The model, or the negative one, where its weights are others by now; None where it is gone or they were not
-    written down."""
+    """The model, or the negative one, where its weights have changed since; None also where it is gone or its weights
+    were not recorded."""
     for key, before in samples.origin.get("weights", {}).items():
         place = _place(samples, key)
         now = weights_of(place) if place else None
@@ -63,7 +62,8 @@ def trained_since(samples: "Samples") -> str | None:
 
 
 def run_of(samples: "Samples") -> Path | None:
-    """The run that made these samples, where it is found; None for those of a pipeline, and of a run that is gone."""
+    """The run that made these samples, where it can be found; None for samples of a pipeline, or of a run that is
+    gone."""
     place = _place(samples, "model")
     return Path(place) if place and (Path(place) / "config.yaml").is_file() else None
 
@@ -80,8 +80,8 @@ def same_model(samples: "Samples", key: str, name: str) -> bool:
 
 
 def require_one_base(models: list[str | Path]) -> None:
-    """Raises PalateError where runs, or folders of their samples, started from different base models: then there is no
-    base to compare all of them with."""
+    """Raises PalateError where runs, or folders of their samples, started from different base models: then no base can
+    be compared with all of them."""
     bases = [(model, base) for model in models if (base := _base_of(Path(model)))]
     for model, base in bases[1:]:
         first, one = bases[0]
@@ -98,11 +98,14 @@ def _base_of(model: Path) -> Base | None:
     if run := run_beside(model):
         return _base(run)
     path = model / "samples.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("origin", {}).get("base") if path.is_file() else None
+    if not path.is_file():
+        return None
+    origin = open_samples(model).origin
+    return origin.get("base") if isinstance(origin.get("base"), dict) else None
 
 
 def _base(run: Path) -> Base | None:
-    """Name and revision of the model that a run started from, and where it is; None for a pipeline."""
+    """Name, revision and path of the model that a run started from; None for a pipeline."""
     if not (run / "config.yaml").is_file():
         return None
     config = read_yaml(run / "config.yaml")
@@ -127,7 +130,7 @@ def _words(base: Base) -> str:
 
 
 def _place(samples: "Samples", key: str) -> str | None:
-    """Where the model is; a run's own samples know it wherever both were moved."""
+    """The model's path; a run's own samples find it even after both were moved together."""
     if key == "model" and (beside := run_beside(samples.folder)):
         return str(beside)
     if samples.settings.get(key) == WORLD:

@@ -18,8 +18,8 @@ from palate.errors import PalateError
 from palate.files import short_hash
 from palate.reading import open_plain, parse_json, quoted, read_text
 
-COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
-PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
+COLUMNS = ("prompt", "prompts", "caption", "text")  # names of the column of prompts, in upper or lower case
+PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # columns that name its part
 _FILES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 
 
@@ -27,20 +27,20 @@ _FILES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 class Suite:
     """Prompts in the order of their file, each once."""
 
-    source: str  # the file's name, with the part and the limit that were asked for
+    source: str  # the file's name, with the requested part and limit
     prompts: tuple[str, ...]
-    rows: int  # of the file or its part, before what follows was left out
-    repeated: int  # rows with a prompt that was there already: its noise, and so its picture, would be the same
+    rows: int  # of the file or its part, before anything was left out
+    repeated: int  # rows that repeat an earlier prompt: noise, and so picture, would be the same
     blank: int  # rows without text
     beyond_limit: int
 
     @property
     def hash(self) -> str:
-        """The content: equal for equal prompts in equal order, wherever they come from."""
+        """A hash of the content: equal for equal prompts in equal order, wherever they come from."""
         return prompts_hash(list(self.prompts))
 
     def line(self) -> str:
-        """What was read, with counts of what was left out."""
+        """One line: how many prompts were read, and how many were left out."""
         out = {"repeated": self.repeated, "blank": self.blank, "beyond the limit": self.beyond_limit}
         left_out = [f"{count:,} {why}" for why, count in out.items() if count]
         told = f" of {self.rows:,} (left out: {', '.join(left_out)})" if left_out else ""
@@ -58,8 +58,8 @@ def load_suite(
     metadata), or rows like 2400:3200. `limit` draws that many prompts by their address, so that a larger limit contains
     a smaller one; they keep their order.
 
-    Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that is not
-    there (naming those that are).
+    Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that does
+    not exist (naming those that do).
     """
     if str(source) == "world":
         from palate.world.pictures import PROMPTS
@@ -96,9 +96,9 @@ def as_suite(
 ) -> Suite:  # fmt: skip
     """The suite of one prompt, of several, or of a file, as a caller may give them.
 
-    A text is a prompt unless it is "world", names a file or folder that is there, or ends like a file of prompts: a
-    file that is missing is no prompt. Raises PalateError as `load_suite` does, for no prompts, and for a part of
-    prompts that are not in a file.
+    A text is a prompt unless it is "world", names a file or folder that is there, or ends like a file of prompts: the
+    name of a missing file does not count as a prompt. Raises PalateError as `load_suite` does, for no prompts, and for
+    a part of prompts that are not in a file.
     """
     if isinstance(prompts, PathLike) or (isinstance(prompts, str) and _names_a_file(prompts)):
         return load_suite(fspath(prompts), part, limit, column)
@@ -157,7 +157,7 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
 
 def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
     kind = path.suffix.lower()
-    if kind == ".parquet":  # without its other columns, which may be pictures
+    if kind == ".parquet":  # only these columns: the others may hold pictures
         open_plain(path).close()
         there = pq.read_schema(path).names
         prompts = _column(there, str(path), column)
@@ -183,7 +183,9 @@ def _rows(path: Path, column: str | None) -> Iterator[tuple[Any, set[str]]]:
                 raise ValueError(f"line {table.line_num} has more cells than the first; put quotes around its prompt")
             yield cells, set()
     elif kind == ".txt":
-        yield from ((line, set()) for line in text.split("\n") if line.strip())  # and at no rarer kind of line end
+        yield from (
+            (line, set()) for line in text.split("\n") if line.strip()
+        )  # splitlines() splits at rarer characters, too
     else:
         raise ValueError(f"files of kind {path.suffix or 'without ending'} are not read")
 
@@ -201,7 +203,7 @@ def _listed(content: Any) -> Iterator[tuple[Any, set[str]]]:
 
 
 def _parts(row: Any) -> set[str]:
-    """What a row says it belongs to: in columns of its own, or in its metadata."""
+    """The parts that a row belongs to, by columns of its own or by its metadata."""
     if not isinstance(row, dict):
         return set()
     metadata = row.get("metadata")
@@ -241,7 +243,7 @@ def _prompt(row: Any, where: str, asked: str | None) -> str:
 
 
 def _column(there: list[str], where: str, asked: str | None) -> str:
-    """The column of the prompt: the one that was asked for, else the first of the known names, in any case."""
+    """The column of the prompt: the requested one, else the first of the known names, in upper or lower case."""
     wanted = COLUMNS if asked is None else (asked.lower(),)
     known = {name.lower(): name for name in reversed(there)} | ({asked: asked} if asked in there else {})
     for name in wanted if asked is None else (asked, *wanted):

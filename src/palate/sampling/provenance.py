@@ -1,4 +1,4 @@
-"""Which judges a model was trained to please: what they say of it afterwards is no evidence."""
+"""Which judges a model was trained to please: their later opinion of it is no evidence."""
 
 import json
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from palate.backbones import WORLD
 from palate.backbones.folders import TRAINED_ON
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
+from palate.files import read_object
 from palate.judges.base import SELF
 from palate.judges.load import BUILT_IN
 from palate.judges.rewards import STATISTICS
@@ -27,9 +28,7 @@ class Learned:
     """Judges whose votes, and rewards whose ranking, a model was trained on."""
 
     names: frozenset[str] = frozenset()
-    lost: tuple[
-        str, ...
-    ] = ()  # what would say the rest and is not there, in words; where there is some, `names` may lack some
+    lost: tuple[str, ...] = ()  # missing sources, in words; where there are any, `names` may be incomplete
 
     def __or__(self, other: "Learned") -> "Learned":
         return Learned(self.names | other.names, tuple(dict.fromkeys((*self.lost, *other.lost))))
@@ -40,17 +39,17 @@ class Learned:
 
 
 def learned_from_dict(told: dict[str, Any]) -> Learned:
-    """What `as_dict` gave."""
+    """Read the result of `as_dict`."""
     return Learned(frozenset(told["trained_on"]), tuple(told.get("lost", ())))
 
 
 def learned_from(model: str | Path, revision: str | None = None) -> Learned:
-    """What a run learned from, with the runs and the base model that it started from; of a pipeline what is told beside
-    it.
+    """What a run learned from, together with the runs and the base model that it started from; for a pipeline, what the
+    record beside it says.
 
-    A judge that voted under another annotator id (`palate annotate --name`) is named as well, where the dataset is
-    still there to say so. A relative path in a run's configuration is looked for in the folders above the run first,
-    then here.
+    A judge that voted under another annotator id (`palate annotate --name`) is named as well, where the dataset still
+    exists and says so. A relative path in a run's configuration is looked for first in the folders above the run, then
+    in the current folder.
     """
     found, seen, first = Learned(), set(), Path(model)
     waiting = [first.resolve() if first.is_dir() and str(model) != WORLD else first]
@@ -62,7 +61,7 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
         if not (run / "config.yaml").is_file():
             found |= _of_pipeline(str(run), revision)
             continue
-        config = read_yaml(run / "config.yaml")  # as it is: keys of an older palate do not matter here
+        config = read_yaml(run / "config.yaml")  # unchecked: keys of an older palate do not matter here
         found |= _of_run(run, config)
         base = str(config.get("pretrained_model_name_or_path", WORLD))
         found |= _of_pipeline(str(found_from(base, run) or base), config.get("revision"))
@@ -76,8 +75,8 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
 
 
 def learned_by_samples(samples: "Samples") -> Learned:
-    """The same of the model that made these samples, and of the negative model that guided it: as it was written down
-    when they were made. Where it was not, or could not be known then, of the run as far as it is found now."""
+    """What the model that made these samples, and the negative model that guided it, learned from, as recorded when the
+    samples were made. Where that record is missing or incomplete, the run is asked, if it can still be found."""
     told = samples.origin.get("learned")
     known = learned_from_dict(told) if told else Learned()
     if told and not known.lost:
@@ -87,16 +86,16 @@ def learned_by_samples(samples: "Samples") -> Learned:
 
 
 def run_beside(folder: Path) -> Path | None:
-    """The run whose own samples these are (RUN/samples), wherever it was moved; None for other folders."""
+    """The run whose own samples these are (RUN/samples), even if it was moved; None for other folders."""
     run = folder.resolve().parent
     return run if folder.resolve().name == "samples" and (run / "config.yaml").is_file() else None
 
 
 def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
-    """The folder (or the file of a whole model) that a relative path means, seen from a folder above `near` or else
-    from here; None where there is none.
+    """The folder (or the file of a whole model) at a relative path, seen from a folder above `near` or else from the
+    current folder; None where it does not exist.
 
-    `holds` is a file that must be in it.
+    `holds` names a file that the folder must contain.
     """
     if str(name) == WORLD:
         return None
@@ -108,9 +107,7 @@ def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
 def _of_older_samples(samples: "Samples") -> Learned:
     settings, folder = samples.settings, samples.folder
     if folder.name == "base-samples" and (folder.parent / "config.yaml").is_file():
-        base = str(
-            settings.get("model")
-        )  # a base model that is gone was none of palate's: those are told in samples.json
+        base = str(settings.get("model"))  # a missing base model is not one of palate's: samples.json would name it
         return _of_pipeline(str(found_from(base, folder) or base), settings.get("revision"))
     found = Learned()
     for key in ("model", "negative"):
@@ -127,13 +124,13 @@ def _of_older_samples(samples: "Samples") -> Learned:
 
 
 def _of_pipeline(name: str, revision: str | None) -> Learned:
-    """What `palate export` wrote into a pipeline folder, or into the hub's local copy of one."""
+    """The record that `palate export` wrote into a pipeline folder, or into the hub's local copy of one."""
     path = Path(name) / TRAINED_ON if Path(name).is_dir() else _cached(name, TRAINED_ON, revision)
     if name == WORLD or path is None or not path.is_file():
         return Learned()
     try:
         return learned_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Learned(lost=(f"{name}'s {TRAINED_ON}, which is damaged",))
 
 
@@ -150,7 +147,7 @@ def _cached(name: str, file: str, revision: str | None) -> Path | None:
 def _of_run(run: Path, config: dict[str, Any]) -> Learned:
     judges = config.get("judge") or []
     used = set([judges] if isinstance(judges, str) else judges) | _told(run)
-    everyone = config.get("uncertainty") is not None  # all judges of the dataset, where their disagreement was used
+    everyone = config.get("uncertainty") is not None  # uncertainty uses the disagreement of all judges of the dataset
     reward = {config["reward"]} if config.get("reward") else set()
     place = found_from(config["dataset"], run, "dataset.json") if config.get("dataset") else None
     try:
@@ -166,15 +163,17 @@ def _of_run(run: Path, config: dict[str, Any]) -> Learned:
 
 
 def _is_scorer(name: str) -> bool:
-    """Whether an annotator id says by itself who judged: a judge of palate or of a package, or the model itself."""
+    """Whether an annotator id alone identifies the judge: a judge of palate or of a package, or the model itself."""
     plug_ins = (entry_points(group=f"palate.{kind}").names for kind in ("judges", "scorers"))
     known = {*BUILT_IN, *STATISTICS, WORLD, ITSELF}.union(*plug_ins)
     return name in known or name.startswith(SELF) or set(name.split("+")) <= known
 
 
 def _told(run: Path) -> set[str]:
-    """The judge of labels.json."""
+    """The judge that labels.json names."""
     path = run / "labels.json"
-    judge = json.loads(path.read_text(encoding="utf-8")).get("judge") if path.is_file() else None
+    judge = (
+        read_object(path, "The run's `palate train` command writes it again.").get("judge") if path.is_file() else None
+    )
     told = judge.get("name") if isinstance(judge, dict) else None
-    return {told} if isinstance(told, str) else set(told or [])
+    return {told} if isinstance(told, str) else {str(name) for name in told} if isinstance(told, list) else set()

@@ -43,11 +43,11 @@ def sample(
     variant: str | None = None,
     vae: str | None = None,
 ) -> Samples:
-    """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
+    """Sample a run, a pipeline folder, or "world"; existing pictures are kept, so a second call resumes.
 
-    `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision`,
-    `variant` and `vae` are of a pipeline, as `load_backbone` has them; a run has its own. A prompt that comes again in
-    a list is left out, as in a file.
+    `batch_size` pictures are made at once; None is 32 at 256 pixels, and fewer of larger ones. `revision`, `variant`
+    and `vae` are for a pipeline, as in `load_backbone`; a run has its own. A repeated prompt in a list is left out, as
+    in a file.
 
     Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before
     it was trained further, and when the model or its negative run cannot be used; nothing is written then.
@@ -87,7 +87,7 @@ def sample(
                 [initial_noise(backbone, sampling.seed, per_picture[i], i % sampling.repetitions) for i in index]
             )
             pictures = generate(backbone, network, [per_picture[i] for i in index], noise, sampling)
-            if not begun:  # not before the family has taken the settings
+            if not begun:  # only after the family has accepted the settings
                 shapes = {"latent_shape": list(noise.shape[1:]), "picture_size": list(pictures.shape[1:3])}
                 origin = origin_of(model, negative, revision)
                 samples, begun = replace(samples, settings=settings | shapes, origin=origin), True
@@ -96,7 +96,7 @@ def sample(
                 with atomic_path(picture_path(folder, i), durable=False) as temporary:
                     Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
             advance(len(wanted))
-    if not begun:  # all pictures were there, and nothing that says what they are
+    if not begun:  # all pictures were there, but no samples.json
         samples = replace(samples, origin=origin_of(model, negative, revision))
         _say_what_is_here(samples)
     return samples
@@ -111,7 +111,7 @@ def sample_verb(
     model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None,
     device: str | None = None, parts: dict[str, str | None] | None = None,
 ) -> list[Samples]:  # fmt: skip
-    """Sample a model into its usual place, and the model it started from where asked: that one without a negative
+    """Sample a model into its usual place and, on request, the base model that it started from, without a negative
     network.
 
     Raises PalateError without a place, and for a classifier's scale where there is no classifier.
@@ -142,14 +142,14 @@ def load_model(
     mixed_precision: str = "no",
     base: dict[str, str | None] | None = None,
 ) -> tuple[Backbone, torch.nn.Module]:
-    """Backbone and network of a run (its base model with what training made of it), a pipeline folder, or "world".
+    """Backbone and network of a run (its base model with the trained weights), a pipeline folder, or "world".
 
-    The network of a run with a classifier is its base guided by it; with `negative`, a run, it is guided by that one's
-    network, too. Both are called as a UNet is. Raises PalateError when the negative run is none, not finished, has no
-    network of its own, or started from another base model, and for a precision that the device does not have. `base`
-    says of a pipeline what `load_backbone` wants to know beside its name.
+    A run with a classifier gives its base model guided by the classifier. With `negative`, another run, the network is
+    also guided by that run's network. A guided network is called like a UNet. Raises PalateError when the negative run
+    does not exist, is not finished, has no network of its own, or started from another base model, and for a precision
+    that the device does not have. `base` holds the arguments of `load_backbone` for a pipeline, beside its name.
     """
-    backbone = _backbone_of(model, "cpu", base)  # whole there; of half the size on the device
+    backbone = _backbone_of(model, "cpu", base)  # fp32 on the CPU; half the size on the device
     check_precision(mixed_precision, torch.device(device), backbone)
     network = _network_of(model, backbone)
     if negative is not None:
@@ -161,7 +161,7 @@ def load_model(
 
 
 def _backbone_of(model: str | Path, device: str, base: dict[str, str | None] | None = None) -> Backbone:
-    """The backbone that a run started from, or of a pipeline folder, or "world"; `base` is of a pipeline."""
+    """The backbone that a run started from, or of a pipeline folder, or "world"; `base` is for a pipeline."""
     if (Path(model) / "config.yaml").is_file():
         backbone = load_backbone(**base_model(load_config(Path(model) / "config.yaml")))
     else:
@@ -213,8 +213,7 @@ def _require_one_base(negative: str | Path, own: Backbone, backbone: Backbone) -
 
 
 def _resolved(sampling: Sampling, model: str | Path, folder: Path, base: dict[str, str | None]) -> Sampling:
-    """With what the model's family has by default; with that of the samples that are there where the model is not any
-    more."""
+    """Fill in the defaults of the model's family, or those of the existing samples where the model is gone."""
     try:
         backbone = _backbone_of(model, "cpu", base)
     except PalateError:
@@ -247,14 +246,14 @@ def generate(
     backbone: Backbone, network: torch.nn.Module, prompts: list[str], noise: torch.Tensor, sampling: Sampling
 ) -> Pixels:
     """Pictures uint8 [B, H, W, 3] from initial noise [B, C, h, w], by the stock diffusers pipeline. Raises PalateError
-    when one of them is no number."""
+    when one of them has NaN."""
     steps, guidance = backbone.stock
     steps = steps if sampling.steps is None else sampling.steps
     guidance = guidance if sampling.guidance is None else sampling.guidance
     network = at_guidance(network, guidance, sampling.classifier_scale).eval()
     made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
-    if not np.isfinite(pictures).all():  # which would be stored as black, and kept
+    if not np.isfinite(pictures).all():  # NaN would be stored as black
         if _divides_by_nothing(backbone):
             raise PalateError(
                 f"{backbone.folder / 'scheduler'}: has zero terminal SNR (rescale_betas_zero_snr), which a model that"
@@ -262,7 +261,7 @@ def generate(
                 " out of scheduler_config.json, or choose another --sampler."
             )
         raise PalateError(
-            f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes"
+            f"{backbone.folder}: a picture has NaN. Sample with mixed_precision bf16 or no; where that changes"
             " nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
@@ -306,8 +305,8 @@ def _checked(sampling: Sampling) -> Sampling:
 
 
 def _refuse_others(samples: Samples) -> Samples:
-    """The samples that are there. PalateError where they were made otherwise, or of older weights than the model has
-    now."""
+    """The existing samples. Raises PalateError where they were made with other settings, or with older weights than the
+    model has now."""
     before = open_samples(samples.folder)
     differ = different_settings(samples.settings, before.settings)
     told = [
@@ -317,7 +316,7 @@ def _refuse_others(samples: Samples) -> Samples:
     ]
     if told:
         raise PalateError(
-            f"{samples.folder} holds samples made otherwise (different: {', '.join(told)}). Choose another folder."
+            f"{samples.folder} holds samples with other settings (different: {', '.join(told)}). Choose another folder."
         )
     if older := trained_since(before):
         raise PalateError(

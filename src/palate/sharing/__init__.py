@@ -1,1 +1,1 @@
-"""Trained models for other people and other tools: formats, and the way to the hub."""
+"""Trained models for other people and other tools: export formats, and upload to the hub."""

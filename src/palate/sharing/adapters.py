@@ -1,4 +1,4 @@
-"""Adapters (LoRA) by the names that other tools read."""
+"""Adapters (LoRA) under the names that other tools read."""
 
 import re
 from typing import Any
@@ -26,10 +26,10 @@ COMFY_TRANSFORMERS = {
 
 
 def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The adapters as kohya's trainer writes them, and what it writes into the file's header.
+    """The adapters as kohya's trainer writes them, and the file's header.
 
     Keys: lora_unet_(module).lora_down.weight, .lora_up.weight and .alpha. A module is named as in diffusers for Stable
-    Diffusion 1.x and 2.x, and by its original name for Stable Diffusion XL; A1111 reads no other names for it. Raises
+    Diffusion 1.x and 2.x, and by its original name for Stable Diffusion XL; A1111 reads no other names. Raises
     PalateError for pipelines of other families.
     """
     if trained.pipeline not in (SD, SDXL):
@@ -52,7 +52,7 @@ def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The adapters for ComfyUI's `models/loras`: kohya's keys for UNets, diffusers' own names for transformers.
 
     The scale alpha/rank is multiplied into the second factor of transformers' adapters, because not every reader of
-    those names knows where to find it. Raises PalateError for families that ComfyUI reads no adapters of.
+    those names finds it. Raises PalateError for families whose adapters ComfyUI cannot read.
     """
     if trained.pipeline in (SD, SDXL):
         return kohya(trained)
@@ -73,8 +73,8 @@ def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Adapters that need no alpha any more: it is their rank, after alpha/r was multiplied into lora_B [out, r,
-    ...]."""
+    """Adapters with alpha/r multiplied into lora_B [out, r, ...]; their alpha is then their rank, and need not be
+    stored."""
     return {name: t * (alpha / t.shape[1]) if ".lora_B." in name else t for name, t in layers.items()}
 
 

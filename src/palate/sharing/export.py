@@ -1,4 +1,4 @@
-"""`palate export`: what a run trained, in the formats that other tools load."""
+"""`palate export`: a trained model in the formats that other tools load."""
 
 import json
 import shutil
@@ -39,16 +39,16 @@ def export(
     dtype: str | None = None,
     whole_pipeline: bool = False,
 ) -> Path:
-    """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is
+    """Write a run's model in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is
     absent).
 
-    diffusers: the adapters, alpha/rank multiplied in, or the denoiser, with a model card. kohya, comfyui: one file of
-    adapters. fused: the denoiser with the adapters in its weights; with `whole_pipeline` in a copy of the base model's
-    folder. single-file: the whole model by Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of
-    what was trained; as it is stored when absent.
+    diffusers: the adapters, with alpha/rank multiplied in, or the denoiser, and a model card. kohya, comfyui: one file
+    of adapters. fused: the denoiser with the adapters merged; with `whole_pipeline` in a copy of the base model's
+    folder. single-file: the whole model under Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is the type
+    of the trained weights; when absent, as they are stored.
 
-    Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold,
-    and a place where something stands already.
+    Raises PalateError, before anything is written, for a folder that is not a finished run, for a model that the format
+    cannot hold, and if something exists at the destination.
     """
     if format not in get_args(Format):
         raise PalateError(
@@ -82,7 +82,7 @@ def export(
 
 
 def _place(run: Path, format: str, to: str | Path | None) -> Path:
-    """Where it goes. Raises PalateError where something stands that was not written here."""
+    """The destination. Raises PalateError if something exists there that palate did not write."""
     own = to is None
     path = run / "exports" / format if to is None else Path(to)
     if format in FILES and path.suffix != ".safetensors":
@@ -92,7 +92,7 @@ def _place(run: Path, format: str, to: str | Path | None) -> Path:
     if path.is_dir() and format in FILES:
         raise PalateError(f"{path}: is a folder. Give the name of a file.")
     if not own and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise PalateError(f"{path}: is there already, and is left alone. Choose another place, or delete it.")
+        raise PalateError(f"{path}: exists already, and is left alone. Choose another place, or delete it.")
     return path
 
 
@@ -104,11 +104,11 @@ def _save(tensors: dict[str, Tensor], header: dict[str, str], path: Path, dtype:
 
 
 def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> None:
-    """The model as the run holds it, with its card; self-contained but for the base model."""
-    layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # refused before anything is written
+    """The run's model with its card; self-contained except for the base model."""
+    layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # errors come before anything is written
     network = merged_network(trained) if trained.component and dtype else None
     card = trained.run / "model" / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else plain_card(trained.run)
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else plain_card(trained.run)
     with atomic_path(path) as folder:
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -135,13 +135,13 @@ def _save_fused(trained: Trained, path: Path, dtype: torch.dtype | None, whole_p
 
 
 def _learned(run: Path) -> str:
-    """What the run was trained on, for whoever samples the model without the run; it names no place on this machine."""
+    """What the run was trained on, for people who sample the model without the run; no paths of this machine."""
     told = learned_from(run).as_dict()
     return json.dumps({key: [public(text) for text in texts] for key, texts in told.items()}, indent=1) + "\n"
 
 
 def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str:
-    """A sentence that says where the result belongs."""
+    """A sentence that says how to use the result."""
     if format == "fused" and whole_pipeline:
         return f'load it with DiffusionPipeline.from_pretrained("{path}")'
     if format == "diffusers" and (path / ADAPTER).is_file():

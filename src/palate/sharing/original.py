@@ -1,7 +1,7 @@
-"""Stable Diffusion's own names of its weights (those of the CompVis and Stability repositories), from diffusers' names.
+"""Renames weights from diffusers' names to Stable Diffusion's original ones (CompVis and Stability repositories).
 
-diffusers has the way from there to here, `palate export` needs the way back. Every result is sent through diffusers'
-converter, which must give back what went in.
+diffusers converts from the original names; `palate export` needs the opposite direction. Every result is checked with
+diffusers' converter, which must return the input.
 """
 
 import re
@@ -33,8 +33,8 @@ _OPEN_CLIP_ENDS = {
 
 
 def unet_module(module: str, config: dict[str, Any]) -> str:
-    """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError where it
-    has none."""
+    """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError if it has
+    none."""
     if module in _UNET_ENDS:
         return _UNET_ENDS[module]
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", module):
@@ -44,12 +44,12 @@ def unet_module(module: str, config: dict[str, Any]) -> str:
     per_block = config["layers_per_block"]
     if found and isinstance(per_block, int) and (found[3] != "resnets" or found[5] in _RESNET):
         side, block, kind, layer, inner = found.groups()
-        per_block += 1  # the place of a down- or upsampler
+        per_block += 1  # the position of a down- or upsampler
         first = int(block) * per_block
         if kind == "downsamplers":
             return f"input_blocks.{first + per_block}.0.op"
         if kind == "upsamplers":
-            place = 1 + ("Attn" in config["up_block_types"][int(block)])  # after the attention, where there is one
+            place = 1 + ("Attn" in config["up_block_types"][int(block)])  # after the attention, if there is one
             return f"output_blocks.{first + per_block - 1}.{place}.conv"
         blocks = f"input_blocks.{1 + first + int(layer)}" if side == "down" else f"output_blocks.{first + int(layer)}"
         return f"{blocks}.0.{_RESNET[inner]}" if kind == "resnets" else f"{blocks}.1.{inner}"
@@ -59,7 +59,7 @@ def unet_module(module: str, config: dict[str, Any]) -> str:
 
 
 def original_unet(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """All weights of a UNet by their original names. Raises PalateError when diffusers would not read them back the
+    """All weights of a UNet under their original names. Raises PalateError if diffusers would not read back the
     same."""
     out = {
         f"{UNET}{unet_module(module, config)}.{kind}": weights[f"{module}.{kind}"]
@@ -70,26 +70,25 @@ def original_unet(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[st
 
 
 def original_vae(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """All weights of a VAE by their original names. Raises PalateError when diffusers would not read them back the
-    same."""
+    """All weights of a VAE under their original names. Raises PalateError if diffusers would not read back the same."""
     out = {}
     for module, kind in map(_split, weights):
         name, tensor = _vae_module(module, len(config["up_block_types"])), weights[f"{module}.{kind}"]
         if re.search(r"attn_1\.(q|k|v|proj_out)$", name) and kind == "weight":
-            tensor = tensor[:, :, None, None]  # a convolution over one pixel there, linear here
+            tensor = tensor[:, :, None, None]  # a 1x1 convolution in the original, linear in diffusers
         out[f"{VAE}{name}.{kind}"] = tensor
     _require_same(weights, convert_ldm_vae_checkpoint(dict(out), config), "VAE")
     return out
 
 
 def original_clip(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """CLIP's text encoder: the names of transformers, below a prefix. "text_model." was in all of them, and no longer
-    is."""
+    """CLIP's text encoder: transformers' names under a prefix. Older versions had "text_model." in all names, newer
+    ones do not."""
     return {f"{prefix}transformer.text_model.{name.removeprefix('text_model.')}": w for name, w in weights.items()}
 
 
 def original_open_clip(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """A text encoder by open_clip's names: query, key and value in one matrix, the projection transposed."""
+    """A text encoder under open_clip's names: query, key and value in one matrix, the projection transposed."""
     plain = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
     out = {}
     for name, tensor in plain.items():

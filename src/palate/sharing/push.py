@@ -1,4 +1,4 @@
-"""`palate push`: a run's model and card to the hub, by the hub's own client and login."""
+"""`palate push`: uploads a run's model and card with the hub's own client and login."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from palate.sharing.export import export, size_of
 
 @dataclass(frozen=True)
 class Sending:
-    """What would be sent."""
+    """What a push sends."""
 
     folder: Path
     sizes: dict[str, str]  # file -> its size in words
     card: str
-    remark: str  # what to look at first; "" where there is nothing
+    remark: str  # what to check first; "" if there is nothing
 
 
 def plan(run: str | Path, repository: str) -> Sending:
@@ -45,7 +45,7 @@ def plan(run: str | Path, repository: str) -> Sending:
 
 
 def is_private(repository: str) -> bool | None:
-    """Whether a repository of the hub is private; None where there is none yet, or the hub does not say."""
+    """Whether a hub repository is private; None if it does not exist yet, or the hub does not say."""
     try:
         return HfApi().model_info(repository).private
     except (HfHubHTTPError, HTTPError, OSError):
@@ -55,10 +55,10 @@ def is_private(repository: str) -> bool | None:
 def push(run: str | Path, repository: str, private: bool = True, planned: Sending | None = None) -> str:
     """Send a finished run's model and card to `repository` (owner/name) on the hub; returns the address of the commit.
 
-    A repository that is there keeps its visibility. `planned` is what `plan` gave for this run, which is made here
-    where it is None. The token is that of the hub's own login or of HF_TOKEN. Raises PalateError, in one line: as
-    `plan`, without a login, when the hub refuses or cannot be reached, and when the repository is public and `private`
-    was asked for.
+    An existing repository keeps its visibility. `planned` is the result of `plan` for this run; when None, it is made
+    here. The token comes from the hub's own login or from HF_TOKEN. Raises PalateError, in one line: like `plan`,
+    without a login, when the hub refuses or cannot be reached, and when the repository is public but `private` was
+    asked for.
     """
     from palate.version import __version__
 
@@ -84,7 +84,7 @@ def push(run: str | Path, repository: str, private: bool = True, planned: Sendin
             " again."
         ) from error
     except (RuntimeError, ValueError) as error:  # from the transfer of large files
-        raise PalateError(f"{repository}: the upload failed ({_line(error)}). Push again: it goes on.") from error
+        raise PalateError(f"{repository}: the upload failed ({_line(error)}). Push again: it resumes.") from error
 
 
 def _refused(repository: str, error: HfHubHTTPError) -> str:
@@ -99,5 +99,5 @@ def _refused(repository: str, error: HfHubHTTPError) -> str:
 
 
 def _line(told: object) -> str:
-    """The beginning of a message on one line, without secrets."""
+    """The beginning of a message, in one line and without secrets."""
     return public(" ".join(str(told).split()))[:200]

@@ -18,12 +18,11 @@ from palate.sharing.trained import Trained, merged_network
 
 
 def single_file(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All weights of the pipeline, fp32, with what was trained in them: UNet, VAE, text encoders. And the entry of the
-    file's header that says what weights do not, so that palate can start from the file: configurations, and tokenizers
-    that are not CLIP's own.
+    """All weights of the pipeline in fp32, trained ones included: UNet, VAE, text encoders. And an entry for the file's
+    header with the configurations and any tokenizers other than CLIP's, so that palate can start from the file.
 
     Raises PalateError for families other than Stable Diffusion 1.x and XL, and for models that predict v, which such a
-    file cannot say.
+    file cannot express.
     """
     why = _why_not(trained)
     if why:
@@ -53,13 +52,13 @@ def _told(trained: Trained) -> dict[str, str]:
     texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     for name in [name for name in texts if name.endswith("config.json") and not name.startswith("tokenizer")]:
         config = json.loads(texts[name])
-        config.pop("_name_or_path", None)  # a place on this machine
+        config.pop("_name_or_path", None)  # a path of this machine
         texts[name] = json.dumps(config)
     return {TOLD: json.dumps({"pipeline": trained.pipeline, "files": texts})}
 
 
 def _why_not(trained: Trained) -> str:
-    """Why there is no such file for this model; "" where there is."""
+    """Why this model cannot be a single file; "" if it can."""
     if trained.pipeline not in (SD, SDXL):
         return f"only those of Stable Diffusion 1.x and XL are verified, and this is a {trained.pipeline}"
     if trained.pipeline == SD and trained.denoiser_config.get("use_linear_projection"):

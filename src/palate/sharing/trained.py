@@ -1,6 +1,5 @@
-"""What a finished run holds that can be shared: adapters or a whole denoiser, and the pipeline that it belongs to."""
+"""The shareable model of a finished run: adapters or a whole denoiser, and the pipeline that it belongs to."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from palate.backbones import Backbone, load_backbone, pipeline_class
+from palate.backbones.components import component_config
 from palate.errors import PalateError, first_line
 from palate.files import refuse_damaged
 from palate.network.model import load_trained, meta_network
@@ -28,12 +28,12 @@ class Trained:
 
     run: Path
     config: TrainConfig
-    adapter: Path | None  # a file of adapters; None where all weights were trained
-    component: Path | None  # a folder with the whole denoiser; None where adapters were trained
+    adapter: Path | None  # a file of adapters; None if all weights were trained
+    component: Path | None  # a folder with the whole denoiser; None if adapters were trained
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The pipeline that the run started from. Raises PalateError when it is not there any more."""
+        """The pipeline that the run started from. Raises PalateError when it no longer exists."""
         return load_backbone(**base_model(self.config))
 
     @property
@@ -42,7 +42,7 @@ class Trained:
 
     @cached_property
     def pipeline(self) -> str | None:
-        """The class of the pipeline, as its folder names it."""
+        """The class of the pipeline, from its folder."""
         return pipeline_class(self.base)
 
     @property
@@ -52,12 +52,11 @@ class Trained:
 
     @cached_property
     def denoiser_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads((self.base / self.denoiser / "config.json").read_text(encoding="utf-8"))
-        return config
+        return component_config(self.base, self.denoiser)
 
 
 def open_trained(run: str | Path) -> Trained:
-    """The model of a run. Raises PalateError when it is no run, has not finished, or trained no denoiser."""
+    """The model of a run. Raises PalateError if it is not a run, has not finished, or trained no denoiser."""
     run = Path(run)
     if not (run / "config.yaml").is_file():
         raise PalateError(f"{run}: not a run (no config.yaml). Give the output_dir of a training.")
@@ -67,22 +66,22 @@ def open_trained(run: str | Path) -> Trained:
             f"{run}: trained a preference classifier, which guides the base model while `palate sample` draws; no other"
             " tool loads one."
         )
-    refuse_damaged(model, "The same `palate train` command writes it again; nothing is trained anew.")
+    refuse_damaged(model, "The same `palate train` command writes it again; nothing is trained again.")
     adapter = model / ADAPTER
     component = next((model / name for name in DENOISERS if (model / name / "config.json").is_file()), None)
     if not adapter.is_file() and component is None:
-        raise PalateError(f"{run}: has no model yet. Finish the training: its `palate train` command goes on.")
+        raise PalateError(f"{run}: has no model yet. Finish the training: its `palate train` command resumes it.")
     return Trained(run, config, None if component else adapter, component)
 
 
 def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
-    """The adapters by peft's names, "unet.(module).lora_A.weight" and "….lora_B.weight", and their alpha.
+    """The adapters under peft's names, "unet.(module).lora_A.weight" and "….lora_B.weight", and their alpha.
 
     An adapter of rank r adds alpha/r · lora_B · lora_A to its module's weight. Raises PalateError for a file that
-    cannot be read, for one with entries that the network does not take, and for one that does not say its alpha where
-    that is not the rank.
+    cannot be read, that has entries unknown to the network, or that lacks its alpha although it differs from the
+    rank.
     """
-    assert trained.adapter is not None  # callers ask only for runs that have one
+    assert trained.adapter is not None  # callers only pass runs that have one
     found = read_adapters(trained.adapter, trained.denoiser)
     require_alpha(found, trained.config.lora.alpha if trained.config.lora else None)
     require_modules(meta_network(trained.backbone), found)
@@ -90,17 +89,17 @@ def read_adapter(trained: Trained) -> tuple[dict[str, Tensor], float]:
 
 
 def has_factors(trained: Trained) -> bool:
-    """Whether adapters were trained and saved inside the weights for one reason alone, that the family's pipeline loads
-    none: then the difference to the base model is nothing but them."""
+    """Whether adapters were trained but saved merged, only because the family's pipeline cannot load adapters. Then the
+    weights differ from the base model by nothing but the adapters."""
     lora, start = trained.config.lora, trained.config.start_from
     return lora is not None and start is None and not hasattr(trained.backbone.pipeline_class, "save_lora_weights")
 
 
 def factored(trained: Trained) -> tuple[dict[str, Tensor], float]:
-    """The adapters of a run that holds them in its weights, by peft's names, and their alpha, which is the rank: the
-    factors of the trained weights' difference to the base model's. They draw what the run draws, to rounding.
+    """The adapters of a run with merged weights, under peft's names, and their alpha, which is the rank. They are the
+    factors of the difference between trained and base weights, and equal the run's model up to rounding.
 
-    Raises PalateError where a difference is of higher rank than the adapters were: the base model is another one now.
+    Raises PalateError if a difference has a higher rank than the adapters: then the base model has changed.
     """
     rank = trained.config.lora.rank if trained.config.lora else 0
     before, after = trained.backbone.network.state_dict(), merged_network(trained).state_dict()
@@ -126,8 +125,7 @@ def factored(trained: Trained) -> tuple[dict[str, Tensor], float]:
 
 
 def merged_network(trained: Trained) -> ModelMixin:
-    """The denoiser, fp32, with what was trained in its weights and no adapters. PalateError when it cannot be
-    loaded."""
+    """The trained denoiser in fp32, with adapters merged. Raises PalateError when it cannot be loaded."""
     try:
         network = load_trained(trained.backbone, trained.run / "model")
     except (OSError, ValueError, RuntimeError) as error:

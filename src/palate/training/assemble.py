@@ -1,4 +1,4 @@
-"""The parts of a run put together: what a configuration names becomes functions and objects that know nothing of it."""
+"""Build the parts of a run from its configuration: functions and objects that do not read the configuration again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ Kept = Snapshots | MinorityRecord | Validation | Average | Spikes | Spread  # wh
 
 @dataclass(frozen=True)
 class Parts:
-    """What a loop turns."""
+    """The parts that the training loop uses."""
 
     rows: Rows
     policy: Policy
@@ -72,14 +72,14 @@ def assemble(
     policy: Policy | None = None,
     reference: Reference | None = None,
 ) -> Parts:
-    """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
-    around those given."""
+    """Encode missing pairs, and build the parts around the given policy and reference, or around a new policy whose
+    reference is its starting point."""
     encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
     let_go_of_encoders(backbone)
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
     if sharded:
-        backbone.device = "cpu"  # whole there, only in shards on the device
+        backbone.device = "cpu"  # the whole network fits there; the device gets shards
     policy = policy or make_any_policy(backbone, config)
     spread = partial(shard, device=accelerator.device) if sharded else None
     reference = reference or make_reference(policy, needs_reference(config), config, spread)
@@ -114,14 +114,14 @@ def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:
 
 
 def make_batches(rows: Rows, config: TrainConfig) -> Batches | None:
-    """Which rows a step takes; a model that samples its own pairs takes them from each round."""
+    """The rows of each step; a model that samples its own pairs takes them from each round."""
     if config.source == "steps":
         return None
     return Batches(rows.labelled, config.train_batch_size, rows.labelled_per_batch, config.seed)
 
 
 def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
-    """The function from a micro-batch's index to its problem that the configuration names."""
+    """The function from a micro-batch's index to its Problem, as the configuration's source says."""
     name = setting.config.source
     if name == "mismatch":
         return against_others(setting)

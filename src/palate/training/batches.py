@@ -17,7 +17,7 @@ from palate.errors import PalateError
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of the population and how many times each was visited before: the number of its draw."""
+    """Rows of the population, each with its number of earlier visits: the number of its draw."""
 
     row: Ints  # [B] int
     draw: Ints  # [B] int

@@ -1,4 +1,4 @@
-"""Networks translated by torch.compile, and the proof that their gradients are still right."""
+"""Networks compiled by torch.compile, and a check that their gradients are still right."""
 
 import torch
 
@@ -6,18 +6,19 @@ from palate.errors import PalateError
 from palate.training.networks import Networks, Problem
 
 BACKEND = "inductor"
-MOST = 0.1  # relative error of a gradient: bf16 stays below, a wrong translation does not
+MOST = 0.1  # relative error of a gradient: bf16 stays below it, a wrong compilation does not
 
 
 def compile_network(network: torch.nn.Module) -> None:
-    """Have torch.compile translate the network on its first call, in place: names of parameters stay as they are."""
+    """Let torch.compile compile the network on its first call, in place: the names of parameters stay the same."""
     network.compile(backend=BACKEND)
 
 
 def check_compiled(networks: Networks, problem: Problem) -> None:
-    """Compare the gradient of the policy's errors on one micro-batch with that of the network as it is; none is kept.
+    """Compare the gradient of the policy's errors on one micro-batch with that of the uncompiled network; neither is
+    kept.
 
-    Raises PalateError when they differ: some versions of torch translate the backward of convolutional networks wrongly
+    Raises PalateError when they differ: some versions of torch compile the backward of convolutional networks wrongly
     on some devices, without an error, and with the right output.
     """
     compiled = _gradient(networks, problem)
@@ -32,12 +33,12 @@ def check_compiled(networks: Networks, problem: Problem) -> None:
 
 
 def _gradient(networks: Networks, problem: Problem) -> torch.Tensor:
-    """Of the trained parameters, in one row, fp32."""
+    """The gradient of the trained parameters, in one row, fp32."""
     parameters = networks.policy.parameters
     error, _ = networks.policy_errors(problem)  # [K, B]
     side = torch.linspace(-1, 1, error.numel(), device=error.device).view_as(
         error
-    )  # what images share is not to cancel
+    )  # different weights, so that what the images share does not cancel
     found = torch.autograd.grad((side * error).sum(), parameters, allow_unused=True)
     return torch.cat([
         torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)

@@ -1,7 +1,7 @@
-"""Draws that are addressed, not consumed: a function of (seed, pair, draw number) and of nothing else.
+"""Draws that are addressed, not consumed: a function of (seed, pair, draw number) alone.
 
-So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or the order of
-anything, and the reference's errors at a draw can be shared by every run that visits it.
+So a resumed run equals one that was never stopped, the result does not depend on workers, batch size or any order, and
+the reference's errors at a draw can be shared by every run that visits it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 from palate.addresses import address
 
-Number = int | str  # of a draw; a text where the loss never takes it
+Number = int | str  # of a draw; text for draws that the loss never uses
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Draws:
 
     timestep: torch.Tensor  # [B] int64
     noise: torch.Tensor  # [B, C, h, w] fp32
-    uniform: torch.Tensor  # [B] in [0, 1): below the drop-out share, the prompt is left out
+    uniform: torch.Tensor  # [B] in [0, 1): the prompt is left out where this is below prompt_dropout
 
 
 def draws(

@@ -1,4 +1,4 @@
-"""What can be computed before any training: the cache of encoded pairs, and the reference's errors at addressed
+"""Work that can be done before any training: the cache of encoded pairs, and the reference's errors at addressed
 draws."""
 
 from pathlib import Path
@@ -24,11 +24,10 @@ def encode(
     config: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None = None, **overrides: Any
 ) -> dict[str, int]:
     """Encode the pairs of a configuration's dataset; with `reference_draws` also compute the errors of its reference at
-    so many draws of each pair (its own `reference_draws` when absent). Further keywords replace single keys.
+    this many draws of each pair (the configuration's own number when absent). Further keywords replace single keys.
 
-    Returns the numbers of encoded pairs, of draws, and of errors that were computed now. What is there is kept, and an
-    interrupted encoding goes on. Raises PalateError when the configuration has no use for errors at the pairs' own
-    draws.
+    Returns the numbers of encoded pairs, of draws, and of newly computed errors. Existing files are kept, and an
+    interrupted encoding resumes. Raises PalateError when the configuration cannot use errors at the pairs' own draws.
     """
     config, dataset, backbone, accelerator = _opened(config, reference_draws, overrides)
     encoded = encode_pairs(dataset, backbone, config.resolution, place=config.cache)
@@ -41,7 +40,7 @@ def encode(
 def plan(
     config: str | Path | dict[str, Any] | TrainConfig, reference_draws: int | None = None, **overrides: Any
 ) -> dict[str, int]:
-    """What `encode` would find to do: pairs of the dataset, those to encode, draws, and errors to compute. Writes
+    """The work that `encode` would do: pairs of the dataset, pairs to encode, draws, and errors to compute. Writes
     nothing."""
     config, dataset, backbone, _ = _opened(config, reference_draws, overrides)
     storage, _, _ = planned_cache(dataset, backbone, config.resolution, place=config.cache)

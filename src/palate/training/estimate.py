@@ -1,5 +1,5 @@
-"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real
-ones."""
+"""Estimate the needs of a training before it begins: memory from one step on fake tensors, time from a few real
+steps."""
 
 import time
 import weakref
@@ -47,7 +47,7 @@ class Memory:
     gradients: int
     optimizer: int
     averages: int
-    activations: int  # and whatever else a step needs for a moment
+    activations: int  # and other temporary tensors of a step
 
     @property
     def total(self) -> int:
@@ -66,10 +66,10 @@ class Memory:
 
 
 def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None) -> Memory:
-    """The peak of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
+    """The peak memory of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
 
-    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries
-    need comes on top. Raises PalateError when an adapter's target matches no module.
+    `conditioning` is one row; without it activations are left out. Counts tensors only; the process and its libraries
+    need memory beside them. Raises PalateError when an adapter's target matches no module.
     """
     network, reference = meta_network(backbone), 0
     with torch.device("meta"):
@@ -83,7 +83,7 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     gradients, weights = 4 * trained, _bytes(list(policy.network.parameters()))
     copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None)
     live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
-    update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's passing copy there
+    update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's temporary copy there
     return Memory(
         trained=trained,
         parameters=sum(parameter.numel() for parameter in policy.network.parameters()),
@@ -97,8 +97,8 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
 
 
 def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
-    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that
-    is small beside the memory costs no time here."""
+    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model much
+    smaller than the memory costs no time here."""
     files = (backbone.folder / backbone.denoiser).glob("*.safetensors")
     if config.trains == "denoiser" and 20 * sum(file.stat().st_size for file in files) > free_memory(backbone.device):
         refuse_too_little(estimate_memory(backbone, config, None), backbone, config, None)
@@ -107,8 +107,8 @@ def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
 def refuse_too_little(
     memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None
 ) -> None:
-    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would
-    need."""
+    """Raises PalateError when a training does not fit, with the memory that it needs, also with each option that
+    reduces it."""
     free = free_memory(backbone.device)
     if memory.total <= free:
         return
@@ -125,7 +125,8 @@ def refuse_too_little(
 
 
 def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """What reduces the memory of a configuration and goes with its other keys, each with the keys that it sets."""
+    """The options that reduce the memory of a configuration and are compatible with its other keys, each with the keys
+    that it sets."""
     found: dict[str, dict[str, Any]] = {}
     for name, key in keys(TrainConfig, lambda key: bool(key.remedies)).items():
         for value in key.remedies:
@@ -144,9 +145,9 @@ def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
 
 
 def free_memory(device: str | torch.device) -> int:
-    """Bytes that are free on a device; on the CPU, within the limit of a container."""
+    """Free bytes on a device; on the CPU, within the limit of a container."""
     if torch.device(device).type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for tensors to come
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
         return torch.cuda.mem_get_info(device)[0] + kept
     free, limit, used = (
         psutil.virtual_memory().available,
@@ -161,8 +162,8 @@ def free_memory(device: str | torch.device) -> int:
 def measure_step(
     backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning, accelerator: Accelerator
 ) -> float:
-    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by
-    it."""
+    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. This changes the policy's
+    weights."""
     optimizer = make_optimizer(policy.parameters, replace(config, learning_rate=1e-9))
     reference = make_reference(policy, needs_reference(config), config)
     noisy, timestep, told = _inputs(backbone, config, conditioning)
@@ -186,7 +187,7 @@ def measure_step(
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make, as long as they live."""
+    """Counts the bytes of all living tensors that operations have made."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
@@ -211,8 +212,7 @@ class _Live(TorchDispatchMode):
 
 
 def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning) -> int:
-    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients
-    included."""
+    """The peak of living bytes in the forward and backward of a micro-batch, beside the weights; gradients included."""
     device = torch.device(backbone.device)
     dtype = DTYPES[AUTOCAST[config.mixed_precision]]
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
         _without_contents(policy.network, device)
         noisy, timestep, told = _inputs(backbone, config, conditioning)
         live = stack.enter_context(_Live())
-        for _ in range(min(2, config.gradient_accumulation_steps)):  # gradients of the first live through the second
+        for _ in range(min(2, config.gradient_accumulation_steps)):  # the first's gradients live on
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 prediction = backbone.predict(policy.network, noisy, timestep, told).float()
             (prediction - noisy).square().mean().backward()
@@ -229,7 +229,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
 
 
 def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
-    """Replace parameters and buffers by tensors of the same form that hold nothing."""
+    """Replace parameters and buffers by tensors of the same shape and type without data."""
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -259,12 +259,12 @@ def _inputs(
 
 
 def _processes(config: TrainConfig) -> int:
-    """Those that a launcher has started, or those that the run will start."""
+    """The number of processes that a launcher has started, or that the run will start."""
     return processes() if processes() > 1 else config.processes
 
 
 def _is_copied(config: TrainConfig) -> bool:
-    """Whether a second network lies on the device."""
+    """Whether the reference is a second network on the device."""
     return config.reference == "copy" or (config.reference == "auto" and config.lora is None)
 
 

@@ -1,11 +1,11 @@
-"""The folder of a run: whose it is, and whether a run may go on in it."""
+"""The folder of a run: which run it belongs to, and whether a run may resume in it."""
 
 import json
 from pathlib import Path
 
 from palate.command import command_line
 from palate.errors import PalateError
-from palate.files import remove_unfinished, write_text
+from palate.files import read_object, remove_unfinished, write_text
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
@@ -13,12 +13,13 @@ from palate.run.environment import describe_environment
 from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
+_ROWS = "It says which rows the run trains on; choose another output_dir, or delete that folder."
 SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
 
 
 def claim_folder(run: Path, config: TrainConfig) -> None:
-    """Write what the run is, or make sure that it is the same as before; clear what a kill left. Raises PalateError
-    where the folder holds another run."""
+    """Write the run's configuration, or check that it is the same as before; delete leftovers of a kill. Raises
+    PalateError where the folder holds another run."""
     refuse_another(run, config)
     forget_spikes(run)
     remove_unfinished(run / "checkpoints")  # as large as the model, each
@@ -26,14 +27,16 @@ def claim_folder(run: Path, config: TrainConfig) -> None:
     _tell_other_schedule(run, config)
     save_config(config, run / "config.yaml")
     write_text(run / "command.txt", command_line() + "\n")
-    write_text(run / "environment.json", describe_environment())  # and the folder in which it was typed
+    write_text(run / "environment.json", describe_environment())  # with the folder in which the command was typed
 
 
 def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
-    """Say what a run with another max_train_steps than before is: from here on one of that length, and where the steps
-    that were taken depended on the length, no longer one that was that long from the start."""
+    """Tell what a changed max_train_steps means: the run has the new length from here on, but it differs from a run
+    that had this length from the start where its earlier steps depended on the length."""
     done = [step_of(path) for path in checkpoints(run)[-1:]]
-    before = load_config(run / "config.yaml").max_train_steps if done else config.max_train_steps
+    if not done or not (run / "config.yaml").is_file():
+        return
+    before = load_config(run / "config.yaml").max_train_steps
     if before == config.max_train_steps:
         return
     if config.max_train_steps < done[0]:
@@ -53,17 +56,17 @@ def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
 
 
 def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
-    """Write which rows the run trains on, or make sure that they are the same as before. Raises PalateError where they
-    are not: batches, held-out votes and what was sampled for a row would be others."""
+    """Write which rows the run trains on, or check that they are the same as before. Raises PalateError where they
+    changed: batches, held-out votes and the samples of a row would change with them."""
     path, done = run / "rows.json", checkpoints(run)
     begun = (run / "metrics.jsonl").exists() or (run / "reference-samples.safetensors").exists()
     finished = bool(done) and step_of(done[-1]) >= config.max_train_steps
     told = {"rows": len(rows), "name": rows.fingerprint()}
-    if begun and path.exists() and not finished and (before := json.loads(path.read_text())) != told:
+    if begun and path.exists() and not finished and (before := read_object(path, _ROWS)) != told:
         raise PalateError(
-            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before['rows']:,} rows then,"
-            f" {len(rows):,} now), so it cannot go on as the same run. Choose another output_dir, with start_from to go"
-            " on from a finished one."
+            f"{run}: votes or pairs of {config.dataset} changed since this run began ({before.get('rows')} rows then,"
+            f" {len(rows):,} now), so it cannot resume. Choose another output_dir, with start_from to"
+            " continue a finished run."
         )
     if not (begun and finished):
         write_text(path, json.dumps(told) + "\n")

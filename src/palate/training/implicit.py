@@ -22,7 +22,7 @@ from palate.training.draws import draws
 
 @dataclass(frozen=True)
 class ImplicitReward:
-    """F networks that were trained from one reference."""
+    """F networks trained from one reference."""
 
     backbone: Backbone
     trained: list[torch.nn.Module]

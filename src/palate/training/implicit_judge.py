@@ -1,7 +1,7 @@
-"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained
-on.
+"""A trained run as a judge of any dataset, by its implicit reward. It does not vote on pairs whose human vote it was
+trained on.
 
-Where a run has fold runs, each of them trained without a part of the human votes, a pair is judged by the mean of those
+Where a run has fold runs, each trained without a part of the human votes, a pair is judged by the mean of the fold runs
 that did not see its vote.
 """
 
@@ -27,9 +27,9 @@ from palate.training.train import train
 
 
 def load_any_judge(name: str, **settings: Any) -> Judge:
-    """The judge of that name, also `self:RUN` and `self:CONFIG.yaml`: a run, or the models that a configuration trains.
+    """The judge of this name, also `self:RUN` and `self:CONFIG.yaml`: a run, or the models that a configuration trains.
 
-    Raises PalateError as `palate.judges.load.load_judge` does, and for what is no finished run.
+    Raises PalateError as `palate.judges.load.load_judge` does, and for a run that does not exist or is not finished.
     """
     if name.startswith(SELF):
         return make_judge(name, partial(ImplicitJudge, run=name.removeprefix(SELF)), settings)
@@ -37,8 +37,8 @@ def load_any_judge(name: str, **settings: Any) -> Judge:
 
 
 class ImplicitJudge:
-    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a
-    training, whose fold runs are trained first, unless they are finished.
+    """`run` is the folder of a finished run, whose fold runs vote if it has any; or the configuration of a training,
+    whose unfinished fold runs are trained first.
 
     Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes
     on every pair.
@@ -65,7 +65,7 @@ class ImplicitJudge:
 
     @property
     def precision(self) -> str:
-        """The run's own, where there is a GPU: it decides what fits there."""
+        """The run's own precision on a GPU, where it decides what fits; otherwise fp32."""
         return "no" if self.device == "cpu" else self.config.mixed_precision
 
     @cached_property

@@ -1,6 +1,6 @@
 """Several processes started on this machine, as `palate train FILE --processes 2` does; each runs worker.py.
 
-Their first error is told once, by the process that started them. When that one ends, however it ends, so do they.
+The process that started them reports their first error, once. When that process ends, however it ends, they end too.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def launch(config: TrainConfig) -> None:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else config.processes
     if config.processes > gpus:
         raise PalateError(f"processes: {config.processes}, but this machine has {gpus} GPU(s). Each process takes one.")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the error is told below, in one line
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our one line below reports the error
     own = {name: signal.getsignal(name) for name in SIGNALS if threading.current_thread() is threading.main_thread()}
     with tempfile.TemporaryDirectory(prefix="palate-") as folder, _environment(config.processes):
         save_config(config, Path(folder) / "config.yaml")
@@ -64,7 +64,7 @@ def launch(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def _environment(processes: int) -> Iterator[None]:
-    """What the processes find in their environment; this one's is afterwards what it was."""
+    """Set the environment of the processes; this process's own is restored afterwards."""
     source = str(Path(__file__).parents[2])
     added = {
         worker.PARENT: str(os.getpid()),
@@ -82,11 +82,11 @@ def _environment(processes: int) -> Iterator[None]:
 
 
 def _told(failure: ProcessFailure) -> str:
-    """One line about what ended a process."""
+    """One line about why a process ended."""
     if failure.exitcode < 0:
         return (
             f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of"
-            " memory. The same command goes on from the newest checkpoint."
+            " memory. The same command resumes from the newest checkpoint."
         )
     recorded = failure.error_file_data.get("message", failure.message)
     message = str(recorded.get("message") if isinstance(recorded, dict) else recorded)

@@ -44,12 +44,12 @@ from palate.training.validation import large_logit_warning
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, and what one mostly wants from it."""
+    """A finished run: its folder, its model and its metrics."""
 
     path: Path
 
     def __fspath__(self) -> str:
-        """Its folder: a run can be given wherever a path can."""
+        """The run's folder, so that a run can be given wherever a path can."""
         return str(self.path)
 
     @property
@@ -65,15 +65,14 @@ class Run:
 
 @flushed_denormals()
 def train_in_this_process(config: TrainConfig, dry_run: bool = False) -> Run:
-    """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started
-    several."""
+    """This process's share of `train`: all of the work, or one part where a launcher started several processes."""
     config = load_config(config)
     with distributed.together():
         return rolled_back(config, lambda: _train(config, dry_run))
 
 
 def _train(config: TrainConfig, dry_run: bool) -> Run:
-    """The part of one process; there is one, or all do the same."""
+    """The work of one process; with several, all run this."""
     run = Path(config.output_dir)
     if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
         raise PalateError(
@@ -94,7 +93,7 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
-    make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
+    make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses an optimiser that is not installed
     check_adapters(backbone, config)
     for sentence in unusual(config, backbone) if distributed.is_first() else []:
         print(f"train: WARNING: {sentence}")
@@ -122,7 +121,7 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
             save_checkpoint(run, State(done, *state), config.checkpoints_total_limit)
 
     if config.on_spike == "roll-back" and first == 0:
-        keep(0)  # something to go back to
+        keep(0)  # a first checkpoint to roll back to
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
     log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
@@ -142,8 +141,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
             norm = number(accelerator.clip_grad_norm_(policy.parameters, config.max_grad_norm))
             if parts.spikes:
                 parts.spikes.look(step, norm, stepper.worst_pairs)
-            elif not math.isfinite(norm) and accelerator.scaler is None:  # which skips such steps by itself
-                raise Spike(step, "the gradient is not a number", stepper.worst_pairs())
+            elif not math.isfinite(norm) and accelerator.scaler is None:  # the scaler skips such steps itself
+                raise Spike(step, "the gradient is NaN or infinite", stepper.worst_pairs())
             rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
@@ -186,14 +185,14 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
 
 
 def _briefly(metrics: dict[str, float]) -> str:
-    """What a line of progress says of a step: its loss, and how often the model agreed with its targets."""
+    """A step's part of the progress line: its loss, and how often the model agreed with its targets."""
     told = {"loss": metrics.get("loss"), "accuracy": metrics.get("rewards/accuracies")}
     return ", ".join(f"{name} {value:.3g}" for name, value in told.items() if value is not None)
 
 
 def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
-    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters
-    are merged into frozen weights that are held in half precision: they would be saved rounded."""
+    """The policy in a form that can be saved: a new one on the CPU with these weights where it is in shards, or where
+    adapters are merged into frozen weights in half precision, which would be saved rounded."""
     rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
     if not is_sharded(policy.network) and not rounded:
         return policy
@@ -213,7 +212,7 @@ def _make_optimizer(
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
     )
-    return accelerator.prepare_optimizer(optimizer), schedule  # which unscales gradients and skips overflows in fp16
+    return accelerator.prepare_optimizer(optimizer), schedule  # in fp16 it unscales gradients and skips overflows
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, schedule: LambdaLR, accelerator: Accelerator) -> dict[str, Any]:
@@ -227,7 +226,7 @@ def _resume(
 ) -> int:  # fmt: skip
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
-    distributed.wait()  # nobody writes, or deletes an old one, before all have read
+    distributed.wait()  # all read before one writes, or deletes an old checkpoint
     if state is None:
         return 0
     check_fits(run, state, policy.state())
@@ -241,5 +240,5 @@ def _resume(
     set_rates(optimizer, schedule, state.optimizer["schedule"]["last_epoch"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state.optimizer["scaler"])
-    print(f"train: going on from step {state.step}")
+    print(f"train: resuming from step {state.step}")
     return state.step

@@ -17,12 +17,12 @@ from palate.objectives.logit import denoising_error, logit
 from palate.objectives.regions import region_error
 from palate.training.draws import Number
 
-Reference = Callable[[], AbstractContextManager[Denoiser]]  # gives the reference network while it is needed
+Reference = Callable[[], AbstractContextManager[Denoiser]]  # lends the reference network for a block
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a micro-batch asks: K noised images for each of B rows, and where each prediction should go.
+    """The task of a micro-batch: K noised images for each of B rows, and the regression target of each prediction.
 
     Images are in the order images 0 of all rows, then images 1, and so on: M = K*B of them.
     """
@@ -49,8 +49,8 @@ class Problem:
 
 
 class Networks:
-    """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of
-    outputs."""
+    """The policy and its reference under one autocast. A classifier's error is defined so that the logit of a pair is
+    the difference of its two outputs."""
 
     def __init__(self, backbone: Backbone, policy: Policy, reference: Reference, beta: float, accelerator: Accelerator):
         self.backbone, self.policy, self.reference = backbone, policy, reference
@@ -91,8 +91,8 @@ class Networks:
     def policy_errors(
         self, problem: Problem, network: Denoiser | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The policy's errors [K, B], and its predictions [M, C, h, w]; a classifier has none. `network` in its
-        place."""
+        """The policy's errors [K, B], and its predictions [M, C, h, w], None for a classifier. `network` replaces the
+        policy."""
         network = network or self.policy.network
         if self.policy.is_classifier:
             with self.accelerator.autocast():

@@ -1,4 +1,4 @@
-"""Pairs that the model makes itself: its samples against preferred images (SPIN), and ranked next steps (SPO,
+"""Pairs that the model makes itself: its samples compared with preferred images (SPIN), and ranked next steps (SPO,
 TailorPO)."""
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def against_own_samples(setting: Setting, run: Path) -> Callable[[int], Problem]
     """Preferred images against samples of the reference for the same prompts, made once and kept in the run."""
     path = run / "reference-samples.safetensors"
     if not first_says(path.exists()):
-        sampled = _sample_reference(setting)  # by every process: a sharded network has to run in all of them
+        sampled = _sample_reference(setting)  # in every process: a sharded network has to run in all of them
         let_go_of_encoders(setting.backbone)
         first_alone(lambda: _save(path, sampled))
     return against_samples(setting, load_file(path)["latents"])
@@ -45,11 +45,11 @@ def _save(path: Path, latents: torch.Tensor) -> None:
 def ranked_steps(setting: Setting, run: Path) -> Callable[[int], Problem]:
     """Pairs of next steps sampled by the policy itself, anew every `refresh_steps` optimiser steps.
 
-    Each round is written into the run before it is used, so that a run which goes on in the middle of a round has the
-    pairs of the policy that began it.
+    Each round is written into the run before it is used, so that a run which resumes in the middle of a round has the
+    pairs of the policy that began the round.
     """
     config = setting.config
-    assert config.reward is not None  # source: steps asks for one
+    assert config.reward is not None  # source: steps needs one
     reward = load_reward(config.reward)
     per_round = config.refresh_steps * config.gradient_accumulation_steps
     held: dict[int, StepPairs] = {}
@@ -96,7 +96,7 @@ def _round(setting: Setting, run: Path, number: int, reward: Reward) -> StepPair
     if is_first():  # every process has sampled, as a sharded network has to run in all of them
         pairs.save(path)
         oldest = min((step_of(kept) for kept in checkpoints(run)), default=0) // config.refresh_steps
-        for older in path.parent.glob("round-*.safetensors"):  # a checkpoint may lie in the middle of its round
+        for older in path.parent.glob("round-*.safetensors"):  # a checkpoint may be in the middle of its round
             if older.name < _round_name(oldest):
                 older.unlink()
     wait()

@@ -1,4 +1,4 @@
-"""What a pair is worth beyond its target: the model's own votes, Adaptive-DPO, MADPO, AMaPO, uncertainty, ramps."""
+"""How much a pair counts beyond its target: the model's own votes, Adaptive-DPO, MADPO, AMaPO, uncertainty, ramps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ Redraw = Callable[[Problem, int], Problem]  # the same rows at another of their 
 
 @dataclass(frozen=True)
 class Views:
-    """What other networks than the policy in its step say of a problem."""
+    """Forward passes on a problem other than the policy's own in its step."""
 
     own: torch.Tensor | None  # [B] the model's own logit at other draws
     snapshots: list[torch.Tensor]  # errors [2, B] of each average of the weights
 
 
 class PairWeights:
-    """From a problem and what was measured on it: target, margin and weight of every row, [B] each."""
+    """From a problem and the measurements on it: target, margin and weight of every row, [B] each."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class PairWeights:
 
     @torch.no_grad()
     def look(self, problem: Problem, networks: Networks) -> Views:
-        """Every forward pass without a gradient that the weights need; before the one with it, whose memory they
-        reuse."""
+        """All forward passes without a gradient that the weights need; they run before the one with a gradient, and
+        share its memory."""
         config, own = self.config, None
         snapshots: list[torch.Tensor] = []
         if config.judge == SELF and config.self_judge == "online":
@@ -143,7 +143,7 @@ class PairWeights:
         chosen = problem.labelled & (side != 0)
         margins, chosen, side, row = (
             self._gather(one) for one in (margins, chosen, side, problem.row)
-        )  # of all processes
+        )  # over all processes
         margins, own = margins.T, part(config.train_batch_size)
         margin, weight, turned = torch.zeros_like(side), torch.ones_like(side), torch.zeros_like(chosen)
         if not chosen.any():
@@ -180,11 +180,11 @@ class PairWeights:
         return -(-len(self.rows) // (self.config.train_batch_size * self.config.gradient_accumulation_steps))
 
     def _gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of
+        """Rows [B, ...] of the whole micro-batch, from this process's rows `own`: some weights depend on all of
         them."""
         return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod
     def _column(values: Floats | None, problem: Problem) -> torch.Tensor:
-        assert values is not None  # the rows have what the configuration asks for
+        assert values is not None  # the rows have what the configuration needs
         return torch.tensor(values[problem.row.numpy()], dtype=torch.float32, device=problem.target.device)

@@ -1,4 +1,4 @@
-"""The dry run: everything that would stop a training is looked for, and what it would need is estimated. Writes
+"""The dry run: look for everything that would stop a training, and estimate the memory and time that it needs. Writes
 nothing."""
 
 from accelerate import Accelerator
@@ -20,8 +20,8 @@ from palate.training.precomputed import open_precomputed
 def tell_plan(
     config: TrainConfig, dataset: PreferenceDataset, backbone: Backbone, rows: Rows, accelerator: Accelerator
 ) -> None:
-    """Print what a run would do and need. Raises PalateError where it would be refused."""
-    make_batches(rows, config)  # refuses what cannot be
+    """Print what a run would do and need. Raises PalateError where the run would be refused."""
+    make_batches(rows, config)  # refuses impossible batches
     storage, _, other = planned_cache(dataset, backbone, config.resolution, place=config.cache)
     encoded = EncodedPairs(storage)
     new = len(dataset) - len(encoded)
@@ -57,7 +57,7 @@ def _tell_memory(memory: Memory, backbone: Backbone) -> None:
 
 
 def _conditioning(backbone: Backbone, encoded: EncodedPairs, config: TrainConfig) -> Conditioning:
-    """What a network is told of one image: its shapes are what matters."""
+    """The conditioning of one image, of which only the shapes matter."""
     if encoded.holds_prompts([""]).all():
         prompt = encoded.prompt_conditioning([""])
     else:

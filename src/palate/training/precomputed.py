@@ -2,9 +2,9 @@
 
 Beside the encoded pairs lies one folder per reference (model, scheduler, precision, seed of the draws, drop-out, ...).
 `palate encode` fills its table, errors [N, K, 2] of N pairs at the draws 0 to K - 1, memory-mapped, with the pairs'
-addresses in order, 8 bytes each. While it is made, finished parts lie beside it; more pairs and more draws are added
-later. A run with `share_reference` adds the errors that it had to compute itself, at whatever draws it visited, to a
-second table. All who read the folder know both.
+addresses in order, 8 bytes each. While it is being made, finished parts are kept beside it; more pairs and more draws
+can be added later. A run with `share_reference` adds the errors that it had to compute itself, at whatever draws it
+visited, to a second table. Every reader of the folder reads both.
 """
 
 import json
@@ -41,15 +41,15 @@ from palate.training.sources import Setting, rows_problem, seed_of_draws
 PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"
 VISITED = "visited.safetensors"  # pair [M] int64, draw [M] int64, errors [M, 2], in the order of pair and draw
-Settings = dict[str, Any]  # what errors depend on, as settings.json has it
-HASHED = ("model", "scheduler")  # settings that nobody can read
+Settings = dict[str, Any]  # the settings that errors depend on, as in settings.json
+HASHED = ("model", "scheduler")  # settings that are hashes
 
 
 class ReferenceErrors:
-    """The errors of one folder: read from its tables, and those that a run adds."""
+    """The errors of one folder: those in its tables, and those that a run adds."""
 
     def __init__(self, folder: Path, grows: bool = False):
-        self.folder, self.grows = folder, grows  # whether what a run computes is added
+        self.folder, self.grows = folder, grows  # `grows`: a run adds the errors that it computes
         self._pair, self._errors = np.empty(0, np.int64), torch.empty(0, 0, 2)
         if (folder / TABLE).exists():
             with safe_open(folder / TABLE, "pt") as handle:
@@ -102,7 +102,7 @@ class ReferenceErrors:
                 self._visited.setdefault(place, (pair[0], pair[1]))
 
     def save(self) -> None:
-        """Write what is new, together with what another run may have written meanwhile."""
+        """Write the new errors, together with those that another run may have written in the meantime."""
         if len(self._visited) == self._saved:
             return
         self._visited = {**self._visited, **_read_visited(self.folder)}
@@ -125,8 +125,8 @@ class ReferenceErrors:
 
 
 def known_errors(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows) -> ReferenceErrors | None:
-    """The reference's errors that were computed before, where the configuration wants them: all of a run's, or those
-    that are there, to which it adds."""
+    """The reference's stored errors, where the configuration uses them: all that a run needs (reference: precomputed),
+    or a table that grows (share_reference)."""
     if config.reference == "precomputed":
         return open_precomputed(encoded, backbone, config, rows)
     if not config.share_reference:
@@ -141,8 +141,8 @@ def known_errors(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig,
 
 
 def open_precomputed(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows) -> ReferenceErrors:
-    """The errors that a run needs. Raises PalateError when they are missing or are those of something else, saying of
-    what."""
+    """The errors that a run needs. Raises PalateError when they are missing or were computed with other settings, and
+    names those."""
     wanted = describe(backbone, config)
     folder = encoded.folder / _name(wanted)
     todo = f"`palate encode CONFIG --reference-draws {config.reference_draws}` computes them."
@@ -174,7 +174,7 @@ def _tell_rounding(errors: ReferenceErrors, config: TrainConfig) -> None:
 
 
 def describe(backbone: Backbone, config: TrainConfig) -> Settings:
-    """Everything that errors at addressed draws depend on, beside the encoded pairs."""
+    """All settings that errors at addressed draws depend on, beside the encoded pairs."""
     return {
         "model": fingerprint(backbone.folder, (backbone.denoiser,)),
         "scheduler": fingerprint(backbone.folder, ("scheduler",)),
@@ -186,17 +186,17 @@ def describe(backbone: Backbone, config: TrainConfig) -> Settings:
 
 
 def _draws_of(config: TrainConfig) -> int:
-    """K, where the configuration has been checked to have one."""
+    """K, which the checked configuration always has here."""
     assert config.reference_draws is not None
     return config.reference_draws
 
 
 def precompute(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator) -> int:
-    """Compute the errors of all pairs at `reference_draws` draws that are not there yet; returns how many were.
+    """Compute the missing errors of all pairs at `reference_draws` draws; returns how many there were.
 
     Every forward pass takes `train_batch_size` pairs, as a step does, the last one filled up: so errors equal those of
-    a run that computes them itself to the last bit where a kernel treats the rows of a batch alike. Goes on where it
-    was interrupted. Raises PalateError when an error is not a number.
+    a run that computes them itself to the last bit where a kernel treats the rows of a batch alike. Resumes where it
+    was interrupted. Raises PalateError when an error is NaN or infinite.
     """
     settings = describe(backbone, config)
     folder = encoded.folder / _name(settings)
@@ -233,9 +233,9 @@ def count_missing(encoded: EncodedPairs, backbone: Backbone, config: TrainConfig
 def _setting(
     encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, accelerator: Accelerator, pair_ids: list[str]
 ) -> Setting:
-    """A run's setting without votes: the network that it starts from is the reference itself."""
+    """A run's setting without votes: its starting network is the reference."""
     with nullcontext() if config.weight_dtype == "fp32" else on_cpu(backbone):
-        network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run: there is no drop-out
+        network = starting_network(backbone, config).train().requires_grad_(False)  # as in a run; no drop-out
     hold_frozen(network, config.weight_dtype)
     network.to(backbone.device)
     if config.compile:
@@ -262,7 +262,7 @@ def _errors(setting: Setting, place: Ints, draw: int, size: int) -> Floats:
     wrong = ~np.isfinite(errors).all(axis=1)
     if wrong.any():
         raise PalateError(
-            f"pair {setting.rows.id[place[wrong][0]]}: the reference's error is not a number at draw {draw}. Look at"
+            f"pair {setting.rows.id[place[wrong][0]]}: the reference's error is NaN or infinite at draw {draw}. Look at"
             " its images, or use mixed_precision: no."
         )
     return errors
@@ -292,7 +292,7 @@ def _known(folder: Path, pair_ids: list[str], draws: int) -> Floats:
 
 
 def _read_visited(folder: Path) -> dict[tuple[int, int], tuple[float, float]]:
-    """(pair's address, draw) -> errors of both images, of all that runs have added."""
+    """(pair's address, draw) -> errors of both images, for everything that runs have added."""
     if not (folder / VISITED).exists():
         return {}
     tensors = load_file(folder / VISITED)
@@ -327,7 +327,7 @@ def _settings(folder: Path) -> Settings:
 
 
 def _nearest(cache: Path, wanted: Settings) -> str:
-    """Why there are no errors for these settings: how those that are most like them differ."""
+    """Why there are no errors for these settings: how the most similar stored ones differ."""
     candidates: list[list[str]] = []
     there = _settings(cache)["resolution"] if (cache / "settings.json").exists() else None  # None: nothing encoded yet
     for folder in (path.parent for path in cache.parent.glob(f"*/reference-*/{TABLE}")):
@@ -349,4 +349,4 @@ def _nearest(cache: Path, wanted: Settings) -> str:
     if not candidates:
         return "none have been computed for these pairs"
     nearest = min(candidates, key=lambda differing: len(differing))
-    return f"those that have been computed are of something else ({', '.join(nearest)})"
+    return f"the stored ones were computed with other settings ({', '.join(nearest)})"

@@ -1,4 +1,4 @@
-"""What a step looked like: rewards, errors against the reference, lambda; overall, by timestep and by label source."""
+"""The metrics of a step: rewards, errors against the reference, lambda; overall, by timestep and by label source."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class PairReadings:
     gain_1: torch.Tensor
     loss: torch.Tensor
     scale: torch.Tensor  # the safeguard's lambda, 1 when off
-    weight: torch.Tensor  # Adaptive-DPO's and its like, multiplied; 1 when off
+    weight: torch.Tensor  # Adaptive-DPO's and similar weights, multiplied; 1 when off
     timestep: torch.Tensor
     labelled: torch.Tensor  # bool
 
@@ -31,7 +31,7 @@ def join(readings: list[PairReadings]) -> PairReadings:
 
 
 def everywhere(readings: PairReadings, numbers: list[int]) -> PairReadings:
-    """The readings of all processes, of which each has as many rows as `numbers` says, in one communication."""
+    """The readings of all processes, in one communication; `numbers` has the number of rows of each process."""
     if len(numbers) == 1:
         return readings
     columns = [getattr(readings, name) for name in PairReadings.__dataclass_fields__]

@@ -1,5 +1,5 @@
-"""The frozen starting model: the adapter switched off, or a frozen copy (here or in the CPU's memory). Errors of it
-that were computed before are in precomputed.py."""
+"""The frozen starting model: the adapter switched off, or a frozen copy (here or in the CPU's memory). Its stored
+errors are in precomputed.py."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ def make_reference(
     config: TrainConfig | None = None,
     shard: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
 ) -> Reference:
-    """A context manager that gives the reference network, as `reference` of the configuration says.
+    """A context manager that gives the reference network, according to the configuration's key `reference`.
 
-    Without a configuration: the policy without its adapters where it has some (no second copy of the weights is held),
-    a frozen copy otherwise, which `shard` spreads over processes. Where nothing is compared with a reference, or its
-    errors are precomputed, there is none: asking for it is a mistake (RuntimeError). Make it before the first step: a
-    copy is of the policy as it is.
+    Without a configuration: the policy without its adapters where it has some (no second copy of the weights),
+    otherwise a frozen copy, which `shard` spreads over processes. Where nothing is compared with a reference, or its
+    errors are precomputed, there is no reference network, and asking for it is a mistake (RuntimeError). Make it before
+    the first step: it copies the policy at that moment.
     """
     mode = config.reference if config else "auto"
     if mode == "precomputed" or policy.is_classifier or not needed:
@@ -38,7 +38,7 @@ def make_reference(
         @contextmanager
         def adapter_off() -> Iterator[Denoiser]:
             policy.network.disable_adapters()
-            if is_sharded(policy.network):  # peft stops gradients too, and a sharded network keeps what it saw first
+            if is_sharded(policy.network):  # peft also stops gradients, and a sharded network keeps its first setting
                 for parameter in policy.parameters:
                     parameter.requires_grad_(True)
             try:

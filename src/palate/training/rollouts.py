@@ -1,7 +1,7 @@
 """Pairs of next steps from the model's own sampling: two x_(t-1) from one shared x_t, ranked by a reward.
 
-Step-aware preference optimisation (SPO, arXiv 2406.04314) and TailorPO (2502.01667). What a pair is worth in training
-is `palate.backbones.trajectories.step_regression`, with guided predictions of policy and reference at the shared x_t.
+Step-aware preference optimisation (SPO, arXiv 2406.04314) and TailorPO (2502.01667). A pair's loss in training is
+`palate.backbones.trajectories.step_regression`, with guided predictions of policy and reference at the shared x_t.
 """
 
 import json
@@ -45,9 +45,9 @@ class StepPairs:
     prompt: list[str]  # [M]
     probability: Tensor  # [M] target: probability that candidate 0 is better
     gap: Tensor  # [M] difference of the two softmax shares of the rewards, in (0, 1]
-    guidance: float  # with which the steps were sampled, and are to be predicted in training
+    guidance: float  # used in sampling the steps, and for predictions in training
     eta: float
-    ranked: int  # steps of which these pairs are those with a sufficient gap
+    ranked: int  # steps that were ranked; these pairs are those with a sufficient gap
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -96,8 +96,8 @@ def collect_step_pairs(
     pictures of their predicted x_0: one forward for each candidate. The best and the worst become a pair where their
     shares, softmax(reward/temperature) of the two, differ by more than `threshold`; equal rewards never do. Which of
     the two is candidate 0 is random. The target is 1 or 0, or, with `soft`, sigmoid((reward_0 - reward_1)/temperature).
-    A random candidate goes on: the first, as all are drawn alike. The last step, to the clean image, has no noise and
-    so no choice.
+    The trajectory continues from a random candidate: the first, as all are drawn alike. The last step, to the clean
+    image, has no noise and so no choice.
 
     SPO: the defaults, with a reward on the scale of logits. TailorPO: candidates=2, threshold=0. TailorPO-G, which also
     moves candidates along the reward's gradient, needs a reward with a gradient and is left out.
@@ -112,8 +112,8 @@ def collect_step_pairs(
     (SPO trains a scorer that is); trailing instead of leading spacing, so sampling starts at T - 1; SPO's last step
     goes from timestep 1 to 0 and is ranked, though its noise can hardly be seen.
 
-    Raises PalateError for settings that cannot work, a reward that gives no number, and when no step has a sufficient
-    gap.
+    Raises PalateError for settings that cannot work, a reward that is NaN or infinite, and when no step has a
+    sufficient gap.
     """
     _check(backbone.num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature)
     reward, resolution = checked("reward", reward), resolution or backbone.resolution

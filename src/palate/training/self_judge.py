@@ -1,7 +1,7 @@
 """The model itself as the judge, cross-fitted: no pair is judged by a model that was trained on its human vote.
 
-In-sample votes of a model shrink the residual that debiasing lives on, and DeDPO silently becomes training on
-pseudo-labels (dedpo as a learner of itself); votes of models that did not see a pair do not.
+In-sample votes of a model shrink the residual that debiasing needs, and DeDPO silently becomes training on
+pseudo-labels; votes of models that did not see a pair avoid this.
 """
 
 import gc
@@ -32,17 +32,16 @@ from palate.run.load import FREE_ON_RESUME, load_config
 from palate.run.votes_used import votes_used
 from palate.training.implicit import load_implicit_reward
 
-FOLDER = "self-judge"  # in a run, with one fold run each
+FOLDER = "self-judge"  # in a run's folder: one fold run in each subfolder
 
 
 def cross_fitted_votes(
     dataset: PreferenceDataset, config: TrainConfig, train: Callable[[TrainConfig], object]
 ) -> Floats | None:
-    """Probabilities [N] of image 0 by models trained on the human votes of other folds; None where the judge is
-    another.
+    """Probabilities [N] of image 0 by models trained on the human votes of other folds; None for any other judge.
 
-    Every pair, labelled or not, is judged by the model of its prompt's fold, so that DeDPO subtracts the judge that it
-    added. The logits are kept beneath the run's folder.
+    Every pair, labelled or not, is judged by the model of its prompt's fold, so that DeDPO subtracts the same judge
+    that it adds. The logits are kept beneath the run's folder.
     """
     if config.judge != SELF or config.self_judge != "cross-fitted":
         return None
@@ -72,10 +71,10 @@ def cross_fitted_votes(
 
 
 def trained_folds(config: TrainConfig, train: Callable[[TrainConfig], object]) -> list[Path]:
-    """The folders of the K = self_folds fold runs of a configuration; those that are not finished are trained first.
+    """The folders of the K = self_folds fold runs of a configuration; unfinished ones are trained first.
 
-    Fold runs are ordinary runs beneath the run's folder, so an interrupted one goes on. Votes held out for validation
-    are held out of all of them. Raises PalateError where there are no votes on pairs to be parted, or no denoiser.
+    Fold runs are ordinary runs beneath the run's folder, so an interrupted one resumes. Votes held out for validation
+    are held out of all of them. Raises PalateError where there are no votes on pairs to divide, or no denoiser.
     """
     if config.source != "pairs" or config.trains != "denoiser":
         raise PalateError(
@@ -84,15 +83,14 @@ def trained_folds(config: TrainConfig, train: Callable[[TrainConfig], object]) -
         )
     folds = [_fold_config(config, k) for k in range(config.self_folds)]
     for fold in folds:
-        if not first_says(_finished(fold)):  # as one process sees it: another would see it while the first rewrites it
+        if not first_says(_finished(fold)):  # one process looks: others could look while the first rewrites it
             train(fold)
-            gc.collect()  # fp16's optimiser holds itself, and with it the weights
+            gc.collect()  # fp16's optimiser refers to itself and keeps the weights alive
     return [Path(fold.output_dir) for fold in folds]
 
 
 def found_folds(run: Path) -> list[Path]:
-    """The finished fold runs in the folder of a run, none where it has no folds. Raises PalateError when some are
-    missing."""
+    """The finished fold runs of a run; none where it has no folds. Raises PalateError when some are missing."""
     found = sorted(path.parent for path in (run / FOLDER).glob("fold-*/config.yaml"))
     if not found:
         return []
@@ -102,9 +100,7 @@ def found_folds(run: Path) -> list[Path]:
     folds = [run / FOLDER / f"fold-{k}" for k in range(count)]
     unfinished = [fold for fold in folds if not (fold / "model").is_dir()]
     if unfinished:
-        raise PalateError(
-            f"{unfinished[0]}: this fold run is not finished. The command that began it goes on from there."
-        )
+        raise PalateError(f"{unfinished[0]}: this fold run is not finished. The command that began it resumes it.")
     return folds
 
 
@@ -123,8 +119,8 @@ def mean_of_unseen(values: Floats, seen: Bools) -> Floats:
 
 
 def _fold_config(config: TrainConfig, fold: int) -> TrainConfig:
-    """The same run on the human votes outside one fold alone: what acts on targets acts on those of the run itself,
-    later."""
+    """The same run on the human votes outside one fold alone. Keys that change targets are left out: they apply later,
+    to the run itself."""
     own: dict[str, Any] = {
         "output_dir": str(Path(config.output_dir) / FOLDER / f"fold-{fold}"),
         "leave_out_fold": (fold, config.self_folds),

@@ -1,4 +1,4 @@
-"""Adaptive-DPO's annotators: averages of the weights, and what they make of every pair over the draws of a run."""
+"""Adaptive-DPO's annotators: averages of the weights, and their opinion of every pair over the draws of a run."""
 
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ class Snapshots:
             average.step(parameters)
 
     def networks(self, network: torch.nn.Module) -> list[Denoiser]:
-        """The network with each average in place of its trained parameters, which stay where they are."""
+        """The network with each average in turn in place of its trained parameters, which are not changed."""
         averages = [dict(zip(self.names, average.shadow_params, strict=True)) for average in self.averages]
         run = _with_shards if is_sharded(network) else _with_weights
         return [partial(run, network, weights) for weights in averages]
@@ -56,7 +56,7 @@ def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *a
 
 @torch.no_grad()
 def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-    """A sharded network gathers what its own parameters hold, so they hold the average meanwhile."""
+    """A sharded network gathers the values of its own parameters, so these hold the average inside the block."""
     parameters = dict(network.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in weights}
     try:
@@ -99,7 +99,7 @@ class MinorityRecord:
         )
 
     def save(self, path: Path, row_id: Objects) -> None:
-        """A table of the rows that were seen: pair_id, draws, doubt, spread, minority (their product)."""
+        """A table of the visited rows: pair_id, draws, doubt, spread, minority (doubt times spread)."""
         seen = (self.draws > 0).numpy()
         columns = {"pair_id": pa.array(row_id[seen].tolist(), pa.string()), "draws": self.draws[seen].numpy()}
         columns |= {"doubt": self.doubt[seen].numpy(), "spread": self.spread[seen].numpy()}

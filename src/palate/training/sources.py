@@ -1,4 +1,4 @@
-"""Where the noised images of a step come from. A source is a function from the index of a micro-batch to a Problem.
+"""Sources of the noised images of a step. A source is a function from the index of a micro-batch to a Problem.
 
 Everything drawn is addressed by the row and the number of its draw, so a source has no state that a resumed run would
 need (source: steps writes what it sampled into the run).
@@ -31,7 +31,7 @@ TEACHER_GRID, TEACHER_STEPS = 25, 5  # Self-NPO (arXiv 2505.11777, released code
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What every source needs of a run."""
+    """The parts of a run that every source needs."""
 
     config: TrainConfig
     backbone: Backbone
@@ -57,7 +57,7 @@ class Setting:
 
 
 def voted(setting: Setting) -> Callable[[int], Problem]:
-    """Rows of encoded images as they are: pairs, single images, ranked lists."""
+    """Rows of encoded images, unchanged: pairs, single images, ranked lists."""
 
     def problem(index: int) -> Problem:
         batch = setting.batch(index)
@@ -69,7 +69,7 @@ def voted(setting: Setting) -> Callable[[int], Problem]:
 
 
 def against_others(setting: Setting) -> Callable[[int], Problem]:
-    """A preferred image, and under its prompt an image of another prompt (SUDO, arXiv 2504.14534)."""
+    """A preferred image, and an image of another prompt under the first one's prompt (SUDO, arXiv 2504.14534)."""
     rows, seed = setting.rows, setting.config.seed
     if len(set(rows.prompt)) < 2:
         raise PalateError(
@@ -77,7 +77,7 @@ def against_others(setting: Setting) -> Callable[[int], Problem]:
         )
 
     def other(row: int, number: int) -> int:
-        """An addressed row of another prompt."""
+        """A row of another prompt, chosen by its address."""
         place = address("mismatch", seed, rows.id[row], number) % len(rows)
         while rows.prompt[place] == rows.prompt[row]:
             place = (place + 1) % len(rows)
@@ -112,8 +112,8 @@ def rows_problem(
     scale: Floats,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
-    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of
-    their images, to set beside the rows' own."""
+    """The Problem of these rows at these draws; `second` holds latents [B, C, h, w] and their images' conditioning, as
+    the second image of every row."""
     config, rows, device = setting.config, setting.rows, setting.device
     images = max(len(rows.images[i]) for i in row)
     shown = [rows.images[i][k] for k in range(images) for i in row]
@@ -155,7 +155,7 @@ def rows_problem(
 
 
 def redraw(setting: Setting) -> Callable[[Problem, int], Problem]:
-    """The same rows at the k-th of the draws that the model's own votes take, none of them a draw of the loss."""
+    """The same rows at the k-th draw of the model's own votes; the loss never uses these draws."""
 
     def again(problem: Problem, k: int) -> Problem:
         row = problem.row.numpy()
@@ -165,10 +165,10 @@ def redraw(setting: Setting) -> Callable[[Problem, int], Problem]:
 
 
 def from_teacher(setting: Setting) -> Callable[[int], Problem]:
-    """The reference's unconditional x_0, seen from a noisier place under the prompt (Self-NPO, arXiv 2505.11777).
+    """The reference's unconditional x_0 as the target of a noisier input with the prompt (Self-NPO, arXiv 2505.11777).
 
-    A real latent is noised to a step of a grid of 25; the reference runs up to 5 unconditional steps from there; where
-    it stops its x_0 is the target, and its state, noised again to a random higher timestep, is what the policy sees.
+    A real latent is noised to a step of a grid of 25; the reference runs up to 5 unconditional steps from there. Its
+    x_0 at the end is the target; its state at the end, noised again to a random higher timestep, is the policy's input.
     """
     schedule, kind, networks = setting.schedule, setting.prediction_type, setting.networks
     grid = ddim_grid(setting.backbone.num_timesteps, TEACHER_GRID)[1:].tolist()  # without the clean image
@@ -233,12 +233,12 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
 
 
 def as_sampled(backbone: Backbone, side: int) -> Conditioning:
-    """What the network is told of a picture of side x side pixels that it makes itself: one row."""
+    """The conditioning of a picture of side x side pixels that the network makes itself: one row."""
     return backbone.image_conditioning(side, side, side)
 
 
 def seed_of_draws(config: TrainConfig) -> int:
-    """The seed that addresses the draws of voted pairs: the run's own, or one that runs of all seeds share."""
+    """The seed in the address of voted pairs' draws: the run's own, or draw_seed, which runs with other seeds share."""
     return config.seed if config.reference_draws is None else config.draw_seed
 
 
@@ -268,7 +268,7 @@ def _inverted(
     conditioning: Conditioning,
     keys: list[tuple[object, ...]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noised latents and the noise in them, from inversion with the policy as it is (SmPO, arXiv 2506.02698; InPO)."""
+    """Noised latents and the noise in them, by inversion with the current policy (SmPO, arXiv 2506.02698; InPO)."""
     config, networks = setting.config, setting.networks
 
     def predict(noisy: torch.Tensor, at: torch.Tensor) -> torch.Tensor:

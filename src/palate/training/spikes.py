@@ -1,9 +1,9 @@
-"""Training that breaks: a gradient far larger than before, or a loss that is no number. Stop, or go back and leave
-steps out.
+"""When training breaks: a gradient far larger than before, or a loss that is NaN or infinite. Stop, or roll back and
+leave steps out.
 
-Going back follows PaLM (Chowdhery et al., arXiv 2204.02311): from the last checkpoint before the spike training goes on
-with the batches after it. What is left out is written into the run first, so that an interrupted run leaves out the
-same.
+Rolling back follows PaLM (Chowdhery et al., arXiv 2204.02311): training resumes from the last checkpoint before the
+spike, with the batches after it. The skipped steps are written into the run first, so that an interrupted run skips the
+same ones.
 """
 
 import gc
@@ -18,21 +18,21 @@ from typing import Any, TypeVar
 import torch
 
 from palate.distributed import first_alone
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.files import write_text
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
 
 T = TypeVar("T")
 
-WINDOW = 32  # steps whose gradient norms are compared with
-FEWEST = 8  # of them, before any step counts as a spike
-MOST = 10  # roll-backs to one checkpoint: more of them mean that data are not to blame
+WINDOW = 32  # earlier steps whose gradient norms a new one is compared with
+FEWEST = 8  # of these steps are needed before any step counts as a spike
+MOST = 10  # roll-backs to one checkpoint: if more are needed, the data are not to blame
 FILE = "spikes.jsonl"
 
 
 class Spike(PalateError):
-    """A step that was not taken, and the pairs that are to blame, as far as one can tell."""
+    """A step that was not taken, and the pairs most likely to blame."""
 
     def __init__(self, step: int, reason: str, pairs: list[str]):
         super().__init__(
@@ -48,17 +48,17 @@ class Spikes:
     def __init__(self, config: TrainConfig, run: Path):
         self.factor = config.spike_factor
         self.norms: list[float] = []
-        self._scaled = config.mixed_precision == "fp16"  # whose scaler skips steps that overflow
+        self._scaled = config.mixed_precision == "fp16"  # its scaler skips steps that overflow
         self.left_out = {step for line in read_spikes(run) for step in range(line["back_to"], line["step"] + 1)}
 
     def look(self, step: int, norm: float, pairs: Callable[[], list[str]]) -> None:
-        """Take note of a step's gradient norm before the step is taken. Raises Spike when it broke away from those
-        before; `pairs` are then asked for, the worst first."""
+        """Record a step's gradient norm before the step is taken. Raises Spike when it is far above the earlier ones;
+        only then is `pairs` called, for the pairs with the worst first."""
         usual = median(self.norms) if len(self.norms) >= FEWEST else math.inf
         if not math.isfinite(norm):
             if self._scaled:
                 return
-            raise Spike(step, "the gradient is not a number", pairs())
+            raise Spike(step, "the gradient is NaN or infinite", pairs())
         if norm > self.factor * usual:
             raise Spike(step, f"the gradient's norm is {norm / usual:.0f} times that of the steps before", pairs())
         self.norms = [*self.norms, norm][-WINDOW:]
@@ -67,12 +67,12 @@ class Spikes:
         return {"spikes.norms": torch.tensor(self.norms, dtype=torch.float64)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.norms = state.get("spikes.norms", torch.empty(0)).tolist()  # absent where spikes were ignored before
+        self.norms = state.get("spikes.norms", torch.empty(0)).tolist()  # absent where spikes were ignored until now
 
 
 def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
-    """What `attempt` returns. With on_spike: roll-back a Spike is written down, and `attempt` begins again, which goes
-    on from the last checkpoint; raises PalateError when that does not help."""
+    """Return the result of `attempt`. With on_spike: roll-back a Spike is recorded, and `attempt` begins again, which
+    resumes from the last checkpoint; raises PalateError when that does not help."""
     while True:
         try:
             return attempt()
@@ -80,7 +80,7 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
             if config.on_spike != "roll-back":
                 raise
             line = {"step": spike.step, "reason": spike.reason, "pairs": spike.pairs}
-        # The exception is gone here, and with it all that the attempt held; fp16's optimiser holds itself.
+        # The exception is gone here, and with it the attempt's objects; fp16's optimiser refers to itself.
         gc.collect()
         torch.cuda.empty_cache()
         first_alone(partial(_write_down, Path(config.output_dir), line))
@@ -89,11 +89,22 @@ def rolled_back(config: TrainConfig, attempt: Callable[[], T]) -> T:
 def read_spikes(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's spikes.jsonl: step, back_to (the steps between are left out, too), reason and pairs."""
     path = run / FILE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line["step"], int) and isinstance(line["back_to"], int) for line in lines):
+            raise ValueError("a step that is no number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PalateError(
+            f"{path}: damaged ({first_line(error)}). It says which steps are left out; choose another output_dir, or"
+            " delete that folder."
+        ) from error
+    return lines
 
 
 def forget_spikes(run: Path) -> None:
-    """Delete the list of a run whose checkpoints are gone: it begins anew, and leaves out nothing."""
+    """Delete the list of a run whose checkpoints are gone: the run starts from the beginning, and skips nothing."""
     if not checkpoints(run):
         (run / FILE).unlink(missing_ok=True)
 

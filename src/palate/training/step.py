@@ -1,4 +1,4 @@
-"""One micro-batch: what the networks did on a Problem, the losses of a configuration, their gradient."""
+"""One micro-batch: the networks' outputs on a Problem, the losses of a configuration, their gradient."""
 
 import math
 from collections.abc import Callable
@@ -53,12 +53,12 @@ class Stepper:
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
         self._loss = 0.0
-        self._rows: list[tuple[list[str], torch.Tensor]] = []  # of this step, and how hard each pulls
-        self._refused: list[str] = []  # pairs without a finite loss, where several processes have to hear of them
+        self._rows: list[tuple[list[str], torch.Tensor]] = []  # of this step, with the size of each row's pull
+        self._refused: list[str] = []  # pairs without a finite loss, to tell the other processes
 
     def accumulate(self, index: int) -> PairReadings:
-        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no
-        number."""
+        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is NaN or
+        infinite."""
         problem, self._step = self.source(index), index // self.config.gradient_accumulation_steps
         if index % self.config.gradient_accumulation_steps == 0:
             self._rows = []
@@ -84,18 +84,17 @@ class Stepper:
         return _readings(problem, measured, loss_per_row, scale, pair_weight)
 
     def finish(self) -> dict[str, float]:
-        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact
-        safeguard returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no
-        number."""
+        """Finish a step's gradient after its micro-batches: sum it over the processes. With the exact safeguard returns
+        its figures. Raises PalateError, naming the pairs, when a process met a loss that is NaN or infinite."""
         self._loss = distributed.total(self._loss)
         if not math.isfinite(self._loss):
             self._refuse(distributed.everybody_says(self._refused))
         parameters = self.networks.policy.parameters
-        if not is_sharded(self.networks.policy.network):  # which sums shards by itself
+        if not is_sharded(self.networks.policy.network):  # a sharded network sums by itself
             distributed.sum_gradients(self._pull + [p.grad for p in parameters if p.grad is not None])
         if not self._exact:
             return {}
-        reached = [parameter.grad is not None for parameter in parameters]  # a last block may have parts without use
+        reached = [parameter.grad is not None for parameter in parameters]  # a last block may have unused parameters
         whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         assert self.config.safeguard is not None  # as the exact safeguard is on
         lam, would_rise = exact_scale(self._pull, whole, self.config.safeguard)
@@ -105,8 +104,8 @@ class Stepper:
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
 
     def worst_pairs(self, count: int = 5) -> list[str]:
-        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss
-        and the size of their errors."""
+        """The pairs of this step, over all processes, that most likely made its gradient large, by their loss and the
+        size of their errors."""
         pulls = [pair for ids, pull in self._rows for pair in zip(pull.tolist(), ids, strict=True)]
         return distributed.everybody_says([row_id for _, row_id in sorted(pulls, reverse=True)[:count]])
 
@@ -163,7 +162,7 @@ class Stepper:
         numbers = [int(number) for number in problem.number] if self.shared else []  # draws that the loss takes
         known = self.shared.lookup(problem.row_id, numbers) if self.shared else None
         unknown = known is None
-        if self.shared and is_sharded(self.networks.policy.network):  # which runs in all processes, or in none
+        if self.shared and is_sharded(self.networks.policy.network):  # runs in all processes, or none
             unknown = bool(distributed.largest(unknown))
         if known is not None and not unknown:
             return known.to(problem.noisy.device).T, None
@@ -186,7 +185,7 @@ class Stepper:
         assert mu is not None and mode != "exact"
         if mode == "pair":
             lam = loser_scale(residual_0, residual_1, pulled_0, mu)
-        else:  # one factor for the whole batch, also where it is spread over processes
+        else:  # one factor for the whole batch, even if it is spread over processes
             rows = [self._gather(one) for one in (residual_0, residual_1, pulled_0)]
             lam = loser_scale(rows[0], rows[1], rows[2], mu, mode)[: len(pulled_0)]
         return self._protect(measured, pulled_0, lam), lam
@@ -197,7 +196,7 @@ class Stepper:
         return replace(measured, error=error, logit=_logit(error, measured.ref_error, measured.beta))
 
     def _gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's."""
+        """Rows [B, ...] of the whole micro-batch, from this process's rows `own`."""
         return distributed.gather(own, distributed.counts(self.config.train_batch_size))
 
     def _mean(self, values: torch.Tensor) -> torch.Tensor:
@@ -216,7 +215,7 @@ class Stepper:
         self.networks.accelerator.backward(loss / self.config.gradient_accumulation_steps, retain_graph=retain_graph)
 
     def _accumulate_pull(self, loss: torch.Tensor) -> None:
-        """The gradient of the part that pulls, kept apart; what .grad held before stays there."""
+        """The gradient of the pulling part, kept apart; the earlier content of .grad is unchanged."""
         parameters = self.networks.policy.parameters
         before = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -228,14 +227,14 @@ class Stepper:
             parameter.grad = gradient
 
     def _doubt(self, problem: Problem, loss_per_row: torch.Tensor) -> None:
-        """Refuse at once; of several processes, all together at the end of the step."""
+        """Raise at once; with several processes, all raise together at the end of the step."""
         finite = torch.isfinite(loss_per_row).tolist()
         self._refused += [row_id for row_id, fine in zip(problem.row_id, finite, strict=True) if not fine]
         if distributed.processes() == 1:
             self._refuse(self._refused)
 
     def _refuse(self, bad: list[str]) -> None:
-        raise Spike(self._step, "the loss is not a number", list(dict.fromkeys(bad)))
+        raise Spike(self._step, "the loss is NaN or infinite", list(dict.fromkeys(bad)))
 
 
 def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
@@ -248,7 +247,8 @@ def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.T
 def _readings(
     problem: Problem, measured: Measured, loss_per_row: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor
 ) -> PairReadings:
-    """What the metrics need. A single image counts as a pair with nothing, a list as its best and its worst image."""
+    """The inputs of the metrics. A single image counts as a pair whose other image is empty, a list as its best and
+    worst image."""
     gains = (measured.ref_error - measured.error).detach()  # [K, B]
     value = measured.logit.detach()
     if problem.images == 1:

@@ -15,7 +15,7 @@ def train(config: str | Path | dict[str, Any] | TrainConfig, dry_run: bool = Fal
 
     With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns
     the run. Raises PalateError before any work starts when something cannot work, and when the loss becomes NaN, naming
-    the pairs; what was reached before is kept.
+    the pairs; the last checkpoint is kept.
     """
     config = load_config(config, **overrides)
     if config.processes > 1 and not dry_run and not distributed.launched():

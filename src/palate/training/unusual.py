@@ -1,10 +1,10 @@
-"""Settings that are legal and hardly meant: each is said before training, and followed."""
+"""Settings that are legal but hardly intended: each is reported before training, and obeyed."""
 
 from palate.backbones import Backbone
 from palate.network.model import meta_network
 from palate.run.config import LoraOptions, TrainConfig
 
-HIGHEST_RATE = 1e-2  # of what anybody has published for these models, adapters included, 1e-3 is high
+HIGHEST_RATE = 1e-2  # 1e-3 is already high among published rates for these models, adapters included
 
 
 def unusual(config: TrainConfig, backbone: Backbone) -> list[str]:
@@ -28,7 +28,7 @@ def unusual(config: TrainConfig, backbone: Backbone) -> list[str]:
 
 
 def _ranks(lora: LoraOptions, backbone: Backbone) -> list[str]:
-    """Adapters of a higher rank than the weight that they change: more parameters, and nothing more to say."""
+    """Adapters of a higher rank than the weight that they change: more parameters without more expressive power."""
     rank, targets = lora.rank, lora.target_modules
     narrow: dict[int, str] = {}
     for name, module in meta_network(backbone).named_modules():

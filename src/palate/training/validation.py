@@ -1,7 +1,7 @@
-"""Held-out human votes during training: the guard against a loss that memory can lower without end.
+"""Held-out human votes during training: the guard against a loss that memorising can lower without end.
 
-Debiased targets leave [0, 1], and there the loss has no lower bound: it goes on falling while the model over-fits to
-the labelled pairs. The cross-entropy of held-out human votes does not.
+Debiased targets leave [0, 1], and there the loss has no lower bound: it keeps falling while the model over-fits to the
+labelled pairs. The cross-entropy of held-out human votes does not.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Validation:
     draws: int
     patience: int | None
     best: float = float("inf")
-    since: int = 0  # validations without a better one
+    since: int = 0  # validations since the best one
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def logits(self, networks: Networks) -> torch.Tensor:
@@ -35,7 +35,7 @@ class Validation:
         parts = []
         for start in range(0, len(rows), size):
             row = rows[start : start + size]
-            several = len(row) >= processes()  # of fewer rows every process does all
+            several = len(row) >= processes()  # with fewer rows every process does all of them
             own = row[part(len(row))] if several else row
             problems = [
                 rows_problem(self.setting, own, [f"validation {k}"] * len(own), np.ones(len(own)))
@@ -47,7 +47,7 @@ class Validation:
 
     @property
     def over(self) -> bool:
-        """Whether training is to stop."""
+        """Whether training should stop."""
         return self.patience is not None and self.since >= self.patience
 
     def measure(self, networks: Networks) -> dict[str, float]:
@@ -92,11 +92,11 @@ def make_validation(setting: Setting) -> Validation | None:
 
 
 def large_logit_warning(largest: float, told: bool, tell: Callable[[str], None], step: int) -> bool:
-    """Say once that a labelled pair has been learned by heart; returns whether it has been said."""
+    """Warn once that a labelled pair has been learned by heart; returns whether the warning has been given."""
     if told or largest < LARGE_LOGIT:
         return told
     tell(
-        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] go on"
+        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] keep"
         " pulling there: watch held-out votes (held_out_votes, early_stop), train for fewer steps, lower power, or use"
         " link: ipo."
     )

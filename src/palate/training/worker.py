@@ -1,4 +1,4 @@
-"""What each process of a training runs that `palate train FILE --processes 2` started."""
+"""The program of each process that `palate train FILE --processes 2` starts."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ PARENT = "PALATE_LAUNCHER"  # its process id, in the environment of those that i
 
 
 def end_with_launcher() -> None:
-    """End this process soon after the one that started it, which may have been killed and told nobody."""
+    """End this process soon after its parent process ends, which may have been killed without notice."""
     launcher = int(os.environ[PARENT])
 
     def watch() -> None:
@@ -29,14 +29,14 @@ def end_with_launcher() -> None:
 
 @record
 def work(file: str, command: str) -> None:
-    """Take part in the training that this configuration file says. Raises PalateError when it is refused."""
+    """Take part in the training of this configuration file. Raises PalateError when it is refused."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as the command line does
     from palate.training.loop import train_in_this_process  # after its libraries were told to be quiet
 
     try:
         with said_as(command):
             train_in_this_process(load_config(file))
-    except PalateError as error:  # of every kind: by this name the other side knows it
+    except PalateError as error:  # subclasses too: the launcher recognises it by this name
         raise PalateError(str(error)) from None
 
 
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     end_with_launcher()
     try:
         work(*sys.argv[1:])
-    except Exception:  # it is on record, for the process that started this one
+    except Exception:  # recorded for the parent process
         os._exit(1)
     except KeyboardInterrupt:
         os._exit(130)

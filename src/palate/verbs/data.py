@@ -37,13 +37,13 @@ def import_pairs(
     config: str | None = None,
     allow_outside: bool = False,
 ) -> "ImportReport":
-    """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
+    """Add the pairs and votes of `sources` to the dataset in folder `to`, which is created if it does not exist.
 
-    `name` is a new dataset's; `annotator` and `source` say who voted where the files do not; `split` and `config` are
-    of a dataset that has several; `allow_outside` lets paths leave the folder of the file that names them. Format
-    "world" has no sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second call adds
-    only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing could be
-    imported; all that is good is written before.
+    `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not. `split` and
+    `config` choose one of a dataset's several. `allow_outside` allows paths that lead outside the source's folder. The
+    format "world" has no sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second
+    call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing
+    could be imported; everything readable is written first.
     """
     if format == "world":
         from palate.demos.dataset import import_world
@@ -62,7 +62,7 @@ def import_pairs(
 def info(dataset: Dataset) -> dict[str, Any]:
     """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
 
-    Plain values, ready for JSON. Raises PalateError where there is no readable dataset.
+    Plain values, ready for JSON. Raises PalateError if there is no readable dataset.
     """
     from palate.data.summary import summarise
 
@@ -93,10 +93,10 @@ def label(
     """Serve a page to vote on until interrupted; every vote is stored at once, and `votes("export", ...)` brings them
     into the dataset.
 
-    `budget` pairs are drawn (0: all) by `select`, which looks at the votes of `judges`. `raters` are who may vote, a
+    `budget` pairs are drawn (0: all) by `select`, which uses the votes of `judges`. `raters` may vote and get a
     personal link each; you alone when absent. `known` is a dataset whose votes are right: `known_share` of the views
-    are of its pairs. The other arguments as the options of `palate label`. Raises PalateError, before anything is
-    served, for what cannot work, and without the extra `palate[web]`.
+    show its pairs. The other arguments are the options of `palate label`. Raises PalateError, before anything is
+    served, for arguments that cannot work, and without the extra `palate[web]`.
     """
     try:
         from palate.web.serve import label as serve
@@ -144,13 +144,12 @@ def votes(
     voter: str = "majority",
     count: int = 0,
 ) -> "Exported | Simulated | dict[str, Any]":
-    """Votes out of the live store into the dataset, and from and to Label Studio; each can be repeated.
+    """Votes from the live store into the dataset, and from and to Label Studio; every action can be repeated.
 
-    export: the votes of the page, from the database `store` (PALATE_STORE, or votes.sqlite in the dataset's folder).
-    export and import with `label_studio`: a file in Label Studio's JSON format instead, with `pictures` in it or not.
-    simulate: a person of the small world votes on `count` pairs of what `label` planned (0: until none is left).
-    Returns counts. Raises PalateError for an action that is none, a store without votes, and without the extra
-    `palate[web]`.
+    export: the page's votes from the database `store` (PALATE_STORE, or votes.sqlite in the dataset's folder). export
+    and import with `label_studio`: a file in Label Studio's JSON format instead, with or without `pictures`. simulate:
+    a person of the small world votes on `count` of the planned pairs (0: until none is left). Returns counts. Raises
+    PalateError for an unknown action, a store without votes, and without the extra `palate[web]`.
     """
     if action not in ("export", "import", "simulate"):
         raise PalateError(f"votes: {action!r} is not one of export, import, simulate.")
@@ -181,7 +180,7 @@ def votes(
 
 
 def _with_store(dataset: Dataset, store: str | None, action: str) -> "tuple[PreferenceDataset, sa.Engine]":
-    """The dataset and its live store, which must be there."""
+    """The dataset and its live store, which must exist."""
     from palate.data.database import connect
     from palate.data.store import default_store, open_store
 
@@ -200,7 +199,7 @@ def _with_store(dataset: Dataset, store: str | None, action: str) -> "tuple[Pref
 class Annotated:
     """What `annotate` did."""
 
-    report: "Report | None"  # counts of pairs; None where no judge was run
+    report: "Report | None"  # counts of pairs; None if no judge was run
     calibration: "Correction | None"  # on the human votes; None with too few of them
 
 
@@ -225,13 +224,13 @@ def annotate(
     again: bool = False,
     recalibrate: bool = False,
 ) -> Annotated:
-    """Let a program vote on every pair that it has not voted on, then calibrate its votes on those of people.
+    """Let a program vote on every pair that it has not voted on yet, then calibrate its votes on people's.
 
     `judge` is a reward model, "vlm", "self:RUN", a statistic of pictures or a plug-in (docs/annotate.md); `name` the
     annotator id of its votes. `model`, `server`, `template`, `device`, `dtype` and further `settings` go to the judge.
-    `limit` stops after so many pairs; `again` asks about every pair without a vote anew; `recalibrate`
-    runs no judge. The same call again costs nothing. Raises
-    PalateError for a judge that cannot be used, and one that voted before with another version or other settings.
+    `limit` stops after so many pairs; `again` ignores stored answers and asks about every pair without a vote;
+    `recalibrate` runs no judge. A second call costs nothing. Raises PalateError for a judge that cannot be used, and
+    for one that voted before with another version or other settings.
     """
     from palate.judges.annotate import annotate as vote
     from palate.judges.base import SELF
@@ -281,10 +280,10 @@ def audit(
 ) -> "Findings":
     """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
-    Writes the page `out` and the recommended configuration `config`, a new file, where they are given. `run` is of an
-    adaptive method, whose minority metric ranks the votes to look at. `human_annotators` and `human_votes` as the keys
-    of these names. Raises PalateError for a dataset without pairs, a run without the metric, and a `config` that is
-    there.
+    Writes the page `out` and the recommended configuration `config`, a new file, if they are given. `run` is a run of
+    an adaptive method, whose minority metric ranks the suspect votes. `human_annotators` and `human_votes` are like the
+    configuration keys of these names. Raises PalateError for a dataset without pairs, a run without the metric, and a
+    `config` that exists.
     """
     from palate.audits.findings import audit as find
     from palate.audits.page import write_page
@@ -292,7 +291,7 @@ def audit(
 
     data = opened(dataset)
     if config and Path(config).exists():
-        raise PalateError(f"--config {config}: is there already, and maybe edited. Give the name of a new file.")
+        raise PalateError(f"--config {config}: exists already, and may have been edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
         data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed

@@ -1,4 +1,4 @@
-"""What a caller may give in several forms, as the rooms take it: paths, datasets, lists that may be one thing."""
+"""Converts arguments that callers may give in several forms: paths, datasets, and lists that may be a single item."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
@@ -20,7 +20,7 @@ def places(given: Places) -> list[str]:
 
 
 def names(given: str | Iterable[str], *, split: bool = False) -> tuple[str, ...]:
-    """One name or several; with `split` one text may hold several between commas, as in "ana,bo,chen"."""
+    """One name or several; with `split` one text may contain several names with commas, as in "ana,bo,chen"."""
     if not isinstance(given, str):
         return tuple(given)
     parts = given.split(",") if split else [given]
@@ -28,7 +28,7 @@ def names(given: str | Iterable[str], *, split: bool = False) -> tuple[str, ...]
 
 
 def opened(dataset: Dataset) -> "PreferenceDataset":
-    """The dataset in a folder, or the one that is open already. Raises PalateError where there is none."""
+    """The dataset in a folder, or one that is already open. Raises PalateError if there is none."""
     from palate.data.dataset import PreferenceDataset, open_dataset
 
     return dataset if isinstance(dataset, PreferenceDataset) else open_dataset(fspath(dataset))
@@ -40,7 +40,7 @@ def folder_of(dataset: Dataset) -> str:
 
 
 def plain_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a configuration with paths, runs and open datasets as the text that a file would have."""
+    """Configuration keys with paths, runs and open datasets as text, as in a file."""
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -51,5 +51,5 @@ def _plain(value: Any) -> Any:
 
 
 def without_none(**values: Any) -> dict[str, Any]:
-    """Those that were given."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

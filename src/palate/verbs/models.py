@@ -1,4 +1,4 @@
-"""The verbs that work on a model: it is trained, sampled, scored, compared, reported and handed on."""
+"""The verbs that work on a model: train, sample, score, compare, report, export and push."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
@@ -28,7 +28,7 @@ def methods(name: str) -> "Method": ...
 def methods(name: str | None = None) -> "dict[str, Method] | Method":
     """The methods of the literature by name, or one of them: what it does, and which keys it sets.
 
-    Raises PalateError for a name that is none, with the nearest.
+    Raises PalateError for an unknown name, with the closest one.
     """
     from palate import presets
 
@@ -38,12 +38,12 @@ def methods(name: str | None = None) -> "dict[str, Method] | Method":
 def encode(
     config: "Place | Mapping[str, Any] | TrainConfig | None" = None, *, dry_run: bool = False, **overrides: Any
 ) -> dict[str, int]:
-    """Compute before training what training would compute: latents and embeddings of all pairs, and with
-    `reference_draws` the reference's errors at so many draws of each pair.
+    """Compute in advance what training needs: latents and embeddings of all pairs and, with `reference_draws`, the
+    reference's errors at so many draws of each pair.
 
-    `config` and `overrides` as in `train`; model, dataset, resolution and precision count. Returns counts; with
-    `dry_run` of what is still to do, and nothing is computed. The same call again resumes. Raises PalateError when the
-    configuration has no use for errors at the pairs' own draws.
+    `config` and `overrides` are as in `train`; model, dataset, resolution and precision matter. Returns counts; with
+    `dry_run` nothing is computed, and they say what is missing. The same call resumes. Raises PalateError when the
+    configuration cannot use errors at the pairs' own draws.
     """
     from palate.training import encode as room
 
@@ -57,12 +57,12 @@ def encode(
 def train(
     config: "Place | Mapping[str, Any] | TrainConfig | None" = None, *, dry_run: bool = False, **overrides: Any
 ) -> "Run":
-    """Train, or resume training, as `config` says: a YAML file, keys and values, or a `TrainConfig`. Keywords are keys,
-    too, and win; without `config` they are all there is.
+    """Train, or resume training, with `config`: a YAML file, keys and values, or a `TrainConfig`. Keywords are keys,
+    too, and override `config`, which may be absent.
 
-    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns
-    the run. Raises PalateError before any work starts when something cannot work, and when the loss becomes NaN, naming
-    the pairs; what was reached before is kept.
+    With `dry_run` everything is checked and counted, but nothing is encoded, trained or written into the run. Returns
+    the run. Raises PalateError before any work starts if the configuration cannot work, and when the loss becomes NaN,
+    naming the pairs; checkpoints are kept.
     """
     from palate.training.train import train as run_training
 
@@ -96,14 +96,13 @@ def sample(
     variant: str | None = None,
     vae: Place | None = None,
 ) -> "Samples":
-    """Make pictures from prompts with a run, a diffusers pipeline folder, or "world"; what is there already is kept.
+    """Make pictures from prompts with a run, a diffusers pipeline folder, or "world"; existing pictures are kept.
 
-    `prompts` are one prompt, several, or a file of prompts, of which `part`, `limit` and `column` take some. The
-    pictures go into the folder `to`, for a run RUN/samples when absent. `base` also samples the model that the run
-    started from, into RUN/base-samples. `revision`, `variant` and `vae` are of a pipeline, as the keys of these names.
-    Returns the samples of the model.
-    Raises PalateError when the folder holds samples of other prompts, settings or weights, and when the model cannot be
-    used.
+    `prompts` is one prompt, several, or a file of prompts, from which `part`, `limit` and `column` choose. The pictures
+    go into the folder `to`; for a run into RUN/samples when absent. `base` also samples the model that the run started
+    from, into RUN/base-samples. `revision`, `variant` and `vae` choose a pipeline's files, like the configuration keys
+    of these names. Returns the samples of the model. Raises PalateError when the folder has samples of other prompts,
+    settings or weights, and when the model cannot be used.
     """
     from palate.data.samples import Sampling
     from palate.sampling.prompts import as_suite
@@ -127,13 +126,13 @@ def score(
     batch_size: int | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> "list[Scored]":
-    """One number per picture of runs (and of their base-samples) or of folders of samples, kept beside the pictures.
+    """Score every picture of runs (and of their base-samples) or of folders of samples; scores are stored beside them.
 
-    `scorer` is who scores, one or several. `model` are the weights of the one reward model among them, `device` and
-    `dtype` what reward models use; `settings` are theirs by key, or by "NAME.key" for the scorer NAME. Returns the
-    means of each folder. The same call again costs nothing. What cannot be scored, a folder or a scorer, is given to
-    `tell` as a line (printed to stderr when absent), and the rest is scored. Raises PalateError where nothing could be
-    scored, and for one `model` for several reward models.
+    `scorer` is one name or several. `model` is the weights of the only reward model among them; `device` and `dtype`
+    are for reward models; `settings` are by key, or by "NAME.key" for the scorer NAME. Returns the means of each
+    folder. A second call costs nothing. A folder or scorer that fails is reported to `tell` as a line (printed to
+    stderr when absent), and the rest is scored. Raises PalateError if nothing could be scored, and for one `model` with
+    several reward models.
     """
     from palate.evaluation.score import score as score_folders
 
@@ -173,14 +172,14 @@ def compare(
 ) -> "Comparison | Contest":
     """Compare runs with their base model, another run, or a folder of samples: paired win rates with 95 % intervals.
 
-    What is missing is sampled first: `prompts` (as in `sample`) and `sampling` say of what and how. `scorer` is who
-    judges, one or several; when absent, those that scored the first model's samples, else the world's truth for its
-    prompts. Or `votes` decide, a dataset of pairs of these two models' pictures, helped by its `judge`. With `group`
-    all models are training seeds of one method. The result is also written to `out`, compare.json in the first model's
-    folder when absent (compare-votes.json with `votes`), where `report` finds it.
+    Missing samples are made first from `prompts` (as in `sample`) with `sampling`. `scorer` is one name or several;
+    when absent, those that scored the first model's samples, else the world's truth for its prompts. Or `votes` decide:
+    a dataset of pairs of these two models' pictures, supported by its `judge`. With `group` all models are training
+    seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
+    (compare-votes.json with `votes`), where `report` finds it.
 
-    Raises PalateError for samples that are no pairs, runs that started from different bases, and a reward model that
-    has not scored all of them yet.
+    Raises PalateError for samples that cannot be paired, runs that started from different base models, and a reward
+    model that has not scored all samples yet.
     """
     from palate.data.samples import Sampling
     from palate.evaluation.compare import compare as compare_models
@@ -225,10 +224,10 @@ def report(
 ) -> Path:
     """Write one html page of runs that have samples: pictures, win rates, votes, curves; returns its path.
 
-    It goes to `out`, RUN/report.html when absent. `scorer` and `group` as in `compare`; `votes` is a dataset of votes
-    on these pictures and `judge` whose votes there help, when absent what `compare` used last. `card` also writes each
-    run's model card. Raises PalateError for a folder that is not a run, runs without samples or sampled differently,
-    and a card for a run without a model, or one that was edited.
+    It goes to `out`, RUN/report.html when absent. `scorer` and `group` are as in `compare`. `votes` is a dataset of
+    votes on these pictures and `judge` the judge in it to use; when absent, those that `compare` used last. `card` also
+    writes each run's model card. Raises PalateError for a folder that is not a run, runs without samples or with
+    different sampling, and a card for a run without a model, or one that was edited.
     """
     from palate.reports.runs import report as write_page
 
@@ -248,13 +247,12 @@ def export(
     dtype: Literal["fp16", "bf16", "fp32"] | None = None,
     whole_pipeline: bool = False,
 ) -> Path:
-    """Write what a run trained in another tool's format; returns the file or folder, RUN/exports/FORMAT when `to` is
-    absent.
+    """Write a run's model in another tool's format; returns the file or folder, RUN/exports/FORMAT when `to` is absent.
 
     diffusers: the adapters or the denoiser, with a model card. kohya, comfyui: one file of adapters. fused: the
-    denoiser with the adapters in its weights, with `whole_pipeline` in a copy of the base model's folder. single-file:
-    the whole model by Stable Diffusion's original names. Raises PalateError, before anything is written, for a folder
-    that is no finished run, what the format cannot hold, and a place where something stands already.
+    denoiser with the adapters merged; with `whole_pipeline` in a copy of the base model's folder. single-file: the
+    whole model under Stable Diffusion's original names. Raises PalateError, before anything is written, for a folder
+    that is not a finished run, a model that the format cannot hold, and if something exists at the destination.
     """
     from palate.sharing.export import export as write
 
@@ -268,7 +266,7 @@ def push(run: Place, repository: str, *, private: bool = True, dry_run: Literal[
 def push(run: Place, repository: str, *, private: bool = True, dry_run: bool = False) -> "str | Sending":
     """Send a finished run's model and card to `repository` (owner/name) on the hub; returns the address of the commit.
 
-    With `dry_run` nothing is sent, and what would be is returned. The login is the hub's own. Raises PalateError
+    With `dry_run` nothing is sent; returns what would be. The login is the hub's own. Raises PalateError
     without a login, when the hub refuses or cannot be reached, and when the repository is public and `private` was
     asked for.
     """
@@ -280,8 +278,8 @@ def push(run: Place, repository: str, *, private: bool = True, dry_run: bool = F
 
 
 def demo(out: Place = "demo-run", *, quick: bool = False, seed: int = 0) -> "Page":
-    """From imperfect votes to a better model in the small world: trains six models (`quick`: two), prints a table, and
-    writes a page into the folder `out`. Run again to resume. Returns the page's content."""
+    """From imperfect votes to a better model in the small world: train six models (`quick`: two), print a table, and
+    write a page into the folder `out`. The same call resumes. Returns the page's content."""
     from palate.demos.demo import demo as whole_way
 
     return whole_way(Path(out), quick, seed)

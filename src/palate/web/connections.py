@@ -1,4 +1,4 @@
-"""Connections that end: a request that is not sent whole in time, an answer that nobody reads, and one too many."""
+"""Limits on connections: a request sent too slowly, an answer that is not read, and too many connections at once."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-RESERVE = 256  # descriptors for the database, pictures, and connections that are just being refused
+RESERVE = 256  # file descriptors for the database, pictures, and connections being refused
 MOST = 1024
 BACKLOG = 64  # connections accepted at once
 FULL = (
@@ -16,11 +16,11 @@ FULL = (
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol for one connection, with limits that it lacks; all of them together are at most `most`."""
+    """uvicorn's protocol for one connection, with limits that uvicorn lacks. At most `most` connections are open."""
 
     most = MOST
-    seconds = 20.0  # for a request, from the first moment that it may come to its last byte
-    reading_seconds = 60.0  # for a client that takes no more of an answer
+    seconds = 20.0  # for a request, from the moment it may start to its last byte
+    reading_seconds = 60.0  # for a client that stops reading an answer
 
     def __init__(self, *arguments: Any, **more: Any):
         super().__init__(*arguments, **more)
@@ -52,7 +52,7 @@ class BoundedProtocol(H11Protocol):
         self._unread = _end(self._unread)
 
     def _watch(self) -> None:
-        """Time runs while a request is awaited or half sent, however often a byte comes."""
+        """The timer runs while a request is awaited or incomplete; single bytes do not reset it."""
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self.transport.is_closing():
             self._late = _end(self._late)
         elif self._late is None:
@@ -60,17 +60,17 @@ class BoundedProtocol(H11Protocol):
 
 
 def most_connections() -> int:
-    """How many connections are served at once: fewer than this process may hold files open."""
+    """How many connections are served at once: fewer than the files that this process may open."""
     try:
         import resource
-    except ImportError:  # Windows, where the limit is another one
+    except ImportError:  # Windows, which has a different limit
         return MOST // 2
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else max(16, min(MOST, soft - RESERVE))
 
 
 def _end(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Stop a timer; gives what stands in its place, which is none."""
+    """Stop a timer; always returns None, to be stored in its place."""
     if timer is not None:
         timer.cancel()
     return None

@@ -22,21 +22,21 @@ class Exported:
     added: int  # votes that are new in the dataset
     already_there: int
     drawn: int  # pairs that were to be shown
-    answered: int  # of these, pairs with a vote that is no skip
+    answered: int  # of these, pairs with a vote other than skip
     propensities: int  # pairs whose propensity was set
-    right: dict[str, dict[str, Any]]  # by person: share of right answers on pairs with a known one, low, high, n
+    right: dict[str, dict[str, Any]]  # by person: share of right answers on control pairs, low, high, n
 
 
 def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
-    """Append the store's votes to the dataset and set its pairs' propensities; repeated, it adds what is new.
+    """Append the store's votes to the dataset and set its pairs' propensities. A second call adds only new votes.
 
-    Votes on pairs with a known answer go into known.parquet and nowhere else: those pairs were chosen for their answer,
-    and further votes on them would move their targets, and their propensity, for no reason that DeDPO allows for.
+    Votes on pairs with a known answer go only into known.parquet: those pairs were chosen for their answer, not at
+    random, so more votes on them would change their targets and propensities in a way that biases DeDPO.
 
-    An exported vote cannot be taken back. Killed in between, the next export goes on: votes are told apart by vote_id.
+    An exported vote cannot be taken back. After a kill the next export resumes: votes are identified by vote_id.
 
-    What propensities are set to: `labelled_propensities`. This takes skips for random; a person who skips hard pairs
-    makes them count less. Raises PalateError when the store has no plan, or that of another dataset.
+    Propensities come from `labelled_propensities`, which assumes that skips are random: if a person skips hard pairs,
+    those pairs count less. Raises PalateError when the store has no plan, or that of another dataset.
     """
     settings = settings_of(engine)
     if settings is None:

@@ -1,12 +1,12 @@
 """Label Studio's JSON of pairwise tasks: write the human votes of a dataset, read annotations as votes.
 
-In a task image_0 is on the left; an annotation whose choice is "left" prefers it. Label Studio's pairwise control knows
-no tie, so a tie is a second control, the choice "tie", and a skip is a cancelled annotation (derived; a labelling
-interface that fits is in docs/votes.md).
+In a task image_0 is on the left; an annotation whose choice is "left" prefers it. Label Studio's pairwise control has
+no tie, so a tie is a second control with the choice "tie", and a skip is a cancelled annotation (derived; docs/votes.md
+has a labelling interface that fits).
 
-Label Studio gives annotations that it imports to whoever imports them, with an id and a time of its own, but it keeps
-the data of a task, and the number of an annotation as its import_id. So who voted, when, and what was shown where
-stands in the data, under KEPT, by that number.
+When Label Studio imports annotations, it assigns them to the person who imports, with a new id and time. But it keeps
+the data of a task, and the number of each annotation as its import_id. So the voter, the time and the order shown are
+stored in the task's data, under KEPT, by that number.
 """
 
 import base64
@@ -24,18 +24,18 @@ from palate.web.pictures import Pictures
 
 SIDES = {"0": "left", "1": "right"}
 CHOICES = {"left": "0", "right": "1"}
-KEPT = "palate_votes"  # in a task's data: number of an annotation -> its vote, as it is here
+KEPT = "palate_votes"  # in a task's data: number of an annotation -> its vote in the dataset
 FIELDS = ("vote_id", "annotator_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
-UNKNOWN = "unknown"  # who voted, where the file does not say
+UNKNOWN = "unknown"  # the voter, if the file does not say who
 CHANGED = "changed in Label Studio since (the vote stays as it was)"
 
 
 def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = False) -> dict[str, int]:
     """Write every pair of two images as a task with its human votes as annotations; returns counts.
 
-    With `pictures` the images are in the file, as data URIs; otherwise a task says only pair_id, prompt, and the path
-    of an image that is stored by one. Label Studio takes no task that lacks a picture of its interface: these are
-    counted. Written a task at a time, and atomically.
+    With `pictures` the file contains the images as data URIs. Otherwise a task has only pair_id, prompt, and the path
+    of each image that is stored by path. Label Studio rejects tasks without pictures, so these are counted. The file is
+    written task by task, and atomically.
     """
     votes = defaultdict(list)
     for vote in dataset.votes().to_pylist():
@@ -62,11 +62,11 @@ def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = 
 def import_annotations(dataset: PreferenceDataset, file: str | Path) -> dict[str, Any]:
     """Add the annotations of a JSON export of Label Studio as human votes; returns counts.
 
-    A task is known by data.pair_id. A vote that was exported from here keeps its vote_id, person, order and time, and
-    adds nothing where it is there already; of any other annotation the vote_id is its unique_id, so that a file may be
-    imported twice. A cancelled annotation is a skip. Left out and counted: annotations that choose nothing, or both a
-    picture and a tie, that are no votes, or that were changed since they were imported; and tasks of pairs that are not
-    here. Raises PalateError when the file is not such an export.
+    A task is identified by data.pair_id. A vote that palate exported keeps its vote_id, person, order and time, and is
+    not added again. Any other annotation gets its unique_id as vote_id, so that a file may be imported twice. A
+    cancelled annotation is a skip. Left out and counted: annotations that choose nothing, or both a picture and a tie,
+    that are not votes, or that were changed in Label Studio; and tasks of pairs that are not in the dataset. Raises
+    PalateError when the file is not such an export.
     """
     tasks = _read_tasks(Path(file))
     known, here = dataset.pair_ids(), _choices_here(dataset)
@@ -101,7 +101,7 @@ def _choices_here(dataset: PreferenceDataset) -> dict[str, str]:
 def _read_annotation(
     pair_id: str | None, known: bool, annotation: Any, number: int, data: dict[str, Any]
 ) -> tuple[dict[str, Any] | None, str]:
-    """The vote of an annotation, or None and why there is none."""
+    """The vote of an annotation, or None and the reason."""
     if not isinstance(annotation, dict):
         return None, "that are no annotations"
     if not known:
@@ -135,20 +135,20 @@ def _kept(vote: dict[str, Any]) -> dict[str, Any]:
 def _annotation(number: int, vote: dict[str, Any]) -> dict[str, Any]:
     control = {"id": vote["vote_id"][:10], "origin": "manual"}
     if vote["choice"] in SIDES:
-        # its editor names the control itself here, and shows no choice that names the pictures
+        # Label Studio's editor expects the control's own name here, not those of the pictures
         control |= {"from_name": "preference", "to_name": "preference"}
         value = {"type": "pairwise", "value": {"selected": SIDES[vote["choice"]]}}
     else:
         value = {"type": "choices", "from_name": "tie", "to_name": "image_0", "value": {"choices": ["tie"]}}
     return {
-        "id": number, "unique_id": vote["vote_id"],  # no completed_by: an e-mail that it does not know, it refuses
+        "id": number, "unique_id": vote["vote_id"],  # no completed_by: Label Studio rejects unknown e-mails
         "result": [] if vote["choice"] == "skip" else [control | value], "was_cancelled": vote["choice"] == "skip",
         "lead_time": vote["seconds"], "created_at": vote["created_at"].isoformat(), "ground_truth": False,
     }  # fmt: skip
 
 
 def _choices(annotation: dict[str, Any]) -> set[str]:
-    """What an annotation chooses: nothing, one of 0, 1, tie, skip, or more than one of them."""
+    """What an annotation chooses: a set of 0, 1, tie, skip; empty, or with more than one, it is not a vote."""
     if annotation.get("was_cancelled"):
         return {"skip"}
     found = set()
@@ -176,12 +176,12 @@ def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int, da
         value = row.get(name, "")
         if not isinstance(value, str):
             raise TypeError(name)
-        value.encode()  # half a character cannot be stored
+        value.encode()  # a lone surrogate cannot be stored
     return row
 
 
 def _kept_of(annotation: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """What the task's data says of an annotation that was a vote here; nothing of one that was made elsewhere."""
+    """The original vote of an annotation that palate exported; empty for any other annotation."""
     kept = data.get(KEPT)
     if not isinstance(kept, dict):
         return {}

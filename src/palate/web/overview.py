@@ -17,10 +17,10 @@ LATELY = timedelta(minutes=10)
 def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
     """Progress, pace and agreement, ready for JSON.
 
-    Self-agreement: of the pairs a person judged twice, how many got the same choice. Agreement between people: of all
-    couples of first votes of two people on one pair, how many are equal, a tie equal only to a tie. Right: of the pairs
-    with a known answer, how many got it; a tie is wrong. Skips left out. Each with n and a 95 % interval (Wilson), None
-    without such pairs.
+    Self-agreement: the share of pairs that a person judged twice with the same choice. Agreement between people: over
+    all pairs and all two people who voted on them, the share with equal first votes; a tie equals only a tie. Right:
+    the share of right votes on pairs with a known answer; a tie is wrong. Skips are left out. Each comes with n and a
+    95 % interval (Wilson), and is None without such pairs.
     """
     votes = live_votes(engine)
     right = known_right(votes)
@@ -57,7 +57,7 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
 
 
 def known_right(votes: list[dict[str, Any]]) -> dict[str, list[bool]]:
-    """By person, for each vote on a pair with a known answer whether it is that answer; skips left out."""
+    """By person, whether each vote on a pair with a known answer is right; skips are left out."""
     told: dict[str, list[bool]] = defaultdict(list)
     for vote in votes:
         if vote["answer"] is not None and vote["choice"] != "skip":
@@ -66,12 +66,12 @@ def known_right(votes: list[dict[str, Any]]) -> dict[str, list[bool]]:
 
 
 def self_agreement(engine: sa.Engine, rater: str) -> dict[str, Any] | None:
-    """How often one person gave the same choice to a pair that came again; see `overview`."""
+    """How often one person gave a repeated pair the same choice; see `overview`."""
     return share([before == after for before, after in repeated_choices(engine, rater)])
 
 
 def share(outcomes: list[bool]) -> dict[str, Any] | None:
-    """Share of true ones with n and its 95 % interval (Wilson); None of nothing."""
+    """Share of True with n and its 95 % interval (Wilson); None for an empty list."""
     if not outcomes:
         return None
     n, p, z = len(outcomes), sum(outcomes) / len(outcomes), 1.959964

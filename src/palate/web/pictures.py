@@ -1,5 +1,4 @@
-"""The pictures of a dataset by pair, for a browser: nothing but a picture ever leaves, whatever a path in a pair
-says."""
+"""The pictures of a dataset by pair, for a browser. Only pictures are ever sent, whatever path a pair names."""
 
 import threading
 from collections import OrderedDict
@@ -19,10 +18,10 @@ KEPT_PAIRS = 512
 
 
 class Pictures:
-    """Finds a pair's prompt and pictures; the last ones read are kept in memory."""
+    """Finds a pair's prompt and pictures; the most recently read ones stay in memory."""
 
     def __init__(self, dataset: PreferenceDataset, wanted: set[str]):
-        """Notes where the pairs `wanted` are: shard, row group, row. Reads no image."""
+        """Index the pairs `wanted` by shard and row group. Reads no image."""
         self.dataset, self._lock = dataset, threading.Lock()
         self._kept: OrderedDict[str, tuple[bytes | None, bytes | None]] = OrderedDict()
         self._size = 0
@@ -37,7 +36,7 @@ class Pictures:
                             self._places[pair_id], self.prompts[pair_id] = (shard, group), prompt
 
     def picture(self, pair_id: str, side: str) -> tuple[bytes, str]:
-        """The encoded picture of image "0" or "1" and its media type. Raises PalateError when it is no picture."""
+        """The encoded picture of image "0" or "1" and its media type. Raises PalateError when it cannot be read."""
         data = self._pair(pair_id)[int(side)]
         if data is None:
             raise PalateError(f"pair '{pair_id}': image_{side} is missing or cannot be read.")
@@ -76,7 +75,7 @@ def _size(images: tuple[bytes | None, bytes | None]) -> int:
 
 
 def _for_browsers(data: bytes, name: str) -> tuple[bytes, str]:
-    """The picture as it is stored where a browser shows it as the decoder does, and what the decoder sees otherwise."""
+    """The stored picture if a browser shows it as our decoder does; otherwise the decoded picture as a PNG."""
     if kind := media_type(data):
         return data, kind
     return encode_image(decode_image({"bytes": data}, ".", name))["bytes"], "image/png"

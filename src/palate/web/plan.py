@@ -1,4 +1,4 @@
-"""What a labelling asks for, made from a dataset: the population, who is drawn from it, and with what propensity."""
+"""The plan of a labelling: which pairs of a dataset could be shown, which are drawn, and with what propensity."""
 
 import json
 from dataclasses import replace
@@ -17,20 +17,21 @@ from palate.data.selection import Drawn, by_score, judge_scores, uniform
 from palate.data.store import Settings, plan_rows, save_plan, settings_of
 from palate.errors import PalateError
 
-AGREED = 3  # people who must agree before a pair of the dataset itself counts as one with a known answer
+AGREED = 3  # so many people must agree before a pair of the dataset itself has a known answer
 
 
 def prepare_plan(
     engine: sa.Engine, dataset: PreferenceDataset, wanted: Settings, judges: tuple[str, ...] = ()
 ) -> tuple[Settings, dict[str, int]]:
-    """The store's plan: made if there is none, extended if the budget grew. Returns settings and counts.
+    """The store's plan: created if there is none, extended if the budget grew. Returns settings and counts.
 
-    The population is every pair of two images. Pairs on which people voted before are certain to have a vote, so their
-    propensity is 1 and they are not shown; the others are drawn. Given what was labelled before, the estimate of DeDPO
-    stays unbiased. A budget of 0 is "as planned", or all pairs for a new plan. The share of known answers is as wanted
-    now.
+    The population is every pair of two images. Pairs on which people voted before certainly have a vote, so their
+    propensity is 1 and they are not shown; the others are drawn. Given the earlier votes, DeDPO's estimate stays
+    unbiased. A budget of 0 means "as planned", or all pairs for a new plan. The share of views with a known answer may
+    change at any time.
 
-    Raises PalateError when the store is of another dataset, its plan was made otherwise, or there is nothing to show.
+    Raises PalateError when the store belongs to another dataset, its plan has other settings, or there is nothing to
+    show.
     """
     stored, budget = settings_of(engine), sum(wanted.budgets)
     if stored is None:
@@ -62,11 +63,11 @@ def prepare_plan(
 
 
 def prepare_known(engine: sa.Engine, dataset: PreferenceDataset, controls: PreferenceDataset) -> tuple[list[str], int]:
-    """Make the pairs of `controls` on whose answer people agree those that everyone is asked as controls.
+    """Make control pairs, shown to everyone, of the pairs of `controls` on whose answer people agree.
 
-    One person's answer will do where they are a dataset of their own. In the dataset that is being labelled it takes
-    AGREED people: these pairs were labelled before, and are not drawn. Returns their ids, and how many were left out
-    because they are among the pairs to draw from. Raises PalateError when none is left.
+    In a dataset of its own, one person's answer is enough. In the dataset that is being labelled, AGREED people are
+    needed: those pairs were labelled before and are not drawn. Returns the control pairs' ids, and how many pairs were
+    left out because they may be drawn. Raises PalateError when none is left.
     """
     same = dataset_key(dataset) == dataset_key(controls)
     answers = known_answers(controls, AGREED if same else 1)
@@ -85,12 +86,12 @@ def prepare_known(engine: sa.Engine, dataset: PreferenceDataset, controls: Prefe
 
 
 def labelled_propensities(settings: Settings, rows: list[dict[str, Any]], answered: set[str]) -> dict[str, float]:
-    """For each pair of the plan the probability that it was drawn and has a vote, `answered` being the pairs with one.
+    """For each pair of the plan, the probability that it was drawn and has a vote. `answered`: the pairs with a vote.
 
-    The pairs of one wave are shown in an order that says nothing about them, so wherever people stopped, those with a
-    vote are a random part of the wave. With propensities pi_w of the pair under the w-th budget and a_w the share of
-    wave w with a vote, the probability is sum_w (pi_w - pi_(w-1)) * a_w (derived). Pairs on which people had voted
-    before have 1. Raises PalateError when it would be 0 for a pair: its wave was shown and nobody answered.
+    The pairs of one wave are shown in random order, so wherever people stopped, those with a vote are a random part of
+    the wave. With pi_w the pair's propensity under the w-th budget and a_w the share of wave w that has a vote, the
+    probability is sum_w (pi_w - pi_(w-1)) * a_w (derived). It is 1 for pairs on which people had voted before. Raises
+    PalateError when it would be 0 for a pair, because no pair of its wave has a vote.
     """
     open_ = [row for row in rows if row["kind"] != "before"]
     total: Floats = np.zeros(len(open_))
@@ -111,7 +112,7 @@ def labelled_propensities(settings: Settings, rows: list[dict[str, Any]], answer
 
 
 def dataset_key(dataset: PreferenceDataset) -> str:
-    """What tells this dataset from others, wherever its folder is moved."""
+    """An id of the dataset that stays the same when its folder is moved."""
     about = json.loads((dataset.path / "dataset.json").read_text(encoding="utf-8"))
     return content_id(dataset.name, str(about.get("created_at")))
 
@@ -136,7 +137,7 @@ def _drawn(open_: list[dict[str, Any]], settings: Settings, budget: int) -> Draw
 
 
 def draw_pairs(rows: list[dict[str, Any]], settings: Settings) -> None:
-    """Fill in the draw of the last budget. It draws all that a smaller one drew; what it adds is the next wave."""
+    """Draw pairs for the last budget. It contains all pairs of a smaller budget; the new ones are the next wave."""
     open_ = [row for row in rows if row["kind"] != "before"]
     result, wave = _drawn(open_, settings, settings.budgets[-1]), len(settings.budgets) - 1
     for row, propensity, drawn, rank in zip(open_, result.propensity, result.drawn, result.rank, strict=True):

@@ -1,4 +1,4 @@
-"""`palate label`: from a dataset to a page that people vote on."""
+"""`palate label`: serves a page on which people vote on a dataset's pairs."""
 
 import errno
 import ipaddress
@@ -27,12 +27,12 @@ from palate.web.server import Labelling, make_app
 from palate.web.tokens import load_secret, make_token
 
 OWNER = "owner"
-LOOKED_AT = 8  # pairs whose pictures are read before anybody is asked to look at them
+LOOKED_AT = 8  # pairs whose pictures are read as a check before the page is served
 
 
 @dataclass(frozen=True)
 class Links:
-    """What the owner hands out; each link holds a token."""
+    """The links that the owner hands out; each contains a token."""
 
     raters: dict[str, str]
     owner: str
@@ -59,7 +59,7 @@ def label(
     public_url: str | None = None,
     browse: bool = True,
 ) -> None:
-    """Serve the labelling page of a dataset until interrupted; votes go to the live store as they are given.
+    """Serve the labelling page of a dataset until interrupted. Each vote is stored in the live store at once.
 
     Raises PalateError, before anything is served, for an interface other than loopback without named raters, a port
     that is taken, a database that cannot be written, or a dataset with nothing to show.
@@ -85,7 +85,7 @@ def label(
     pictures = _pictures(data, drawn)
     secret = load_secret(data.path)
     listening = _listen(host, port)
-    controls = _controls(engine, data, known)  # after the port: another server of this store may have its own
+    controls = _controls(engine, data, known)  # after the port is taken: another server of this store may have its own
     port = listening.getsockname()[1]
     links = make_links(secret, people, public_url or f"http://{_reachable(host)}:{port}")
     app = make_app(Labelling(engine, settings, pictures, secret, people, OWNER, controls, days, rate))
@@ -103,13 +103,13 @@ def label(
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn ends in order and then raises it again
+    with suppress(KeyboardInterrupt):  # uvicorn shuts down cleanly and then raises it again
         uvicorn.Server(config).run(sockets=[listening])
     _farewell(engine, data)
 
 
 def make_links(secret: str, raters: tuple[str, ...], address: str) -> Links:
-    """A personal link for each rater and the overview's for the owner; the token stands after the #."""
+    """A personal link for each rater, and the overview's for the owner; the token comes after the #."""
     address = address.rstrip("/")
     return Links(
         {name: f"{address}/#{make_token(secret, name, 'rater')}" for name in raters},
@@ -126,7 +126,7 @@ def _require_names(raters: tuple[str, ...]) -> None:
         if name == OWNER:
             raise PalateError(f"--raters: {OWNER!r} is the name of the overview's link. Choose another.")
         if raters.count(name) > 1:
-            raise PalateError(f"--raters: {name!r} stands there twice. Everyone needs a name of their own.")
+            raise PalateError(f"--raters: {name!r} is there twice. Everyone needs a name of their own.")
 
 
 def _loopback(host: str) -> bool:
@@ -146,7 +146,7 @@ def _own_name() -> str:
 
 
 def _controls(engine: sa.Engine, data: PreferenceDataset, known: str | Path | None) -> Pictures | None:
-    """The pictures of the pairs with a known answer; without any, none is asked from now on."""
+    """The pictures of the pairs with a known answer; without `known`, no such pair is shown from now on."""
     if known is None:
         save_known(engine, [])
         return None
@@ -158,7 +158,7 @@ def _controls(engine: sa.Engine, data: PreferenceDataset, known: str | Path | No
 
 
 def _pictures(data: PreferenceDataset, pair_ids: list[str]) -> Pictures:
-    """The pictures of these pairs. Raises PalateError, with the reason of the first, when those of none can be read."""
+    """The pictures of these pairs. Raises PalateError, with the first reason, when no pair can be read."""
     pictures = Pictures(data, set(pair_ids))
     first: PalateError | None = None
     for pair_id in pair_ids[:LOOKED_AT]:

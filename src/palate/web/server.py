@@ -1,8 +1,7 @@
-"""The server of the labelling page: three static files, a few JSON calls, pictures. Every call but the files needs a
-token.
+"""The server of the labelling page: static files, a few JSON calls, pictures. Every call but the files needs a token.
 
-A vote is answered with `saved` only after its commit. No path of a request is ever a path on the disk: static files are
-known by name and read at the start, pictures are asked for by the number of a person's own view.
+A vote is answered with `saved` only after its commit. A request's path is never used as a path on the disk: static
+files are read at the start and known by name, and pictures are requested by the number of a person's own view.
 """
 
 import re
@@ -63,16 +62,16 @@ class Labelling:
     owner: str
     controls: Pictures | None = None  # of the pairs with a known answer
     days: float = 30.0  # how long a link works
-    rate: float = 20.0  # calls a second that one person may make over time; pictures count, bursts are allowed
+    rate: float = 20.0  # calls a second for each person, averaged over time; pictures count, bursts are allowed
 
     def pictures_of(self, view: View) -> Pictures:
-        """Where the prompt and the pictures of a view are read from."""
+        """The source of a view's prompt and pictures."""
         return self.controls if view.known and self.controls else self.pictures
 
 
 @dataclass
 class Buckets:
-    """Token buckets: who may call `rate` times a second, and `burst` times at once."""
+    """Token buckets: each name may call `rate` times a second, and `burst` times at once."""
 
     rate: float
     burst: float
@@ -210,13 +209,13 @@ def _stopped(_: Request, stop: Exception) -> JSONResponse:
 
 
 def _waiting(error: Exception) -> JSONResponse:
-    """What is wrong with the database is for the owner's terminal; a rater can only wait."""
+    """The database's error goes to the owner's terminal; a rater can only wait."""
     if _told.take(str(error)):
         print(f"palate: {error}", file=sys.stderr, flush=True)
     return _line(503, "the votes cannot be stored just now. They wait in this page.")
 
 
-_told = Buckets(rate=1 / 60, burst=1)  # the same line once a minute
+_told = Buckets(rate=1 / 60, burst=1)  # prints the same line at most once a minute
 _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response] | Response]] = {
     Stop: _stopped,
     Refused: lambda _, error: _line(409, str(error)),

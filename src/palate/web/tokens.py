@@ -1,4 +1,4 @@
-"""Personal links: a signed token says who votes. It travels after the # of a link, so no server log ever sees it."""
+"""Personal links: a signed token says who votes. It comes after the # of a link, so it never appears in server logs."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ SECRET = "label.secret"
 
 
 def load_secret(folder: Path) -> str:
-    """The secret of a dataset's links, made on first use, readable by its owner alone (mode 0600)."""
+    """The secret that signs a dataset's links: created on first use, readable only by its owner (mode 0600)."""
     path = folder / SECRET
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -43,14 +43,14 @@ def make_token(secret: str, name: str, role: str) -> str:
 
 
 def read_token(secret: str, token: str, days: float) -> tuple[str, str]:
-    """(role, name) of a token not older than `days`. Raises PalateError, in words for the person who holds the link."""
+    """(role, name) of a token not older than `days`. Raises PalateError, worded for the person with the link."""
     try:
         (role, name), made = _signer(secret).loads(token, return_timestamp=True)
     except (BadSignature, ValueError, TypeError) as error:
         raise PalateError(
             "this link is not complete or not for this page. Copy all of it, or ask for a new one."
         ) from error
-    # an age below 0, because the clock was set back, is none
+    # a negative age, after the clock was set back, does not count as expired
     if time.time() - made.timestamp() > days * 86_400:
         raise PalateError("this link has expired. Ask for a new one.")
     return role, name

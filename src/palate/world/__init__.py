@@ -1,2 +1,1 @@
-"""The ground truth of small worlds: procedural pictures, what is measured in them, and simulated voters. numpy
-alone."""
+"""The ground truth of small worlds: procedural pictures, measurements of them, and simulated voters. numpy alone."""

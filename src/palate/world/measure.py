@@ -1,6 +1,6 @@
-"""What a picture shows, from its pixels alone: colour, shape, place, size, ground.
+"""Measure a picture from its pixels alone: colour, shape, place, size, ground.
 
-Nothing here knows how a picture was made, so base samples, aligned samples and drawn pictures are measured alike.
+How a picture was made plays no part, so base samples, aligned samples and drawn pictures are measured alike.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Pictures of one shape in one colour on a plain ground, drawn by code.
 
-The caption names colour and shape. It is silent about position, size, rotation and background, so a model that learns
-these pictures varies there, and that is where taste has something to choose.
+The caption names colour and shape. It says nothing about position, size, rotation and background, so a model that
+learns these pictures varies them, and taste can choose among the variants.
 """
 
 from dataclasses import dataclass

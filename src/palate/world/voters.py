@@ -37,8 +37,8 @@ class Voter:
         return kept + self.brightness * shown.brightness
 
     def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[Bools, Floats]:
-        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells
-        it)."""
+        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, because people do
+        not give one)."""
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         difference = self.utility(shown_0) - self.utility(shown_1)
         difference = difference + self.noise * np.sqrt(2) * rng.standard_normal(len(difference))

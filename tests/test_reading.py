@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from palate import foreign
+from palate import reading
 from palate.data.importing import import_pairs
 from palate.errors import PalateError
 from palate.judges.vlm import load_template
@@ -43,7 +43,7 @@ def test_anything_else_is_refused_by_file_and_byte(data, told):
 
 
 def test_a_bad_line_is_named_and_the_lines_around_it_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(foreign, "LARGEST_LINE", 16)
+    monkeypatch.setattr(reading, "LARGEST_LINE", 16)
     file = tmp_path / "a.jsonl"
     file.write_bytes(b"\xef\xbb\xbffirst\nsec\x92nd\n" + b"x" * 100 + b"\nlast")
     first, second, third, last = (line for _, _, line in text_lines(file))
