@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from palate.errors import PalateError, first_line
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
@@ -181,6 +179,7 @@ def _remove(path: Path) -> None:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
+    import numpy as np  # those who only write text, such as the command line's help, do not wait for it
 
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
