@@ -29,7 +29,7 @@ from palate.files import atomic_path
 from palate.world.emoji_pictures import NAMES, SIZE, STYLES, Pictures, caption, load_pictures
 from palate.world.pretrain import log, optimizer_step, psnr, resume, save_state, set_rate
 
-VAE_STEPS, VAE_RATE = 7000, 1.5e-3
+VAE_STEPS, VAE_RATE = 4500, 1.5e-3
 VAE_CROPS, VAE_CROP = 32, 32  # crops a batch and their pixels; a crop has more drawn and less white than a picture
 VAE_WHOLE = 8  # whole pictures a batch, in the last quarter
 SAVE_EVERY = 500  # steps between resumable states
@@ -224,11 +224,10 @@ def make_tokenizer() -> CLIPTokenizer:
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
     for word in dict.fromkeys(" ".join([*STYLES, *NAMES]).lower().replace("-", " ").split()):
-        parts = split_by_merges([*word[:-1], word[-1] + "</w>"], merges)
-        while len(parts) > 1:  # new merges come last, so that no word before breaks up differently
-            merges.append((parts[0], parts[1]))
-            parts[:2] = [parts[0] + parts[1]]
-            vocabulary.append(parts[0])
+        characters = [*word[:-1], word[-1] + "</w>"]
+        while len(parts := split_by_merges(characters, merges)) > 1:
+            merges.append((parts[0], parts[1]))  # the last in rank, so that no word before breaks up differently
+            vocabulary.append(parts[0] + parts[1])
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     index = {token: i for i, token in enumerate(vocabulary)}
     return CLIPTokenizer(vocab=index, merges=merges, model_max_length=10)

@@ -80,7 +80,7 @@ def parse(prompt: str) -> tuple[str, str | None]:
     name, comma, style = prompt.partition(", ")
     if name not in GROUP_OF or (comma and style not in STYLES):
         raise PalateError(
-            f"prompt {prompt!r} is not of the emoji world; it knows {len(NAMES)} names (\"{NAMES[0]}\", ...), alone or "
+            f'prompt {prompt!r} is not of the emoji world; it knows {len(NAMES)} names ("{NAMES[0]}", ...), alone or '
             f"followed by a comma and one of {', '.join(STYLES)}."
         )
     return name, style or None

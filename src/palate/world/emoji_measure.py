@@ -1,0 +1,111 @@
+"""What an emoji picture shows, from its pixels alone: which name, in whose style, how large, how colourful.
+
+Two small convolutional networks, trained on the artists' pictures by `palate.demo.emoji_classifier`, computed here with
+numpy. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are measured alike.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from palate.errors import PalateError
+from palate.world.emoji_pictures import NAMES, SIZE, parse
+
+WEIGHTS = Path(__file__).parent / "emoji_classifier.npz"
+AT_ONCE = 256  # pictures; bounds the memory
+
+
+@dataclass(frozen=True)
+class EmojiMeasurement:
+    """One row per picture; every array is [N] unless it says otherwise."""
+
+    asked: list[str]  # the name that the prompt asks for
+    name: np.ndarray  # the name that the picture shows most probably
+    right: np.ndarray  # probability of the asked name, in [0, 1]
+    style: np.ndarray  # [N, 4] probabilities of STYLES
+    saturation: np.ndarray  # of what is drawn: mean of the largest minus the smallest channel, in [0, 1]
+    brightness: np.ndarray  # of what is drawn: mean luminance, in [0, 1]
+    size: np.ndarray  # share of the pixels that are not white
+
+    @property
+    def recognised(self) -> np.ndarray:
+        """Whether the picture shows what was asked for, bool [N]."""
+        return self.name == np.array(self.asked)
+
+
+def measure_emoji(images: np.ndarray, prompts: list[str]) -> EmojiMeasurement:
+    """Measure pictures [N, SIZE, SIZE, 3] (uint8, or float in [0, 1]) against their prompts ("red apple, glossy").
+
+    Raises PalateError for a prompt that is not one of the world's, or pictures of another size.
+    """
+    images = np.asarray(images)
+    if images.shape[1:] != (SIZE, SIZE, 3):
+        raise PalateError(f"the emoji world measures pictures of {SIZE}x{SIZE} pixels, these are {images.shape[1:]}")
+    asked = [parse(prompt)[0] for prompt in prompts]
+    if len(asked) != len(images):
+        raise PalateError(f"{len(images)} pictures, but {len(asked)} prompts.")
+    images = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+    parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+    names = np.concatenate([softmax(network(part, "name")) for part in parts])  # [N, names]
+    styles = np.concatenate([softmax(network(part, "style")) for part in parts])  # [N, 4]
+    drawn = images.min(axis=-1) < 0.94  # [N, H, W]
+    size = drawn.mean(axis=(1, 2))
+    area = np.maximum(drawn.sum(axis=(1, 2)), 1)
+    colour = images.max(axis=-1) - images.min(axis=-1)
+    luminance = images @ np.float32([0.299, 0.587, 0.114])
+    index = {name: i for i, name in enumerate(NAMES)}
+    return EmojiMeasurement(
+        asked=asked,
+        name=np.array(NAMES)[names.argmax(axis=1)],
+        right=names[np.arange(len(asked)), [index[name] for name in asked]],
+        style=styles,
+        saturation=(colour * drawn).sum(axis=(1, 2)) / area,
+        brightness=(luminance * drawn).sum(axis=(1, 2)) / area,
+        size=size,
+    )
+
+
+def network(images: np.ndarray, which: str) -> np.ndarray:
+    """Scores [N, classes] of the network `which` ("name" or "style") for pictures [N, SIZE, SIZE, 3] in [0, 1].
+
+    A convolution of `kernel` by `kernel` pixels at every `stride`-th, three times, each with a leaky ReLU; then a hidden
+    layer and a linear one. "style" takes the mean over the places before the hidden layer, "name" all places.
+    """
+    x = images - np.float32(0.5)
+    for layer in range(3):
+        x = leaky(convolve(x, _weights(f"{which}/conv{layer}/weight"), _weights(f"{which}/conv{layer}/bias")))
+    x = x.mean(axis=(1, 2)) if which == "style" else x.reshape(len(x), -1)
+    x = leaky(x @ _weights(f"{which}/hidden/weight") + _weights(f"{which}/hidden/bias"))
+    return x @ _weights(f"{which}/out/weight") + _weights(f"{which}/out/bias")
+
+
+def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """x [N, H, W, C] with weight [k, k, C, D]: a kernel of 4 at every 4th pixel without padding, one of 3 at every 2nd
+    with a pixel of zeros around; [N, H/stride, W/stride, D]."""
+    kernel = weight.shape[0]
+    stride = 4 if kernel == 4 else 2
+    if kernel == 3:
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
+    return np.einsum("nhwcij,ijcd->nhwd", windows, weight, optimize=True) + bias
+
+
+def leaky(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, np.float32(0.1) * x)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _weights(name: str) -> np.ndarray:
+    return _all_weights()[name]
+
+
+@cache
+def _all_weights() -> dict[str, np.ndarray]:
+    with np.load(WEIGHTS, allow_pickle=False) as stored:
+        return {name: stored[name].astype(np.float32) for name in stored.files}
