@@ -22,7 +22,7 @@ from palate.evaluation.samples import Sampling, generate
 from palate.progress import progress_bar
 from palate.training.draws import address
 from palate.world.emoji_measure import EmojiMeasurement, measure_emoji
-from palate.world.emoji_pictures import NAMES, STYLES, caption
+from palate.world.emoji_pictures import PROMPTS, STYLES, caption
 from palate.world.emoji_voters import EMOJI_VOTERS
 
 PIPELINE = Path(__file__).parent.parent / "world" / "emoji_pipeline"
@@ -143,7 +143,7 @@ def _side(backbone: Backbone, model: str, generator: Generator, seed: int, pair:
 
 
 def _name(seed: int, pair: int) -> str:
-    return NAMES[address("prompt", seed, pair) % len(NAMES)]
+    return PROMPTS[address("prompt", seed, pair) % len(PROMPTS)]
 
 
 def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict[str, object]]:

@@ -26,10 +26,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from palate.files import atomic_path
-from palate.world.emoji_pictures import NAMES, SIZE, STYLES, Pictures, caption, load_pictures
+from palate.world.emoji_pictures import GROUPS, NAMES, SIZE, STYLES, TAUGHT, Pictures, caption, load_pictures
 from palate.world.pretrain import log, optimizer_step, psnr, resume, save_state, set_rate
 
-VAE_STEPS, VAE_RATE = 4500, 1.5e-3
+VAE_STEPS, VAE_RATE = 3200, 1.5e-3
 VAE_CROPS, VAE_CROP = 32, 32  # crops a batch and their pixels; a crop has more drawn and less white than a picture
 VAE_WHOLE = 8  # whole pictures a batch, in the last quarter
 SAVE_EVERY = 500  # steps between resumable states
@@ -54,6 +54,8 @@ class Options:
     seed: int = 0
     vae_steps: int = VAE_STEPS
     unet_steps: int = UNET_STEPS
+    taught: int = TAUGHT
+    """How many names of each group, the first ones, the denoiser learns."""
 
 
 def main(options: Options) -> None:
@@ -212,8 +214,8 @@ def normalize(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
 
 def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, in_channels=LATENT, out_channels=LATENT, block_out_channels=(96, 176), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        sample_size=SIZE // 8, in_channels=LATENT, out_channels=LATENT, block_out_channels=(96, 128, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=96, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 
@@ -275,10 +277,12 @@ def train_unet(options: Options, latents: Tensor) -> tuple[CLIPTextModel, UNet2D
     average = EMAModel(both.parameters(), decay=0.9993, use_ema_warmup=True, power=0.75)
     state = options.work / "unet.pt"
     start = resume(state, both, optimizer, average)
+    known = torch.tensor([NAMES.index(name) for group in GROUPS.values() for name in group[: options.taught]])
     for step in track(range(start, options.unet_steps), "denoiser"):
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        draw = [torch.randint(n, (UNET_BATCH,), generator=generator) for n in (*latents.shape[:3], len(signal))]
-        variant, name, style, timestep = draw
+        numbers = (VARIANTS, len(known), len(STYLES), len(signal))
+        variant, name, style, timestep = (torch.randint(n, (UNET_BATCH,), generator=generator) for n in numbers)
+        name = known[name]
         clean = latents[variant, name, style]  # [B, LATENT, 8, 8]
         noise = torch.randn(clean.shape, generator=generator)
         chance = torch.rand(UNET_BATCH, generator=generator)

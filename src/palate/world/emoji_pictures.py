@@ -20,53 +20,57 @@ ARTISTS = ("noto", "twemoji", "fluent-flat", "fluent-3d")  # who drew that style
 
 GROUPS = {
     "food": (
-        "hot dog", "taco", "hot pepper", "ear of corn", "tomato", "eggplant", "grapes", "watermelon", "tangerine", "lemon",
-        "banana", "pineapple", "red apple", "green apple", "pear", "peach", "cherries", "strawberry", "hamburger", "pizza",
-        "french fries", "doughnut", "cookie", "lollipop", "birthday cake", "avocado", "carrot", "broccoli", "pretzel",
-        "cheese wedge",
+        "red apple", "green apple", "banana", "strawberry", "watermelon", "pineapple", "cherries", "grapes", "carrot",
+        "tomato", "eggplant", "hamburger", "pizza", "doughnut", "hot dog", "lollipop", "taco", "hot pepper",
+        "ear of corn", "tangerine", "lemon", "pear", "peach", "french fries", "cookie", "birthday cake", "avocado",
+        "broccoli", "pretzel", "cheese wedge",
     ),
     "animals": (
-        "snail", "whale", "octopus", "honeybee", "lady beetle", "turtle", "baby chick", "penguin", "koala", "dolphin",
-        "cat face", "dog face", "pig face", "rabbit face", "cow face", "tiger face", "monkey face", "frog", "bear", "panda",
-        "fox", "lion", "owl", "butterfly", "crab", "lobster", "flamingo", "elephant", "parrot", "unicorn",
+        "penguin", "owl", "fox", "panda", "frog", "cat face", "dog face", "pig face", "lion", "monkey face",
+        "butterfly", "lady beetle", "turtle", "crab", "octopus", "whale", "snail", "honeybee", "baby chick", "koala",
+        "dolphin", "rabbit face", "cow face", "tiger face", "bear", "lobster", "flamingo", "elephant", "parrot",
+        "unicorn",
     ),
     "nature": (
-        "seedling", "evergreen tree", "deciduous tree", "palm tree", "cactus", "tulip", "cherry blossom", "rose",
-        "sunflower", "hibiscus", "four leaf clover", "maple leaf", "mushroom", "potted plant", "lotus", "bouquet",
-        "rainbow", "cloud", "sun", "snowman", "snowflake", "fire", "droplet", "crescent moon", "star", "water wave",
-        "volcano", "ringed planet", "high voltage", "tornado",
+        "sunflower", "rose", "tulip", "cactus", "palm tree", "evergreen tree", "four leaf clover", "maple leaf",
+        "mushroom", "rainbow", "cloud", "sun", "snowman", "fire", "crescent moon", "volcano", "seedling",
+        "deciduous tree", "cherry blossom", "hibiscus", "potted plant", "lotus", "bouquet", "snowflake", "droplet",
+        "star", "water wave", "ringed planet", "high voltage", "tornado",
     ),
     "vehicles": (
-        "rocket", "helicopter", "locomotive", "train", "tram car", "bus", "ambulance", "fire engine", "police car", "taxi",
-        "automobile", "delivery truck", "tractor", "ship", "speedboat", "bicycle", "motor scooter", "motorcycle",
-        "racing car", "sailboat", "airplane", "canoe", "flying saucer", "skateboard", "kick scooter", "roller skate",
-        "pickup truck", "parachute", "ferry", "sled",
+        "rocket", "helicopter", "locomotive", "bus", "ambulance", "fire engine", "police car", "taxi", "automobile",
+        "tractor", "sailboat", "bicycle", "motor scooter", "airplane", "flying saucer", "roller skate", "train",
+        "tram car", "delivery truck", "ship", "speedboat", "motorcycle", "racing car", "canoe", "skateboard",
+        "kick scooter", "pickup truck", "parachute", "ferry", "sled",
     ),
     "places": (
-        "house", "castle", "church", "mosque", "hospital", "school", "factory", "hotel", "bank", "post office",
-        "classical building", "Japanese castle", "Tokyo tower", "shinto shrine", "stadium", "circus tent", "ferris wheel",
-        "desert island", "camping", "tent", "snow-capped mountain", "mount fuji", "fountain", "hut", "derelict house",
-        "building construction", "cityscape", "sunrise", "desert", "wedding",
+        "house", "castle", "church", "mosque", "hospital", "school", "factory", "classical building",
+        "Japanese castle", "Tokyo tower", "shinto shrine", "circus tent", "ferris wheel", "desert island", "tent",
+        "mount fuji", "hotel", "bank", "post office", "stadium", "camping", "snow-capped mountain", "fountain", "hut",
+        "derelict house", "building construction", "cityscape", "sunrise", "desert", "wedding",
     ),
     "clothes": (
-        "backpack", "graduation cap", "top hat", "crown", "glasses", "necktie", "t-shirt", "jeans", "dress", "kimono",
-        "purse", "handbag", "running shoe", "high-heeled shoe", "ring", "gem stone", "sunglasses", "hiking boot",
-        "safety vest", "billed cap", "scarf", "gloves", "coat", "socks", "shorts", "thong sandal", "goggles",
-        "military helmet", "lipstick", "umbrella",
+        "backpack", "graduation cap", "top hat", "crown", "glasses", "necktie", "t-shirt", "jeans", "dress",
+        "handbag", "running shoe", "high-heeled shoe", "gem stone", "gloves", "socks", "umbrella", "kimono", "purse",
+        "ring", "sunglasses", "hiking boot", "safety vest", "billed cap", "scarf", "coat", "shorts", "thong sandal",
+        "goggles", "military helmet", "lipstick",
     ),
     "tools": (
-        "hammer", "wrench", "screwdriver", "axe", "scissors", "key", "locked", "bell", "light bulb", "bomb", "laptop",
-        "television", "camera", "radio", "mobile phone", "telephone", "battery", "microscope", "telescope", "candle",
-        "pencil", "paintbrush", "toolbox", "magnet", "broom", "basket", "bucket", "alarm clock", "gear", "chair",
+        "hammer", "wrench", "scissors", "key", "locked", "bell", "light bulb", "bomb", "television", "camera",
+        "telephone", "battery", "pencil", "magnet", "bucket", "alarm clock", "screwdriver", "axe", "laptop", "radio",
+        "mobile phone", "microscope", "telescope", "candle", "paintbrush", "toolbox", "broom", "basket", "gear",
+        "chair",
     ),
     "play": (
-        "musical notes", "saxophone", "guitar", "trumpet", "violin", "drum", "accordion", "banjo", "maracas", "headphone",
-        "microphone", "balloon", "wrapped gift", "jack-o-lantern", "Christmas tree", "party popper", "teddy bear", "kite",
-        "video game", "bullseye", "game die", "trophy", "sports medal", "basketball", "soccer ball", "baseball", "tennis",
-        "bowling", "boxing glove", "artist palette",
+        "guitar", "trumpet", "violin", "drum", "accordion", "balloon", "wrapped gift", "jack-o-lantern",
+        "Christmas tree", "teddy bear", "kite", "game die", "trophy", "basketball", "soccer ball", "bullseye",
+        "musical notes", "saxophone", "banjo", "maracas", "headphone", "microphone", "party popper", "video game",
+        "sports medal", "baseball", "tennis", "bowling", "boxing glove", "artist palette",
     ),
 }  # fmt: skip
 NAMES = tuple(name for group in GROUPS.values() for name in group)
+TAUGHT = 16  # names of each group, the first ones, that the shipped pipeline learned
+PROMPTS = tuple(name for group in GROUPS.values() for name in group[:TAUGHT])
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
