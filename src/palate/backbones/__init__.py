@@ -12,11 +12,9 @@ from palate.backbones.base import Backbone
 from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
+from palate.world import SHIPPED, WORLD
 
-__all__ = ["Backbone", "StableDiffusion", "load_backbone"]
-
-WORLD = "world"  # the name of the pipeline that comes with palate
-WORLD_FOLDER = Path(__file__).parent.parent / "world" / "pipeline"
+__all__ = ["WORLD", "Backbone", "StableDiffusion", "load_backbone"]
 
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
@@ -33,13 +31,13 @@ FAMILIES = {
 
 
 def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
-    """The backbone for a diffusers pipeline folder, a hub name, or "world" (the pipeline inside the package).
+    """The backbone for a diffusers pipeline folder, a hub name, or "world" or "emoji" (the pipelines inside the package).
 
     Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is of a family that palate
     does not know.
     """
-    if name_or_path == WORLD:
-        name_or_path = str(WORLD_FOLDER)
+    if name_or_path in SHIPPED:
+        name_or_path = str(SHIPPED[name_or_path])
     folder = resolve_folder(name_or_path, revision)
     pipeline = pipeline_class(folder)
     if pipeline not in FAMILIES:

@@ -30,6 +30,7 @@ Examples:
   palate import folders my-pictures --to prefs --annotator ana
   palate import rankings imagereward/test.json --to prefs
   palate import world --pairs 384 --voters biased-judge --to prefs
+  palate import world --world emoji --voters majority context-judge --to prefs
   palate import samples runs/dedpo runs/dpo --to contest
 """
 
@@ -52,6 +53,8 @@ class Options:
     """Whether those votes are of a human or of a judge."""
     pairs: int = 384
     """With `world`: how many pairs to make."""
+    world: Literal["shapes", "emoji"] = "shapes"
+    """With `world`: which of the two small worlds."""
     voters: tuple[str, ...] = ()
     """With `world`: simulated people and judges who vote on every pair."""
     json: bool = False
@@ -78,8 +81,11 @@ def _files(options: Options) -> ImportReport:
 
 
 def _world(options: Options) -> ImportReport:
-    from palate.world.dataset import import_world
+    if options.world == "emoji":
+        from palate.demo.emoji_dataset import import_emoji as importer
+    else:
+        from palate.world.dataset import import_world as importer
 
     if options.sources:
         raise PalateError(f"world: it has no sources, but {options.sources[0]} was given. Its pairs are made now.")
-    return import_world(options.to, options.pairs, voters=options.voters, name=options.name)
+    return importer(options.to, options.pairs, voters=options.voters, name=options.name)

@@ -69,29 +69,19 @@ def main(options: Options) -> None:
     held_out = tuple(pictures.names[::HELD_OUT])
     learned = tuple(name for name in pictures.names if name not in set(held_out))
 
-    own = torch.from_numpy(pictures.of(NAMES))
+    own = as_tensor(torch.from_numpy(pictures.of(NAMES)))
     name = make_name_network()
     labels = torch.arange(len(NAMES)).repeat_interleave(len(STYLES))
-    fit(name, as_tensor(own), labels, vae, options.name_steps, options.seed, "names")
-    print(
-        f"names, top 1, other sizes and places, through the autoencoder: {accuracy(name, as_tensor(own), labels, vae):.3f}"
-    )
+    fit(name, own, labels, vae, options.name_steps, options.seed, "names")
+    print(f"names, top 1, other sizes and places, through the autoencoder: {accuracy(name, own, labels, vae):.3f}")
 
     style = make_style_network()
-    image = as_tensor(torch.from_numpy(pictures.of(learned)))
-    fit(
-        style,
-        image,
-        torch.arange(len(STYLES)).repeat(len(learned)),
-        vae,
-        options.style_steps,
-        options.seed + 1,
-        "styles",
-    )
-    unseen = as_tensor(torch.from_numpy(pictures.of(held_out)))
+    image, unseen = (as_tensor(torch.from_numpy(pictures.of(names))) for names in (learned, held_out))
+    fit(style, image, torch.arange(len(STYLES)).repeat(len(learned)), vae, options.style_steps, options.seed, "styles")
     labels = torch.arange(len(STYLES)).repeat(len(held_out))
-    print(f"styles of {len(held_out)} names never seen: {(style(unseen).argmax(1) == labels).float().mean():.3f}; "
-          f"other sizes and places, through the autoencoder: {accuracy(style, unseen, labels, vae):.3f}")  # fmt: skip
+    plain = (style(unseen).argmax(1) == labels).float().mean()
+    varied = accuracy(style, unseen, labels, vae)
+    print(f"styles of {len(held_out)} names never seen: {plain:.3f}; through the autoencoder: {varied:.3f}")
     write_weights(options.out, {"name": name, "style": style})
 
 
@@ -104,23 +94,29 @@ def make_style_network() -> Network:
 
 
 @torch.no_grad()
-def through(vae: AutoencoderKL, image: Tensor, generator: torch.Generator, most: float = 0.3) -> Tensor:
-    """Pictures [B, 3, H, W] decoded from their latents, with noise of up to `most` of the latents' deviation."""
-    latent = vae.encode(image).latent_dist.mean
-    size = most * torch.rand(len(image), 1, 1, 1, generator=generator)
-    return vae.decode(latent + size * torch.randn(latent.shape, generator=generator)).sample.clamp(-1, 1)
+def through(vae: AutoencoderKL, image: Tensor, generator: torch.Generator, most: float) -> Tensor:
+    """Pictures [B, 3, H, W] varied and decoded from their latents, with noise of up to `most` of the latents' deviation."""
+    out = []
+    for part in track(vary(image, generator, smallest=0.85, shift=0.0).split(96), "autoencoder"):
+        latent = vae.encode(part).latent_dist.mean
+        size = most * torch.rand(len(part), 1, 1, 1, generator=generator)
+        noise = torch.randn(latent.shape, generator=generator)
+        out.append(vae.decode(latent + size * noise).sample.clamp(-1, 1))
+    return torch.cat(out)
 
 
 def fit(network: Network, image: Tensor, label: Tensor, vae: AutoencoderKL, steps: int, seed: int, what: str) -> None:
+    """Learn the labels [N] of pictures [N, 3, H, W], half of each batch as they come through the autoencoder."""
     torch.manual_seed(seed)
+    both = torch.stack([image, through(vae, image, torch.Generator().manual_seed(seed), most=0.4)])
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()
     for step in track(range(steps), what):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         row = torch.randint(len(image), (BATCH,), generator=generator)
-        shown = vary(image[row], generator, smallest=0.8, shift=0.05)
-        shown[: BATCH // 2] = through(vae, shown[: BATCH // 2], generator)
+        version = torch.randint(2, (BATCH,), generator=generator)
+        shown = vary(both[version, row], generator, smallest=0.8, shift=0.05)
         loss = F.cross_entropy(network(shown, drop=0.2), label[row], label_smoothing=0.02)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -130,14 +126,10 @@ def fit(network: Network, image: Tensor, label: Tensor, vae: AutoencoderKL, step
 
 
 @torch.no_grad()
-def accuracy(network: Network, image: Tensor, label: Tensor, vae: AutoencoderKL, seed: int = 1) -> float:
-    """Share of pictures [B, 3, H, W], varied and through the autoencoder, whose label the network names."""
-    generator = torch.Generator().manual_seed(seed)
-    right = []
-    for part, truth in zip(image.split(96), label.split(96), strict=True):
-        shown = through(vae, vary(part, generator, smallest=0.85, shift=0.0), generator, most=0.1)
-        right.append(network(shown).argmax(1) == truth)
-    return torch.cat(right).float().mean().item()
+def accuracy(network: Network, image: Tensor, label: Tensor, vae: AutoencoderKL) -> float:
+    """Share of pictures [B, 3, H, W], varied anew and through the autoencoder, whose label the network names."""
+    shown = through(vae, image, torch.Generator().manual_seed(1_000_003), most=0.1)
+    return (network(shown).argmax(1) == label).float().mean().item()
 
 
 def write_weights(path: Path, networks: dict[str, Network]) -> None:

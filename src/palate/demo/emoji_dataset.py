@@ -21,11 +21,11 @@ from palate.errors import PalateError
 from palate.evaluation.samples import Sampling, generate
 from palate.progress import progress_bar
 from palate.training.draws import address
+from palate.world import EMOJI
 from palate.world.emoji_measure import EmojiMeasurement, measure_emoji
 from palate.world.emoji_pictures import PROMPTS, STYLES, caption
 from palate.world.emoji_voters import EMOJI_VOTERS
 
-PIPELINE = Path(__file__).parent.parent / "world" / "emoji_pipeline"
 SAMPLING = Sampling(steps=10, guidance=2.5, sampler="dpm++")  # how the world's pictures are made, unless said otherwise
 PAIRS_AT_ONCE = 128
 
@@ -52,7 +52,7 @@ def make_emoji_dataset(
     folder: Path,
     pairs: int = 1536,
     seed: int = 0,
-    model: str | Path = PIPELINE,
+    model: str | Path = EMOJI,
     voters: tuple[str, ...] = tuple(EMOJI_VOTERS),
     name: str = "emoji world",
     generators: tuple[Generator, ...] = GENERATORS,

@@ -8,7 +8,7 @@ import numpy as np
 from palate.errors import PalateError
 from palate.evaluation.naming import require_models
 from palate.evaluation.origin import require_one_base, run_of, said, trained_since
-from palate.evaluation.prompts import Suite, listed, load_suite
+from palate.evaluation.prompts import Suite, listed, load_suite, shipped_prompts
 from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
 from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
@@ -18,6 +18,7 @@ from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
 from palate.training.config import load_config
+from palate.world import SHIPPED
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
 
@@ -176,10 +177,9 @@ def _run_of(model: str | Path, samples: Samples) -> Path:
 
 def _default(samples: Samples) -> list[str]:
     """The world's truth for the world's prompts. PalateError for others: what is good must be said."""
-    from palate.world.pictures import PROMPTS
-
-    if set(samples.prompts) <= set(PROMPTS):
-        return ["world"]
+    for world in SHIPPED:
+        if set(samples.prompts) <= {prompt for prompt, _ in shipped_prompts(world)}:
+            return [world]
     raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer NAME), or let a "
                       f"reward model score them first: palate score {samples.folder} --scorer pickscore.")  # fmt: skip
 

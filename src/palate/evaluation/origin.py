@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__
-from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.errors import PalateError
 from palate.evaluation.provenance import Learned, found_from, learned_from, run_beside
 from palate.training.config import read_yaml
+from palate.world import SHIPPED
 
 if TYPE_CHECKING:
     from palate.evaluation.samples import Samples
@@ -28,7 +28,9 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None, com
     """What cannot be asked any more once the model is moved, trained further or deleted; to be asked before it is sampled."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
-    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).is_dir()}
+    places = {
+        key: str(Path(name).resolve()) for key, name in parts.items() if name not in SHIPPED and Path(name).is_dir()
+    }
     weights = {key: weights_of(name) for key, name in parts.items()}
     return said(command) | {
         "places": places,
@@ -40,7 +42,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None, com
 
 def weights_of(model: str | Path) -> str | None:
     """A hash of what was trained in a run, or of a pipeline folder's denoiser; None where neither is there."""
-    folder = WORLD_FOLDER if str(model) == WORLD else Path(model)
+    folder = SHIPPED.get(str(model), Path(model))
     if (folder / "config.yaml").is_file():
         return weights_hash([folder / "model"])
     return weights_hash([folder / name for name in DENOISERS if (folder / name).is_dir()])
@@ -67,7 +69,7 @@ def same_model(samples: "Samples", key: str, name: str) -> bool:
     if key == "model" and (beside := run_beside(samples.folder)):
         return Path(name).resolve() == beside
     before = samples.settings.get(key)
-    if not before or not name or WORLD in (before, name):
+    if not before or not name or before in SHIPPED or name in SHIPPED:
         return before == name
     place = samples.origin.get("places", {}).get(key) or str(Path(before).resolve())
     return before == name or place == str(Path(name).resolve())
@@ -123,8 +125,8 @@ def _place(samples: "Samples", key: str) -> str | None:
     """Where the model is; a run's own samples know it wherever both were moved."""
     if key == "model" and (beside := run_beside(samples.folder)):
         return str(beside)
-    if samples.settings.get(key) == WORLD:
-        return WORLD
+    if samples.settings.get(key) in SHIPPED:
+        return str(samples.settings[key])
     place = samples.origin.get("places", {}).get(key)
     if not samples.origin and samples.settings.get(key):
         found = found_from(samples.settings[key], samples.folder)

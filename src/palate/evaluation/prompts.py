@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from palate.data.selection import number
 from palate.errors import PalateError
+from palate.world import EMOJI, SHIPPED
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names, in any case, under which suites keep their prompts
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # and what a prompt belongs to
@@ -48,7 +49,7 @@ class Suite:
 def load_suite(
     source: str | Path, part: str | None = None, limit: int | None = None, column: str | None = None
 ) -> Suite:
-    """The suite in a file, in a folder of such files (each then a part), or the small world's for "world".
+    """The suite in a file, in a folder of such files (each then a part), or a world's for "world" (shapes) or "emoji".
 
     Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt, caption
     or text, or the one that `column` names; a JSON object of lists has a part for each key, one of rows is a list of them. `part` is a category, style or challenge that a row names (in a
@@ -58,12 +59,9 @@ def load_suite(
     Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that is not
     there (naming those that are).
     """
-    if str(source) == "world":
-        from palate.world.pictures import PROMPTS
-
-        rows: list[tuple[Any, set[str]]] = [(prompt, set()) for prompt in PROMPTS]
-    else:
-        rows = _read(Path(source), column)
+    rows: list[tuple[Any, set[str]]] = (
+        shipped_prompts(str(source)) if str(source) in SHIPPED else _read(Path(source), column)
+    )
     read = [(_prompt(row, f"{source}: row {k + 1}", column), parts) for k, (row, parts) in enumerate(rows)]
     texts = [text for text, _ in (read if part is None else _part(read, part, str(source)))]
     prompts = list(dict.fromkeys(text for text in texts if text))
@@ -85,6 +83,18 @@ def load_suite(
         blank,
         len(prompts) - len(chosen),
     )
+
+
+def shipped_prompts(world: str) -> list[tuple[str, set[str]]]:
+    """The prompts of a world that comes with palate, with the parts (groups) that each belongs to."""
+    if world == EMOJI:
+        from palate.world.emoji_pictures import GROUP_OF
+        from palate.world.emoji_pictures import PROMPTS as names
+
+        return [(name, {GROUP_OF[name]}) for name in names]
+    from palate.world.pictures import PROMPTS
+
+    return [(prompt, set()) for prompt in PROMPTS]
 
 
 def listed(prompts: Iterable[str], source: str = "a list") -> Suite:
@@ -118,7 +128,9 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
     try:
         return [(row, parts | _parts(row)) for row, parts in _rows(path, column)]
     except OSError as error:
-        raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
+        raise PalateError(
+            f"{path}: {error.strerror or error}. Give a file of prompts, or 'world' or 'emoji'."
+        ) from error
     except UnicodeDecodeError as error:
         raise PalateError(f"{path}: not text in UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except (ValueError, csv.Error) as error:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import try_to_load_from_cache
 
-from palate.backbones import WORLD
 from palate.backbones.folders import TRAINED_ON
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
@@ -16,6 +15,7 @@ from palate.judges.base import BUILT_IN, SELF
 from palate.judges.rewards import STATISTICS
 from palate.training.checks import SELF as ITSELF
 from palate.training.config import read_yaml
+from palate.world import SHIPPED, WORLD
 
 if TYPE_CHECKING:
     from palate.evaluation.samples import Samples
@@ -50,7 +50,7 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
     there to say so. A relative path in a run's configuration is looked for in the folders above the run first, then here.
     """
     found, seen, first = Learned(), set(), Path(model)
-    waiting = [first.resolve() if first.is_dir() and str(model) != WORLD else first]
+    waiting = [first.resolve() if first.is_dir() and str(model) not in SHIPPED else first]
     while waiting:
         run = waiting.pop()
         if run in seen:
@@ -94,7 +94,7 @@ def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
 
     `holds` is a file that must be in it.
     """
-    if str(name) == WORLD:
+    if str(name) in SHIPPED:
         return None
     above = () if Path(name).is_absolute() else near.resolve().parents
     places = (place / name for place in (*above, Path()))
@@ -115,7 +115,7 @@ def _of_older_samples(samples: "Samples") -> Learned:
         place = place or (found_from(name, folder) if name else None)
         if place:
             found |= learned_from(place)
-        elif name and name != WORLD and not _cached(name, "model_index.json", settings.get("revision")):
+        elif name and name not in SHIPPED and not _cached(name, "model_index.json", settings.get("revision")):
             found |= Learned(lost=(f"{'the model' if key == 'model' else 'the negative run'} {name}",))
     if (folder / "config.yaml").is_file():
         found |= learned_from(folder)
@@ -125,7 +125,7 @@ def _of_older_samples(samples: "Samples") -> Learned:
 def _of_pipeline(name: str, revision: str | None) -> Learned:
     """What `palate export` wrote into a pipeline folder, or into the hub's local copy of one."""
     path = Path(name) / TRAINED_ON if Path(name).is_dir() else _cached(name, TRAINED_ON, revision)
-    if name == WORLD or path is None or not path.is_file():
+    if name in SHIPPED or path is None or not path.is_file():
         return Learned()
     try:
         return learned_from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -164,7 +164,7 @@ def _of_run(run: Path, config: dict) -> Learned:
 def _is_scorer(name: str) -> bool:
     """Whether an annotator id says by itself who judged: a judge of palate or of a package, or the model itself."""
     plug_ins = (entry_points(group=f"palate.{kind}").names for kind in ("judges", "scorers"))
-    known = {*BUILT_IN, *STATISTICS, WORLD, ITSELF}.union(*plug_ins)
+    known = {*BUILT_IN, *STATISTICS, *SHIPPED, ITSELF}.union(*plug_ins)
     return name in known or name.startswith(SELF) or set(name.split("+")) <= known
 
 

@@ -1,4 +1,4 @@
-"""Rewards: one number per picture, higher is better. The world's truth, picture statistics, or a plug-in.
+"""Rewards: one number per picture, higher is better. The truth of a world, picture statistics, or a plug-in.
 
 A plug-in is a function (images uint8 [N, H, W, 3], prompts) -> scores [N], found by the entry point group `palate.scorers`.
 """
@@ -20,11 +20,13 @@ def load_reward(name: str) -> Reward:
     """The reward of that name, as `checked` gives it. Raises PalateError, with what there is, for another name."""
     if name == "world":
         return checked(name, _true_utility)
+    if name == "emoji":
+        return checked(name, _true_emoji_utility)
     if name in STATISTICS:
         return checked(name, lambda images, prompts: [picture_statistics(image)[name] for image in images])
     found = entry_points(group="palate.scorers")
     if name not in found.names:
-        known = ", ".join(["world", *STATISTICS, *found.names])
+        known = ", ".join(["world", "emoji", *STATISTICS, *found.names])
         raise PalateError(
             f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group palate.scorers)."
         )
@@ -52,3 +54,10 @@ def _true_utility(images: np.ndarray, prompts: list[str]) -> np.ndarray:
     from palate.world.voters import true_utility
 
     return true_utility(measure(images, prompts))
+
+
+def _true_emoji_utility(images: np.ndarray, prompts: list[str]) -> np.ndarray:
+    from palate.world.emoji_measure import measure_emoji
+    from palate.world.emoji_voters import true_emoji_utility
+
+    return true_emoji_utility(measure_emoji(images, prompts))

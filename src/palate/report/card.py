@@ -12,7 +12,6 @@ from typing import Literal
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from palate.backbones import WORLD
 from palate.errors import PalateError
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
@@ -26,6 +25,7 @@ from palate.report.public import public
 from palate.report.training import command_of, training_of, versions_of
 from palate.report.words import and_, contest_words, shortened, summary
 from palate.training.config import TrainConfig, load_config
+from palate.world import EMOJI, SHIPPED, WORLD
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOTHING_MEASURED = (
@@ -159,7 +159,7 @@ def on_hub(config: TrainConfig, run: Path) -> bool:
 def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
     """The license as the base model's card has it, with a remark where nothing is known; looks at this machine alone."""
     name = config.pretrained_model_name_or_path
-    if name == WORLD:
+    if name in SHIPPED:
         return {"license": "apache-2.0"}, ""
     card, folder = None, base_folder(config, run)
     if on_hub(config, run):
@@ -240,6 +240,8 @@ def _cell(text: str) -> str:
 def _base_words(config: TrainConfig) -> str:
     if config.pretrained_model_name_or_path == WORLD:
         return "palate's small world, a toy pipeline that comes with the package"
+    if config.pretrained_model_name_or_path == EMOJI:
+        return "palate's emoji world, a small pipeline that comes with the package (artists and licences: its NOTICE)"
     return config.pretrained_model_name_or_path
 
 

@@ -25,6 +25,7 @@ from palate.report.parts import UNKNOWN, USED, Page, Row, Section, Source
 from palate.report.training import account_of, command_of, curves_of, is_run, training_of, versions_of
 from palate.report.votes import contests_of
 from palate.report.words import and_, limits, summary
+from palate.world import SHIPPED
 
 
 def report(
@@ -57,7 +58,7 @@ def report(
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
-    page = replace(page, limits=[*limits(page, comparison.scorer == "world"), *missing, *lost])
+    page = replace(page, limits=[*limits(page, comparison.scorer in SHIPPED), *missing, *lost])
     for warning in warnings(page.lost, page.older):
         print(f"WARNING: {warning}")
     out = Path(out) if out else runs[0] / "report.html"
@@ -98,7 +99,7 @@ def page_of(
         sources=sources if sources is not None else sources_of([row.path for row in comparison.rows]),
         judged_by=judged_by or _judge_words(comparison.scorer),
         facts=told, command=command, created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
+        utility_name="true utility" if comparison.scorer in SHIPPED else f"mean {comparison.scorer}",
         scorer=comparison.scorer, version=comparison.version, statistic=headline.statistic, trained_on=headline.trained_on,
         others=[_section(other, names, comparison.lost) for other in comparison.others], table=table,
         lost={names[name]: what for name, what in comparison.lost.items()}, older=tuple(names[name] for name in comparison.older),
@@ -113,7 +114,7 @@ def _command(runs: list[Path], comparison: Comparison, votes: str | Path | None,
 
 
 def _judge_words(scorer: str) -> str:
-    if scorer == "world":
+    if scorer in SHIPPED:
         return "the world's truth"
     return f"{scorer}, a statistic of the pictures: more of it is not better" if statistic_names(scorer) else scorer
 
