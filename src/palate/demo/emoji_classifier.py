@@ -35,8 +35,8 @@ class Options:
     """The pipeline folder whose autoencoder is used."""
     out: Path = WEIGHTS
     seed: int = 0
-    name_steps: int = 3000
-    style_steps: int = 3000
+    name_steps: int = 1500
+    style_steps: int = 2000
 
 
 class Network(nn.Module):

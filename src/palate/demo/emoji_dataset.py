@@ -37,6 +37,7 @@ class Generator:
     name: str
     sampling: Sampling
     styled: bool = False  # the sampling prompt also names a style, drawn at random; the pair's prompt does not
+    model: str = ""  # another pipeline than the pairs' own, an early checkpoint of the pretraining for one
 
 
 GENERATORS = (
@@ -104,7 +105,7 @@ class _Side:
 def _sampled_pairs(
     model: str, missing: list[int], seed: int, generators: tuple[Generator, ...]
 ) -> Iterator[dict[str, object]]:
-    backbone = load_backbone(model)
+    backbones = {name: load_backbone(name) for name in {generator.model or model for generator in generators}}
     with progress_bar("sampling pairs", len(missing)) as advance:
         for start in range(0, len(missing), PAIRS_AT_ONCE):
             index = missing[start : start + PAIRS_AT_ONCE]
@@ -114,7 +115,9 @@ def _sampled_pairs(
                     together[generators[address("generator", seed, i, side) % len(generators)]].append((i, side))
             made: dict[tuple[int, int], tuple[np.ndarray, dict[str, str | float]]] = {}
             for generator, places in together.items():
-                sides = [_side(backbone, model, generator, seed, i, side) for i, side in places]
+                name = generator.model or model
+                backbone = backbones[name]
+                sides = [_side(backbone, name, generator, seed, i, side) for i, side in places]
                 noise = torch.stack([side.noise for side in sides])
                 pictures = generate(
                     backbone, backbone.network, [side.prompt for side in sides], noise, generator.sampling

@@ -5,12 +5,14 @@ after an interruption):
 
 1. an autoencoder, 64x64x3 pictures to 8x8x16 latents, learned on the names that are not of the world too, a tenth of
    those held out to measure it;
-2. every picture of the world in `VARIANTS` sizes, places and saturations, encoded once;
+2. every picture of the world in `VARIANTS` sizes, places and saturations, encoded once; then the decoder alone learns
+   more, mostly of the pictures of the world and with some noise on the latents, so that what is sampled is sharp;
 3. the denoiser and its text encoder together, v-prediction weighted by the signal-to-noise ratio (min-SNR, arXiv
    2303.09556); half of the captions with the word for the style, a tenth empty, for guidance. The learning rate stays
    constant until the last fifth, so that more steps can be asked for later.
 
-The result is a stock diffusers `StableDiffusionPipeline` folder, autoencoder and denoiser in fp16.
+The result is a stock diffusers `StableDiffusionPipeline` folder, autoencoder and denoiser in fp16; beside it lies, as
+`OUT-early`, what the denoiser was at step `EARLY`: a worse generator for pairs.
 """
 
 from dataclasses import dataclass
@@ -32,11 +34,13 @@ from palate.world.pretrain import log, optimizer_step, psnr, resume, save_state,
 VAE_STEPS, VAE_RATE = 3200, 1.5e-3
 VAE_CROPS, VAE_CROP = 32, 32  # crops a batch and their pixels; a crop has more drawn and less white than a picture
 VAE_WHOLE = 8  # whole pictures a batch, in the last quarter
-SAVE_EVERY = 500  # steps between resumable states
-UNET_STEPS, UNET_BATCH, UNET_RATE = 12_000, 48, 8e-4
+SAVE_EVERY = 250  # steps between resumable states
+DECODER_STEPS, DECODER_RATE = 3000, 1e-3
+UNET_STEPS, UNET_BATCH, UNET_RATE = 12_000, 48, 1e-3
+EARLY = 1000  # the step of the denoiser that is kept, too
 DECAY = 0.2  # the last share of the steps, in which the rate falls to nothing
 SNR_CAP = 5.0  # min-SNR's gamma
-VARIANTS = 12  # of every picture
+VARIANTS = 3  # of every picture; with more, the same steps draw less sharply
 HELD_OUT = 10  # of the names outside the world, one in so many only measures the autoencoder
 LATENT = 16  # channels
 
@@ -53,6 +57,7 @@ class Options:
     """Where resumable states are kept."""
     seed: int = 0
     vae_steps: int = VAE_STEPS
+    decoder_steps: int = DECODER_STEPS
     unet_steps: int = UNET_STEPS
     taught: int = TAUGHT
     """How many names of each group, the first ones, the denoiser learns."""
@@ -63,8 +68,13 @@ def main(options: Options) -> None:
     pictures = load_pictures(options.pictures)
     vae = train_vae(options, pictures)
     latents = encode_pictures(options, vae, pictures)
+    train_decoder(options, vae, pictures)
     text_encoder, unet = train_unet(options, latents)
     save_pipeline(options.out, vae, text_encoder, unet)
+    early = options.work / "early.pt"
+    if early.exists():
+        torch.nn.ModuleList([text_encoder, unet.float()]).load_state_dict(torch.load(early, weights_only=True))
+        save_pipeline(options.out.with_name(f"{options.out.name}-early"), vae, text_encoder, unet)
 
 
 def save_pipeline(out: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
@@ -195,7 +205,7 @@ def encode_pictures(options: Options, vae: AutoencoderKL, pictures: Pictures) ->
             torch.save({"latents": stacked, "mean": mean, "deviation": deviation}, temporary)
     loaded = torch.load(state, weights_only=True)
     normalize(vae, loaded["mean"], loaded["deviation"])
-    return loaded["latents"].reshape(VARIANTS, len(NAMES), len(STYLES), LATENT, SIZE // 8, SIZE // 8)
+    return loaded["latents"].reshape(-1, len(NAMES), len(STYLES), LATENT, SIZE // 8, SIZE // 8)
 
 
 def normalize(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
@@ -207,6 +217,42 @@ def normalize(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
     after.bias += after.weight[:, :, 0, 0] @ mean
     after.weight *= deviation[None, :, None, None]
     vae.register_to_config(scaling_factor=1.0)
+
+
+def train_decoder(options: Options, vae: AutoencoderKL, pictures: Pictures) -> None:
+    """Train the decoder of `vae` in place: the latents stay what they are, so that a denoiser of them stays right."""
+    vae.requires_grad_(False)
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=DECODER_RATE, weight_decay=1e-4, fused=True)
+    state = options.work / "decoder.pt"
+    start = resume(state, decoder, optimizer)
+    own = as_tensor(torch.from_numpy(pictures.of(taught_names(options))))
+    learned, held_out = split_of_vae(pictures)
+    for step in track(range(start, options.decoder_steps), "decoder"):
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        parts = [
+            source[torch.randint(len(source), (count,), generator=generator)]
+            for source, count in ((own, 6), (learned, 2))
+        ]
+        image = vary(torch.cat(parts), generator, smallest=0.85, shift=0.0)  # [8, 3, H, W]
+        set_rate(optimizer, DECODER_RATE, step, options.decoder_steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latent = vae.encode(image).latent_dist.mean.float()
+            size = 0.2 * torch.rand(len(image), 1, 1, 1, generator=generator)
+            decoded = vae.decode(latent + size * torch.randn(latent.shape, generator=generator)).sample.float()
+        loss = F.l1_loss(decoded, image) + 4 * F.mse_loss(decoded, image) + edges(decoded - image)
+        optimizer_step(loss, decoder, optimizer)
+        if step % 50 == 0:
+            log(options.work, stage="decoder", step=step, loss=loss.item())
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == options.decoder_steps:
+            save_state(state, step + 1, decoder, optimizer)
+            measured = {"held_out_psnr": reconstruction(vae, held_out), "own_psnr": reconstruction(vae, own)}
+            log(options.work, stage="decoder", step=step, **measured)
+
+
+def taught_names(options: Options) -> tuple[str, ...]:
+    return tuple(name for group in GROUPS.values() for name in group[: options.taught])
 
 
 # --- stage 3 ---------------------------------------------------------------------------------------------------------
@@ -277,10 +323,10 @@ def train_unet(options: Options, latents: Tensor) -> tuple[CLIPTextModel, UNet2D
     average = EMAModel(both.parameters(), decay=0.9993, use_ema_warmup=True, power=0.75)
     state = options.work / "unet.pt"
     start = resume(state, both, optimizer, average)
-    known = torch.tensor([NAMES.index(name) for group in GROUPS.values() for name in group[: options.taught]])
+    known = torch.tensor([NAMES.index(name) for name in taught_names(options)])
     for step in track(range(start, options.unet_steps), "denoiser"):
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        numbers = (VARIANTS, len(known), len(STYLES), len(signal))
+        numbers = (len(latents), len(known), len(STYLES), len(signal))
         variant, name, style, timestep = (torch.randint(n, (UNET_BATCH,), generator=generator) for n in numbers)
         name = known[name]
         clean = latents[variant, name, style]  # [B, LATENT, 8, 8]
@@ -300,8 +346,20 @@ def train_unet(options: Options, latents: Tensor) -> tuple[CLIPTextModel, UNet2D
             log(options.work, stage="unet", step=step, loss=loss.item())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == options.unet_steps:
             save_state(state, step + 1, both, optimizer, average)
+        if step + 1 == EARLY:
+            with atomic_path(options.work / "early.pt") as temporary:
+                torch.save(averaged(both, average), temporary)
     average.copy_to(both.parameters())
     return text_encoder.eval(), unet.eval()
+
+
+def averaged(module: torch.nn.Module, average: EMAModel) -> dict[str, Tensor]:
+    """The module's state with the averaged parameters in the place of its own."""
+    average.store(module.parameters())
+    average.copy_to(module.parameters())
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    average.restore(module.parameters())
+    return state
 
 
 def set_constant_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
