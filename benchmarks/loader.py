@@ -24,16 +24,16 @@ import tyro
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.schema import IMAGE_COLUMNS, PAIRS, VOTES
 from palate.data.shards import write_shard
-from palate.training import cache
+from palate.demos.dataset import make_dataset
+from palate.encoding import cache
+from palate.encoding.encoded import EncodedPairs
+from palate.encoding.storage import Storage
+from palate.labels.votes import prepare_rows
+from palate.run.config import TrainConfig
 from palate.training.batches import Batches
-from palate.training.config import TrainConfig
 from palate.training.draws import draws
-from palate.training.encoded import EncodedPairs
-from palate.training.labels import prepare_rows
-from palate.training.loop import train
 from palate.training.step import Stepper
-from palate.training.storage import Storage
-from palate.world.dataset import make_dataset
+from palate.training.train import train
 
 ROWS = 1024  # of a shard of the dataset
 # Of one image and one prompt, as the families' networks take them at the resolution that they were made for.

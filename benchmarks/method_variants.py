@@ -16,10 +16,11 @@ from step_variants import Parts, Step, put_together, run_step
 
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
-from palate.methods import method, methods, preset
+from palate.presets import method, methods, preset
+from palate.run.checks import SELF, UNVOTED
+from palate.run.config import TrainConfig
+from palate.run.load import load_config
 from palate.training import assemble
-from palate.training.checks import SELF, UNVOTED
-from palate.training.config import TrainConfig, load_config
 
 BASE = "dpo"
 # What a model that ranks its own steps needs: a reward, here one that is nearly free, under which any two candidates are a

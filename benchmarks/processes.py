@@ -28,12 +28,12 @@ from step_data import prepare
 
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
+from palate.distributed import counts, is_first, together, total, wait
+from palate.labels.votes import prepare_rows
+from palate.network.sharding import number
+from palate.run.load import load_config
 from palate.training.assemble import assemble
-from palate.training.config import load_config
-from palate.training.distributed import counts, is_first, together, total, wait
-from palate.training.labels import prepare_rows
-from palate.training.metrics import everywhere, join, summarise
-from palate.training.sharding import number
+from palate.training.readings import everywhere, join, summarise
 
 WAYS = {"LoRA, ddp": {"lora": {"rank": 16}}, "full, ddp": {}, "full, fsdp2": {"parallel": "fsdp2"}}
 

@@ -106,7 +106,7 @@ def measure(options: Options) -> tuple[dict[str, dict[str, Cost]], int]:
     chosen = {kind: short for kind, short in KINDS.items() if short in options.kinds}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     context = multiprocessing.get_context("forkserver")  # libraries are imported once; every process starts from there
-    context.set_forkserver_preload(["palate.training.loop", "palate.world.pretrain"])
+    context.set_forkserver_preload(["palate.training.loop", "palate.demos.pretrain"])
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes,

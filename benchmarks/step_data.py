@@ -18,8 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import encode_image
+from palate.demos.pretrain import make_tokenizer
 from palate.training.encode import encode
-from palate.world.pretrain import make_tokenizer
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 JUDGE, SECOND_JUDGE = "lamp", "coin"

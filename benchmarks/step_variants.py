@@ -22,13 +22,15 @@ from torch.nn.functional import logsigmoid, mse_loss
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.conditioning import Conditioning, expand, move, repeat
 from palate.data.dataset import open_dataset
+from palate.encoding.cache import encode_pairs
+from palate.labels.votes import prepare_rows
+from palate.network.precision import DTYPES, hold_frozen
+from palate.run.config import LoraOptions, TrainConfig
+from palate.run.load import load_config
+from palate.run.metrics import MetricsLog
 from palate.training import assemble
 from palate.training.assemble import make_any_policy
-from palate.training.cache import encode_pairs
-from palate.training.config import LoraOptions, TrainConfig, load_config
-from palate.training.labels import prepare_rows
-from palate.training.metrics import MetricsLog, join, summarise
-from palate.training.precision import DTYPES, hold_frozen
+from palate.training.readings import join, summarise
 from palate.training.reference import make_reference
 
 Step = Callable[[int], Callable[[], object]]

@@ -3,9 +3,18 @@
 from pathlib import Path
 
 import pytest
+from shared import SHARED
 from tiny import make_labelled_dataset, make_pipeline
 
 from palate.data.dataset import PreferenceDataset
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `shared(PATH)` are skipped where that file or folder of others' material is not beside the project."""
+    for item in items:
+        for mark in item.iter_markers("shared"):
+            if not (SHARED / mark.args[0]).exists():
+                item.add_marker(pytest.mark.skip(reason=f"../shared/{mark.args[0]} is not beside the project"))
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from palate.world.pretrain import make_tokenizer
+from palate.demos.pretrain import make_tokenizer
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "star")
 TOKENS = 16  # that the tiny tokenizers of T5, Gemma and Qwen read of a prompt

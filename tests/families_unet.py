@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from tiny import make_pipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from palate.world.pretrain import make_tokenizer
+from palate.demos.pretrain import make_tokenizer
 
 WIDTHS = (24, 40)  # of the two text encoders of SDXL
 

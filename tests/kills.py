@@ -16,9 +16,10 @@ from safetensors import safe_open
 
 from palate.backbones import load_backbone
 from palate.data.dataset import open_dataset
-from palate.evaluation.samples import Sampling, sample
-from palate.training import cache
-from palate.training.loop import train
+from palate.data.samples import Sampling
+from palate.encoding import cache
+from palate.sampling.samples import sample
+from palate.training.train import train
 
 STEPS = 8
 

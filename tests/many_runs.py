@@ -10,9 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 import palate
-from palate.training.cache import EncodedPairs
-from palate.training.checkpoint import checkpoints
-from palate.training.distributed import rank, together
+from palate.distributed import rank, together
+from palate.encoding.cache import EncodedPairs
+from palate.run.checkpoint import checkpoints
+
+BETA = 500.0
+# What the order of additions can change in float32. An error is a mean over 256 numbers near one (a latent [4, 8, 8]), off by up
+# to sqrt(256) unit roundoffs; the logit is beta times a difference of such errors, and the gradient has its slope as a factor.
+# It holds where Adam's epsilon is above the gradients (1e-2; they are clipped to norm 1 over 5,000 weights or more), because
+# steps are then in proportion to gradients; with a small epsilon they are their signs, and a rounding around 0 is a whole step.
+ROUNDING = (
+    BETA * 256**0.5 * 2**-24
+)  # 5e-4 of the way that the weights go; rows left out or weighed wrongly change all of it
 
 
 def environment() -> dict:
@@ -30,11 +39,20 @@ def run_in_two(folder: Path, configs: list[tuple[dict, str | None]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def farthest(run: Path, other: Path) -> float:
-    """The largest difference between the last weights of two runs."""
-    one, two = (load_file(checkpoints(path)[-1] / "weights.safetensors") for path in (run, other))
+def apart(run: Path, other: Path) -> float:
+    """How far the last weights of two runs are from each other, over how far the first run's moved between its first
+    checkpoint and its last (Euclidean norms over all weights)."""
+    first, one, two = (_weights(*which) for which in ((run, 0), (run, -1), (other, -1)))
+    return distance(one, two) / distance(one, first)
+
+
+def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
     assert one.keys() == two.keys()
-    return max((one[name] - two[name]).abs().max().item() for name in one)
+    return sum((one[name].double() - two[name].double()).square().sum().item() for name in one) ** 0.5
+
+
+def _weights(run: Path, which: int) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints(run)[which] / "weights.safetensors")
 
 
 def spoilt(image_latents, pair: str):

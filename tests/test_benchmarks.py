@@ -12,8 +12,8 @@ from scipy.stats import binom
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import collect_labels
 from palate.data.views import ranked_lists
-from palate.methods import methods
-from palate.training.checks import SELF, uses_judge
+from palate.presets import methods
+from palate.run.checks import SELF, uses_judge
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import method_costs  # noqa: E402

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palate.audit.planning import Recommendation
-from palate.training.config import load_config
+from palate.audits.planning import Recommendation
+from palate.run.load import load_config
 from palate.world.pictures import PROMPTS
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -15,14 +15,15 @@ from families import FAMILIES
 
 import palate
 from palate.cli import VERBS
+from palate.cli.keys import merged, parse_keys
 from palate.cli.options import parse
-from palate.cli.train import _preset as preset_of
 from palate.errors import PalateError
-from palate.methods import Method, methods, preset
 from palate.objectives.links import LINK_PARAMETERS, LINKS, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, REFERENCE_FREE
-from palate.training.config import LoraOptions, TrainConfig, load_config
-from palate.training.metrics import PairReadings, summarise
+from palate.presets import Method, methods, preset
+from palate.run.config import LoraOptions, TrainConfig
+from palate.run.load import load_config
+from palate.training.readings import PairReadings, summarise
 from palate.world.voters import VOTERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,9 @@ def commands(page: str) -> list[str]:
 
 
 def options_of(verb: str) -> type:
-    return TrainConfig if verb == "train" else importlib.import_module(f"palate.cli.{VERBS[verb][0]}").Options
+    return (
+        TrainConfig if verb in ("train", "encode") else importlib.import_module(f"palate.cli.{VERBS[verb][0]}").Options
+    )
 
 
 @pytest.mark.parametrize("text", every("yaml", "yml"))
@@ -74,10 +77,10 @@ def test_pages_that_need_a_configuration_show_one():
 def test_every_command_shown_can_be_parsed(command):
     _, verb, *arguments = shlex.split(command, comments=True)
     assert verb in VERBS
-    if verb == "train":
-        assert arguments and arguments[0].endswith(".yaml")
-        rest = [argument for argument in arguments[1:] if argument != "--dry-run"]
-        parse(TrainConfig, rest, verb, "", default=load_config(REQUIRED, **preset_of(rest)))
+    if options_of(verb) is TrainConfig:
+        given = parse_keys(arguments, verb, "", "")
+        assert (given.file is None) == (set(REQUIRED) - {"output_dir"} <= given.options.keys())
+        load_config(merged(REQUIRED, given.options))
     else:
         parse(options_of(verb), arguments, verb, "")
 
@@ -94,7 +97,9 @@ def test_commands_and_options_in_the_text_exist(page):
     known = {f.name for verb in VERBS for f in fields(options_of(verb))}
     known |= {f"lora.{f.name}" for f in fields(LoraOptions)} | {"help", "dry_run", "version"}
     if own in VERBS:
-        known = {f.name for f in fields(options_of(own))} | {n for n in known if own == "train" or n == "help"}
+        known = {f.name for f in fields(options_of(own))} | {
+            n for n in known if own in ("train", "encode") or n == "help"
+        }
     for option in re.findall(r"`--([a-z][\w.-]*)[^`]*`", prose(page)):
         if (own, option) not in {("world", "vae-steps"), ("world", "unet-steps"), ("demo", "quick")}:
             assert option.replace("-", "_") in known, option
@@ -224,7 +229,15 @@ def test_the_table_of_sources_is_complete_and_names_the_presets_of_each():
 
 
 def test_what_a_run_is_said_to_hold_is_written_by_training():
-    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/palate/training/*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in [
+            *ROOT.glob("src/palate/training/*.py"),
+            *ROOT.glob("src/palate/run/*.py"),
+            *ROOT.glob("src/palate/labels/*.py"),
+            *ROOT.glob("src/palate/network/*.py"),
+        ]
+    )
     for files, _ in rows("docs/train.md", "in `output_dir`"):
         for part in [part for name in ticked(files) for part in name.strip("/").split("/")]:
             written = re.sub(r"\d+", r"\\{[^}]+\\}", re.escape(part))  # a number is a field of an f-string
@@ -326,7 +339,15 @@ def test_the_table_of_metrics_is_what_a_step_logs():
                             timestep=torch.tensor([0, 999]), labelled=torch.tensor([True, False]))  # fmt: skip
     logged = {name for name in summarise(readings, 1.0, 1000, "JUDGE")}
     always = {name for name in logged if not name.startswith("by_")} | {"loss", "learning_rate", "gradient_norm"}
-    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/palate/training/*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in [
+            *ROOT.glob("src/palate/training/*.py"),
+            *ROOT.glob("src/palate/run/*.py"),
+            *ROOT.glob("src/palate/labels/*.py"),
+            *ROOT.glob("src/palate/network/*.py"),
+        ]
+    )
     sometimes = {f"{kind}/{name}" for kind, name in re.findall(r'"(validation|lambda)/(\w+)"', sources)} - always
     told = {cells[0].strip("`"): cells[1] for cells in rows("docs/objective.md", "name", "meaning")}
     assert told.keys() == always | sometimes and len(sometimes) >= 6

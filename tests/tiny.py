@@ -20,7 +20,7 @@ def make_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int = 0)
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from palate.world.pretrain import make_tokenizer
+    from palate.demos.pretrain import make_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()

@@ -18,10 +18,11 @@ import palate
 from benchmarks.claims.conditions import COMMON, PAIRS, Condition
 from benchmarks.claims.world import FLIPS, shares
 from palate.data.dataset import open_dataset
+from palate.data.samples import Sampling
 from palate.data.schema import content_id
-from palate.evaluation.samples import Sampling, sample
+from palate.demos.dataset import SAMPLING
 from palate.files import atomic_path, write_text
-from palate.world.dataset import SAMPLING
+from palate.sampling.samples import sample
 from palate.world.measure import measure
 from palate.world.pictures import PROMPTS
 from palate.world.voters import true_utility

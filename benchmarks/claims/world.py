@@ -11,9 +11,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
+from palate.addresses import address
 from palate.data.dataset import PreferenceDataset
-from palate.training.draws import address
-from palate.world.dataset import make_dataset, measure_pairs
+from palate.demos.dataset import make_dataset, measure_pairs
 from palate.world.measure import Measurement
 from palate.world.voters import VOTERS, Voter, true_utility
 

@@ -1,31 +1,34 @@
 """Map a stateful worker over a table, batch by batch: in this process, or on a pool of Ray actors.
 
-The caller commits each result as it comes, by its own key, so nothing is lost or doubled when a worker, a machine or this
-process dies: what was not committed is done again.
+The caller commits each result as it comes, by its own key, so nothing is lost or doubled when a worker, a machine or
+this process dies: what was not committed is done again.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
-Work = Callable[[list], list]
+Batch = list[Any]  # of what is mapped, or of what came of it
+Work = Callable[[Batch], Batch]
 ENGINES = ("local", "ray")
 MOST_LOSSES = 20  # workers lost in a row before giving up
 
 
 def mapped(
-    make: Callable[[], Work], batches: Iterable[list], *, engine: str = "local", workers: int = 1, gpus: float = 0.0
-) -> Iterator[tuple[list, list]]:
+    make: Callable[[], Work], batches: Iterable[Batch], *, engine: str = "local", workers: int = 1, gpus: float = 0.0
+) -> Iterator[tuple[Batch, Batch]]:
     """Every batch with what a worker made of it, in order of completion.
 
-    `make` builds a worker, once in this process or once per actor (it is pickled then); a worker maps a batch to as many
-    results. `gpus` is what each Ray actor reserves. A batch whose actor died is given to another one. Raises PalateError
-    for an engine that does not exist or is not installed, when workers keep dying, and whatever a worker raises.
+    `make` builds a worker, once in this process or once per actor (it is pickled then); a worker maps a batch to as
+    many results. `gpus` is what each Ray actor reserves. A batch whose actor died is given to another one. Raises
+    PalateError for an engine that does not exist or is not installed, when workers keep dying, and whatever a worker
+    raises.
     """
     if engine not in ENGINES:
-        raise PalateError(f"engine {engine!r} is none of {', '.join(ENGINES)}.")
+        raise PalateError(f"engine {engine!r} is none of {', '.join(ENGINES)}{did_you_mean(engine, ENGINES)}")
     if workers < 1:
         raise PalateError(f"workers: {workers}, but at least one must work.")
     if engine == "ray":
@@ -37,30 +40,32 @@ def mapped(
 
 
 def _on_ray(
-    make: Callable[[], Work], batches: Iterator[list], workers: int, gpus: float
-) -> Iterator[tuple[list, list]]:
+    make: Callable[[], Work], batches: Iterator[Batch], workers: int, gpus: float
+) -> Iterator[tuple[Batch, Batch]]:
     ray = _ray()
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)  # joins the cluster that RAY_ADDRESS names, if it does
     died = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError)
 
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)
     class Worker:
         def start(self, make: Callable[[], Work]) -> None:
             self.work = make()
 
-        def run(self, batch: list) -> list:
+        def run(self, batch: Batch) -> Batch:
             return self.work(batch)
 
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
+
     def started() -> tuple[Any, tuple[Any, None]]:
-        worker = Worker.remote()
+        worker = actor.remote()
         return worker.start.remote(make), (worker, None)
 
-    # what will be there -> who makes it, of what (None: it only starts). Work goes to workers that have started, because
+    # what will be there -> who makes it, of what (None: it only starts). Work goes to workers that have started,
+    # because
     # a machine that was lost may leave no room for another worker, and a batch given to it would wait for ever
-    busy: dict[Any, tuple[Any, list | None]] = dict(started() for _ in range(workers))
+    busy: dict[Any, tuple[Any, Batch | None]] = dict(started() for _ in range(workers))
     idle: list[Any] = []
-    again: deque[list] = deque()
+    again: deque[Batch] = deque()
     losses = 0
     try:
         while True:
@@ -101,7 +106,8 @@ def _cause(error: Exception) -> Exception:
     return cause if isinstance(cause, PalateError) else error
 
 
-def _ray():
+def _ray() -> Any:  # Ray makes `remote` of a class when it runs: no checker sees it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # who wants to send Ray statistics of use says so
     try:
         import ray
         import ray.exceptions

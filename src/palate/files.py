@@ -3,15 +3,20 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from palate.errors import PalateError
 
+CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
 
 
@@ -64,8 +69,9 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from content."""
-    sums = {name: _sha256(folder / name) for name in _files(folder)}
+    """Write sha256.json into `folder`: the SHA-256 of every file in it, so that a later reader knows damage from
+    content."""
+    sums = {name: sha256_of(folder / name) for name in _files(folder)}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
@@ -78,7 +84,7 @@ def damaged_file(folder: Path) -> str | None:
         return None
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return next((n for n, s in sums.items() if not (folder / n).is_file() or _sha256(folder / n) != s), None)
+        return next((n for n, s in sums.items() if not (folder / n).is_file() or sha256_of(folder / n) != s), None)
     except (ValueError, AttributeError):
         return CHECKSUMS
 
@@ -87,7 +93,20 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _sha256(path: Path) -> str:
+def short_hash(text: str, digits: int = 16) -> str:
+    """A name for a text: the first digits of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def add_file(digest: "hashlib._Hash", path: Path) -> None:
+    """Feed the bytes of a file of any size to a digest."""
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK):
+            digest.update(chunk)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -111,3 +130,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

@@ -17,10 +17,10 @@ from tiny import PROMPTS, make_labelled_dataset
 
 import palate
 from palate.backbones import load_backbone
-from palate.evaluation.samples import load_model
+from palate.labels.votes import prepare_rows
+from palate.run.load import load_config
+from palate.sampling.samples import load_model
 from palate.training.assemble import assemble
-from palate.training.config import load_config
-from palate.training.labels import prepare_rows
 
 SIZE = 64
 

@@ -29,8 +29,8 @@ from families_flow import (
 from scipy.stats import logistic, norm
 from tiny import refusal
 
-from palate.backbones import conditioning
-from palate.backbones.flow import static_shift
+from palate.backbones import Backbone, conditioning
+from palate.backbones.flow import FlowMatching, static_shift
 from palate.backbones.flux import Flux
 from palate.backbones.flux2 import Flux2Klein
 from palate.backbones.folders import fingerprint
@@ -490,6 +490,40 @@ def test_pixart_reads_captions_in_sampling_as_in_training(backbones, monkeypatch
     assert told == [False]
 
 
-def test_a_family_costs_less_than_150_lines():
+def test_a_family_costs_less_than_100_lines():
     for kind in (StableDiffusion3, Flux, Flux2Klein, PixArt, QwenImage, Sana):
-        assert len(Path(inspect.getfile(kind)).read_text().splitlines()) < 150
+        assert len(Path(inspect.getfile(kind)).read_text().splitlines()) < 100
+
+
+@everywhere
+def test_a_family_has_all_that_the_interface_names(family, backbones):
+    backbone = backbones[family]
+    missing = [name for name in Backbone.__annotations__ if not hasattr(backbone, name)]
+    assert isinstance(backbone, Backbone) and missing == []
+
+
+def test_a_family_that_lacks_a_method_cannot_be_made(backbones):
+    class Unfinished(FlowMatching):
+        """All but `encode_prompts` and `predict`."""
+
+        network = None
+
+    with pytest.raises(TypeError, match="encode_prompts.*predict"):
+        Unfinished(backbones["flux"].folder)
+
+
+def test_what_only_a_unet_has_is_refused_in_one_line(backbones):
+    flux = backbones["flux"]
+    assert "no noise schedule" in refusal(lambda: flux.noise_schedule)
+    assert "does not decode" in refusal(lambda: flux.decode_latents(torch.zeros(1, *flux.latent_shape(SIZE))))
+    assert "schedulers of its own" in refusal(lambda: flux.pipeline(flux.network, DDIMScheduler))
+
+
+@everywhere
+def test_encoders_are_freed_and_load_again(family, backbones):
+    backbone = backbones[family]
+    before = backbone.encode_prompts(PROMPTS)
+    assert backbone.free_encoders() and not set(backbone.kept) & vars(backbone).keys()
+    assert not backbone.free_encoders()
+    again = backbone.encode_prompts(PROMPTS)
+    assert all(torch.equal(again[name], tensor) for name, tensor in before.items())

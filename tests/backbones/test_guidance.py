@@ -23,7 +23,7 @@ from palate.backbones.guidance import (
     prediction_shift,
 )  # fmt: skip
 from palate.errors import PalateError
-from palate.evaluation.samples import SAMPLERS, initial_noise
+from palate.sampling.samples import SAMPLERS, initial_noise
 
 STEPS, GUIDANCE = 4, 3.0
 BOTH = pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

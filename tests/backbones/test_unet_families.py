@@ -19,8 +19,9 @@ from palate.backbones import load_backbone
 from palate.backbones.conditioning import concatenate, expand, take
 from palate.backbones.folders import resolve_folder
 from palate.data.dataset import PreferenceDataset
-from palate.judges.base import Pair, load_judge
-from palate.training.cache import encode_pairs, planned_cache, prepare_image
+from palate.encoding.cache import encode_pairs, planned_cache, prepare_image
+from palate.judges.base import Pair
+from palate.training.implicit_judge import load_any_judge
 
 FAMILIES = {"sd": make_sd, "sd-v": make_sd_v, "sdxl": make_sdxl, "sdxl-v": make_sdxl_v}
 STEPS, GUIDANCE = 4, 3.0
@@ -233,7 +234,7 @@ def test_a_run_of_sdxl_is_a_judge(folders, prefs, tmp_path):
         {"pretrained_model_name_or_path": str(folders["sdxl"]), "dataset": str(prefs.path), "output_dir": str(tmp_path / "run"), "lora": {"rank": 2},
          "max_train_steps": 1, "train_batch_size": 2, "learning_rate": 0.1, "resolution": 64, "report_to": "none"},
     )  # fmt: skip
-    judge = load_judge(f"self:{run.path}", draws=1, in_sample=True, device="cpu")
+    judge = load_any_judge(f"self:{run.path}", draws=1, in_sample=True, device="cpu")
     wide, square = (Image.open(io.BytesIO(png(size))) for size in ((200, 100), (64, 64)))
     scores = judge.vote([Pair("a", PROMPTS[0], wide, square), Pair("b", PROMPTS[1], square, wide)])
     alone = judge.vote([Pair("b", PROMPTS[1], square, wide)])
@@ -277,8 +278,8 @@ def test_a_scheduler_without_timesteps_is_refused(folders, tmp_path):
 
 
 def test_lora_targets_that_match_nothing_are_refused_with_some_that_would(folders, tmp_path):
-    from palate.training.config import load_config
-    from palate.training.model import make_policy
+    from palate.network.model import make_policy
+    from palate.run.load import load_config
 
     def policy(*targets):
         config = {"pretrained_model_name_or_path": "world", "dataset": "none", "output_dir": str(tmp_path)}

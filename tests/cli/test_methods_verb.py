@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from palate.methods import methods
+from palate.presets import methods
 
 PALATE = [sys.executable, "-c", "from palate.cli import main; main()", "methods"]
 

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from shared import SHARED
 
 from palate.data.dataset import open_dataset
 from palate.data.importing import import_pairs, summary_lines
 from palate.errors import PalateError
 
-IMAGEREWARD = Path(__file__).parents[3] / "shared" / "data" / "imagereward"
+IMAGEREWARD = SHARED / "data/imagereward"
 
 
 @pytest.fixture
@@ -115,6 +116,12 @@ def test_a_truncated_source_is_named_after_the_others_are_in(tmp_path, prefs, pi
     with pytest.raises(PalateError, match=line):
         import_pairs("pickapic", [broken, good], prefs)
     assert len(open_dataset(prefs)) == 1
+    with pytest.raises(
+        PalateError, match=r"gone.parquet: no such file.*1 pairs were imported; rerun with the right name"
+    ):
+        import_pairs("pickapic", [tmp_path / "gone.parquet", good], prefs)
+    with pytest.raises(PalateError, match=r"gone.parquet: no such file or folder.$"):
+        import_pairs("pickapic", [tmp_path / "gone.parquet"], tmp_path / "new")
     broken.write_bytes(whole)
     assert import_pairs("pickapic", [broken, good], prefs).pairs_added == 1
 
@@ -273,9 +280,7 @@ def test_hpdv2_training_entries_prefer_the_one_marked(tmp_path, prefs):
         import_pairs("rankings", [path], prefs)
 
 
-@pytest.mark.skipif(
-    not IMAGEREWARD.is_dir(), reason="the ImageRewardDB file is not present (../shared/data/imagereward)"
-)
+@pytest.mark.shared("data/imagereward")
 def test_imagerewarddb_as_it_is_published(tmp_path, prefs):
     entries = json.loads((IMAGEREWARD / "test.json").read_text())
     expected = sum(len(e["ranking"]) * (len(e["ranking"]) - 1) // 2 for e in entries)

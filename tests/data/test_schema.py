@@ -15,7 +15,7 @@ def test_content_id_depends_on_where_the_parts_end():
 
 
 def test_an_unknown_field_names_the_nearest(pair):
-    with pytest.raises(PalateError, match="row 3: unknown field 'promt'. Did you mean 'prompt'"):
+    with pytest.raises(PalateError, match="row 3: unknown field 'promt'; did you mean 'prompt'"):
         pair_row(pair("a") | {"promt": "x"}, "row 3")
 
 

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from palate.addresses import number
 from palate.data.labels import Labels
-from palate.data.selection import by_score, judge_scores, number, propensities, uniform
+from palate.data.selection import by_score, judge_scores, propensities, uniform
 from palate.errors import PalateError
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 
 NUMBER = 0.15423903133605454  # of ("draw", 0, "p0"): were it another one, a plan made elsewhere would differ
 IDS = [f"p{i}" for i in range(400)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from palate.evaluation.prompts import prompts_hash
-from palate.evaluation.samples import Samples, Sampling, open_samples
+from palate.data.samples import Samples, Sampling, open_samples
 from palate.evaluation.scorers import Scorer
 from palate.evaluation.scores import score_samples
+from palate.sampling.prompts import prompts_hash
 
 # A judge of these pictures: as brightness says, but a verdict and no statistic.
 TASTE = Scorer("taste", "1", ("taste",), lambda images, prompts: np.array([[np.asarray(image).mean() / 255] for image in images]))  # fmt: skip

@@ -6,8 +6,9 @@ import numpy as np
 from training.test_train import settings
 
 import palate
+from palate.data.samples import Sampling
 from palate.evaluation.compare import compare
-from palate.evaluation.samples import Sampling, sample
+from palate.sampling.samples import sample
 
 SAMPLING = Sampling(steps=2, guidance=2.0)
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from evaluation.drawn import draw_samples
+from parity.powered_mean import powered_mean
 from scipy import optimize
 from scipy.special import expit
 
@@ -14,7 +15,6 @@ from palate.cli import import_ as import_verb
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.evaluation.contest import contest, vote_rate
-from palate.evaluation.powered import powered_mean
 
 
 def votes(rng, prompts: int, repetitions: int, n: int, by_score: bool = False):
@@ -186,7 +186,7 @@ def test_three_models_make_all_pairs_and_unlike_samples_none(tmp_path, capsys):
 
 
 def test_the_judge_that_trained_a_model_is_marked(tmp_path):
-    from palate.training.config import load_config, save_config
+    from palate.run.load import load_config, save_config
 
     run = tmp_path / "run"
     save_config(load_config({"pretrained_model_name_or_path": "world", "dataset": "none", "output_dir": str(run), "method": "dedpo", "judge": "brightness"}), run / "config.yaml")  # fmt: skip

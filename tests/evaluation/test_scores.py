@@ -19,17 +19,18 @@ from PIL import Image
 
 from palate.cli import score as score_verb
 from palate.data.dataset import PreferenceDataset
+from palate.data.samples import open_samples
 from palate.errors import PalateError
 from palate.evaluation import scorers
 from palate.evaluation.compare import compare
-from palate.evaluation.provenance import learned_from
-from palate.evaluation.samples import open_samples
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
 from palate.evaluation.scores import read_scores, score_samples, stored_scores
 from palate.judges import base
-from palate.judges.base import Pair, load_judge
-from palate.training.config import load_config, save_config
+from palate.judges.base import Pair
+from palate.judges.load import load_judge
+from palate.run.load import load_config, save_config
+from palate.sampling.provenance import learned_from
 
 
 def noise(seed: int, size: int = 24) -> Image.Image:
@@ -261,7 +262,7 @@ def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, wo
 SLOW = """
 import sys, time
 import numpy as np
-from palate.evaluation.samples import open_samples
+from palate.sampling.samples import open_samples
 from palate.evaluation.scorers import Scorer
 from palate.evaluation.scores import score_samples
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from palate.evaluation.compare import compare
 from palate.evaluation.seeds import families, group_name, group_names, outcomes_of, seeds_mean, seeds_win
 from palate.evaluation.winrate import mean_interval
-from palate.training.config import load_config, save_config
+from palate.run.load import load_config, save_config
 
 
 def simulated(rng, seeds: int, prompts: int, seed_effect: float, repetitions: int = 4) -> np.ndarray:

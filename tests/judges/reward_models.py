@@ -13,7 +13,7 @@ PATCH, SIZE, WORDS, LENGTH = 8, 32, 195, 8  # WORDS covers the small world's tok
 
 
 def save_tokenizer(folder: Path):
-    from palate.world.pretrain import make_tokenizer
+    from palate.demos.pretrain import make_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()

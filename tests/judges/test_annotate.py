@@ -19,9 +19,10 @@ from tiny import make_labelled_dataset, picture_bytes, refusal
 
 from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset, open_dataset
-from palate.judges import base
+from palate.judges import load
 from palate.judges.annotate import annotate
-from palate.judges.base import Answer, Pair, ask
+from palate.judges.ask import ask
+from palate.judges.base import Answer, Pair
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def plug_in(monkeypatch):
 
     def install(kind):
         entry = types.SimpleNamespace(load=lambda: kind)
-        monkeypatch.setattr(base, "entry_points", lambda group: Found(mine=entry) if group == "palate.judges" else {})
+        monkeypatch.setattr(load, "entry_points", lambda group: Found(mine=entry) if group == "palate.judges" else {})
 
     return install
 
@@ -323,15 +324,15 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing_and_doubles_nothing(tm
         textwrap.dedent("""
         import sys, time, numpy as np
         from palate.data.dataset import open_dataset
-        from palate.judges import annotate as verb, base
+        from palate.judges.annotate import annotate
         log = open(sys.argv[2], "a", buffering=1)
         class Slow:
             def vote(self, pairs):
                 for pair in pairs: log.write(pair.pair_id + "\\n")
                 time.sleep(0.05)
                 return np.array([[len(p.pair_id), float(p.pair_id[1:])] for p in pairs])
-        verb.load_judge = lambda name, **settings: Slow()
-        print(verb.annotate(open_dataset(sys.argv[1]), "slow", batch_size=2).votes)
+        load = lambda name, **settings: Slow()
+        print(annotate(open_dataset(sys.argv[1]), "slow", batch_size=2, load=load).votes)
         """)
     )
     log = tmp_path / "log"

@@ -119,7 +119,7 @@ def votes_of(dataset, annotator: str) -> int:
 @pytest.mark.parametrize(
     ("judge", "told", "answers"),
     [("notanumber", "a value that is not a finite number for pair p008", 8), ("silent", "None for 4 pairs", 0),
-     ("alike", "all 24 pairs the same probability (0.5)", 24), ("picky", "TypeError", None), ("missing", "AttributeError", None)],
+     ("alike", "all 24 pairs the same probability (0.5)", 0), ("picky", "TypeError", None), ("missing", "AttributeError", None)],
 )  # fmt: skip
 def test_a_judge_that_says_nothing_of_use_is_one_line(judge, told, answers, annotate, dataset):
     line = line_of(annotate(dataset, judge))
@@ -191,8 +191,8 @@ def test_a_template_without_its_marks_is_one_line(annotate, dataset, tmp_path):
     assert "{prompt} stands there 0 times" in line_of(annotate(dataset, "vlm", "--template", str(path)))
 
 
-def test_a_judge_that_learned_from_human_votes_is_not_asked_about_them(tmp_path, monkeypatch):
-    from palate.judges import annotate as verb
+def test_a_judge_that_learned_from_human_votes_is_not_asked_about_them(tmp_path):
+    from palate.judges.annotate import annotate as judge_all
 
     class Learned:
         trained_on = frozenset({"p001", "p002", "elsewhere"})
@@ -201,6 +201,5 @@ def test_a_judge_that_learned_from_human_votes_is_not_asked_about_them(tmp_path,
             assert not {pair.pair_id for pair in pairs} & self.trained_on
             return [[len(pair.pair_id), int(pair.pair_id[1:])] for pair in pairs]
 
-    monkeypatch.setattr(verb, "load_judge", lambda name, **settings: Learned())
-    report = verb.annotate(make_labelled_dataset(tmp_path / "data"), "learned", limit=20)
+    report = judge_all(make_labelled_dataset(tmp_path / "data"), "learned", limit=20, load=lambda *_: Learned())
     assert (report.in_sample, report.votes, report.left_for_later) == (2, 20, 2)

@@ -5,7 +5,7 @@ from scipy.special import expit, logit
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 
 NAMES = ["brightness", "contrast", "warmth"]
 

@@ -8,8 +8,8 @@ from palate.errors import PalateError
 from palate.judges import annotate as verb
 from palate.judges import embeddings
 from palate.judges.annotate import annotate
-from palate.judges.base import load_judge
 from palate.judges.embeddings import FILE, EmbeddingStore, embedding_directions
+from palate.judges.load import load_judge
 
 PAIRS = 12
 

@@ -135,3 +135,15 @@ def test_a_node_of_two_is_killed_in_the_middle_and_nothing_is_lost_or_doubled(cl
     assert killed and results == {batch[0]: [x * x for x in batch] for batch in batches}
     worked = [int(line) for file in tmp_path.glob("*.log") for line in file.read_text().split()]
     assert set(worked) == set(results) and len(worked) <= len(batches) + 2  # at most what the lost two had in hand
+
+
+def test_ray_sends_no_statistics_of_use_unless_somebody_wants_it_to(monkeypatch):
+    usage = pytest.importorskip("ray._common.usage.usage_lib")
+    from palate.engine import _ray
+
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    _ray()
+    assert not usage.usage_stats_enabled()
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    _ray()
+    assert usage.usage_stats_enabled()

@@ -1,6 +1,6 @@
 import io
+import itertools
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -9,15 +9,18 @@ import pytest
 import torch
 from judges.reward_models import SIZE, save_clip, save_image_reward, save_open_clip, save_tokenizer
 from PIL import Image
+from shared import SHARED
 from tiny import refusal
 
 from palate.judges.aesthetic import AestheticJudge, load_head
-from palate.judges.base import Pair, ask, load_judge
+from palate.judges.ask import ask
+from palate.judges.base import Pair
 from palate.judges.clip import ClipJudge
 from palate.judges.image_reward import ImageRewardJudge
+from palate.judges.load import load_judge
 from palate.judges.weights import load_state, pictures
 
-HEAD = Path(os.environ.get("PALATE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data" / "aesthetic"
+PUBLISHED_HEAD = "data/aesthetic/sac+logos+ava1-l14-linearMSE.pth"
 PROMPTS = ("a red circle", "a blue square", "a green star")
 
 
@@ -104,9 +107,9 @@ def test_image_reward_scores_as_the_published_model_does(image_reward, pairs):
     assert np.abs(other - scores).min() > 1e-7  # and so does the prompt
 
 
-@pytest.mark.skipif(not HEAD.is_dir(), reason="the aesthetic head's real weights are not here")
+@pytest.mark.shared(PUBLISHED_HEAD)
 def test_the_aesthetic_head_of_the_real_weights_is_the_affine_map_that_its_layers_make():
-    layers = load_head(HEAD / "sac+logos+ava1-l14-linearMSE.pth")
+    layers = load_head(SHARED / PUBLISHED_HEAD)
     assert [tuple(weight.shape) for weight, _ in layers] == [(1024, 768), (128, 1024), (64, 128), (16, 64), (1, 16)]
     weight, bias = torch.eye(768, dtype=torch.float64), torch.zeros(768, dtype=torch.float64)
     for w, b in layers:
@@ -120,10 +123,22 @@ def test_the_aesthetic_head_of_the_real_weights_is_the_affine_map_that_its_layer
     assert 0 < float(expected.mean()) < 10  # ratings go from 1 to 10
 
 
-@pytest.mark.skipif(not HEAD.is_dir(), reason="the aesthetic head's real weights are not here")
-def test_the_aesthetic_judge_sees_the_picture_and_not_the_prompt(tmp_path, pairs):
+@pytest.fixture(scope="session")
+def head(tmp_path_factory) -> Path:
+    """Layers with random weights, named and shaped as the published ones."""
+    sizes, draws = (768, 1024, 128, 64, 16, 1), torch.Generator().manual_seed(0)
+    state = {}
+    for layer, (inputs, outputs) in zip((0, 2, 4, 6, 7), itertools.pairwise(sizes), strict=True):
+        state[f"layers.{layer}.weight"] = torch.randn(outputs, inputs, generator=draws) / inputs**0.5
+        state[f"layers.{layer}.bias"] = torch.randn(outputs, generator=draws)
+    path = tmp_path_factory.mktemp("judges") / "head.pth"
+    torch.save(state, path)
+    return path
+
+
+def test_the_aesthetic_judge_sees_the_picture_and_not_the_prompt(tmp_path, pairs, head):
     clip = save_clip(tmp_path / "l14", projection=768)
-    judge = AestheticJudge(str(clip), head=str(HEAD / "sac+logos+ava1-l14-linearMSE.pth"), device="cpu")
+    judge = AestheticJudge(str(clip), head=str(head), device="cpu")
     scores = judge.vote(pairs)
     features = pictures([p.image_0 for p in pairs], SIZE)
     with torch.no_grad():
@@ -173,7 +188,7 @@ def test_what_the_answers_depend_on_is_in_the_settings(clip_folder, tmp_path):
     assert all(other != one for other in others) and json.dumps(one)
 
 
-def test_a_folder_that_does_not_fit_the_judge_is_refused_in_one_line(clip_folder, hps, image_reward, tmp_path, pairs):
+def test_a_folder_that_does_not_fit_the_judge_is_refused_in_one_line(clip_folder, hps, tmp_path, pairs, head):
     def vote(kind, folder):
         return lambda: load_judge(kind, model=str(folder), device="cpu").vote(pairs)
 
@@ -187,11 +202,7 @@ def test_a_folder_that_does_not_fit_the_judge_is_refused_in_one_line(clip_folder
     (other / "config.json").write_text('{"model_type": "bert"}')
     assert "'bert'" in refusal(vote("pickscore", other))
     assert "head is not there" in refusal(lambda: load_judge("aesthetic", model=str(clip_folder)))
-    assert "768" in refusal(
-        lambda: AestheticJudge(
-            str(clip_folder), head=str(HEAD / "sac+logos+ava1-l14-linearMSE.pth"), device="cpu"
-        ).vote(pairs)
-    )
+    assert "768" in refusal(lambda: AestheticJudge(str(clip_folder), head=str(head), device="cpu").vote(pairs))
 
 
 def test_weights_with_a_tensor_missing_are_refused_rather_than_made_up(clip_folder, hps, tmp_path, pairs):

@@ -1,4 +1,4 @@
-"""Numbers computed by executing published implementations, read from ../shared/parity, and how closely to meet them."""
+"""Numbers computed by executing published implementations (data/README.md), and how closely to meet them."""
 
 import json
 from functools import cache
@@ -12,7 +12,7 @@ from palate.objectives.logit import denoising_error, logit
 from palate.objectives.safeguard import loser_scale, protected_errors
 
 ASKED: set[str] = set()  # ids of the cases that some test takes
-FOLDER = Path(__file__).resolve().parents[2] / "../shared/parity"
+FOLDER = Path(__file__).parent / "data"
 
 
 @cache
@@ -27,9 +27,7 @@ def arrays(name):
 
 
 def cases(family, *formulas, keep=lambda case: True):
-    """The cases of a family, or of some of its formulas, as parameters; a skipped one where the folder is absent."""
-    if not (FOLDER / "index.json").exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason="the numbers of ../shared/parity are not present"))]
+    """The cases of a family, or of some of its formulas, as parameters."""
     wanted = {f if "." in f else f"{family}.{f}" for f in formulas}
     chosen = [c for c in index()["cases"] if c["family"] == family and (not wanted or c["formula"] in wanted)]
     chosen = [c for c in chosen if keep(c)]

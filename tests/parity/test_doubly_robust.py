@@ -6,8 +6,8 @@ import torch
 from parity.cases import cases, check, close, dpo_logit, get, leaf, predictions
 
 from palate.data.labels import Labels
+from palate.labels.targets import conservative, dedpo, judge_only, mix, ramp, ramped
 from palate.objectives.links import sigmoid
-from palate.targets import conservative, dedpo, judge_only, mix, ramp, ramped
 
 
 def in_batch(human, pseudo, labelled, alpha):

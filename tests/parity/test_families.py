@@ -6,11 +6,11 @@ import pytest
 import torch
 from parity.cases import arrays, cases, check, close, dpo_logit, errors, get, leaf, predictions
 
+from palate.objectives.dspo import SWITCH, dspo_sd15, dspo_sdxl
+from palate.objectives.kto import balanced_offset, kto, kto_logit, mean_offset
 from palate.objectives.links import alpha_dpo, dmpo, moving_alpha, sigmoid, smoothed
 from palate.objectives.logit import logit
-from palate.objectives.odds import mapo, odds_logit, winner_error
-from palate.objectives.score import SWITCH, dspo_sd15, dspo_sdxl
-from palate.objectives.utility import balanced_offset, kto, kto_logit, mean_offset
+from palate.objectives.mapo import mapo, odds_logit, winner_error
 
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 ERRORS = ("err_w", "err_l", "ref_err_w", "ref_err_l")

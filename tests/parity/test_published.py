@@ -5,7 +5,7 @@ import torch
 from parity.cases import cases, check, close, dpo_logit, errors, get, leaf, predictions
 
 from palate.objectives.links import hinge, ipo, sigmoid
-from palate.objectives.odds import winner_error
+from palate.objectives.mapo import winner_error
 from palate.objectives.safeguard import loser_scale
 
 

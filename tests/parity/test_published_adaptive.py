@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parity.cases import FOLDER, cases, check, close, dpo_logit, get, leaf, predictions
+from parity.cases import cases, check, close, dpo_logit, get, leaf, predictions
 
 from palate.objectives.adaptive import (
     adaptive_margin,
@@ -107,7 +107,5 @@ def test_the_consistent_sign_of_ipo_is_another_loss_with_the_margin_of_the_sigmo
 
 
 def test_every_published_case_is_met_here_or_by_the_links():
-    if not FOLDER.exists():
-        pytest.skip("the numbers of ../shared/parity are not present")
     links = cases("adaptive_dpo", "18", "19", "20", "21", "diffusers_dpo.1")  # test_published.py
-    assert len(cases("adaptive_dpo")) == len(cases("adaptive_dpo", keep=weighs)) + len(links) == 47
+    assert len(cases("adaptive_dpo")) == len(cases("adaptive_dpo", keep=weighs)) + len(links)

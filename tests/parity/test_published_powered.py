@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from parity.cases import arrays, cases, get
+from parity.powered_mean import classical_mean, powered_mean
 
 from palate.data.labels import Labels
-from palate.evaluation.powered import classical_mean, powered_mean
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 
 
 def is_powered(case):

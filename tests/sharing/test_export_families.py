@@ -15,7 +15,8 @@ from tiny import PROMPTS, refusal
 
 import palate
 from palate.backbones import load_backbone
-from palate.evaluation.samples import Sampling, initial_noise
+from palate.data.samples import Sampling
+from palate.sampling.samples import initial_noise
 
 SAMPLING = Sampling(steps=2, guidance=2.0, sampler="euler")
 EXPORTED = [family for family in FAMILIES if family != "qwen-image"]  # which is sampled at 1,024 px whatever its size

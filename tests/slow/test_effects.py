@@ -14,9 +14,10 @@ import pytest
 from slow.world import BETA, correlation, make_crowd, make_lists, make_world, mean
 
 import palate
-from palate.evaluation.samples import Sampling, sample
-from palate.methods import methods
-from palate.world.dataset import SAMPLING
+from palate.data.samples import Sampling
+from palate.demos.dataset import SAMPLING
+from palate.presets import methods
+from palate.sampling.samples import sample
 from palate.world.measure import measure
 from palate.world.pictures import PROMPTS
 from palate.world.voters import true_utility

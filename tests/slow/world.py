@@ -10,11 +10,11 @@ import torch
 from palate.arithmetic import flushed_denormals
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
-from palate.evaluation.samples import load_model
+from palate.demos.dataset import make_dataset, measure_pairs
+from palate.encoding.cache import encode_pairs
 from palate.objectives.logit import denoising_error
-from palate.training.cache import encode_pairs
+from palate.sampling.samples import load_model
 from palate.training.draws import draws
-from palate.world.dataset import make_dataset, measure_pairs
 from palate.world.measure import Measurement
 from palate.world.voters import VOTERS, true_utility
 

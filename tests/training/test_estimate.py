@@ -14,7 +14,7 @@ from tiny import refusal
 
 import palate
 from palate.backbones import load_backbone
-from palate.training.config import load_config
+from palate.run.load import load_config
 from palate.training.encode import encode
 from palate.training.estimate import GIB, estimate_memory
 
@@ -39,7 +39,7 @@ import sys, torch, peft.tuners.lora.bnb, psutil
 from accelerate import Accelerator
 from palate.backbones import load_backbone
 from palate.training.assemble import make_any_policy
-from palate.training.config import load_config
+from palate.run.load import load_config
 from palate.training.estimate import estimate_memory, measure_step
 config = load_config(eval(sys.argv[1]))
 backbone = load_backbone(config.pretrained_model_name_or_path)

@@ -7,8 +7,9 @@ from families_flow import make_flux, make_flux2_klein, make_pixart, make_sana, m
 from tiny import make_labelled_dataset, make_pipeline, refusal
 
 from palate.backbones import load_backbone
-from palate.evaluation.samples import Sampling, sample
-from palate.training.loop import train
+from palate.data.samples import Sampling
+from palate.sampling.samples import sample
+from palate.training.train import train
 
 FAMILIES = {
     "sd3": make_sd3,

@@ -11,10 +11,10 @@ from training.test_train import settings
 import palate
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
-from palate.training.config import load_config
-from palate.training.labels import folds_of, prepare_rows
+from palate.labels.votes import folds_of, prepare_rows
+from palate.run.load import load_config
+from palate.run.votes_used import save_votes_used, votes_used
 from palate.training.snapshots import MinorityRecord
-from palate.training.votes_used import save_votes_used, votes_used
 
 LORA = {"rank": 4}
 

@@ -12,23 +12,24 @@ from tiny import make_labelled_dataset
 from palate.backbones import load_backbone
 from palate.cli.annotate import main
 from palate.data.dataset import PreferenceDataset
+from palate.demos.dataset import make_dataset
 from palate.errors import PalateError
 from palate.judges.annotate import annotate
-from palate.judges.base import Pair, load_judge
+from palate.judges.base import Pair
 from palate.judges.weights import content_hash
+from palate.labels.votes import folds_of
+from palate.network.model import load_trained
 from palate.objectives.logit import denoising_error, logit
+from palate.run.votes_used import FILE, votes_used
 from palate.training.draws import draws
-from palate.training.labels import folds_of
-from palate.training.loop import train
-from palate.training.model import load_trained
+from palate.training.implicit_judge import load_any_judge
 from palate.training.self_judge import mean_of_unseen, seen_by
-from palate.training.votes_used import FILE, votes_used
-from palate.world.dataset import make_dataset
+from palate.training.train import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, pipeline_folder):
-    from palate.training.config import load_config
+    from palate.run.load import load_config
 
     folder = tmp_path_factory.mktemp("runs")
     dataset = make_labelled_dataset(folder / "data", pairs=8, labelled=8)
@@ -49,7 +50,7 @@ def pairs_of(dataset, count: int) -> list[Pair]:
 def test_the_difference_of_scores_is_the_logit_averaged_over_draws(run):
     folder, dataset, config = run
     pairs = pairs_of(dataset, 3)
-    scores = load_judge(f"self:{folder}", draws=2, seed=5, in_sample=True, device="cpu").vote(pairs)
+    scores = load_any_judge(f"self:{folder}", draws=2, seed=5, in_sample=True, device="cpu").vote(pairs)
     base, other = (load_backbone(config.pretrained_model_name_or_path) for _ in range(2))
     policy = load_trained(other, folder / "model").eval()
     reference = base.network.eval()
@@ -84,7 +85,7 @@ def test_the_difference_of_scores_is_the_logit_averaged_over_draws(run):
 def test_swapping_mirrors_and_batches_do_not_matter(run):
     folder, dataset, _ = run
     pairs = pairs_of(dataset, 4)
-    judge = load_judge(f"self:{folder}", draws=2, in_sample=True, device="cpu")
+    judge = load_any_judge(f"self:{folder}", draws=2, in_sample=True, device="cpu")
     scores = judge.vote(pairs)
     np.testing.assert_allclose(judge.vote([pair.swapped() for pair in pairs]), scores[:, ::-1], atol=1e-5)
     np.testing.assert_allclose(np.concatenate([judge.vote([pair]) for pair in pairs]), scores, atol=1e-5)
@@ -98,15 +99,15 @@ def test_it_votes_under_the_name_of_its_run_on_no_pair_whose_human_vote_it_was_t
     assert "8 left out, its training saw their human votes" in capsys.readouterr().out
     settings = {"draws": 1, "device": "cpu", "in_sample": True}
     with pytest.raises(PalateError, match="--name"):  # votes of another kind under the same id would be averaged
-        annotate(dataset, f"self:{folder}", settings=settings)
-    report = annotate(dataset, f"self:{folder}", settings=settings, annotator="all of them")
+        annotate(dataset, f"self:{folder}", load=load_any_judge, settings=settings)
+    report = annotate(dataset, f"self:{folder}", load=load_any_judge, settings=settings, annotator="all of them")
     assert (report.votes, report.in_sample) == (24, 0)
 
 
 def test_where_nothing_is_left_to_judge_the_remedy_is_told(run):
     folder, dataset, _ = run
     with pytest.raises(PalateError, match=r"all 8 pairs .*self:CONFIG.yaml.*in_sample=true"):
-        annotate(dataset, f"self:{folder}", settings={"device": "cpu"})
+        annotate(dataset, f"self:{folder}", load=load_any_judge, settings={"device": "cpu"})
 
 
 def test_a_run_that_does_not_say_what_it_saw_is_no_judge_until_its_command_says_it(run, dataset):
@@ -114,7 +115,7 @@ def test_a_run_that_does_not_say_what_it_saw_is_no_judge_until_its_command_says_
     said = (folder / FILE).read_bytes()
     (folder / FILE).unlink()
     with pytest.raises(PalateError, match="does not say which human votes"):
-        annotate(dataset, f"self:{folder}", settings={"device": "cpu"})
+        annotate(dataset, f"self:{folder}", load=load_any_judge, settings={"device": "cpu"})
     before = content_hash(folder / "model")
     train(config)
     assert (folder / FILE).read_bytes() == said and content_hash(folder / "model") == before
@@ -122,20 +123,20 @@ def test_a_run_that_does_not_say_what_it_saw_is_no_judge_until_its_command_says_
 
 def test_other_draws_or_another_seed_are_another_judge(run):
     folder, _, config = run
-    one = load_judge(f"self:{folder}", device="cpu").settings
+    one = load_any_judge(f"self:{folder}", device="cpu").settings
     assert one["beta"] == config.beta
     others = [
-        load_judge(f"self:{folder}", **other).settings for other in ({"draws": 3}, {"seed": 1}, {"in_sample": True})
+        load_any_judge(f"self:{folder}", **other).settings for other in ({"draws": 3}, {"seed": 1}, {"in_sample": True})
     ]
     assert one not in others
 
 
 def test_a_folder_that_is_no_finished_run_is_one_clear_line(tmp_path, run):
     with pytest.raises(PalateError, match="not a finished run"):
-        load_judge(f"self:{tmp_path}")
+        load_any_judge(f"self:{tmp_path}")
     folder, _, _ = run
     with pytest.raises(PalateError, match="at least 1"):
-        load_judge(f"self:{folder}", draws=0)
+        load_any_judge(f"self:{folder}", draws=0)
 
 
 def test_the_mean_is_over_those_who_did_not_see_the_pair():
@@ -181,7 +182,7 @@ def judged(tmp_path_factory):
     """A small world with the votes of fold runs on all of its pairs."""
     folder = tmp_path_factory.mktemp("world")
     dataset, labelled = small_world(folder, make_dataset(folder / "whole", pairs=12))
-    report = annotate(dataset, f"self:{configured(folder, dataset)}", settings=SETTINGS)
+    report = annotate(dataset, f"self:{configured(folder, dataset)}", load=load_any_judge, settings=SETTINGS)
     assert (report.annotator, report.votes, report.in_sample) == ("self:run", 12, 0)
     return folder, dataset, labelled
 
@@ -190,7 +191,7 @@ def test_no_vote_on_a_pair_depends_on_its_own_human_vote(judged, tmp_path):
     """Turn one human vote around and train the folds again: its own pair's vote stays, those of the other fold change."""
     folder, dataset, labelled = judged
     turned, _ = small_world(tmp_path, dataset, turned=labelled[:1])
-    annotate(turned, f"self:{configured(tmp_path, turned)}", settings=SETTINGS)
+    annotate(turned, f"self:{configured(tmp_path, turned)}", load=load_any_judge, settings=SETTINGS)
     before, after = votes_of(dataset, "self:run"), votes_of(turned, "self:run")
     same = {pair for pair in before if before[pair]["score_0"] == after[pair]["score_0"]}
     prompts = dict(zip(*dataset.pairs(columns=["pair_id", "prompt"]).to_pydict().values(), strict=True))
@@ -206,7 +207,7 @@ def test_a_pair_without_a_human_vote_is_judged_by_the_mean_of_all_folds(judged):
     first, second = (votes_used(fold) for fold in folds)
     assert not first & second and first | second == set(labelled)
     pairs = pairs_of(dataset, 12)
-    judges = [load_judge(f"self:{fold}", in_sample=True, **SETTINGS) for fold in folds]
+    judges = [load_any_judge(f"self:{fold}", in_sample=True, **SETTINGS) for fold in folds]
     scores = [np.concatenate([judge.vote(pairs[:8]), judge.vote(pairs[8:])]) for judge in judges]  # as annotate asks
     assert np.abs(scores[0] - scores[1]).max() > 1e-3
     for pair, one, other in zip(pairs, *scores, strict=True):
@@ -217,26 +218,26 @@ def test_a_pair_without_a_human_vote_is_judged_by_the_mean_of_all_folds(judged):
 def test_fold_runs_are_trained_once_and_go_on_where_they_were_interrupted(judged):
     folder, dataset, _ = judged
     path, run = folder / "config.yaml", folder / "run"
-    by_configuration, by_run = load_judge(f"self:{path}", **SETTINGS), load_judge(f"self:{run}", **SETTINGS)
+    by_configuration, by_run = load_any_judge(f"self:{path}", **SETTINGS), load_any_judge(f"self:{run}", **SETTINGS)
     assert by_configuration.settings == by_run.settings and by_run.annotator == "self:run"
     assert (
-        annotate(dataset, f"self:{run}", settings=SETTINGS).already_voted == 12
+        annotate(dataset, f"self:{run}", load=load_any_judge, settings=SETTINGS).already_voted == 12
     )  # the same judge under another address
     weights = run / "self-judge/fold-1/model/pytorch_lora_weights.safetensors"
     before, untouched = weights.read_bytes(), (run / "self-judge/fold-0/metrics.jsonl").stat().st_mtime_ns
     shutil.rmtree(weights.parent)
     with pytest.raises(PalateError, match="fold-1: this fold run is not finished"):
-        load_judge(f"self:{run}")
-    assert load_judge(f"self:{path}", **SETTINGS).settings == by_run.settings and weights.read_bytes() == before
+        load_any_judge(f"self:{run}")
+    assert load_any_judge(f"self:{path}", **SETTINGS).settings == by_run.settings and weights.read_bytes() == before
     assert (run / "self-judge/fold-0/metrics.jsonl").stat().st_mtime_ns == untouched
     with pytest.raises(PalateError, match="beta: 500.0 there, 50.0 here"):
-        load_judge(f"self:{configured(folder, dataset, beta=50.0)}")
+        load_any_judge(f"self:{configured(folder, dataset, beta=50.0)}")
     configured(folder, dataset)
 
 
 def test_a_configuration_without_pairs_or_a_denoiser_has_no_folds(judged, tmp_path):
     _, dataset, _ = judged
     with pytest.raises(PalateError, match="source: images"):
-        load_judge(f"self:{configured(tmp_path, dataset, method='kto')}")
+        load_any_judge(f"self:{configured(tmp_path, dataset, method='kto')}")
     with pytest.raises(PalateError, match="in_sample is for votes of a finished run"):
-        load_judge(f"self:{configured(tmp_path, dataset)}", in_sample=True)
+        load_any_judge(f"self:{configured(tmp_path, dataset)}", in_sample=True)

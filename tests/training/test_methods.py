@@ -11,10 +11,10 @@ from training.test_train import settings
 import palate
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
-from palate.methods import methods
-from palate.training.config import load_config
-from palate.training.labels import prepare_rows
-from palate.training.metrics import MetricsLog
+from palate.labels.votes import prepare_rows
+from palate.presets import methods
+from palate.run.load import load_config
+from palate.run.metrics import MetricsLog
 
 NEEDS_JUDGE = {"mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo"}
 REWARD = {"tailorpo", "spo"}

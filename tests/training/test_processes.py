@@ -10,34 +10,36 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from many_runs import environment, farthest, run_in_two, spoilt
+from many_runs import BETA, ROUNDING, apart, distance, environment, run_in_two, spoilt
 from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
 import palate
+from palate import distributed
+from palate.distributed import counts
+from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
-from palate.training import distributed
-from palate.training.cache import EncodedPairs
-from palate.training.checkpoint import checkpoints
-from palate.training.config import load_config, save_config
-from palate.training.distributed import counts
-from palate.training.launch import _work
-from palate.training.metrics import read_metrics
+from palate.run.checkpoint import checkpoints
+from palate.run.load import load_config, save_config
+from palate.run.metrics import read_metrics
 from palate.training.spikes import Spike, read_spikes
+from palate.training.worker import work
 
 LORA = {"lora": {"rank": 4}}
+RATE = 1e-3
 FSDP2 = {"parallel": "fsdp2"}
 DEDPO = {"method": "dedpo", "judge": "bright", "correction": "none"}
-# Four of five pairs are labelled, so that both processes have some. Small steps: its statistics enlarge rounding a
-# hundredfold, in one process as in two.
+# Four of five pairs are labelled, so that both processes have some.
 TOGETHER = DEDPO | {
-    "adaptive": True, "adaptive_memory": True, "safeguard": 0.5, "safeguard_mode": "batch", "labelled_per_batch": 4, "learning_rate": 3e-5,
+    "adaptive": True, "adaptive_memory": True, "safeguard": 0.5, "safeguard_mode": "batch", "labelled_per_batch": 4,
 }  # fmt: skip
 CASES = {
     "lora": LORA, "full": {}, "together": TOGETHER,
     "lora in shards": LORA | FSDP2, "full in shards": FSDP2, "together in shards": TOGETHER | FSDP2,
 }  # fmt: skip
 HALVES = {"from 1 to 2": ({}, FSDP2), "from 2 to 1": (FSDP2, {}), "from 2 to 1, lora": (LORA, LORA)}
+# Margins over their spread in the batch, which is small while the model is near its reference: a rounding counts tenfold.
+ENLARGED = 10
 MORE = {
     "amapo": {"amapo": True},
     "alpha-dpo": {"method": "alpha-dpo", "link": "alpha-dpo"},
@@ -69,12 +71,16 @@ def settings(folder: Path, name: str, **changes) -> dict:
     """Two micro-batches of 5 rows a step: 3 of each for one process, 2 for the other."""
     return {
         "pretrained_model_name_or_path": str(folder / "pipeline"), "dataset": str(folder / "data"), "output_dir": str(folder / name.replace(" ", "-")),
-        "beta": 500.0, "learning_rate": 1e-3, "train_batch_size": 5, "gradient_accumulation_steps": 2, "max_train_steps": 4, "checkpointing_steps": 2,
-        "report_to": "none", "adam_epsilon": 1e-6, **changes,
+        "beta": BETA, "learning_rate": RATE, "train_batch_size": 5, "gradient_accumulation_steps": 2, "max_train_steps": 4, "checkpointing_steps": 2,
+        "report_to": "none", "adam_epsilon": 1e-2, **changes,
     }  # fmt: skip
 
 
-def assert_same_metrics(run: Path, other: Path) -> None:
+def bound(name: str) -> float:
+    return ROUNDING * (ENLARGED if "together" in name else 1)
+
+
+def assert_same_metrics(run: Path, other: Path, rounding: float) -> None:
     one, two = read_metrics(run), read_metrics(other)
     assert [line.keys() for line in one] == [line.keys() for line in two]
     for name in (
@@ -87,9 +93,9 @@ def assert_same_metrics(run: Path, other: Path) -> None:
         "lambda/mean",
     ):
         values = [[line.get(name, 0.0) for line in lines] for lines in (one, two)]
-        np.testing.assert_allclose(*values, rtol=5e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(*values, rtol=10 * rounding, atol=rounding, err_msg=name)
     for name, value in one[0].items():  # nothing has enlarged a rounding yet
-        assert two[0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert two[0][name] == pytest.approx(value, rel=ROUNDING, abs=1e-6), name
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,8 +135,8 @@ def runs(folder) -> Path:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_end_where_one_does(name, runs):
     one, two = (runs / f"{name} {n}".replace(" ", "-") for n in (1, 2))
-    assert farthest(one, two) <= 1e-5
-    assert_same_metrics(one, two)
+    assert apart(one, two) <= bound(name)
+    assert_same_metrics(one, two, bound(name))
     if "together" in name:  # the running means of all processes' pairs
         draws = [load_file(checkpoints(run)[-1] / "beside.safetensors")["minority.draws"] for run in (one, two)]
         assert torch.equal(*draws) and draws[0].sum() == 4 * 2 * 4
@@ -143,7 +149,8 @@ def test_both_write_the_same_files_for_diffusers(name, runs):
     assert files and files == [file.relative_to(two) for file in two.rglob("*.safetensors")]
     first, second = (load_file(path / files[0]) for path in (one, two))
     assert {key: tensor.shape for key, tensor in first.items()} == {key: tensor.shape for key, tensor in second.items()}
-    assert max((first[key] - second[key]).abs().max().item() for key in first) <= 1e-5
+    way = distance(*(load_file(checkpoints(runs / one.parent)[i] / "weights.safetensors") for i in (0, -1)))
+    assert distance(first, second) <= bound(name) * way
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -151,7 +158,7 @@ def test_a_run_goes_on_with_another_number_of_processes(name, runs):
     whole = runs / ("lora-1" if "lora" in name else "full-1")
     other = runs / name.replace(" ", "-")
     assert [path.name for path in checkpoints(other)] == ["step-000002", "step-000004"]
-    assert farthest(whole, other) <= 1e-5
+    assert apart(whole, other) <= ROUNDING
     moments = [
         torch.load(checkpoints(run)[-1] / "optimizer.pt", weights_only=True)["optimizer"]["state"]
         for run in (whole, other)
@@ -195,11 +202,9 @@ def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder, mon
         palate.train(settings(folder, "rolled back 1", **back))
     two.append((settings(folder, "rolled back 2", **back), "p005"))
     run_in_two(folder, two)
-    far = {
-        name: farthest(*(folder / f"{name} {n}".replace(" ", "-") for n in (1, 2))) for name in (*MORE, "rolled back")
-    }
-    far["few"] = farthest(folder / "shared-in-shards-1", folder / "few/shared-in-shards-2")
-    assert {name: distance for name, distance in far.items() if not distance <= 2e-5} == {}
+    far = {name: apart(*(folder / f"{name} {n}".replace(" ", "-") for n in (1, 2))) for name in (*MORE, "rolled back")}
+    far["few"] = apart(folder / "shared-in-shards-1", folder / "few/shared-in-shards-2")
+    assert {name: way for name, way in far.items() if not way <= bound(name)} == {}
     lines = [read_spikes(folder / f"rolled-back-{n}") for n in (1, 2)]
     assert lines[0] == lines[1] and lines[0][0]["pairs"] == ["p005"]
     assert 0 < len(read_metrics(folder / "rolled-back-2")) < 6
@@ -241,7 +246,7 @@ def test_torchrun_and_accelerate_start_it_too(folder):
             [sys.executable, "-m", *launcher, *command], env=environment(), capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert farthest(folder / "alone", folder / name) <= 1e-5
+        assert apart(folder / "alone", folder / name) <= ROUNDING
         assert done.stdout.count("train: done") == 1
 
 
@@ -292,7 +297,7 @@ def test_what_cannot_be_spread_is_refused_with_the_reason(changes, reason, folde
 
 
 def test_the_rows_of_a_batch_are_dealt_out_evenly(monkeypatch):
-    monkeypatch.setattr("palate.training.distributed.processes", lambda: 4)
+    monkeypatch.setattr("palate.distributed.processes", lambda: 4)
     assert [counts(rows) for rows in (4, 5, 7, 8)] == [[1, 1, 1, 1], [2, 1, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]]
 
 
@@ -301,9 +306,9 @@ def test_every_kind_of_refusal_in_a_process_is_told_as_one(folder, monkeypatch):
         raise Spike(3, "the loss is not a number", ["p1"])
 
     save_config(load_config(settings(folder, "never")), folder / "spiked.yaml")
-    monkeypatch.setattr("palate.training.loop.train", spiked)
+    monkeypatch.setattr("palate.training.loop.train_in_this_process", spiked)
     with pytest.raises(PalateError, match="step 3") as told:
-        _work(str(folder / "spiked.yaml"), "palate train")
+        work(str(folder / "spiked.yaml"), "palate train")
     assert type(told.value) is PalateError  # whose name the process that started this one looks for
 
 

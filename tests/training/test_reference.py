@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tiny import make_pipeline, refusal
 
 import palate
+from palate.addresses import address
 from palate.cli.encode import main
 from palate.data.dataset import PreferenceDataset
-from palate.training.draws import address
 from palate.training.encode import encode, plan
-from palate.training.precomputed import PrecomputedErrors
+from palate.training.precomputed import ReferenceErrors
 
 LORA = {"rank": 4}
 
@@ -87,6 +87,49 @@ def test_one_table_serves_methods_strengths_and_seeds(pipeline_folder, dataset, 
         assert palate.train(config).metrics[0]["rewards/margins"] == 0.0
 
 
+def test_a_run_that_shares_reads_what_encode_computed_and_adds_the_rest_to_the_same_folder(
+    pipeline_folder, dataset, tmp_path, monkeypatch
+):
+    from palate.training.networks import Networks
+
+    asked, computed = [], Networks.reference_errors
+    monkeypatch.setattr(Networks, "reference_errors", lambda *given: asked.append(given) or computed(*given))
+    same = dict(PRECOMPUTED, prompt_dropout=0.3)
+    whole = palate.train(settings(pipeline_folder, dataset, tmp_path / "computed", **same))
+    steps = len(asked)
+    encode(settings(pipeline_folder, dataset, "unused", **same | {"reference_draws": 1}))
+    asked.clear()
+    first = palate.train(settings(pipeline_folder, dataset, tmp_path / "first", share_reference=True, **same))
+    assert 0 < len(asked) < steps  # the second draws alone, and where one of them is in a batch
+    asked.clear()
+    second = palate.train(settings(pipeline_folder, dataset, tmp_path / "second", share_reference=True, **same))
+    assert not asked
+    for run in (first, second):
+        assert weights_of(run, 8).keys() and whole.metrics == run.metrics
+        assert all(torch.equal(value, weights_of(run, 8)[name]) for name, value in weights_of(whole, 8).items())
+    (folder,) = Path(dataset.path).glob("cache/*/reference-*")
+    assert {path.name for path in folder.iterdir()} == {"settings.json", "errors.safetensors", "visited.safetensors"}
+    kept = load_file(folder / "visited.safetensors")
+    assert len(kept["pair"]) == len(set(zip(kept["pair"].tolist(), kept["draw"].tolist(), strict=True)))
+    known = {tuple(place) for place in torch.stack([kept["pair"], kept["draw"]], 1).tolist() if place[1] == 1}
+    assert encode(settings(pipeline_folder, dataset, "unused", **same))["computed"] == 24 - len(known) < 24
+
+
+def weights_of(run, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run.path / f"checkpoints/step-{step:06}/weights.safetensors")
+
+
+def test_runs_share_errors_of_one_arithmetic_alone_and_files_of_before_are_left(pipeline_folder, dataset, tmp_path):
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "one", share_reference=True))
+    (folder,) = Path(dataset.path).glob("cache/*/reference-*")
+    old = folder.parent / "reference-0123456789abcdef.parquet"
+    old.write_bytes(b"of an older palate")
+    before = (folder / "visited.safetensors").read_bytes()
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "half", share_reference=True, mixed_precision="bf16"))
+    assert len(list(folder.parent.glob("reference-*/visited.safetensors"))) == 2
+    assert (folder / "visited.safetensors").read_bytes() == before and old.exists()
+
+
 def test_draws_come_round_and_depend_on_the_seed_of_draws_alone(pipeline_folder, dataset, tmp_path):
     from palate.training.sources import draws as made
 
@@ -122,16 +165,16 @@ def test_encoding_that_was_interrupted_goes_on_and_grows(pipeline_folder, datase
     assert len(list(folder.glob("part-*"))) == 3 and not (folder / "errors.safetensors").exists()
     assert plan(config, 2) == {"pairs": 24, "to encode": 0, "draws": 2, "to compute": 24}
     assert encode(config, reference_draws=2)["computed"] == 24 and not list(folder.glob("part-*"))
-    two = PrecomputedErrors(folder)
+    two = ReferenceErrors(folder)
     ids = [f"p{i:03}" for i in range(24)]
     assert encode(config, reference_draws=3)["computed"] == 24  # the third draw alone
-    assert encode(config, reference_draws=2)["computed"] == 0 and PrecomputedErrors(folder).draws == 3
-    three = PrecomputedErrors(folder)
+    assert encode(config, reference_draws=2)["computed"] == 0 and ReferenceErrors(folder).draws == 3
+    three = ReferenceErrors(folder)
     for draw in (0, 1):
         assert torch.equal(two.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24))
     shutil.rmtree(folder)
     encode(config, reference_draws=3)
-    whole = PrecomputedErrors(folder)
+    whole = ReferenceErrors(folder)
     assert all(torch.equal(whole.lookup(ids, [draw] * 24), three.lookup(ids, [draw] * 24)) for draw in (0, 1, 2))
 
 
@@ -169,7 +212,7 @@ def test_the_table_is_memory_mapped_and_finds_pairs_by_their_address(tmp_path):
     errors = np.random.default_rng(0).random((len(ids), 4, 2), dtype=np.float32)
     _write(tmp_path / "errors.safetensors", ids, errors)
     (tmp_path / "settings.json").write_text(json.dumps({"batch_size": 4}))
-    table = PrecomputedErrors(tmp_path)
+    table = ReferenceErrors(tmp_path)
     assert str(tmp_path / "errors.safetensors") in Path("/proc/self/maps").read_text()
     chosen = [5, 99_999, 0, 31_337]
     found = table.lookup([ids[i] for i in chosen], [3, 0, 1, 2])

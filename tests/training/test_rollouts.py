@@ -1,6 +1,7 @@
 """Pairs of next steps from one shared x_t: who wins, that they can be reached from there, and that all is addressed."""
 
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from scipy import stats
 from tiny import PROMPTS
 
 from palate.backbones import load_backbone
+from palate.backbones.guidance import guided_prediction
 from palate.backbones.trajectories import step_distribution, step_regression, x0_and_noise
 from palate.errors import PalateError
 from palate.judges.rewards import load_reward
 from palate.objectives.logit import denoising_error
-from palate.training.rollouts import StepPairs, collect_step_pairs, guided_prediction
+from palate.training.rollouts import StepPairs, collect_step_pairs
 
 QUICK = {"steps": 5, "first_step": 2, "candidates": 3, "guidance": 3.0, "threshold": 0.0}
 
@@ -249,7 +251,8 @@ def test_guidance_is_the_formula_and_one_forward_at_1(backbone, pairs):
         return (0.1 * noisy + embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1),)
 
     def at(guidance):
-        return guided_prediction(backbone, counted, pairs.noisy, pairs.timestep, conditioning, unconditional, guidance)
+        predict = partial(backbone.predict, counted)
+        return guided_prediction(predict, pairs.noisy, pairs.timestep, conditioning, unconditional, guidance)
 
     given, without = at(1), at(0)
     assert calls == [9, 18]
@@ -264,9 +267,8 @@ def test_guided_predictions_carry_gradients_through_both_branches(backbone):
     def network(noisy, timestep, embedding, return_dict):
         return (scale * (1 + embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1)) * noisy,)
 
-    prediction = guided_prediction(
-        backbone, network, torch.ones(1, 1, 2, 2), torch.tensor([5]), conditioning, unconditional, 5.0
-    )
+    predict = partial(backbone.predict, network)
+    prediction = guided_prediction(predict, torch.ones(1, 1, 2, 2), torch.tensor([5]), conditioning, unconditional, 5.0)
     assert prediction.mean().item() == pytest.approx(1 + 5 * (2 - 1))
     prediction.mean().backward()
     assert scale.grad.item() == pytest.approx(6)  # without: 1, given: 2

@@ -13,11 +13,11 @@ from training.test_train import settings
 
 from palate.backbones import load_backbone
 from palate.data.dataset import PreferenceDataset
+from palate.encoding.cache import encode_pairs
+from palate.labels.votes import prepare_rows
 from palate.objectives.losses import HUBER_WIDTH, LOSSES
+from palate.run.load import load_config
 from palate.training.assemble import Parts, assemble
-from palate.training.cache import encode_pairs
-from palate.training.config import load_config
-from palate.training.labels import prepare_rows
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tiny import make_labelled_dataset, refusal
 
 import palate
-from palate.training.cache import EncodedPairs
-from palate.training.config import TrainConfig
+from palate.encoding.cache import EncodedPairs
+from palate.run.config import TrainConfig
 from palate.training.spikes import FEWEST, WINDOW, Spike, Spikes, _write_down, forget_spikes
 from palate.training.step import Stepper
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny import make_labelled_dataset
 
 from palate.training.encode import encode
-from palate.training.loop import train
+from palate.training.train import train
 
 FAMILIES = {
     "sdxl": make_sdxl, "sd3": make_sd3, "flux": make_flux, "pixart": make_pixart, "sana": make_sana, "qwen": make_qwen_image,

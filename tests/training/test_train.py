@@ -19,12 +19,12 @@ from tiny import make_labelled_dataset
 import palate
 from palate.backbones import load_backbone
 from palate.errors import PalateError
+from palate.labels.votes import prepare_rows
+from palate.network.model import load_trained
+from palate.network.precision import hold_frozen
+from palate.run.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
+from palate.run.load import load_config
 from palate.training.assemble import assemble, make_any_policy
-from palate.training.checkpoint import State, checkpoints, load_newest_checkpoint, save_checkpoint
-from palate.training.config import load_config
-from palate.training.labels import prepare_rows
-from palate.training.model import ENCODERS, load_trained
-from palate.training.precision import hold_frozen
 
 
 def settings(pipeline_folder: Path, dataset, output_dir: Path, **changes) -> dict:
@@ -93,7 +93,7 @@ def test_a_resumed_run_equals_one_never_stopped_to_the_last_bit(changes, pipelin
     whole = palate.train(
         settings(pipeline_folder, dataset, tmp_path / "whole", lr_scheduler="linear", max_train_steps=6, **changes)
     )
-    for shared in Path(dataset.path).glob("cache/*/reference-*.parquet"):
+    for shared in Path(dataset.path).glob("cache/*/reference-*/visited.safetensors"):
         shared.unlink()
     interrupt_after(
         4, settings(pipeline_folder, dataset, tmp_path / "halves", lr_scheduler="linear", max_train_steps=6, **changes)
@@ -143,7 +143,7 @@ def test_shared_reference_errors_do_not_change_the_run(pipeline_folder, dataset,
         palate.train(settings(pipeline_folder, dataset, tmp_path / f"shared-{i}", share_reference=True)) for i in (0, 1)
     ]
     assert plain.metrics == shared[0].metrics == shared[1].metrics
-    assert list(Path(dataset.path).glob("cache/*/reference-*.parquet"))
+    assert list(Path(dataset.path).glob("cache/*/reference-*/visited.safetensors"))
 
 
 def test_training_on_a_full_cache_loads_neither_vae_nor_text_encoder(pipeline_folder, dataset, tmp_path, monkeypatch):
@@ -238,14 +238,55 @@ def test_a_run_whose_rows_changed_does_not_go_on_as_the_same(pipeline_folder, da
     palate.train(config, max_train_steps=2, output_dir=str(tmp_path / "other"))
 
 
-def test_a_prolonged_run_says_that_its_schedule_was_another(pipeline_folder, dataset, tmp_path, capsys):
-    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler="linear")
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_prolonged_run_has_the_rates_of_one_that_was_that_long(schedule, pipeline_folder, dataset, tmp_path, capsys):
+    """The steps after the first end, and not those before, are what the long run's are; and this is said."""
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler=schedule)
+    config["lr_warmup_steps"] = 1
+    palate.train(config)
+    assert "max_train_steps was" not in capsys.readouterr().out
+    prolonged = [line["learning_rate"] for line in palate.train(config, max_train_steps=5).metrics]
+    told = capsys.readouterr().out
+    assert "max_train_steps was 2 before. From step 2 on the learning rates: those of a run of 5 steps" in told
+    whole = palate.train(config | {"output_dir": str(tmp_path / "whole"), "max_train_steps": 5}).metrics
+    whole = [line["learning_rate"] for line in whole]
+    assert prolonged[2:] == whole[2:] and min(whole[1:]) > 0
+    assert prolonged[0] == whole[0] == 0  # the warm-up, which does not depend on the length
+    capsys.readouterr()
+    shorter = palate.train(config, max_train_steps=3)
+    assert "5 steps were taken already, more than max_train_steps: 3" in capsys.readouterr().out
+    assert len(shorter.metrics) == 5
+
+
+def test_the_ramp_of_a_prolonged_run_is_that_of_one_that_was_that_long(
+    pipeline_folder, dataset, tmp_path, capsys, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("palate.training.pair_weights.ramp", lambda step, steps: asked.append((step, steps)) or 0.5)
+    options = {"max_train_steps": 2, "method": "doubly-robust", "judge": "bright", "correction": "none"}
+    config = settings(pipeline_folder, dataset, tmp_path / "run", **options)
+    palate.train(config)
+    palate.train(config, max_train_steps=4)
+    assert "From step 2 on the ramp: those of a run of 4 steps" in capsys.readouterr().out
+    assert set(asked) == {(0, 2), (1, 2), (2, 4), (3, 4)}
+
+
+def test_a_prolonged_run_with_a_constant_rate_has_nothing_to_say(pipeline_folder, dataset, tmp_path, capsys):
+    config = settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=2, lr_scheduler="constant")
     palate.train(config)
     palate.train(config, max_train_steps=3)
-    assert "max_train_steps was 2 before" in capsys.readouterr().out
-    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")})
-    palate.train(config | {"lr_scheduler": "constant", "output_dir": str(tmp_path / "constant")}, max_train_steps=3)
-    assert "max_train_steps was" not in capsys.readouterr().out
+    assert "max_train_steps" not in capsys.readouterr().out
+
+
+def test_where_nobody_watches_training_tells_its_progress_in_lines(
+    pipeline_folder, dataset, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("palate.progress.SOONEST", 0.0)
+    run = palate.train(settings(pipeline_folder, dataset, tmp_path / "run", max_train_steps=3))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training run: ")]
+    loss, accuracy = run.metrics[0]["loss"], run.metrics[0]["rewards/accuracies"]
+    assert lines[0].startswith(f"training run: 1 of 3 (33 %), loss {loss:.3g}, accuracy {accuracy:.3g}, ")
+    assert " s a step, " in lines[0] and lines[0].endswith(" left") and lines[-1].startswith("training run: 3 of 3, in")
 
 
 def test_a_classifier_is_made_without_loading_the_denoiser(pipeline_folder):
@@ -383,7 +424,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(pipeline_folder, datase
 
 
 def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkeypatch):
-    import palate.training.cache as cache
+    import palate.encoding.cache as cache
 
     monkeypatch.setattr(cache, "SHARD", 4)
     dataset = make_labelled_dataset(tmp_path / "data", pairs=12, labelled=12)
@@ -419,7 +460,7 @@ def test_encoders_are_let_go_of_and_load_again_where_one_is_asked_for(pipeline_f
     before = backbone.encode_prompts(["a"])["embeddings"]
     assert "text_encoder" in vars(backbone)
     assemble(config, dataset, backbone, prepare_rows(dataset, config), Accelerator(), tmp_path)  # encodes all pairs
-    assert not set(ENCODERS) & vars(backbone).keys()
+    assert not {"vae", "text_encoder"} & vars(backbone).keys()
     assert torch.equal(backbone.encode_prompts(["a"])["embeddings"], before)
 
 
@@ -433,7 +474,7 @@ def test_frozen_weights_reach_the_device_in_half_precision(pipeline_folder, data
         held.append({parameter.device.type for parameter in network.parameters()})
         hold_frozen(network, dtype)
 
-    monkeypatch.setattr("palate.training.model.hold_frozen", hold)
+    monkeypatch.setattr("palate.network.model.hold_frozen", hold)
     policy = make_any_policy(backbone, config)
     assert held == [{"cpu"}] and {parameter.device.type for parameter in policy.network.parameters()} == {"meta"}
     assert backbone.device == torch.device("meta")

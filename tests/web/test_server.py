@@ -9,9 +9,10 @@ from data.conftest import encoded
 from scipy.stats import binomtest
 from web.served import People
 
+from palate.data.database import connect
 from palate.data.dataset import PreferenceDataset
 from palate.data.queue import open_views
-from palate.data.store import live_votes
+from palate.data.store import live_votes, open_store
 from palate.errors import PalateError
 from palate.web import tokens
 from palate.web.overview import share
@@ -78,6 +79,14 @@ def test_a_changed_token_another_secret_and_another_role_do_not_pass(people):
 def test_a_person_who_was_taken_off_the_list_is_told_so(people):
     answer = people.client("chen").get("/api/session")
     assert answer.status_code == 401 and "chen is not among" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("days", [1, 40, 4_000])
+def test_a_clock_that_is_set_back_expires_no_link(people, monkeypatch, days):
+    token, now = make_token(people.secret, "ana", "rater"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - days * 86_400)
+    assert read_token(people.secret, token, 30) == ("rater", "ana")
+    assert people.client(token=token).get("/api/session").status_code == 200
 
 
 def test_an_expired_link_says_that_it_expired(people, monkeypatch):
@@ -281,3 +290,22 @@ def test_a_vote_is_only_said_to_be_saved_when_its_commit_went_well(people):
     sa.event.remove(people.engine, "commit", fail)
     assert live_votes(people.engine) == []
     assert client.post("/api/votes", json=vote()).json()["new"] is True
+
+
+def test_the_votes_can_be_read_by_their_owner_alone(people):
+    people.client().get("/api/views")
+    for file in people.dataset.path.glob("votes.sqlite*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    file = people.dataset.path / "votes.sqlite"
+    file.chmod(0o644)
+    open_store(f"sqlite:///{file}")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_no_password_of_a_store_is_told_whatever_the_database_says():
+    from palate.data.database import _why, name_of
+
+    engine = connect("postgresql://ana:pass-word-1@127.0.0.1:1/votes?sslpassword=pass-word-2")
+    assert name_of(engine) == "postgresql+psycopg://ana:***@127.0.0.1:1/votes"
+    told = _why(engine, OSError("no\x1b[2J pass-word-1 pass-word-2 and\nmore"))
+    assert "pass-w" not in told and "word-" not in told and "\x1b" not in told and "does not answer" in told

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from web.served import People, new_id
 
-from palate.audit.evidence import read_evidence
+from palate.audits.evidence import read_evidence
 from palate.cli.votes import main as votes_verb
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.labels import Labels
@@ -14,9 +14,9 @@ from palate.data.queue import open_views
 from palate.data.store import Settings, default_store, live_votes, open_store, plan_rows, record_vote, withdraw_vote
 from palate.data.summary import summarise
 from palate.errors import PalateError
-from palate.targets import dedpo
+from palate.labels.targets import dedpo
 from palate.web.export import export_votes
-from palate.web.labelstudio import export_tasks, import_annotations
+from palate.web.labelstudio import CHANGED, export_tasks, import_annotations
 from palate.web.plan import draw_pairs, labelled_propensities
 
 
@@ -254,10 +254,11 @@ def test_votes_go_to_label_studio_and_come_back_the_same(unlabelled, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(unlabelled.path, copy)
     labelled(unlabelled)
-    assert export_tasks(unlabelled, tmp_path / "ls.json") == {"tasks": 30, "annotations": 8}
+    assert export_tasks(unlabelled, tmp_path / "ls.json") == {"tasks": 30, "annotations": 8, "without pictures": 30}
     other = open_dataset(copy)
-    assert import_annotations(other, tmp_path / "ls.json") == {"added": 8, "already there": 0, "left out": {}}
-    assert import_annotations(other, tmp_path / "ls.json") == {"added": 0, "already there": 8, "left out": {}}
+    nothing_else = {"of unknown people": 0, "left out": {}}
+    assert import_annotations(other, tmp_path / "ls.json") == {"added": 8, "already there": 0} | nothing_else
+    assert import_annotations(other, tmp_path / "ls.json") == {"added": 0, "already there": 8} | nothing_else
     human = [vote for vote in unlabelled.votes().to_pylist() if vote["source"] == "human"]
     assert open_dataset(copy).votes().to_pylist() == human
 
@@ -311,11 +312,129 @@ def test_annotations_made_in_label_studio_become_votes(unlabelled, tmp_path):
     assert import_annotations(unlabelled, tmp_path / "ls.json")["already there"] == 3
 
 
+def form(pair_id, *annotations: dict, **data) -> dict:
+    return {"id": 1, "data": {"pair_id": pair_id, "prompt": "x"} | data, "annotations": list(annotations)}
+
+
+def said(side: str | None, unique_id: str = "u1", *more: dict, **fields) -> dict:
+    """An annotation as Label Studio writes it."""
+    pairwise = {
+        "type": "pairwise",
+        "from_name": "preference",
+        "to_name": "image_0,image_1",
+        "value": {"selected": side},
+        "id": "a",
+    }
+    return {
+        "id": 1, "unique_id": unique_id, "completed_by": 7, "was_cancelled": False, "lead_time": 3.2, "created_at": "2026-01-02T03:04:05.1Z",
+        "result": [*([pairwise] if side else []), *more],
+    } | fields  # fmt: skip
+
+
+TIE = {"type": "choices", "from_name": "tie", "to_name": "image_0", "value": {"choices": ["tie"]}, "id": "b"}
+
+
+def read_forms(dataset: PreferenceDataset, folder, *tasks: dict, encoding: str = "utf-8") -> dict:
+    (folder / "ls.json").write_bytes(json.dumps(list(tasks)).encode(encoding))
+    return import_annotations(dataset, folder / "ls.json")
+
+
+def test_an_edit_made_in_label_studio_is_counted_and_never_silently_lost(unlabelled, tmp_path, capsys):
+    assert read_forms(unlabelled, tmp_path, form("p10", said("left")))["added"] == 1
+    edited = form("p10", said("right", updated_at="2026-02-02T03:04:05Z"))
+    done = read_forms(unlabelled, tmp_path, edited)
+    assert (done["added"], done["already there"], done["left out"]) == (0, 0, {CHANGED: 1})
+    votes_verb(["import", str(unlabelled.path), "--label-studio", str(tmp_path / "ls.json")])
+    assert "0 votes added, 0 were there already, 1 changed in Label Studio since" in capsys.readouterr().out
+    assert [vote["choice"] for vote in open_dataset(unlabelled.path).votes().to_pylist()] == ["0"]
+
+
+def test_a_picture_and_a_tie_at_once_are_unclear(unlabelled, tmp_path):
+    done = read_forms(unlabelled, tmp_path, form("p11", said("right", "u3", TIE), said(None, "u4", TIE)))
+    assert done["added"] == 1 and done["left out"] == {"with more than one choice": 1}
+    assert [vote["choice"] for vote in unlabelled.votes().to_pylist()] == ["tie"]
+
+
+def test_nobody_is_called_none(unlabelled, tmp_path):
+    people = [None, True, {}, {"email": ""}, {"id": 3, "email": ""}, "", "bo", {"email": "c@x", "id": 4}, 5]
+    tasks = [form(f"p{i:02}", said("left", f"u{i}", completed_by=by)) for i, by in enumerate(people)]
+    done = read_forms(unlabelled, tmp_path, *tasks)
+    assert done["added"] == 9 and done["of unknown people"] == 5
+    names = [vote["annotator_id"] for vote in unlabelled.votes().to_pylist()]
+    assert names == ["unknown"] * 4 + ["label-studio-3", "unknown", "bo", "c@x", "label-studio-5"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_mark_at_the_start_of_the_file_is_no_content(unlabelled, tmp_path, encoding):
+    assert read_forms(unlabelled, tmp_path, form("p14", said("left")), encoding=encoding)["added"] == 1
+
+
+def test_what_label_studio_rewrites_is_taken_from_the_data_of_the_task(unlabelled, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(unlabelled.path, copy)
+    export_tasks(labelled(unlabelled), tmp_path / "ls.json")
+    tasks = json.loads((tmp_path / "ls.json").read_text())
+    for task in tasks:
+        for annotation in task["annotations"]:  # as its import does
+            annotation |= {
+                "import_id": annotation["id"],
+                "id": annotation["id"] + 500,
+                "unique_id": new_id(),
+                "completed_by": 1,
+            }
+            annotation |= {"created_at": "2027-01-01T00:00:00Z"}
+    done = read_forms(open_dataset(copy), tmp_path, *tasks)
+    assert (done["added"], done["left out"]) == (8, {})
+    human = [vote for vote in unlabelled.votes().to_pylist() if vote["source"] == "human"]
+    assert open_dataset(copy).votes().to_pylist() == human
+    assert read_forms(unlabelled, tmp_path, *tasks)["already there"] == 8
+
+
+def test_whatever_stands_in_one_annotation_the_others_come_in(unlabelled, tmp_path):
+    odd = [
+        said("left", "a", lead_time="soon"), said("left", "b", created_at="never"), said("left", "c", created_at=5), said("left", "\ud800"),
+        said("left", "d", completed_by="\udfff"), said(["left"], "e"), said("left", "f", lead_time=10**400), said({}, "g"), None, 5, "x", [],
+        said("left", "h", result="left"), said("left", "i", result=[5, None, {"type": "pairwise", "value": 7}]), said("left", "j", created_at="9999-12-31T23:59:59-14:00"),
+    ]  # fmt: skip
+    kept = {"1": {"annotator_id": 5}, "2": 7}
+    tasks = [
+        form("p01", *odd),
+        form(["p02"], said("left", "k")),
+        form(None, said("left", "l")),
+        form({}, said("left", "m")),
+    ]
+    tasks += [
+        form("p03", said("left", "n", import_id=1), palate_votes=kept),
+        form("p04", said("left", "o"), palate_votes=5),
+    ]
+    tasks += [form("p05") | {"annotations": "none"}, form("p06", said("left", "p"))]
+    done = read_forms(unlabelled, tmp_path, *tasks)
+    added = {vote["vote_id"] for vote in unlabelled.votes().to_pylist()}
+    assert added == {"o", "p"} and done["added"] == 2
+    assert sum(done["left out"].values()) == len(odd) + 4
+    assert open_dataset(unlabelled.path).problems() == []
+
+
+def test_numbers_may_name_pairs(unlabelled, pair, tmp_path):
+    unlabelled.add_pairs([pair("15")])
+    done = read_forms(unlabelled, tmp_path, form(15, said("left")), form(16, said("left", "u2")))
+    assert done["added"] == 1 and done["left out"] == {"of pairs that are not in the dataset": 1}
+
+
 @pytest.mark.parametrize(
-    "text, said", [("{", "not JSON"), ('{"a": 1}', "not a list"), ("[1]", "not a list"), (None, "cannot be read")]
+    "text, line",
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("1" * 10_000, "not JSON"),
+        ("\xff", "not JSON"),
+        ('{"a": 1}', "not a list"),
+        ("[1]", "not a list"),
+        (None, "cannot be read"),
+    ],
 )
-def test_files_that_are_not_label_studios_are_one_line(unlabelled, tmp_path, text, said):
+def test_files_that_are_not_label_studios_are_one_line(unlabelled, tmp_path, text, line):
     if text is not None:
-        (tmp_path / "ls.json").write_text(text)
-    with pytest.raises(PalateError, match=said):
+        (tmp_path / "ls.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(PalateError, match=line):
         votes_verb(["import", str(unlabelled.path), "--label-studio", str(tmp_path / "ls.json")])

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from palate.backbones import load_backbone
-from palate.demo import emoji_collect
-from palate.demo.emoji_classifier import make_name_network, make_style_network, write_weights
-from palate.demo.emoji_dataset import GENERATORS, SAMPLING, make_emoji_dataset, measure_emoji_pairs
-from palate.demo.emoji_pretrain import make_tokenizer, make_vae, normalize, vary
+from palate.demos import emoji_collect
+from palate.demos.emoji_classifier import make_name_network, make_style_network, write_weights
+from palate.demos.emoji_dataset import GENERATORS, SAMPLING, make_emoji_dataset, measure_emoji_pairs
+from palate.demos.emoji_pretrain import make_tokenizer, make_vae, normalize, vary
 from palate.errors import PalateError
-from palate.evaluation.prompts import load_suite
-from palate.evaluation.samples import generate
+from palate.sampling.prompts import load_suite
+from palate.sampling.samples import generate
 from palate.world import SHIPPED, emoji_measure
 from palate.world.emoji_measure import EmojiMeasurement, measure_emoji
 from palate.world.emoji_pictures import (
@@ -151,7 +151,7 @@ def test_colours_and_size_of_known_pictures():
 
 
 @pytest.mark.skipif(
-    not PICTURES.exists(), reason="the artists' pictures are not here (palate.demo.emoji_collect makes them)"
+    not PICTURES.exists(), reason="the artists' pictures are not here (palate.demos.emoji_collect makes them)"
 )
 def test_the_artists_pictures_are_recognised_with_their_styles():
     pictures = load_pictures(PICTURES).of(NAMES)

@@ -10,11 +10,11 @@ import torch
 
 import palate
 from palate.backbones import load_backbone
-from palate.evaluation.samples import generate, initial_noise
-from palate.world.dataset import SAMPLING, make_dataset, measure_pairs
+from palate.demos.dataset import SAMPLING, make_dataset, measure_pairs
+from palate.demos.pretrain import psnr
+from palate.sampling.samples import generate, initial_noise
 from palate.world.measure import measure
 from palate.world.pictures import PROMPTS, draw, random_scene
-from palate.world.pretrain import psnr
 from palate.world.voters import VOTERS, true_utility
 
 FOLDER = Path(palate.__file__).parent / "world" / "pipeline"

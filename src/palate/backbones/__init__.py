@@ -1,20 +1,23 @@
-"""Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict, sample.
+"""Families of diffusers models behind one interface: encode images and prompts, noise, regression target, predict,
+sample.
 
 `Backbone` says what a family does. Each loads a component when it is first used, so that training on a full cache never
 loads the autoencoder.
 """
 
-import json
 from importlib import import_module
 from pathlib import Path
 
 from palate.backbones.base import Backbone
+from palate.backbones.components import component_config
+from palate.backbones.configs import read_json
 from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
-from palate.world import SHIPPED, WORLD
+from palate.world import SHIPPED
 
-__all__ = ["WORLD", "Backbone", "StableDiffusion", "load_backbone"]
+__all__ = ["Backbone", "StableDiffusion", "load_backbone"]
+
 
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
@@ -30,33 +33,40 @@ FAMILIES = {
 }
 
 
-def load_backbone(name_or_path: str, revision: str | None = None) -> Backbone:
-    """The backbone for a diffusers pipeline folder, a hub name, or "world" or "emoji" (the pipelines inside the package).
+def load_backbone(
+    name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
+) -> Backbone:
+    """The backbone for a diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" or
+    "emoji" (the pipelines inside the package). `variant` is the copy of the weights to read (fp16); `vae` another autoencoder, as a
+    folder, file or hub name.
 
-    Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is of a family that palate
-    does not know.
+    Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is
+    of a family that palate does not know.
     """
     if name_or_path in SHIPPED:
         name_or_path = str(SHIPPED[name_or_path])
-    folder = resolve_folder(name_or_path, revision)
+    folder = resolve_folder(name_or_path, revision, variant, vae)
     pipeline = pipeline_class(folder)
-    if pipeline not in FAMILIES:
+    if pipeline is None or pipeline not in FAMILIES:
         raise PalateError(
             f"{folder}: palate cannot train pipelines of the class {pipeline}. It knows {', '.join(FAMILIES)}."
         )
     module, name = FAMILIES[pipeline]
-    family = getattr(import_module(module), name)
-    optional = getattr(family, "optional", ())
+    family: type[Backbone] = getattr(import_module(module), name)
     for component in (*family.encoders, "scheduler", family.denoiser):
-        if component in optional and component_class(folder, component) is None:
+        if component in family.optional and component_class(folder, component) is None:
             continue
         if component_class(folder, component) is None or not (folder / component).is_dir():
-            name = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
-            raise PalateError(f"{folder}: this pipeline {name}. Download the whole pipeline folder again.")
+            lacks = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
+            raise PalateError(f"{folder}: this pipeline {lacks}. Download the whole pipeline folder again.")
+    for component in ("scheduler", family.denoiser, *family.encoders):
+        if (folder / component).is_dir() and not component.startswith("tokenizer"):
+            component_config(folder, component)  # refuses what is damaged, or describes no model there is
     require_safetensors(folder / family.denoiser)
     return family(folder)
 
 
 def pipeline_class(folder: Path) -> str | None:
     """The name of the pipeline's class as its index has it."""
-    return json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    name = read_json(folder / "model_index.json").get("_class_name")
+    return name if isinstance(name, str) else None

@@ -1,4 +1,5 @@
-"""PC-Diffusion (arXiv 2511.07806): a small preference classifier on noised latents, which guides a model that stays as it is."""
+"""PC-Diffusion (arXiv 2511.07806): a small preference classifier on noised latents, which guides a model that stays as
+it is."""
 
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from palate.errors import PalateError
+from palate.backbones.components import require_whole
+from palate.errors import PalateError, first_line
 from palate.objectives.logit import full_precision
 
 GROUPS = 8  # of every group normalisation; each image is normalised by itself, so that no image depends on its batch
@@ -18,13 +20,13 @@ GROUPS = 8  # of every group normalisation; each image is normalised by itself, 
 class PreferenceClassifier(ModelMixin, ConfigMixin):
     """f(x_t, t, c): how much the picture that x_t will become is preferred under the prompt c, one number per image.
 
-    Only differences of f under one prompt mean anything: z = f(x_t of image 0) - f(x_t of image 1), with the draw (t, noise)
-    shared by the pair, is the logit of the pair, and there is no reference. A new classifier is 0 everywhere, so that every
-    logit starts at exactly 0 and guidance by it changes nothing.
+    Only differences of f under one prompt mean anything: z = f(x_t of image 0) - f(x_t of image 1), with the draw (t,
+    noise) shared by the pair, is the logit of the pair, and there is no reference. A new classifier is 0 everywhere, so
+    that every logit starts at exactly 0 and guidance by it changes nothing.
 
-    The paper's architecture and formulas are not visible; this one is derived: three stages of residual blocks, each halving
-    the latents' sides, conditioned on t and on the mean of the prompt's embeddings by scale and shift, then a mean over the
-    places. `width` is the channels of the first stage, a multiple of 8; 64 makes 2.5 million parameters.
+    The paper's architecture and formulas are not visible; this one is derived: three stages of residual blocks, each
+    halving the latents' sides, conditioned on t and on the mean of the prompt's embeddings by scale and shift, then a
+    mean over the places. `width` is the channels of the first stage, a multiple of 8; 64 makes 2.5 million parameters.
     """
 
     @register_to_config
@@ -45,7 +47,8 @@ class PreferenceClassifier(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, noisy: Tensor, timestep: Tensor | float, embeddings: Tensor) -> Tensor:
-        """f [B], fp32, for noised latents [B, C, h, w] of any size, timestep [B] or one for all, embeddings [B, L, D]."""
+        """f [B], fp32, for noised latents [B, C, h, w] of any size, timestep [B] or one for all, embeddings [B, L,
+        D]."""
         noisy, embeddings = noisy.to(self.dtype), embeddings.to(self.dtype)
         timestep = torch.as_tensor(timestep, device=noisy.device).reshape(-1).expand(len(noisy))
         condition = self.time_embedding(self.time_frequencies(timestep).to(self.dtype))
@@ -63,16 +66,24 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
     Raises PalateError when the folder does not hold one.
     """
     try:
-        classifier = PreferenceClassifier.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        classifier: PreferenceClassifier
+        classifier, told = PreferenceClassifier.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise PalateError(
-            f"{folder}: no preference classifier could be loaded ({str(error).strip().splitlines()[0]}). It needs config.json and "
-            "diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
+            f"{folder}: no preference classifier could be loaded ({first_line(error)}). It needs"
+            " config.json and diffusion_pytorch_model.safetensors; the same `palate train` command writes them again."
         ) from error
-    return classifier.eval().requires_grad_(False)
+    require_whole(Path(folder), told)
+    classifier.eval().requires_grad_(False)
+    return classifier
 
 
 def _stage(channels: int, out_channels: int, condition: int) -> ResnetBlock2D:
     return ResnetBlock2D(
-        in_channels=channels, out_channels=out_channels, temb_channels=condition, groups=GROUPS, time_embedding_norm="scale_shift"
-    )  # fmt: skip
+        in_channels=channels,
+        out_channels=out_channels,
+        temb_channels=condition,
+        groups=GROUPS,
+        time_embedding_norm="scale_shift",
+    )

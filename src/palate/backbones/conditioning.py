@@ -1,7 +1,7 @@
 """What a network is told beside noised latents and timestep: tensors by name, one row per image (or per prompt).
 
-`embeddings` [B, L, D] is always there. Families add their own: a pooled embedding, a mask of tokens, sizes and crops. A plain
-dict, so that whoever only hands it on need not know what is in it.
+`embeddings` [B, L, D] is always there. Families add their own: a pooled embedding, a mask of tokens, sizes and crops. A
+plain dict, so that whoever only hands it on need not know what is in it.
 """
 
 from collections.abc import Sequence

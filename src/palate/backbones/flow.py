@@ -6,21 +6,24 @@ sigma = timestep/num_timesteps, from 0 (the image) to 1 (noise). arXiv 2210.0274
 import torch
 from torch import Tensor
 
-from palate.backbones.conditioning import Conditioning
+from palate.backbones.components import Config
+from palate.backbones.transformer import Transformer
 from palate.errors import PalateError
 
 SCHEMES = ("logit_normal", "none")
 
 
-def static_shift(scheduler: dict) -> float:
-    """The factor by which a scheduler's configuration shifts sigmas toward noise, whatever the resolution; 1 for none."""
+def static_shift(scheduler: Config) -> float:
+    """The factor by which a scheduler's configuration shifts sigmas toward noise, whatever the resolution; 1 for
+    none."""
     if scheduler.get("use_dynamic_shifting"):  # shifted by resolution, while sampling only
         return 1.0
-    return scheduler.get("shift", scheduler.get("flow_shift", 1.0))
+    return float(scheduler["shift"] if "shift" in scheduler else scheduler.get("flow_shift", 1.0))
 
 
-def scheduler_settings(scheduler: dict) -> dict:
-    """What diffusers' flow-match Euler and its DPM-Solver call otherwise, for turning one's configuration into the other's."""
+def scheduler_settings(scheduler: Config) -> Config:
+    """What diffusers' flow-match Euler and its DPM-Solver call otherwise, for turning one's configuration into the
+    other's."""
     shift = static_shift(scheduler)
     return {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
@@ -56,19 +59,14 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise.float() - latents.float()
 
 
-class FlowMatching:
-    """What families trained by flow matching share of the Protocol `Backbone`; `scheduler_config` is the folder's."""
+class FlowMatching(Transformer):
+    """What families trained by flow matching share of `Backbone`."""
 
     is_flow = True
-    scheduler_config: dict
-    weighting_scheme, logit_mean, logit_std = "logit_normal", 0.0, 1.0
 
     @property
     def num_timesteps(self) -> int:
-        return self.scheduler_config.get("num_train_timesteps", 1000)
-
-    def image_conditioning(self, width: int, height: int, resolution: int) -> Conditioning:
-        return {}
+        return int(self.scheduler_config.get("num_train_timesteps", 1000))
 
     def timestep(self, drawn: Tensor) -> Tensor:
         shift = static_shift(self.scheduler_config)

@@ -1,62 +1,159 @@
 """Pipeline folders: where they are, what they hold, and a fingerprint of their weights."""
 
+import difflib
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 
+from palate.backbones.assembled import assembled
+from palate.backbones.configs import read_json
+from palate.backbones.quiet import quiet_hub
 from palate.errors import PalateError
+from palate.files import add_file
 
-CHUNK = 1 << 24  # bytes read at a time while hashing
 PARTS, PART = 64, 1 << 20  # of a large file of weights, those that tell whether it is another one
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
-PICKLED = (".bin", ".pt", ".ckpt", ".msgpack")  # weights that are refused
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")  # weights that are refused
+FILES = (".safetensors", *PICKLED, ".gguf", ".json", ".yaml", ".yml", ".zip", ".tar", ".gz")  # ends of files' names
 TRAINED_ON = "trained_on.json"  # what `palate export` leaves beside a model, that knows its run no more
 OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
 
-def resolve_folder(name_or_path: str, revision: str | None = None) -> Path:
-    """The local folder of a pipeline; a name that is no folder is taken for a hub repository (or its local copy)."""
-    folder = Path(name_or_path)
+def resolve_folder(
+    name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
+) -> Path:
+    """The local folder of a pipeline: itself, what a single .safetensors file was converted into, or the hub
+    repository's local copy. `variant` chooses a copy of the weights (fp16), `vae` another autoencoder: a folder, a
+    file, or a hub name.
+
+    Raises PalateError for what is neither a folder, nor a file of a whole model, nor on the hub.
+    """
+    folder = _folder(name_or_path, revision, variant)
+    read_json(folder / "model_index.json")
+    return assembled(folder, variant, None if vae is None else _autoencoder(vae, folder))
+
+
+def _folder(name_or_path: str, revision: str | None, variant: str | None) -> Path:
+    folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise PalateError(
-                f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with pipeline.save_pretrained."
+                f"{folder}: not a diffusers pipeline folder (no model_index.json). Save one with"
+                " pipeline.save_pretrained."
             )
         return folder
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+    if folder.is_file():
+        return _one_file(folder)
+    if (why := _is_path(name_or_path)) is not None:
         raise PalateError(
-            f"{name_or_path}: no such folder. Give a diffusers pipeline folder, a hub name (owner/model), or 'world'."
+            f"{name_or_path}: no such folder{why}. Give a diffusers pipeline folder, a .safetensors file of a whole"
+            " model, a hub name (owner/model), or 'world'."
         )
+    return _from_hub(name_or_path, revision, variant)
+
+
+def _one_file(file: Path) -> Path:
+    from palate.backbones.single_file import converted
+
+    if file.suffix in PICKLED:
+        raise PalateError(f"{file}: its weights are pickled, which can execute code. Give a .safetensors file.")
+    if file.suffix != ".safetensors":
+        raise PalateError(f"{file}: a file, and no .safetensors. Give a diffusers pipeline folder or such a file.")
+    return converted(file)
+
+
+def _is_path(name: str) -> str | None:
+    """Why a name that does not exist here is a path all the same, and no repository of the hub: "" where that is plain
+    from its form; None where it can be one."""
+    owner, slash, model = name.partition("/")
+    if name.startswith((".", "/", "~")) or not slash or "/" in model or "." in owner or not model:
+        return _nearest(Path(name))
+    if Path(name).suffix.lower() in FILES or "\\" in name:
+        return _nearest(Path(name))
+    return (_nearest(Path(name)) or f" in {owner}/") if Path(owner).is_dir() else _nearest(Path(name)) or None
+
+
+def _nearest(path: Path) -> str:
+    """ "; did you mean X?" where something of nearly this name is there, else ""."""
+    found: list[Path] = [Path(path.anchor or ".")]
+    for part in path.expanduser().parts[1 if path.anchor else 0 :]:
+        found = [
+            folder / name for folder in found if folder.is_dir()
+            for name in difflib.get_close_matches(part, _names(folder), n=2, cutoff=0.8)
+        ]  # fmt: skip
+    return f"; did you mean {found[0]}?" if found and found[0] != Path(path.anchor or ".") else ""
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in islice(folder.iterdir(), 10_000)]
+    except OSError:
+        return []
+
+
+def _from_hub(name: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    others = [pattern for pattern in OTHER_COPIES if variant is None or variant not in pattern]
     try:
-        index = json.loads(Path(hf_hub_download(name_or_path, "model_index.json", revision=revision)).read_text())
-        parts = [name for name, entry in index.items() if isinstance(entry, list)]
-        wanted = [
-            "model_index.json",
-            "README.md",
-            "LICENSE*",
-            TRAINED_ON,
-            *(f"{part}/*{end}" for part in parts for end in HASHED),
-        ]
-        return Path(
-            snapshot_download(
-                name_or_path, revision=revision, allow_patterns=wanted, ignore_patterns=list(OTHER_COPIES)
-            )
-        )
+        with quiet_hub():
+            index = read_json(Path(hf_hub_download(name, "model_index.json", revision=revision)))
+            parts = [part for part, entry in index.items() if isinstance(entry, list)]
+            wanted = ["model_index.json", "README.md", "LICENSE*", TRAINED_ON]
+            wanted += [f"{part}/*{end}" for part in parts for end in HASHED]
+            folder = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others)
+            if variant is None and any(_lacks_weights(Path(folder) / part) for part in parts):
+                folder = snapshot_download(
+                    name, revision=revision, allow_patterns=wanted
+                )  # other copies are all it has
+    except PalateError:
+        raise
     except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
-        raise PalateError(f"{name_or_path}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
+        raise PalateError(f"{name}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
                           "Give the path of a downloaded pipeline folder.") from error  # fmt: skip
+    return Path(folder)
+
+
+def _lacks_weights(part: Path) -> bool:
+    """Whether a part that is a network came without any weights."""
+    return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
+
+
+def _autoencoder(vae: str, folder: Path) -> Path:
+    """The folder of an autoencoder: itself, the one in a pipeline folder, what a file was converted into, or the
+    hub's."""
+    path = Path(vae).expanduser()
+    if path.is_file():
+        from palate.backbones.single_file import converted_autoencoder
+
+        return converted_autoencoder(path, folder / "vae")
+    found = next((place for place in (path, path / "vae") if (place / "config.json").is_file()), None)
+    if found:
+        return found
+    if path.is_dir() or (why := _is_path(vae)) is not None:
+        told = "a folder without config.json" if path.is_dir() else f"no such folder or file{why}"
+        raise PalateError(f"vae: {vae} is {told}. Give an autoencoder's folder, a .safetensors file, or a hub name.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet_hub():
+            return Path(snapshot_download(vae, allow_patterns=["config.json", "*.safetensors"]))
+    except Exception as error:  # as above
+        raise PalateError(
+            f"vae: {vae} is neither here nor reachable on the hub ({type(error).__name__}). Give a local folder."
+        ) from error
 
 
 def component_class(folder: Path, component: str) -> str | None:
     """The class name of a component as the pipeline's index has it, or None where there is none."""
-    entry = json.loads((folder / "model_index.json").read_text()).get(component)
-    return entry[1] if isinstance(entry, list) else None
+    entry = read_json(folder / "model_index.json").get(component)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
 def require_safetensors(component: Path) -> None:
-    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds them."""
+    """Raises PalateError for a component whose weights are pickled: they can execute code, and no fingerprint holds
+    them."""
     suffixes = {file.suffix for file in component.rglob("*")}
     if suffixes & set(PICKLED) and ".safetensors" not in suffixes:
         raise PalateError(
@@ -71,7 +168,8 @@ def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
 
 
 def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[str]:
-    """For each component the fingerprint of it and those named before it: the first that differs tells what has changed.
+    """For each component the fingerprint of it and those named before it: the first that differs tells what has
+    changed.
 
     Raises PalateError for pickled weights.
     """
@@ -81,20 +179,20 @@ def cumulative_fingerprints(folder: Path, components: tuple[str, ...]) -> list[s
         for file in sorted((folder / component).rglob("*")):
             if file.suffix in HASHED:
                 digest.update(f"{component}/{file.name}".encode())
-                with open(file, "rb") as handle:
-                    while chunk := handle.read(CHUNK):
-                        digest.update(chunk)
+                add_file(digest, file)
         found.append(digest.hexdigest())
     return found
 
 
 def weights_hash(folders: list[Path]) -> str | None:
-    """A short hash of the safetensors in these folders, None where there are none: it changes when a model is trained further.
+    """A short hash of the safetensors in these folders (or of such a file), None where there are none: it changes when
+    a model is trained further.
 
-    Of a file above 64 MiB only its header, its size and 64 parts spread over it are read, because training moves weights
-    everywhere. The same tensors written again have the same hash, though their header may be in another order.
+    Of a file above 64 MiB only its header, its size and 64 parts spread over it are read, because training moves
+    weights everywhere. The same tensors written again have the same hash, though their header may be in another order.
     """
-    files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
+    files = [file for folder in folders
+             for file in ([folder] if folder.is_file() else sorted(folder.rglob("*.safetensors")))]  # fmt: skip
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())

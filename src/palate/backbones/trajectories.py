@@ -23,7 +23,7 @@ def x0_and_noise(
     2202.00512). With "epsilon" there is no x_0 where abar_t is 0. Raises PalateError for another prediction_type.
     """
     prediction, noisy = full_precision(prediction), full_precision(noisy)
-    signal, spread = _signal_and_spread(timestep, alphas_cumprod)
+    signal, spread = signal_and_spread(timestep, alphas_cumprod)
     if prediction_type == "epsilon":
         return (noisy - spread * prediction) / signal, prediction
     _require_v(prediction_type)
@@ -37,7 +37,7 @@ def prediction_from(
     if prediction_type == "epsilon":
         return full_precision(noise)
     _require_v(prediction_type)
-    signal, spread = _signal_and_spread(timestep, alphas_cumprod)
+    signal, spread = signal_and_spread(timestep, alphas_cumprod)
     return signal * full_precision(noise) - spread * full_precision(x0)
 
 
@@ -183,9 +183,9 @@ def invert(
             tentative = _noised(clean, own + share * (predicted - own), there, alphas_cumprod)
             predicted = (predicted + noise_at(tentative, there)) / 2
         own = own + share * (predicted - own)
-        if jitter:
+        if jitter and noise is not None:
             _, _, std = _step(there, here, alphas_cumprod, eta=1.0)
-            own = own + jitter * std / _signal_and_spread(there, alphas_cumprod)[1] * full_precision(noise[step])
+            own = own + jitter * std / signal_and_spread(there, alphas_cumprod)[1] * full_precision(noise[step])
         noisy = _noised(clean, own, there, alphas_cumprod)
     return noisy, own
 
@@ -194,11 +194,12 @@ def invert(
 
 
 def _noised(x0: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    signal, spread = _signal_and_spread(timestep, alphas_cumprod)
+    signal, spread = signal_and_spread(timestep, alphas_cumprod)
     return signal * x0 + spread * noise
 
 
-def _signal_and_spread(timestep: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+def signal_and_spread(timestep: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(abar_t) and sqrt(1 - abar_t), both [B, 1, 1, 1] in fp32, at timesteps [B]."""
     level = _level(timestep, alphas_cumprod)
     return level.sqrt(), (1 - level).sqrt()
 

@@ -1,6 +1,5 @@
 """The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
 
-import difflib
 import errno
 import importlib
 import logging
@@ -8,7 +7,7 @@ import os
 import sys
 import traceback
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 
 # verb -> module in this folder, one line of help
 VERBS = {
@@ -44,18 +43,14 @@ def main() -> None:
         print(_help())
         return
     if arguments[0] == "--version":
-        from palate import __version__
+        from palate.version import __version__
 
         print(f"palate {__version__}")
         return
     verb, rest = arguments[0], arguments[1:]
     try:
         if verb not in VERBS:
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            raise PalateError(
-                f"there is no verb {verb!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "; `palate --help` lists them.")
-            )
+            raise PalateError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS, '`palate --help` lists them.')}")
         importlib.import_module(f"palate.cli.{VERBS[verb][0]}").main(rest)
     except PalateError as error:
         if os.environ.get("PALATE_TRACE"):
@@ -69,8 +64,9 @@ def main() -> None:
         if not type(error).__name__ == "OutOfMemoryError":  # torch's, which only some verbs have loaded
             raise
         sys.exit(
-            "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision: bf16, weight_dtype: bf16, "
-            "gradient_checkpointing: true or a smaller train_batch_size; for sampling, with --mixed-precision bf16 or a smaller --batch-size."
+            "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision: bf16,"
+            " weight_dtype: bf16, gradient_checkpointing: true or a smaller train_batch_size; for sampling, with"
+            " --mixed-precision bf16 or a smaller --batch-size."
         )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -11,8 +11,10 @@ import tyro
 
 from palate.cli.options import parse
 from palate.errors import PalateError
+from palate.foreign import printable
 
-DESCRIPTION = """A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
+DESCRIPTION = """\
+A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
 
 Judges:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
@@ -37,7 +39,8 @@ class Options:
     judge: str
     """Who votes."""
     name: str | None = None
-    """The annotator id of its votes; when absent the judge's name, vlm:MODEL for vlm, self:FOLDER's name for self:FOLDER."""
+    """The annotator id of its votes; when absent the judge's name, vlm:MODEL for vlm, self:FOLDER's name for
+    self:FOLDER."""
     model: str | None = None
     """Weights: a local folder or file, or a hub name; for vlm, the model's name on the server."""
     server: str | None = None
@@ -62,8 +65,10 @@ class Options:
     gpus: float = 0.0
     """With ray: GPUs that each judge reserves."""
     embeddings: Literal["auto", "all", "none"] = "auto"
-    """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of pairs judged
-    before, and by judges for which it is more work."""
+    """Keep embeddings of the pictures, for the corrected judge. auto: where voting makes them anyway; all: also of
+    pairs judged before, and by judges for which it is more work."""
+    again: bool = False
+    """Ask about every pair without a vote anew, whatever was answered before. Votes in the dataset stay as they are."""
     recalibrate: bool = False
     """Run no judge: fit the calibration of votes that are there again."""
     prompt_price: float = 0.0
@@ -78,26 +83,41 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "annotate", DESCRIPTION)
     from palate.data.dataset import open_dataset
     from palate.judges.annotate import Report, annotate
+    from palate.judges.base import SELF
     from palate.judges.calibration import can_calibrate, recalibrate
+    from palate.judges.load import load_judge
 
     dataset = open_dataset(options.dataset)
     if options.recalibrate:
         correction = recalibrate(dataset, options.name or options.judge)
         print(json.dumps(asdict(correction.after)) if options.json else f"annotate: {correction.sentence()}")
         return
+    load = load_judge
+    if options.judge.startswith(SELF):
+        from palate.training.implicit_judge import load_any_judge as load
     with (
         contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     ):  # folds in training print
         report: Report = annotate(
-            dataset, options.judge, settings=_settings(options), annotator=options.name, temperature=options.temperature,
-            batch_size=options.batch_size, limit=options.limit, engine=options.engine, workers=options.workers,
-            gpus=options.gpus, embeddings=options.embeddings,
-        )  # fmt: skip
+            dataset,
+            options.judge,
+            settings=_settings(options),
+            annotator=options.name,
+            temperature=options.temperature,
+            batch_size=options.batch_size,
+            limit=options.limit,
+            engine=options.engine,
+            workers=options.workers,
+            gpus=options.gpus,
+            embeddings=options.embeddings,
+            again=options.again,
+            load=load,
+        )
     calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
     if options.json:
         print(json.dumps(asdict(report)))
         return
-    print("\n".join(lines(report, options.prompt_price, options.completion_price)))
+    print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
     if calibration is None:
         print("annotate: too few pairs with human votes to say how far this judge can be trusted (10 are needed)")
     else:
@@ -107,10 +127,14 @@ def main(argv: list[str]) -> None:
 def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> list[str]:
     """The counts in words."""
     counts = {
-        "voted before": report.already_voted, "judged now": report.judged, "answered in an earlier run": report.from_answers,
-        "failed": report.failed, "unreadable": report.unreadable, "left for later": report.left_for_later,
+        "voted before": report.already_voted,
+        "judged now": report.judged,
+        "answered in an earlier run": report.from_answers,
+        "failed": report.failed,
+        "unreadable": report.unreadable,
+        "left for later": report.left_for_later,
         "left out, its training saw their human votes": report.in_sample,
-    }  # fmt: skip
+    }
     told = " · ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     out = [f"annotate: {report.pairs:,} pairs: {told}"]
     if report.single_images:
@@ -118,7 +142,8 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
     if report.votes:
         zero, one, tie = (report.choices[choice] for choice in ("0", "1", "tie"))
         out.append(
-            f"annotate: {report.votes:,} votes of {report.annotator} · image 0 {zero:,} · image 1 {one:,} · ties {tie:,}"
+            f"annotate: {report.votes:,} votes of {report.annotator} · image 0 {zero:,} · image 1 {one:,} · ties"
+            f" {tie:,}"
         )
         if report.votes >= 20 and report.votes in (zero, one):
             out.append("annotate: all of them for the same side; was the better image always stored there?")
@@ -135,6 +160,8 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
         price = (prompt * prompt_price + completion * completion_price) / 1e6
         retried = f" ({report.usage['retries']:,} retries)" if report.usage.get("retries") else ""
         cost = f" · {price:.2f} at these prices" if price else ""
+        unclear = report.usage.get("no_answer", 0)
+        retried += f" ({unclear:,} replies were no answer)" if unclear else ""
         out.append(
             f"annotate: {report.usage.get('requests', 0):,} requests{retried} · {prompt:,} prompt tokens · "
             f"{completion:,} completion tokens{cost}"

@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "audit", DESCRIPTION)
     from rich.console import Console
 
-    from palate.audit.findings import audit
-    from palate.audit.page import write_page
-    from palate.audit.terminal import print_findings
+    from palate.audits.findings import audit
+    from palate.audits.page import write_page
+    from palate.audits.terminal import print_findings
     from palate.data.dataset import open_dataset
 
     dataset = open_dataset(options.dataset)
@@ -76,7 +76,8 @@ def main(argv: list[str]) -> None:
 
 
 def _configuration(findings, dataset, file: Path) -> str:
-    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says which."""
+    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says
+    which."""
     import yaml
 
     made_by = [entry["model"] for entry in dataset.provenance if isinstance(entry, dict) and "model" in entry]

@@ -36,19 +36,24 @@ class Options:
     column: str | None = None
     """The column of the prompts' file that holds them; prompt, caption or text when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world for the small world's prompts."""
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world
+    for the small world's prompts."""
     votes: Path | None = None
-    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide, and scorers judge only if --scorer names them."""
+    """A dataset of pairs of these two models' pictures (palate import samples): its votes decide, and scorers judge
+    only if --scorer names them."""
     judge: str | None = None
-    """With --votes: whose votes on all pairs make those of people on some of them go further; the only judge when absent."""
+    """With --votes: whose votes on all pairs make those of people on some of them go further; the only judge when
+    absent."""
     group: bool = False
     """All models are training seeds of one method. Runs that differ in their seed alone are found by themselves."""
     out: Path | None = None
-    """Where the result is stored as JSON; compare.json in the first model's folder when absent. What is there is replaced."""
+    """Where the result is stored as JSON; compare.json in the first model's folder when absent. What is there is
+    replaced."""
     json: bool = False
     """Print the result as JSON."""
     steps: int | None = None
-    """Where pictures are to be made: denoising steps; the family's when absent. This and the rest as in `palate sample`."""
+    """Where pictures are to be made: denoising steps; the family's when absent. This and the rest as in `palate
+    sample`."""
     guidance: float | None = None
     """Where pictures are to be made: 1 is none; the family's when absent."""
     sampler: str = "default"
@@ -63,10 +68,10 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
+    from palate.data.samples import Sampling
     from palate.evaluation.compare import compare
-    from palate.evaluation.prompts import load_suite
     from palate.evaluation.results import save
-    from palate.evaluation.samples import Sampling
+    from palate.sampling.prompts import load_suite
 
     if options.prompts is None and (options.part or options.limit or options.column):
         raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")

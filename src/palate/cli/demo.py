@@ -25,6 +25,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "demo", DESCRIPTION)
-    from palate.world.demo import demo
+    from palate.demos.demo import demo
 
     demo(options.out, options.quick, options.seed)

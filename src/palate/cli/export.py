@@ -23,8 +23,8 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """A finished run."""
     format: Literal["diffusers", "kohya", "comfyui", "fused", "single-file"] = "diffusers"
-    """diffusers: adapters or denoiser as they are, and a card. kohya, comfyui: a file of adapters. fused: the denoiser with its
-    adapters merged. single-file: the whole model by Stable Diffusion's original names."""
+    """diffusers: adapters or denoiser as they are, and a card. kohya, comfyui: a file of adapters. fused: the denoiser
+    with its adapters merged. single-file: the whole model by Stable Diffusion's original names."""
     to: Path | None = None
     """The folder, or the file (.safetensors); RUN/exports/FORMAT when absent."""
     dtype: Literal["fp16", "bf16", "fp32"] | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from palate.cli.options import parse
 from palate.data.importers.common import ImportReport
 from palate.data.importing import Format, import_pairs, summary_lines
 from palate.errors import PalateError
@@ -23,6 +24,7 @@ Formats:
   rankings   HPDv2 and ImageRewardDB JSON: ranked lists become all their pairs
   samples    samples of two or more models (runs, or folders of palate sample): pairs to vote on, a contest
   trl        parquet or JSONL with prompt, chosen, rejected; or with prompt, completion (an image), label
+             (trl and pickapic also read Arrow files, folders of datasets.save_to_disk, and hf:owner/name)
   world      no source: pairs of pictures that palate's own small model makes, to try things on
 
 Examples:
@@ -31,6 +33,7 @@ Examples:
   palate import rankings imagereward/test.json --to prefs
   palate import world --pairs 384 --voters biased-judge --to prefs
   palate import world --world emoji --voters majority context-judge --to prefs
+  palate import trl hf:owner/name --split train --to prefs
   palate import samples runs/dedpo runs/dpo --to contest
 """
 
@@ -42,7 +45,7 @@ class Options:
     format: tyro.conf.Positional[Literal[Format, "world"]]
     """What the sources are."""
     sources: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCES")]]
-    """Files, or for `folders` folders."""
+    """Files, or for `folders` folders; for `trl` and `pickapic` also hf:owner/name and folders of save_to_disk."""
     to: Path
     """Folder of the dataset; it is made when it is not there."""
     name: str | None = None
@@ -57,13 +60,19 @@ class Options:
     """With `world`: which of the two small worlds."""
     voters: tuple[str, ...] = ()
     """With `world`: simulated people and judges who vote on every pair."""
+    split: str | None = None
+    """Of a dataset with several splits (hf:, or a folder of save_to_disk): the one to read."""
+    config: str | None = None
+    """Of a dataset hf:owner/name with several configurations: the one to read."""
+    allow_outside: bool = False
+    """Let paths in the sources leave the folder of the source that names them."""
     json: bool = False
     """Print the counts as JSON."""
 
 
 def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
-    options = tyro.cli(Options, args=argv, prog="palate import", description=HELP)
+    options = parse(Options, argv, "import", HELP)
     report = _world(options) if options.format == "world" else _files(options)
     print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
 
@@ -77,14 +86,17 @@ def _files(options: Options) -> ImportReport:
         annotator=options.annotator,
         source=options.source,
         progress=sys.stderr.isatty(),
+        allow_outside=options.allow_outside,
+        split=options.split,
+        config=options.config,
     )
 
 
 def _world(options: Options) -> ImportReport:
     if options.world == "emoji":
-        from palate.demo.emoji_dataset import import_emoji as importer
+        from palate.demos.emoji_dataset import import_emoji as importer
     else:
-        from palate.world.dataset import import_world as importer
+        from palate.demos.dataset import import_world as importer
 
     if options.sources:
         raise PalateError(f"world: it has no sources, but {options.sources[0]} was given. Its pairs are made now.")

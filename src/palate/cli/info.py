@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from palate.cli.options import parse
 from palate.data.dataset import open_dataset
 from palate.data.summary import print_summary, summarise
 
@@ -31,7 +32,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Run `palate info` with the arguments `argv`; raises PalateError when there is no readable dataset."""
-    options = tyro.cli(Options, args=argv, prog="palate info", description=HELP)
+    options = parse(Options, argv, "info", HELP)
     summary = summarise(open_dataset(options.dataset), progress=sys.stderr.isatty())
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))

@@ -9,7 +9,8 @@ import tyro
 from palate.cli.options import parse
 from palate.errors import PalateError
 
-DESCRIPTION = """A page to vote on: two pictures and their prompt, the arrow keys, every vote stored at once. Interrupted?
+DESCRIPTION = """\
+A page to vote on: two pictures and their prompt, the arrow keys, every vote stored at once. Interrupted?
 The same command goes on.
 
 Examples:
@@ -17,7 +18,7 @@ Examples:
   palate label prefs --budget 400                                 400 pairs at random, propensity recorded
   palate label prefs --budget 400 --select uncertainty            where the judges are unsure, propensity recorded
   palate label prefs --raters ana,bo,chen --host 0.0.0.0          a team, one personal link each
-  palate label prefs --raters ana,bo --known easy                 one view in ten from another dataset, whose votes are right
+  palate label prefs --raters ana,bo --known easy                 one view in ten from a dataset whose votes are right
   palate votes export prefs                                       the votes into the dataset"""
 
 
@@ -68,11 +69,25 @@ def main(argv: list[str]) -> None:
     except ImportError as error:
         raise PalateError(f"label needs {error.name}: pip install 'palate[web]'") from error
     label(
-        options.dataset, budget=options.budget, raters=names(options.raters), host=options.host, port=options.port,
-        store=options.store, select=options.select, judges=names(options.judges), repeats=options.repeats,
-        shared=options.shared, known=options.known, known_share=options.known_share, question=options.question, seed=options.seed, days=options.days, rate=options.rate,
-        public_url=options.public_url, browse=options.browser,
-    )  # fmt: skip
+        options.dataset,
+        budget=options.budget,
+        raters=names(options.raters),
+        host=options.host,
+        port=options.port,
+        store=options.store,
+        select=options.select,
+        judges=names(options.judges),
+        repeats=options.repeats,
+        shared=options.shared,
+        known=options.known,
+        known_share=options.known_share,
+        question=options.question,
+        seed=options.seed,
+        days=options.days,
+        rate=options.rate,
+        public_url=options.public_url,
+        browse=options.browser,
+    )
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 import yaml
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.cli.options import parse
-from palate.methods import Method, method, methods
-from palate.training.config import help_of_keys
+from palate.presets import Method, method, methods
+from palate.run.config import TrainConfig
+from palate.run.keys import help_of_keys
 
 DESCRIPTION = """The methods of the literature as presets, and what each one sets.
 
@@ -62,7 +63,7 @@ def explain(one: Method) -> None:
     paper = one.paper or "no paper of its own"
     print(f"{one.name}: {one.title} ({f'arXiv {paper}' if paper[:4].isdigit() else paper})\n{one.says}\n")
     print("sets")
-    helps = help_of_keys()
+    helps = help_of_keys(TrainConfig)
     for key, value in one.config.items():
         told = textwrap.fill(helps[key], WIDTH, initial_indent="      ", subsequent_indent="      ")
         print(f"  {key}: {_inline(value)}" + (f"\n{told}" if told else ""))
@@ -80,6 +81,6 @@ def _inline(value: object) -> str:
     return text.strip("{}") if isinstance(value, dict) else text
 
 
-def _yaml(values: dict) -> str:
+def _yaml(values: dict[str, Any]) -> str:
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=WIDTH).rstrip()
     return "\n".join(f"  {line}" for line in text.splitlines())

@@ -8,7 +8,8 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """Send a finished run's model and its card to the hub, as `palate export` writes them. You must be logged in there
+DESCRIPTION = """\
+Send a finished run's model and its card to the hub, as `palate export` writes them. You must be logged in there
 (`hf auth login`, or HF_TOKEN in the environment).
 
 Examples:

@@ -9,7 +9,8 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """One self-contained html page: pictures before and after, win rates with intervals, votes, curves, label sources.
+DESCRIPTION = """\
+One self-contained html page: pictures before and after, win rates with intervals, votes, curves, label sources.
 Wants samples (palate sample RUN --prompts FILE --base) and for reward models their scores (palate score RUN); where the
 base's samples are missing, they are made first, which takes as long as the run's did.
 
@@ -28,7 +29,8 @@ class Options:
     out: Path | None = None
     """The page to write; RUN/report.html when absent."""
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world for the small world's prompts."""
+    """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world
+    for the small world's prompts."""
     votes: Path | None = None
     """A dataset of votes on these pictures; when absent, those that `palate compare --votes` used of these runs."""
     judge: str | None = None
@@ -43,12 +45,19 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "report", DESCRIPTION)
-    from palate.report.runs import report
+    from palate.reports.runs import report
 
     page = report(
-        list(options.runs), options.out, list(options.scorer) or None, options.pictures, votes=options.votes, judge=options.judge,
-        group=options.group, card=options.card, command=shlex.join(["palate", "report", *argv]),
-    )  # fmt: skip
+        list(options.runs),
+        options.out,
+        list(options.scorer) or None,
+        options.pictures,
+        votes=options.votes,
+        judge=options.judge,
+        group=options.group,
+        card=options.card,
+        command=shlex.join(["palate", "report", *argv]),
+    )
     print(f"report: {page}")
     if options.card:
         print("\n".join(f"card: {run / 'model' / 'README.md'}" for run in options.runs))

@@ -9,7 +9,8 @@ import tyro
 
 from palate.cli.options import parse
 
-DESCRIPTION = """Make pictures from prompts. The initial noise is a function of seed, prompt and repetition, so that every model
+DESCRIPTION = """\
+Make pictures from prompts. The initial noise is a function of seed, prompt and repetition, so that every model
 sampled with the same settings starts from the same noise. Interrupted? The same command goes on.
 
 Examples:
@@ -45,21 +46,24 @@ class Options:
     repetitions: int = 1
     """Pictures per prompt."""
     negative: str | None = None
-    """A run of the same base model, trained to prefer the other image: its network takes the place of the unconditional one."""
+    """A run of the same base model, trained to prefer the other image: its network takes the place of the unconditional
+    one."""
     negative_mix: float = 0.0
     """Where the negative network stands: 0 around the sampled model, 1 around the base, or between."""
     classifier_scale: float = 1.0
     """For a run that trained a preference classifier: how strongly it guides; 0 is the base model."""
     mixed_precision: str = "no"
-    """In what the denoiser is held and computes: no (fp32), bf16, or on a GPU fp16. Encoders, sampler and VAE stay in fp32."""
+    """In what the denoiser is held and computes: no (fp32), bf16, or on a GPU fp16. Encoders, sampler and VAE stay in
+    fp32."""
     batch_size: int | None = None
     """Pictures made at once; when absent 32 of up to 256 pixels, 8 of 512, 2 of 1024."""
 
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "sample", DESCRIPTION)
-    from palate.evaluation.prompts import load_suite
-    from palate.evaluation.samples import Sampling, sample_verb
+    from palate.data.samples import Sampling
+    from palate.sampling.prompts import load_suite
+    from palate.sampling.samples import sample_verb
 
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,

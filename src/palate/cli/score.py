@@ -8,21 +8,23 @@ from typing import Annotated, Literal
 import tyro
 
 from palate.cli.options import parse
+from palate.files import plain
 
-DESCRIPTION = """One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
+DESCRIPTION = """\
+One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
 Interrupted? The same command goes on; a second run costs nothing.
 
 Scorers:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
   world                                              the small world's truth
-  drift                                              brightness, contrast, saturation, warmth, sharpness, off_centre: no verdict
-  diversity, diversity:clip                          how far the pictures of a prompt are apart; needs --repetitions of 2 or more
+  drift                                              brightness, contrast, saturation, warmth, sharpness, off_centre
+  diversity, diversity:clip                          how far pictures of a prompt are apart (--repetitions 2 or more)
   NAME                                               a plug-in: a function of yours (docs/compare.md)
 
 Examples:
   palate score runs/sdxl --scorer hpsv2.1 --scorer drift
   palate score runs/sdxl --scorer pickscore --model weights/pickscore --dtype bf16
-  palate score runs/sdxl --scorer clip --scorer aesthetic --set clip.model=weights/clip-l --set aesthetic.model=weights/clip-l"""
+  palate score runs/sdxl --scorer clip --set clip.model=weights/clip-l"""
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Options:
     scorer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """Who scores, one at least; can be given several times."""
     model: str | None = None
-    """Weights of the reward model: a local folder or file, or a hub name; its published hub name when absent. With several: --set NAME.model=PATH."""
+    """Weights of the reward model: a local folder or file, or a hub name; its published hub name when absent. With
+    several: --set NAME.model=PATH."""
     device: str | None = None
     """cuda, cuda:1, cpu; a GPU where there is one when absent."""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
@@ -47,7 +50,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "score", DESCRIPTION)
-    from palate.evaluation.results import plain
     from palate.evaluation.score import score, score_lines
 
     common = {"model": options.model, "device": options.device, "dtype": options.dtype}

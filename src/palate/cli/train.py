@@ -2,49 +2,41 @@
 
 import shlex
 
-from palate.cli.options import parse
+from palate.cli.keys import merged, parse_keys
 from palate.errors import PalateError
+from palate.run.values import NEEDED
 
-DESCRIPTION = """Train a model as a YAML file says. The same command again goes on from the newest checkpoint.
+DESCRIPTION = """Train a model as a YAML file or options say. The same command again resumes from the newest checkpoint.
 
 Examples:
   palate train dedpo.yaml
   palate train dedpo.yaml --beta 2000 --seed 3 --output-dir runs/dedpo-3
   palate train dpo.yaml --method sdpo --recipe sd15
+  palate train --pretrained-model-name-or-path world --dataset prefs --output-dir runs/dpo --lora.rank 8
   palate train dedpo.yaml --dry-run          check everything, count labels and parameters, train nothing
 
-Every key of the file is an option here, with its type and default; an option wins over the file."""
+Every key of the file is an option here; an option wins over the file. --no-KEY switches a key off that is true or
+false, and none is what a key without a value has."""
+DRY_RUN = "Check and count everything, and estimate memory and time; train and write nothing."
 
 
 def main(argv: list[str]) -> None:
-    from palate.training.config import TrainConfig, load_config, read_config
-
-    dry_run = "--dry-run" in argv
-    options = [argument for argument in argv if argument != "--dry-run"]
-    if options and not options[0].startswith("-"):
-        start = read_config(options[0], **_preset(options[1:]))  # checked once, with the options
-        config = load_config(parse(TrainConfig, options[1:], "train", DESCRIPTION, default=start))
-    elif {"-h", "--help"} & set(options):
-        config = parse(TrainConfig, options, "train", DESCRIPTION)
-    else:
+    given = parse_keys(argv, "train", DESCRIPTION, DRY_RUN)
+    if given.file is None and any(not given.options.get(name) for name in NEEDED):
+        needed = ", ".join(f"--{name.replace('_', '-')}" for name in NEEDED)
         raise PalateError(
-            "train: give a YAML file first, as in `palate train dedpo.yaml`; `palate train --help` lists its keys."
+            f"train: give a YAML file, as in `palate train dedpo.yaml`, or {needed}; `palate train --help` lists all"
+            " keys."
         )
+    from palate.run.load import load_config, read_yaml
 
-    from palate.training.distributed import together
-    from palate.training.loop import train
+    values = read_yaml(given.file) if given.file else {}
+    config = load_config(merged(values, given.options), where=str(given.file or "train"))
+
+    from palate.distributed import together
+    from palate.training.train import train
 
     with together():  # of several processes the first one prints
-        run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=dry_run)
-        if not dry_run:
+        run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=given.dry_run)
+        if not given.dry_run:
             print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")
-
-
-def _preset(options: list[str]) -> dict[str, str]:
-    """The method and the recipe given as options: they stand behind the file's keys, so they are needed before these."""
-    found = {}
-    for option, following in zip(options, [*options[1:], ""], strict=False):
-        name, equals, value = option.removeprefix("--").partition("=")
-        if option.startswith("--") and name in ("method", "recipe"):
-            found[name] = value if equals else following
-    return found

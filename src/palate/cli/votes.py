@@ -9,8 +9,10 @@ import tyro
 
 from palate.cli.options import parse
 from palate.errors import PalateError
+from palate.foreign import printable
 
-DESCRIPTION = """Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
+DESCRIPTION = """\
+Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
 that is there already is left as it is. In the small world, simulated people can do the voting.
 
 Examples:
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
         counts, line = act(options)
     except ImportError as error:
         raise PalateError(f"votes needs {error.name}: pip install 'palate[web]'") from error
-    print(json.dumps(counts) if options.json else line)
+    print(json.dumps(counts) if options.json else printable(line))
 
 
 def _studio(options: Options) -> tuple[dict, str]:
@@ -57,19 +59,31 @@ def _studio(options: Options) -> tuple[dict, str]:
     dataset, file = open_dataset(options.dataset), options.label_studio
     if options.action == "export":
         counts = export_tasks(dataset, file, options.pictures)
-        return counts, f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {file}"
+        line = f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {file}"
+        lacking = counts["without pictures"]
+        if lacking:
+            line += (
+                f"\nvotes: {lacking:,} of them without pictures, which Label Studio does not take; --pictures adds them"
+            )
+        return counts, line
     counts = import_annotations(dataset, file)
     left_out = "".join(f", {n:,} {why}" for why, n in counts["left out"].items())
-    return counts, f"votes: {counts['added']:,} votes added, {counts['already there']:,} were there already{left_out}"
+    unknown = f" ({counts['of unknown people']:,} of unknown people)" if counts["of unknown people"] else ""
+    there = f"{counts['already there']:,} were there already"
+    return counts, f"votes: {counts['added']:,} votes added, {there}{unknown}{left_out}"
 
 
 def _simulate(options: Options) -> tuple[dict, str]:
-    from palate.world.simulate import simulate_votes
+    from palate.demos.simulate import simulate_votes
 
     dataset, engine = _dataset_and_store(options)
     done = simulate_votes(engine, dataset, options.voter, options.count)
-    return asdict(done), (
-        f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs have one"
+    return (
+        asdict(done),
+        (
+            f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs"
+            " have one"
+        ),
     )
 
 

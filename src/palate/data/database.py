@@ -1,13 +1,16 @@
 """A database by URL, SQLite or PostgreSQL: transactions that are on disk when they end, failures in one line."""
 
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
+from palate.foreign import one_line, without_secrets
 
 _turn = threading.Lock()  # SQLite's one writer: threads that queue here are served sooner than those that poll its lock
 
@@ -39,7 +42,20 @@ def connect(url: str | sa.URL) -> sa.Engine:
 
 def name_of(engine: sa.Engine) -> str:
     """Where the store is, without a password."""
-    return engine.url.database if engine.url.get_backend_name() == "sqlite" else engine.url.render_as_string()
+    if engine.url.get_backend_name() == "sqlite":
+        return engine.url.database or ":memory:"
+    return engine.url.set(query={}).render_as_string()  # the query may hold one, too
+
+
+def make_private(engine: sa.Engine) -> None:
+    """Where the database is a file of SQLite, others of this machine may not read it (mode 0600); it is made if it is
+    not there. What cannot be done is left to SQLite, which says why."""
+    file = engine.url.database or ""
+    if engine.url.get_backend_name() != "sqlite" or file in ("", ":memory:") or file.startswith("file:"):
+        return
+    with suppress(OSError):
+        os.close(os.open(file, os.O_RDONLY | os.O_CREAT, 0o600))
+        os.chmod(file, os.stat(file).st_mode & 0o700)
 
 
 @contextmanager
@@ -74,7 +90,11 @@ def _reaching(engine: sa.Engine) -> Iterator[None]:
 
 def _why(engine: sa.Engine, error: Exception) -> str:
     """One line without parameters, password or stack."""
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    query = [
+        value for values in engine.url.query.values() for value in ([values] if isinstance(values, str) else values)
+    ]
+    said = first_line(getattr(error, "orig", None) or error)
+    said = one_line(without_secrets(said, [*query, str(engine.url.password or "")]))
     if "readonly" in said or "read-only" in said:
         return f"{name_of(engine)}: the votes' database is read-only. Change its permissions, or give another --store."
     if "unable to open" in said:
@@ -84,7 +104,7 @@ def _why(engine: sa.Engine, error: Exception) -> str:
     return f"{name_of(engine)}: the votes' database does not answer ({said}). Nothing was stored; try again."
 
 
-def _durable_sqlite(connection, _record) -> None:
+def _durable_sqlite(connection: Any, _record: object) -> None:  # the driver's own connection
     connection.isolation_level = None  # transactions begin where we say so, in _begin_sqlite
     for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}").fetchall()

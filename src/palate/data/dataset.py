@@ -1,6 +1,7 @@
 """A preference dataset: a folder with the tables of pairs and votes, opened, read, extended and checked."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,16 +13,29 @@ import pyarrow as pa
 
 from palate.data.checks import find_problems
 from palate.data.images import bytes_of_pair, decode_image, encode_image
+from palate.data.locks import locked
 from palate.data.propensity import apply_propensity, read_propensity, write_propensity
 from palate.data.schema import IMAGE_COLUMNS, PAIRS, SCHEMA_VERSION, VOTES, pair_row, vote_row
 from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.reading import read_text
 
 __all__ = ["Appended", "PreferenceDataset", "decode_image", "encode_image", "open_dataset"]
 
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20
+README = """---
+configs:
+- config_name: pairs
+  data_files: pairs/*.parquet
+  default: true
+- config_name: votes
+  data_files: votes/*.parquet
+---
+Pairs of pictures, and votes on them, as palate keeps them. The library `datasets` reads them:
+`load_dataset("this/folder")` gives the pairs, `load_dataset("this/folder", "votes")` the votes.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,17 @@ class PreferenceDataset:
             raise PalateError(f"{path}: a file, not a folder. Choose another name for the dataset.")
         about = {"name": name, "provenance": [] if provenance is None else [provenance]}
         dataset = cls(path, about)
-        dataset._write_about()
+        with locked(path):
+            if (path / "dataset.json").exists():  # another process was faster
+                raise PalateError(f"{path}: already holds a dataset. Add to it, or choose another folder.")
+            dataset._write_about()
         return dataset
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, name: str) -> "PreferenceDataset":
+        """The dataset in folder `path`, made where there is none, also when several processes ask for it at once."""
+        with locked(Path(path)):
+            return cls.open(path) if (Path(path) / "dataset.json").exists() else cls.create(path, name)
 
     @classmethod
     def open(cls, path: str | Path) -> "PreferenceDataset":
@@ -68,12 +91,12 @@ class PreferenceDataset:
         Raises PalateError when there is none, or when it was written under another schema version.
         """
         file = Path(path) / "dataset.json"
+        if not os.path.lexists(file):
+            raise PalateError(f"{path}: no dataset here (no dataset.json). Make one with `palate import`.")
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
+            about = json.loads(read_text(file))
             version = about["schema_version"]
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PalateError(f"{path}: no dataset here (no dataset.json). Make one with `palate import`.") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PalateError(f"{file}: not the description of a dataset. Restore it, or import again.") from error
         if version != SCHEMA_VERSION:
             raise PalateError(
@@ -89,7 +112,7 @@ class PreferenceDataset:
     @property
     def name(self) -> str:
         """The name given when the dataset was made."""
-        return self._about.get("name", self.path.name)
+        return str(self._about.get("name", self.path.name))
 
     @property
     def provenance(self) -> list[Any]:
@@ -123,6 +146,10 @@ class PreferenceDataset:
         """Every pair_id on disk with the name of the shard that holds it."""
         return self._known(self.path / "pairs", PAIRS, "pair_id")
 
+    def vote_ids(self) -> Mapping[str, str]:
+        """Every vote_id on disk with the name of the shard that holds it."""
+        return self._known(self.path / "votes", VOTES, "vote_id")
+
     def add_pairs(
         self, rows: Iterable[Mapping[str, Any]], rows_per_shard: int = ROWS_PER_SHARD, skip_known: bool = False
     ) -> int:
@@ -132,8 +159,9 @@ class PreferenceDataset:
         the same call with `skip_known` then adds what is missing.
         Raises PalateError at the first bad row or duplicate pair_id (unless `skip_known`); rows before it are kept.
         """
-        known = self._known(self.path / "pairs", PAIRS, "pair_id")
-        added, waiting, size = 0, {}, 0
+        known = self.pair_ids()
+        added, size = 0, 0
+        waiting: dict[str, dict[str, Any]] = {}
         try:
             for number, given in enumerate(rows):
                 row = pair_row(given, f"pairs row {number}")
@@ -150,9 +178,9 @@ class PreferenceDataset:
                 size += bytes_of_pair(row)
                 if len(waiting) >= rows_per_shard or size >= BYTES_PER_SHARD:
                     full, waiting, size = waiting, {}, 0  # emptied first: a write that fails is not tried twice
-                    added += self._write_pairs(full)
+                    added += self._write_pairs(full, skip_known)
         finally:
-            added += self._write_pairs(waiting)
+            added += self._write_pairs(waiting, skip_known)
         return added
 
     def append_votes(self, rows: Iterable[Mapping[str, Any]]) -> Appended:
@@ -161,8 +189,12 @@ class PreferenceDataset:
         A vote whose vote_id is there already is left as it is and counted, so a call can be repeated.
         Raises PalateError, and writes nothing, when a vote is malformed or is about a pair that is not here.
         """
-        pairs = self._known(self.path / "pairs", PAIRS, "pair_id")
-        votes = self._known(self.path / "votes", VOTES, "vote_id")
+        with locked(self.path):  # from the look at what is there to the write
+            return self._append_votes(rows)
+
+    def _append_votes(self, rows: Iterable[Mapping[str, Any]]) -> Appended:
+        pairs = self.pair_ids()
+        votes = self.vote_ids()
         numbered, batches, new, already = enumerate(rows), [], set(), 0
         while chunk := list(islice(numbered, 8192)):
             fresh = []
@@ -187,24 +219,26 @@ class PreferenceDataset:
     def set_propensities(self, propensity: Mapping[str, float]) -> int:
         """Set the propensity of these pairs, by pair_id; returns of how many it changed.
 
-        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are not
-        here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and writes
-        nothing, for one outside (0, 1].
+        It goes into a table of its own (propensity.parquet), which holds over the column of the pairs; pairs that are
+        not here are left out. Atomic: a reader sees all the old ones or all the new ones. Raises PalateError, and
+        writes nothing, for one outside (0, 1].
         """
         for pair_id, value in propensity.items():
             if not 0 < value <= 1:
                 raise PalateError(f"propensity {value} of pair '{pair_id}' is outside (0, 1].")
-        rows = self.pairs(["pair_id", "propensity"])
-        before = dict(zip(rows["pair_id"].to_pylist(), rows["propensity"].to_pylist(), strict=True))
-        changed = {p: value for p, value in propensity.items() if p in before and before[p] != value}
-        if changed:
-            write_propensity(self.path, changed)
+        with locked(self.path):
+            rows = self.pairs(["pair_id", "propensity"])
+            before = dict(zip(rows["pair_id"].to_pylist(), rows["propensity"].to_pylist(), strict=True))
+            changed = {p: value for p, value in propensity.items() if p in before and before[p] != value}
+            if changed:
+                write_propensity(self.path, changed)
         return len(changed)
 
     def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
         """Note where data came from, once per different entry."""
-        if entry not in self.provenance:
-            self._about["provenance"] = [*self.provenance, entry]
+        with locked(self.path):
+            if entry not in self.provenance:
+                self._about["provenance"] = [*self.provenance, entry]
             self._write_about()
 
     def problems(self) -> list[str]:
@@ -217,14 +251,23 @@ class PreferenceDataset:
             others = f" ({len(found) - 1} more problems; PreferenceDataset.problems() lists them)" if found[1:] else ""
             raise PalateError(found[0] + others)
 
-    def _write_pairs(self, rows: Mapping[str, Mapping[str, Any]]) -> int:
+    def _write_pairs(self, rows: Mapping[str, Mapping[str, Any]], skip_known: bool) -> int:
         if not rows:
             return 0
-        table = pa.Table.from_pylist(list(rows.values()), schema=PAIRS)
-        shard = write_shard(self.path / "pairs", table, columns_without_dictionary=IMAGE_COLUMNS)
-        self._remember(shard, rows)
-        self._write_about()
-        return len(rows)
+        with locked(self.path):
+            known = self.pair_ids()  # another process may have written meanwhile
+            new = {pair_id: row for pair_id, row in rows.items() if pair_id not in known}
+            if len(new) < len(rows) and not skip_known:
+                again = next(pair_id for pair_id in rows if pair_id in known)
+                raise PalateError(
+                    f"{self.path}: pair_id '{again}' was added by another process meanwhile. Give each pair its own id."
+                )
+            if new:
+                table = pa.Table.from_pylist(list(new.values()), schema=PAIRS)
+                shard = write_shard(self.path / "pairs", table, columns_without_dictionary=IMAGE_COLUMNS)
+                self._remember(shard, new)
+                self._write_about()
+            return len(new)
 
     def _known(self, folder: Path, schema: pa.Schema, column: str) -> dict[str, str]:
         for path in shard_paths(folder):  # only shards that appeared since the last look are read
@@ -239,6 +282,10 @@ class PreferenceDataset:
         self._ids_read.add(shard)
 
     def _write_about(self) -> None:
+        """Write dataset.json, with what other processes wrote into it since it was read. The lock must be held."""
+        there = _about_on_disk(self.path / "dataset.json")
+        provenance = there.get("provenance", [])
+        self._about |= {name: there[name] for name in ("name", "created_at") if there.get(name)}
         self._about = {
             "name": self.name,
             "schema_version": SCHEMA_VERSION,
@@ -247,9 +294,19 @@ class PreferenceDataset:
                 "votes": len(self._known(self.path / "votes", VOTES, "vote_id")),
             },
             "created_at": self._about.get("created_at") or datetime.now(UTC).isoformat(timespec="seconds"),
-            "provenance": self.provenance,
+            "provenance": [*provenance, *(entry for entry in self.provenance if entry not in provenance)],
         }
         write_text(self.path / "dataset.json", json.dumps(self._about, indent=2, ensure_ascii=False) + "\n")
+        if not (self.path / "README.md").exists():
+            write_text(self.path / "README.md", README)
+
+
+def _about_on_disk(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(read_text(file)) if file.exists() else {}
+    except (PalateError, ValueError, RecursionError):
+        return {}  # damaged since it was opened: it is written anew
+    return about if isinstance(about, dict) else {}
 
 
 def open_dataset(path: str | Path) -> PreferenceDataset:

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.schema import IMAGE_COLUMNS, PAIRS, content_id
-from palate.data.shards import open_parquet, open_shard, shard_paths
-from palate.files import atomic_path
+from palate.data.shards import open_shard, read_table, shard_paths, write_table
 from palate.progress import progress_bar
 
 Image = tuple[str, int]  # pair_id, side
@@ -51,6 +49,16 @@ def image_ids(dataset: PreferenceDataset) -> dict[Image, str]:
     return ids
 
 
+def stored_contents(dataset: PreferenceDataset, shard: Path) -> dict[str, str]:
+    """pair_id -> a name of the prompt and of the images' bytes, of one shard; without images that are kept by path."""
+    hashes = _hashes(dataset, shard)
+    with open_shard(shard, PAIRS) as file:
+        table = file.read(columns=["pair_id", "prompt"])
+    images = zip(*(hashes[name].to_pylist() for name in IMAGE_COLUMNS), strict=True)
+    rows = zip(table["pair_id"].to_pylist(), table["prompt"].to_pylist(), images, strict=True)
+    return {pair_id: content_id(prompt, *filter(None, both)) for pair_id, prompt, both in rows if any(both)}
+
+
 def _hashes(dataset: PreferenceDataset, shard: Path) -> pa.Table:
     """Hashes of the images of one shard, row by row, null where there are no bytes; made where they are not there yet.
 
@@ -66,7 +74,5 @@ def _hashes(dataset: PreferenceDataset, shard: Path) -> pa.Table:
                     rows.append([row["pair_id"], *(content_id(image) if image else None for image in images)])
         columns = zip(*rows, strict=True) if rows else ([], [], [])
         arrays = [pa.array(column, pa.string()) for column in columns]
-        with atomic_path(kept) as temporary:
-            pq.write_table(pa.table(arrays, names=["pair_id", *IMAGE_COLUMNS]), temporary)
-    with open_parquet(kept) as file:
-        return file.read()
+        write_table(kept, pa.table(arrays, names=["pair_id", *IMAGE_COLUMNS]))
+    return read_table(kept)

@@ -1,22 +1,29 @@
 """Import foreign files into a dataset: read, check every image, write what is missing, count everything."""
 
+import io
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from palate.data.dataset import BYTES_PER_SHARD, ROWS_PER_SHARD, PreferenceDataset
-from palate.data.images import bytes_of_pair, decode_image
+from palate.data.identity import stored_contents
+from palate.data.images import bytes_of_pair
 from palate.data.importers import folders, jsonl, pickapic, rankings, samples, trl
-from palate.data.importers.common import ImportReport, Row
+from palate.data.importers.common import ImportReport, Reading, Row
+from palate.data.importers.tables import is_hub
 from palate.data.schema import IMAGE_COLUMNS, content_id, pair_row, vote_row
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
+from palate.pictures import decode, size
+from palate.reading import read_plain, shown
 
 Format = Literal["pickapic", "folders", "jsonl", "rankings", "trl", "samples"]
 READERS = {
@@ -27,7 +34,11 @@ READERS = {
     "trl": trl.read,
 }
 ROWS_AT_ONCE = 32
+BYTES_AT_ONCE = 64 * 2**20  # of encoded pictures that are looked at together
+LARGE = 16_000_000  # pixels: of larger pictures one is decoded at a time, for its memory
+_large = threading.Lock()
 REMEDY = "rerun with the file repaired to add the rest"
+MISSING = "no such file or folder."
 
 
 def import_pairs(
@@ -38,19 +49,29 @@ def import_pairs(
     annotator: str = "unknown",
     source: Literal["human", "judge"] = "human",
     progress: bool = False,
+    allow_outside: bool = False,
+    split: str | None = None,
+    config: str | None = None,
 ) -> ImportReport:
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
 
     `annotator` and `source` say who voted where the files do not. A pair's id is made of its content, so running again
-    adds only what is missing. Rows that cannot be used are counted in the report with file and row.
+    adds only what is missing. Rows that cannot be used are counted in the report with file and row, and end nothing.
+    `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of a
+    dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub.
     Raises PalateError when a source is missing or damaged, or nothing could be imported; all that is good is written
     before.
     """
     if not sources:
         raise PalateError("nothing to import: no sources given. Name the files or folders to read.")
-    target = _Target(Path(to), name, annotator, source)
-    report = ImportReport()
-    _file_decodes.cache_clear()  # files may have changed since an earlier import
+    if format not in get_args(Format):
+        known = get_args(Format)
+        raise PalateError(f"format {format!r} is not one of {', '.join(known)}{did_you_mean(format, known)}")
+    told = {name: value for name, value in (("split", split), ("config", config)) if value}
+    provenance = {"format": format, "sources": [str(path) for path in sources], **told}
+    target = _Target(Path(to), name, annotator, source, provenance)
+    report, how = ImportReport(), Reading(allow_outside, split, config)
+    _file.cache_clear()  # files may have changed since an earlier import
     pairs = TextColumn("{task.fields[pairs]} pairs")
     columns = (TextColumn("{task.description}"), BarColumn(), pairs, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
@@ -59,21 +80,21 @@ def import_pairs(
             if format == "samples" and number:
                 break  # the first is read with all the others beside it
             try:
-                if not path.exists():
-                    raise PalateError(f"{path}: no such file or folder.")
+                if not is_hub(path) and not os.path.lexists(path):
+                    raise PalateError(f"{path}: {MISSING}")
                 rows = (
                     samples.read(list(map(Path, sources)), report)
                     if format == "samples"
-                    else READERS[format](path, report)
+                    else READERS[format](path, report, replace(how, allow_outside=allow_outside and not is_hub(path)))
                 )
                 for row in _write_while_reading(rows, target, report):
                     bar.update(task, completed=number + row.done, pairs=f"{report.pairs_added:,}")
-            except (PalateError, OSError, UnicodeDecodeError) as error:
+            except (PalateError, OSError, ValueError) as error:
                 if target.failed:
                     raise
-                line = str(error) if isinstance(error, PalateError) else f"{path}: cannot be read ({error})."
+                line = str(error) if isinstance(error, PalateError) else f"{path}: cannot be read ({shown(error)})."
                 report.broken_sources.append(line)
-    _conclude(report, target, {"format": format, "sources": [str(path) for path in sources]})
+    _conclude(report)
     return report
 
 
@@ -94,24 +115,34 @@ def summary_lines(report: ImportReport) -> list[str]:
         lines.append(f"… and {report.skipped.total() - len(report.messages):,} more like these.")
     if report.skipped:
         lines.append(f"The other {_imported(report):,} pairs were imported; {REMEDY}.")
+    if report.animated:
+        lines.append(f"Of {report.animated:,} pictures with several frames or pages the first counts.")
     return lines + report.notes
 
 
 class _Target:
     """The dataset that is written to: made at the first write, so that an import of nothing leaves nothing behind."""
 
-    def __init__(self, path: Path, name: str | None, annotator: str, source: str):
+    def __init__(self, path: Path, name: str | None, annotator: str, source: str, provenance: dict[str, Any]):
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
+        self.provenance = provenance
         self.dataset = PreferenceDataset.open(path) if (path / "dataset.json").exists() else None
         self.known = self.dataset.pair_ids() if self.dataset else {}
         self.pairs: dict[str, dict[str, Any]] = {}
         self.votes: list[dict[str, Any]] = []
         self.bytes = 0
+        self.contents: dict[str, str] = {}  # pair_id -> a name of its prompt and pictures, as far as they were needed
         self.failed = False  # a write failed: going on with the next source would fail the same way
 
     def has(self, pair_id: str | None) -> bool:
         """Whether the pair is on disk, or waits to be written."""
         return pair_id in self.pairs or pair_id in self.known
+
+    def other_content(self, pair_id: str, content: str) -> bool:
+        """Whether this pair_id stands for another prompt or other pictures already."""
+        if pair_id not in self.contents and self.dataset is not None and pair_id in self.known:
+            self.contents |= stored_contents(self.dataset, self.path / self.known[pair_id])
+        return self.contents.get(pair_id, content) != content
 
     def write(self, report: ImportReport) -> None:
         """Write what waits: pairs before the votes on them."""
@@ -120,7 +151,10 @@ class _Target:
         pairs, votes = self.pairs, self.votes
         self.pairs, self.votes, self.bytes = {}, [], 0
         self.failed = True
-        self.dataset = self.dataset or PreferenceDataset.create(self.path, self.name or self.path.resolve().name)
+        if self.dataset is None:  # one that is there may be empty, and so have no length
+            self.dataset = PreferenceDataset.open_or_create(self.path, self.name or self.path.resolve().name)
+        if pairs or any(vote["vote_id"] not in self.dataset.vote_ids() for vote in votes):
+            self.dataset.add_provenance(self.provenance)  # first: a kill leaves no pairs that nobody explains
         report.pairs_added += self.dataset.add_pairs(pairs.values(), skip_known=True)
         appended = self.dataset.append_votes(votes)
         self.known = self.dataset.pair_ids()
@@ -131,13 +165,12 @@ class _Target:
 
 def _write_while_reading(rows: Iterable[Row], target: _Target, report: ImportReport) -> Iterator[Row]:
     """Check and write `rows` in chunks; yields each row when it has been dealt with."""
-    rows = iter(rows)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter lock
         try:
-            while chunk := list(islice(rows, ROWS_AT_ONCE)):
-                checked = pool.map(lambda row: _image_problem(row, target), chunk)
-                for row, problem in zip(chunk, checked, strict=True):
-                    _take(row, problem, target, report)
+            for chunk in _chunks(rows):
+                checked = pool.map(lambda row: _look(row, target), chunk)
+                for row, looked in zip(chunk, checked, strict=True):
+                    _take(row, looked, target, report)
                     yield row
                 if len(target.pairs) >= ROWS_PER_SHARD or target.bytes >= BYTES_PER_SHARD:
                     target.write(report)
@@ -146,61 +179,109 @@ def _write_while_reading(rows: Iterable[Row], target: _Target, report: ImportRep
                 target.write(report)
 
 
-def _image_problem(row: Row, target: _Target) -> str | None:
-    """What is wrong with the images of `row`, '' when they lack, None when all is well or the pair is known."""
-    if target.has(row.pair["pair_id"]) or target.has(row.mirror_id):
-        return None
-    lacking = False
-    for name in IMAGE_COLUMNS:
-        image = row.pair[name]
-        if image is None:  # a single image
-            continue
-        if image["bytes"]:
-            problem = _decodes(image["bytes"], name)
-        else:
-            problem = _file_decodes(image["path"], name)
-        if problem:
-            return problem
-        lacking = lacking or problem == ""
-    return "" if lacking else None
-
-
-def _decodes(data: bytes, name: str) -> str | None:
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """A few rows at a time, fewer where their pictures are large; what was read before a failure comes first."""
+    chunk: list[Row] = []
+    held = 0
     try:
-        decode_image({"bytes": data}, ".", name)
+        for row in rows:
+            chunk.append(row)
+            held += bytes_of_pair(row.pair)
+            if len(chunk) >= ROWS_AT_ONCE or held >= BYTES_AT_ONCE:
+                yield chunk
+                chunk, held = [], 0
+    except (PalateError, OSError, ValueError):
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+class _Looked(NamedTuple):
+    """What was found when the pictures of a row were looked at."""
+
+    problem: str | None = None  # what is wrong, None when nothing is
+    reason: str = "image does not decode"
+    lacking: bool = False  # a picture that is kept by path is not there yet
+    content: str = ""  # a name for the bytes of a picture
+    animated: int = 0
+
+
+def _look(row: Row, target: _Target) -> _Looked:
+    """Decode the pictures of `row`, unless the pair is known; compare them with one another."""
+    if target.has(row.pair["pair_id"]) or target.has(row.mirror_id):
+        return _Looked()
+    try:
+        files = [(name, row.pair[name]) for name in IMAGE_COLUMNS if row.pair[name] is not None]
+        seen = [_picture(file["bytes"], name) if file["bytes"] else _file(file["path"], name) for name, file in files]
+    except Exception as error:  # foreign content: whatever it does, the other rows are read
+        return _Looked(f"cannot be used ({type(error).__name__}: {shown(error)})", "cannot be used")
+    if wrong := next((found.problem for found in seen if found.problem), None):
+        return _Looked(wrong)
+    lacking = any(found.lacking for found in seen)
+    if len(seen) == 2 and not lacking and seen[0].content == seen[1].content and not row.same_allowed:
+        return _Looked("image_0 and image_1 are the same picture", "both images are the same")
+    return _Looked(lacking=lacking, animated=sum(found.animated for found in seen))
+
+
+def _picture(data: bytes, name: str) -> _Looked:
+    try:
+        width, height = size(io.BytesIO(data)) or (0, 0)
+        with _large if width * height > LARGE else nullcontext():
+            return _Looked(content=content_id(data), animated=decode(data, name).animated)
     except PalateError as error:
-        return str(error)
-    return None
+        return _Looked(str(error).removesuffix("."))
 
 
 @lru_cache(maxsize=4096)  # an image of a ranked list is in several pairs
-def _file_decodes(path: str, name: str) -> str | None:
-    return _decodes(Path(path).read_bytes(), name) if Path(path).is_file() else ""
+def _file(path: str, name: str) -> _Looked:
+    if not os.path.lexists(path):
+        return _Looked(lacking=True)
+    try:
+        return _picture(read_plain(path), name)
+    except PalateError as error:
+        return _Looked(str(error).removesuffix("."))
 
 
-def _take(row: Row, problem: str | None, target: _Target, report: ImportReport) -> None:
-    if problem:
-        report.refuse(row.where, "image does not decode", problem)
+def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> None:
+    if looked.problem:
+        report.refuse(row.where, looked.reason, looked.problem)
         return
     mirrored = row.mirror_id != row.pair["pair_id"] and target.has(row.mirror_id)
-    pair_id = row.mirror_id if mirrored else row.pair["pair_id"]
+    pair_id = str(row.mirror_id) if mirrored else row.pair["pair_id"]
+    if row.named and target.other_content(pair_id, _content(row, mirrored)):
+        told = f"{shown(pair_id, 60)} stands for another prompt or other pictures already"
+        report.refuse(row.where, "name of another pair", f"the pair of this name, {told}")
+        return
     try:
         pair = pair_row(row.pair, row.where)
         votes = [_vote(_mirrored(vote) if mirrored else vote, pair_id, row.where, target) for vote in row.votes]
-    except PalateError as error:
-        report.refuse(row.where, "field of the wrong form", str(error).removeprefix(f"{row.where}: ").removesuffix("."))
+    except Exception as error:  # what the checks of a field do not foresee ends this row alone
+        told = str(error).removeprefix(f"{row.where}: ").removesuffix(".")
+        kind = "" if isinstance(error, PalateError) else f"{type(error).__name__}: "
+        report.refuse(row.where, "field of the wrong form", f"{kind}{told}")
         return
     if target.has(pair_id):
         report.pairs_known += 1
     else:
         target.pairs[pair_id] = pair
+        if row.named:
+            target.contents[pair_id] = _content(row, False)
         target.bytes += bytes_of_pair(pair)
+        report.animated += looked.animated
         report.single_images += pair["image_1"] is None
         report.without_vote += not votes
-        report.without_images += problem == ""
+        report.without_images += looked.lacking
     target.votes += votes
     report.ties += sum(vote["choice"] == "tie" for vote in votes)
     report.skips += sum(vote["choice"] == "skip" for vote in votes)
+
+
+def _content(row: Row, mirrored: bool) -> str:
+    """A name for the prompt and the pictures of a row, in the order in which the dataset has them."""
+    images = [row.pair[name] for name in (IMAGE_COLUMNS[::-1] if mirrored else IMAGE_COLUMNS)]
+    return content_id(row.pair["prompt"], *(content_id(image["bytes"]) for image in images if image is not None))
 
 
 def _vote(given: dict[str, Any], pair_id: str, where: str, target: _Target) -> dict[str, Any]:
@@ -228,13 +309,13 @@ def _imported(report: ImportReport) -> int:
     return report.pairs_added + report.pairs_known
 
 
-def _conclude(report: ImportReport, target: _Target, provenance: dict[str, Any]) -> None:
-    if target.dataset and report.pairs_added + report.votes_added:
-        target.dataset.add_provenance(provenance)
+def _conclude(report: ImportReport) -> None:
     if report.broken_sources:
         first, others = report.broken_sources[0], len(report.broken_sources) - 1
         more = f" {others} more sources could not be read." if others else ""
-        raise PalateError(f"{first}{more} The other {_imported(report):,} pairs were imported; {REMEDY}.")
+        remedy = "rerun with the right name to add the rest" if first.endswith(MISSING) else REMEDY
+        rest = f"The other {_imported(report):,} pairs were imported; {remedy}." if _imported(report) else ""
+        raise PalateError(f"{first}{more} {rest}".rstrip())
     if not _imported(report):
         reason = report.messages[0] if report.messages else "the sources hold no pairs."
         more = f" {report.skipped.total() - 1:,} more rows were skipped." if report.skipped.total() > 1 else ""

@@ -12,16 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from palate.data.database import writing
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
+from palate.data.locks import locked
 from palate.data.schema import VOTES
-from palate.data.shards import open_shard
+from palate.data.shards import open_shard, write_table
 from palate.data.store import KNOWN, PLAN
-from palate.files import atomic_path
 
 FILE = "known.parquet"
 KNOWN_VOTES = pa.schema(
@@ -41,7 +40,8 @@ class Answer:
 
 
 def known_answers(dataset: PreferenceDataset, people: int = 1) -> list[Answer]:
-    """The pairs of two images on which at least `people` people voted, all of them for the same image; skips left out."""
+    """The pairs of two images on which at least `people` people voted, all of them for the same image; skips left
+    out."""
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
     said: dict[str, set[str]] = defaultdict(set)
@@ -91,7 +91,7 @@ def read_known_votes(dataset: Path) -> pa.Table:
 
 def write_known_votes(dataset: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add votes on pairs with a known answer; one that is there already, by vote_id, is replaced. Atomic."""
-    by_id = {row["vote_id"]: row for row in read_known_votes(dataset).to_pylist()}
-    by_id |= {row["vote_id"]: {name: row[name] for name in KNOWN_VOTES.names} for row in rows}
-    with atomic_path(dataset / FILE) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(by_id.values()), schema=KNOWN_VOTES), temporary)
+    with locked(dataset):
+        by_id = {row["vote_id"]: row for row in read_known_votes(dataset).to_pylist()}
+        by_id |= {row["vote_id"]: {name: row[name] for name in KNOWN_VOTES.names} for row in rows}
+        write_table(dataset / FILE, pa.Table.from_pylist(list(by_id.values()), schema=KNOWN_VOTES))

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palate.errors import PalateError
+from palate.addresses import random_order
+from palate.arrays import Bools, Floats
+from palate.errors import PalateError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Labels:
     Raises PalateError when the lengths differ or a human or judge value lies outside [0, 1].
     """
 
-    human: np.ndarray  # mean of the human votes: 1 image 0 preferred, 0 image 1, tie 1/2; NaN where no human voted
-    judge: np.ndarray  # the judge's probability that image 0 is preferred; NaN where it did not vote
-    propensity: np.ndarray  # probability with which the pair was chosen to be shown to humans
+    human: Floats  # mean of the human votes: 1 image 0 preferred, 0 image 1, tie 1/2; NaN where no human voted
+    judge: Floats  # the judge's probability that image 0 is preferred; NaN where it did not vote
+    propensity: Floats  # probability with which the pair was chosen to be shown to humans
 
     def __post_init__(self) -> None:
         for name in ("human", "judge", "propensity"):
@@ -38,17 +40,17 @@ class Labels:
                 )
 
     @property
-    def labelled(self) -> np.ndarray:
+    def labelled(self) -> Bools:
         """True where at least one human voted, [N] bool."""
         return ~np.isnan(self.human)
 
 
 def collect_labels(
     pair_ids: Sequence[str] | pa.Array | pa.ChunkedArray,
-    votes: pa.Table | Sequence[dict],
+    votes: pa.Table | Sequence[dict[str, Any]],
     *,
     judge: str | None = None,
-    propensity: Sequence[float] | np.ndarray | None = None,
+    propensity: Sequence[float] | Floats | None = None,
     hard: bool = False,
     human_fraction: float = 1.0,
     seed: int = 0,
@@ -92,7 +94,7 @@ def collect_labels(
     return Labels(human=human, judge=judged, propensity=given)
 
 
-def _strings(column: Sequence | pa.Array | pa.ChunkedArray) -> pa.Array:
+def _strings(column: Sequence[object] | pa.Array | pa.ChunkedArray) -> pa.Array:
     """The column as one pyarrow string array; dictionary-encoded and integer columns are decoded."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -101,33 +103,35 @@ def _strings(column: Sequence | pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.cast(pa.string())
 
 
-def _rows_to_table(rows: Sequence[dict]) -> pa.Table:
+def _rows_to_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     text = {name: [row.get(name) for row in rows] for name in ("pair_id", "annotator_id", "source", "choice")}
     strings = {name: [v if v is None else str(v) for v in column] for name, column in text.items()}
     columns = {name: pa.array(column, pa.string()) for name, column in strings.items()}
     return pa.table(columns | {"probability": pa.array([row.get("probability") for row in rows], pa.float64())})
 
 
-def _judge_votes(ids: pa.Array, votes: pa.Table, judge: str | None, *, hard: bool) -> np.ndarray:
+def _judge_votes(ids: pa.Array, votes: pa.Table, judge: str | None, *, hard: bool) -> Floats:
     if judge is None:
         return np.full(len(ids), np.nan)
     names = _strings(votes["annotator_id"])
     judged = _mean_by_pair(ids, _only(votes, pc.equal(names, judge)), hard=hard)
     if np.isnan(judged).all():
+        known = sorted(pc.unique(names).to_pylist())
         raise PalateError(
             f"votes: judge {judge!r} voted on none of the {len(ids)} pairs (judges in the votes: "
-            f"{', '.join(sorted(pc.unique(names).to_pylist())) or 'none'}). Add its votes, or name another judge."
+            f"{', '.join(known) or 'none'}){did_you_mean(judge, known, 'add its votes, or name another judge.')}"
         )
     return judged
 
 
-def _mean_by_pair(ids: pa.Array, votes: pa.Table, *, hard: bool) -> np.ndarray:
+def _mean_by_pair(ids: pa.Array, votes: pa.Table, *, hard: bool) -> Floats:
     """Mean vote for image 0 on each pair, [N], NaN where there is none; with `hard` from the choices alone."""
     votes = _only(votes, pc.is_valid(votes["position"]))
     position, value = votes["position"].to_numpy(), _vote_values(ids, votes, hard=hard)
     count = np.bincount(position, minlength=len(ids))
     total = np.bincount(position, weights=value, minlength=len(ids))
-    return np.divide(total, count, out=np.full(len(ids), np.nan), where=count > 0)
+    mean: Floats = np.divide(total, count, out=np.full(len(ids), np.nan), where=count > 0)
+    return mean
 
 
 def _only(votes: pa.Table, chosen: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -135,10 +139,10 @@ def _only(votes: pa.Table, chosen: pa.Array | pa.ChunkedArray) -> pa.Table:
     return votes if pc.all(chosen, min_count=0).as_py() and not chosen.null_count else votes.filter(chosen)
 
 
-def _vote_values(ids: pa.Array, votes: pa.Table, *, hard: bool) -> np.ndarray:
+def _vote_values(ids: pa.Array, votes: pa.Table, *, hard: bool) -> Floats:
     meaning = np.array([1.0, 0.0, 0.5, np.nan])  # the last one: a choice outside the set
     code = pc.fill_null(pc.index_in(_strings(votes["choice"]), value_set=pa.array(["0", "1", "tie"])), 3)
-    value = meaning[code.to_numpy(zero_copy_only=False)]
+    value: Floats = meaning[code.to_numpy(zero_copy_only=False)]
     if not hard:
         probability = votes["probability"].cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
         value = np.where(np.isnan(probability), value, probability)
@@ -152,15 +156,29 @@ def _vote_values(ids: pa.Array, votes: pa.Table, *, hard: bool) -> np.ndarray:
     return value
 
 
-def _keep_fraction(ids: pa.Array, human: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, float]:
+def _keep_fraction(ids: pa.Array, human: Floats, fraction: float, seed: int) -> tuple[Floats, float]:
     """Keep the human votes of a random share of the labelled pairs; also returns the share kept."""
     if not 0 < fraction <= 1:
         raise PalateError(f"human_fraction: {fraction:g} is outside (0, 1]. Use 0.125 for one eighth of them.")
     labelled = np.flatnonzero(~np.isnan(human))
     if fraction == 1 or len(labelled) == 0:
         return human, 1.0
-    rank = [blake2b(f"{seed}/{ids[i].as_py()}".encode(), digest_size=8).digest() for i in labelled]
-    keep = labelled[np.argsort(np.array(rank, dtype="S8"), kind="stable")[: max(1, round(fraction * len(labelled)))]]
+    order = random_order(f"{seed}/{ids[i].as_py()}" for i in labelled)
+    keep = labelled[order[: max(1, round(fraction * len(labelled)))]]
     kept = np.full(len(human), np.nan)
     kept[keep] = human[keep]
     return kept, len(keep) / len(labelled)
+
+
+def only_people(votes: pa.Table, people: tuple[str, ...]) -> pa.Table:
+    """The votes without the human ones of anybody else. Raises PalateError for people who never voted."""
+    human = pc.equal(votes["source"], "human")
+    known = set(pc.unique(votes.filter(human)["annotator_id"]).to_pylist())
+    if unknown := set(people) - known:
+        raise PalateError(
+            f"human_annotators: {', '.join(sorted(unknown))} never voted; there are"
+            f" {', '.join(sorted(known)) or 'none'}{did_you_mean(min(unknown), known)}"
+        )
+    return votes.filter(
+        pc.or_(pc.invert(human), pc.is_in(votes["annotator_id"], pa.array(sorted(people), pa.string())))
+    )

@@ -1,6 +1,7 @@
 """The propensities that a labelling gave to pairs: a small table beside the pairs, so that it rewrites no picture.
 
-It holds over the column of the same name. It is replaced as a whole, so a reader sees all of the old one or all of the new.
+It holds over the column of the same name. It is replaced as a whole, so a reader sees all of the old one or all of the
+new.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from palate.data.shards import open_shard
-from palate.files import atomic_path
+from palate.data.shards import open_shard, write_table
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 FILE = "propensity.parquet"
@@ -37,8 +36,7 @@ def write_propensity(dataset: Path, propensity: Mapping[str, float]) -> None:
     old = {} if there is None else dict(zip(*(there[name].to_pylist() for name in PROPENSITY.names), strict=True))
     new = old | dict(propensity)
     table = pa.table([list(new), list(new.values())], schema=PROPENSITY)
-    with atomic_path(dataset / FILE) as temporary:
-        pq.write_table(table, temporary)
+    write_table(dataset / FILE, table)
 
 
 def apply_propensity(rows: Rows, known: pa.Table | None) -> Rows:

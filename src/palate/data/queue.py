@@ -1,4 +1,5 @@
-"""Who is shown which pair next. What was handed out is stored, so that a reload, or a restart, goes on with the same."""
+"""Who is shown which pair next. What was handed out is stored, so that a reload, or a restart, goes on with the
+same."""
 
 import json
 from dataclasses import asdict
@@ -6,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from palate.addresses import number
 from palate.data.database import reading, writing
-from palate.data.selection import number
 from palate.data.store import KNOWN, LIVE, OF_PLAN, PLAN, VIEWS, VOTES, Settings, View
 
 REPEAT_GAP = 10  # views between a pair and its repetition, so that it is judged again and not remembered
@@ -18,8 +19,8 @@ def open_views(engine: sa.Engine, rater: str, count: int, settings: Settings) ->
     """The next `count` views of a person that wait for an answer, oldest first; fewer, or none, when no more is left.
 
     A view that was handed out stays this person's: the same ones come back after a reload. New ones are, in this order,
-    a pair with a known answer or a repetition (each for a share of the views), the next pair that nobody has or that everyone is shown, and a pair that
-    somebody else was shown some time ago and left.
+    a pair with a known answer or a repetition (each for a share of the views), the next pair that nobody has or that
+    everyone is shown, and a pair that somebody else was shown some time ago and left.
     """
     answered = sa.exists().where(VOTES.c.rater == VIEWS.c.rater, VOTES.c.number == VIEWS.c.number, LIVE)
     asked = sa.exists().where(KNOWN.c.pair_id == VIEWS.c.pair_id, KNOWN.c.asked)
@@ -68,7 +69,8 @@ def _next_pair(connection: sa.Connection, rater: str, at: int, settings: Setting
 
 
 def _control(connection: sa.Connection, rater: str, settings: Settings) -> str | None:
-    """A pair with a known answer that this person was not asked and did not answer; everyone has an order of their own."""
+    """A pair with a known answer that this person was not asked and did not answer; everyone has an order of their
+    own."""
     had = sa.exists().where(VIEWS.c.pair_id == KNOWN.c.pair_id, VIEWS.c.slot == f"known {rater}")
     rows = connection.execute(sa.select(KNOWN.c.pair_id, KNOWN.c.voters).where(KNOWN.c.asked, sa.not_(had)))
     ids = [pair_id for pair_id, voters in rows if rater not in json.loads(voters)]

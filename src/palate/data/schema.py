@@ -1,6 +1,5 @@
 """The two tables that are the truth, pairs and votes, and what a row of each may hold."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -10,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
+from palate.reading import quoted
 
 SCHEMA_VERSION = 1
 SOURCES = ("human", "judge")
@@ -76,6 +76,7 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     JSON or a dict. Propensity is in (0, 1] or None.
     """
     _known_fields(row, PAIRS, where)
+    _check_texts(row, PAIRS, where)
     pair_id, prompt = row.get("pair_id"), row.get("prompt")
     if not pair_id or not isinstance(pair_id, str):
         raise PalateError(f"{where}: a pair without pair_id. Give every pair a text that no other pair has.")
@@ -102,13 +103,14 @@ def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     (if `created_at` is given): so the same votes given twice are the same votes.
     """
     _known_fields(row, VOTES, where)
+    _check_texts(row, VOTES, where)
     out = {name: row.get(name) for name in VOTES.names}
     for name in ("pair_id", "annotator_id"):
         if not out[name] or not isinstance(out[name], str):
             raise PalateError(f"{where}: a vote without {name}. Every vote says who voted, and on which pair.")
     for name, allowed in (("source", SOURCES), ("choice", CHOICES), ("order_shown", ORDERS)):
         if out[name] not in allowed and not (name == "order_shown" and out[name] is None):
-            given = f"{name} {out[name]!r} of a vote on pair '{out['pair_id']}'"
+            given = f"{name} {quoted(out[name])} of a vote on pair {quoted(out['pair_id'])}"
             raise PalateError(f"{where}: {given} is none of {', '.join(allowed)}.")
     for name in ("probability", "score_0", "score_1", "seconds"):
         out[name] = _number(row, name, where)
@@ -126,9 +128,23 @@ def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _known_fields(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None:
     for name in row:
         if name not in schema.names:
-            near = difflib.get_close_matches(str(name), schema.names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known fields: {', '.join(schema.names)}."
-            raise PalateError(f"{where}: unknown field {name!r}.{hint}")
+            hint = did_you_mean(name, schema.names, f"known fields: {', '.join(schema.names)}.")
+            raise PalateError(f"{where}: unknown field {name!r}{hint}")
+
+
+def _check_texts(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None:
+    """Every text of the row is one that can be stored: a string without lone surrogates. Generators may be dicts."""
+    for name, value in row.items():
+        if schema.field(name).type != pa.string() or value is None:
+            continue
+        if isinstance(value, Mapping) and name.startswith("generator_"):
+            continue
+        if not isinstance(value, str):
+            raise PalateError(f"{where}: {name} is {quoted(value)}, which is no text.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise PalateError(f"{where}: {name} {quoted(value)} holds half a character (a lone surrogate).") from error
 
 
 def _image(image: Any, where: str, name: str) -> dict[str, Any]:
@@ -146,10 +162,12 @@ def _number(row: Mapping[str, Any], name: str, where: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise PalateError(f"{where}: {name} {value!r} is not a finite number. Leave it out where it is not known.")
+        raise PalateError(
+            f"{where}: {name} {quoted(value)} is not a finite number. Leave it out where it is not known."
+        )
     return number
 
 
@@ -158,6 +176,7 @@ def _moment(value: Any, where: str) -> datetime | None:
         return None
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
-        raise PalateError(f"{where}: created_at {value!r} is not a time; write it as 2026-01-31T12:00:00Z.") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError) as error:
+        told = f"created_at {quoted(value)} is not a time of the years 1 to 9999"
+        raise PalateError(f"{where}: {told}; write it as 2026-01-31T12:00:00Z.") from error

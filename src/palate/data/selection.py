@@ -1,16 +1,17 @@
 """Which pairs are shown to people, and with what probability: the propensity that DeDPO divides by.
 
-Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So the same
-plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
+Every draw is addressed: whether a pair is drawn depends on (seed, pair_id), its propensity and nothing else. So the
+same plan is made again on any machine, and a larger budget adds pairs to those of a smaller one.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from palate.addresses import numbers
+from palate.arrays import Bools, Floats
 from palate.data.labels import collect_labels
 from palate.errors import PalateError
 
@@ -22,9 +23,9 @@ FLOOR = 0.25  # share of the budget that is spread evenly when a score says wher
 class Drawn:
     """Who is shown, of N pairs: arrays [N] in the order of the pairs."""
 
-    propensity: np.ndarray  # float64 in (0, 1]: probability with which the pair was drawn, also of those that were not
-    drawn: np.ndarray  # bool
-    rank: np.ndarray  # float64 in [0, 1): drawn pairs are shown in this order, which says nothing about a pair
+    propensity: Floats  # float64 in (0, 1]: probability with which the pair was drawn, also of those that were not
+    drawn: Bools  # bool
+    rank: Floats  # float64 in [0, 1): drawn pairs are shown in this order, which says nothing about a pair
 
 
 def uniform(pair_ids: Sequence[str], budget: int, seed: int) -> Drawn:
@@ -40,24 +41,25 @@ def uniform(pair_ids: Sequence[str], budget: int, seed: int) -> Drawn:
     return Drawn(np.full(len(pair_ids), count / max(len(pair_ids), 1)), drawn, number)
 
 
-def by_score(pair_ids: Sequence[str], score: np.ndarray, budget: int, seed: int, floor: float = FLOOR) -> Drawn:
+def by_score(pair_ids: Sequence[str], score: Floats, budget: int, seed: int, floor: float = FLOOR) -> Drawn:
     """About `budget` pairs, more where the score ([N], not negative) is higher: Poisson sampling.
 
     Each pair is drawn on its own, when its number, uniform in [0, 1), is below its propensity. So the propensity is the
     exact inclusion probability, and pairs are drawn independently. The number of pairs is `budget` on average with a
-    standard deviation of at most sqrt(budget). Shown in an order that does not depend on the score. Raises PalateError as
-    `propensities` does.
+    standard deviation of at most sqrt(budget). Shown in an order that does not depend on the score. Raises PalateError
+    as `propensities` does.
     """
     propensity = propensities(score, budget, floor)
     return Drawn(propensity, numbers("draw", seed, pair_ids) < propensity, numbers("order", seed, pair_ids))
 
 
-def propensities(score: np.ndarray, budget: int, floor: float = FLOOR) -> np.ndarray:
-    """min(1, f + c * score), [N], with f = floor * budget / N and c such that the sum is `budget`; all 1 if that is above N.
+def propensities(score: Floats, budget: int, floor: float = FLOOR) -> Floats:
+    """min(1, f + c * score), [N], with f = floor * budget / N and c such that the sum is `budget`; all 1 if that is
+    above N.
 
     The floor keeps every pair's propensity above 0, and the weight 1/propensity below N / (floor * budget). A score of
-    zeros gives budget/N. Each propensity grows with the budget. Raises PalateError for a budget below 1, a floor outside
-    (0, 1], or a score that is negative or not finite.
+    zeros gives budget/N. Each propensity grows with the budget. Raises PalateError for a budget below 1, a floor
+    outside (0, 1], or a score that is negative or not finite.
     """
     _require_budget(budget)
     score = np.asarray(score, dtype=np.float64)
@@ -76,18 +78,18 @@ def propensities(score: np.ndarray, budget: int, floor: float = FLOOR) -> np.nda
     return _filled(np.minimum(below, 1.0), budget)
 
 
-def _scale(score: np.ndarray, budget: int, least: float) -> float:
+def _scale(score: Floats, budget: int, least: float) -> float:
     """c with sum(min(1, least + c * score)) = budget, or the one that fills every pair of a positive score."""
     order = np.sort(score[score > 0])[::-1]
     tail = np.cumsum(order[::-1])[::-1]  # sum of a score and all below it, small ones added first
     for full in range(len(order)):  # the `full` highest are at 1: is c of the others then consistent?
         c = (budget - full - least * (len(score) - full)) / tail[full]
         if least + c * order[full] <= 1:
-            return c
-    return (1 - least) / order[-1]
+            return float(c)
+    return float((1 - least) / order[-1])
 
 
-def _filled(propensity: np.ndarray, budget: int) -> np.ndarray:
+def _filled(propensity: Floats, budget: int) -> Floats:
     """Spread what is left of the budget over the pairs below 1: it is left where too few pairs have a score above 0."""
     for _ in range(len(propensity)):
         rest, open_ = budget - propensity.sum(), propensity < 1
@@ -100,7 +102,7 @@ def _filled(propensity: np.ndarray, budget: int) -> np.ndarray:
     return np.clip(propensity, 0.0, 1.0)
 
 
-def judge_scores(pair_ids: Sequence[str], votes: pa.Table, selection: str, judges: Sequence[str] = ()) -> np.ndarray:
+def judge_scores(pair_ids: Sequence[str], votes: pa.Table, selection: str, judges: Sequence[str] = ()) -> Floats:
     """Where another human vote says most, by the judges' votes: [N], not negative.
 
     uncertainty: 1 - |2p - 1| of the mean probability p of the judges; disagreement: the standard deviation of their
@@ -129,18 +131,8 @@ def judge_scores(pair_ids: Sequence[str], votes: pa.Table, selection: str, judge
     enough = count >= needed
     if not enough.any():
         raise PalateError(f"--select {selection}: no pair has the votes of {needed} judges. Use --select uniform.")
-    return np.where(enough, score, score[enough].mean())
-
-
-def numbers(what: str, seed: int, pair_ids: Sequence[str]) -> np.ndarray:
-    """One number in [0, 1) per pair, [N]: a function of (what, seed, pair_id), spread evenly and alike on every machine."""
-    return np.array([number(what, seed, pair_id) for pair_id in pair_ids], dtype=np.float64)
-
-
-def number(*parts: object) -> float:
-    """A number in [0, 1) from anything that prints, with 53 random bits."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+    scores: Floats = np.where(enough, score, score[enough].mean())
+    return scores
 
 
 def _require_budget(budget: int) -> None:

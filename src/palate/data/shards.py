@@ -5,12 +5,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.reading import open_plain
 
 ROWS_PER_GROUP = 64  # small, so that a reader of images holds few of them
 
@@ -24,12 +26,9 @@ def shard_paths(folder: Path) -> list[Path]:
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a parquet file; what fails while opening or reading it becomes a PalateError that names the file."""
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        open_plain(path).close()
+        with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
             yield file
-    except FileNotFoundError as error:
-        raise PalateError(f"{path}: no such file.") from error
-    except PermissionError as error:
-        raise PalateError(f"{path}: not readable. Change its permissions.") from error
     except (pa.ArrowException, OSError) as error:
         raise PalateError(
             f"{path}: not a complete parquet file (truncated or damaged). Replace it by a good copy and run again."
@@ -77,12 +76,23 @@ def write_shard(folder: Path, table: pa.Table, columns_without_dictionary: tuple
     numbers = [int(m[1]) for path in shard_paths(folder) if (m := re.match(rf"{folder.name}-(\d+)-", path.name))]
     path = folder / f"{folder.name}-{max(numbers, default=-1) + 1:05d}-{uuid.uuid4().hex[:8]}.parquet"
     plain = set(columns_without_dictionary)
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=ROWS_PER_GROUP if plain else None,
-            use_dictionary=[name for name in table.column_names if name not in plain],
-            write_statistics=[name for name in table.column_names if name not in plain],
-        )
+    write_table(
+        path,
+        table,
+        row_group_size=ROWS_PER_GROUP if plain else None,
+        use_dictionary=[name for name in table.column_names if name not in plain],
+        write_statistics=[name for name in table.column_names if name not in plain],
+    )
     return path
+
+
+def write_table(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write `table` to `path` atomically, with a checksum of every page: parquet itself notices no flipped byte."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True, **options)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A whole parquet file, or some of its columns, checksums verified; raises PalateError as `open_parquet` does."""
+    with open_parquet(path) as file:
+        return file.read(columns=columns)

@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from palate.data.database import connect, reading, writing
+from palate.addresses import number
+from palate.data.database import connect, make_private, reading, writing
 from palate.data.schema import CHOICES
-from palate.data.selection import number
 from palate.errors import PalateError
 
 ANSWERS = ("left", "right", "tie", "skip")
@@ -107,7 +107,8 @@ class Refused(PalateError):
 
 
 def default_store(dataset: str | Path) -> str | sa.URL:
-    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's name."""
+    """The URL of a dataset's live store: PALATE_STORE, or votes.sqlite in its folder, whatever is in the folder's
+    name."""
     file = Path(dataset).absolute() / "votes.sqlite"
     return os.environ.get("PALATE_STORE") or sa.URL.create("sqlite", database=str(file))
 
@@ -118,6 +119,7 @@ def open_store(url: str | sa.URL) -> sa.Engine:
     Raises PalateError, without the URL's password, when it cannot be reached or written.
     """
     engine = connect(url)
+    make_private(engine)
     with writing(engine) as connection:
         TABLES.create_all(connection)
         connection.execute(sa.delete(META).where(META.c.key == "probe"))  # a read-only database is found out here
@@ -250,7 +252,8 @@ def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
     with reading(engine) as connection:
         drawn = connection.scalar(sa.select(sa.func.count()).where(PLAN.c.kind == "drawn"))
         mine = sa.select(sa.func.count()).where(LIVE, VOTES.c.rater == rater)
-        return {"pairs": drawn, "answered": connection.scalar(standing), "votes": connection.scalar(mine)}
+        counts = {"pairs": drawn, "answered": connection.scalar(standing), "votes": connection.scalar(mine)}
+        return {name: count or 0 for name, count in counts.items()}
 
 
 def choice_of(answer: str, order_shown: str) -> str:
@@ -277,5 +280,6 @@ def _already_there(engine: sa.Engine, vote_id: str, rater: str, number: int, ans
 
 
 def _seconds(seconds: float | None) -> float | None:
-    known = seconds is not None and math.isfinite(seconds) and seconds >= 0
-    return min(float(seconds), LONGEST) if known else None
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return None
+    return min(float(seconds), LONGEST)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.images import image_size
@@ -89,7 +90,7 @@ def human_agreement(votes: pa.Table) -> dict[str, Any]:
     low = high = None
     if len(shares) > 1:
         # add one agreeing and one disagreeing pair to the spread, so that few equal shares do not claim certainty
-        half = 1.96 * float(np.std([*shares, 0.0, 1.0], ddof=1)) / math.sqrt(len(shares))
+        half = HALF_95 * float(np.std([*shares, 0.0, 1.0], ddof=1)) / math.sqrt(len(shares))
         low, high = max(0.0, mean - half), min(1.0, mean + half)
     return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from palate.arrays import Floats, Ints
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import Image, image_ids, single_images
 from palate.data.schema import content_id
@@ -38,7 +39,7 @@ class LikedImages:
 
     image: list[Image]  # [M]
     prompt: list[str]  # [M]
-    liked: np.ndarray  # [M] float64 in [0, 1]: 1 liked, 0 disliked
+    liked: Floats  # [M] float64 in [0, 1]: 1 liked, 0 disliked
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class _Row(NamedTuple):
 
 
 def liked_images(
-    dataset: PreferenceDataset, human: np.ndarray, readable: Container[str] | None = None
+    dataset: PreferenceDataset, human: Floats, readable: Container[str] | None = None
 ) -> tuple[LikedImages, Counter[str]]:
     """Every image that people judged, once per prompt, and whether they liked it: the data of Diffusion-KTO.
 
-    human [N]: the mean human vote of each row of the dataset, in its order; NaN where there is none. Of a pair the winner
-    is liked (1) and the loser disliked (0); a single image is liked as far as its voters did. Rows of exactly one half
-    are left out. An image that was judged several times keeps the best judgement: one that both won and lost counts as
-    liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is no dislike. That a
-    single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
+    human [N]: the mean human vote of each row of the dataset, in its order; NaN where there is none. Of a pair the
+    winner is liked (1) and the loser disliked (0); a single image is liked as far as its voters did. Rows of exactly
+    one half are left out. An image that was judged several times keeps the best judgement: one that both won and lost
+    counts as liked, as in the data of the released code (arXiv 2404.04465), since losing to a better image is no
+    dislike. That a single image keeps the share of its voters, where the code knows only 0 and 1, is our addition.
     `readable`: the pair_ids whose images can be used (e.g. those that are encoded). An image is then named by a row
     among them, and left out where there is none; votes on the others still count.
 
@@ -105,17 +106,17 @@ def liked_images(
 
 
 def ranked_lists(
-    dataset: PreferenceDataset, human: np.ndarray, length: int | None = None, readable: Container[str] | None = None
+    dataset: PreferenceDataset, human: Floats, length: int | None = None, readable: Container[str] | None = None
 ) -> tuple[Lists, Counter[str]]:
     """The images that people compared, as ranked lists: the data of Diffusion-LPO (arXiv 2510.01540).
 
-    human [N] and `readable` are as in `liked_images`. The pairs of one group_id, and those without one that have a prompt
-    in common, form lists: images belong to one list where decided votes connect them, directly or through others, because
-    nothing is known about the order of images that are not connected. So a pair that shares no image is a list of 2.
-    Images are ordered by `copeland_ranks`. Ties and contradictions that leave no order, images without a decided vote
-    and single images are left out and counted.
-    A list longer than `length` is split into parts that each go from the best to the worst (every k-th image); an image
-    that is left over, alone or with its equals only, is left out and counted.
+    human [N] and `readable` are as in `liked_images`. The pairs of one group_id, and those without one that have a
+    prompt in common, form lists: images belong to one list where decided votes connect them, directly or through
+    others, because nothing is known about the order of images that are not connected. So a pair that shares no image is
+    a list of 2. Images are ordered by `copeland_ranks`. Ties and contradictions that leave no order, images without a
+    decided vote and single images are left out and counted. A list longer than `length` is split into parts that each
+    go from the best to the worst (every k-th image); an image that is left over, alone or with its equals only, is left
+    out and counted.
 
     How the paper makes its lists of Pick-a-Pic votes was not visible: derived.
     Returns the lists, and counts of what was used and of what was left out and why.
@@ -150,7 +151,7 @@ def ranked_lists(
     return found, +counts
 
 
-def copeland_ranks(net: np.ndarray) -> np.ndarray:
+def copeland_ranks(net: Floats) -> Ints:
     """Ranks [n] from 0, the best, of n images with net wins [n, n]: entry (i, j) is above 0 where i was preferred to j.
 
     Copeland score, the images that one beats minus those that beat it, where an image also beats whatever the images it
@@ -169,7 +170,7 @@ def copeland_ranks(net: np.ndarray) -> np.ndarray:
     return np.unique(np.stack([-score, -among_equals]), axis=1, return_inverse=True)[1].reshape(-1)
 
 
-def _rows(dataset: PreferenceDataset, human: np.ndarray) -> list[_Row]:
+def _rows(dataset: PreferenceDataset, human: Floats) -> list[_Row]:
     """The rows of the dataset in its order; raises PalateError when `human` does not fit them."""
     table = dataset.pairs(["pair_id", "prompt", "group_id"])
     human = np.asarray(human, dtype=np.float64)
@@ -180,9 +181,11 @@ def _rows(dataset: PreferenceDataset, human: np.ndarray) -> list[_Row]:
         )
     ids, single = image_ids(dataset), single_images(dataset)
     rows = []
-    for *about, vote in zip(*(table[name].to_pylist() for name in table.column_names), human.tolist(), strict=True):
-        sides = (0,) if about[0] in single else (0, 1)
-        rows.append(_Row(*about, tuple(ids.get((about[0], side), "") for side in sides), vote))
+    columns = (table[name].to_pylist() for name in ("pair_id", "prompt", "group_id"))
+    for pair_id, prompt, group_id, vote in zip(*columns, human.tolist(), strict=True):
+        sides = (0,) if pair_id in single else (0, 1)
+        shown = tuple(ids.get((pair_id, side), "") for side in sides)
+        rows.append(_Row(pair_id, prompt, group_id, shown, vote))
     return rows
 
 
@@ -228,7 +231,7 @@ def _connected(rows: list[_Row]) -> list[list[_Row]]:
     return list(lists.values())
 
 
-def _net_wins(rows: list[_Row]) -> tuple[list[str], np.ndarray]:
+def _net_wins(rows: list[_Row]) -> tuple[list[str], Floats]:
     """The images of a list in the order in which they appear, and their net wins [n, n]: the sum of 2 * vote - 1."""
     index: dict[str, int] = {}
     places = [[index.setdefault(name, len(index)) for name in row.ids] for row in rows]
@@ -246,7 +249,7 @@ def _list_id(rows: list[_Row], names: list[str]) -> str:
 
 
 def _add(
-    lists: Lists, counts: Counter[str], list_id: str, prompt: str, images: list, rank: np.ndarray, length: int | None
+    lists: Lists, counts: Counter[str], list_id: str, prompt: str, images: list[Image], rank: Ints, length: int | None
 ) -> None:
     """Append a list, the best image first, in as many parts as `length` asks for."""
     parts = 1 if length is None else max(1, -(-len(images) // length))

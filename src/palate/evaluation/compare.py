@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
+from palate.data.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples
 from palate.errors import PalateError
-from palate.evaluation.naming import require_models
-from palate.evaluation.origin import require_one_base, run_of, said, trained_since
-from palate.evaluation.prompts import Suite, listed, load_suite, shipped_prompts
-from palate.evaluation.provenance import learned_by_samples
 from palate.evaluation.results import Comparison, Evaluated
-from palate.evaluation.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples, sample
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
-from palate.training.config import load_config
+from palate.run.load import base_model, load_config
+from palate.sampling.naming import require_models
+from palate.sampling.origin import require_one_base, run_of, said, trained_since
+from palate.sampling.prompts import Suite, listed, load_suite, shipped_prompts
+from palate.sampling.provenance import learned_by_samples
+from palate.sampling.samples import sample
 from palate.world import SHIPPED
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
@@ -30,19 +31,19 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
-    `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several; when absent,
-    those that scored the first model's samples, else "world". With several the first that none of the models was trained
-    on is the headline, and a statistic of the pictures only where there is nothing else; the comparisons by the rest are its
-    `others`. Where it cannot be known what a model was trained on, none is. Stored scores are used as they are. `command` is
-    stored with what is made.
+    `prompts` (a file, a suite, or "world") is needed when there are no samples yet. `scorer` is one name or several;
+    when absent, those that scored the first model's samples, else "world". With several the first that none of the
+    models was trained on is the headline, and a statistic of the pictures only where there is nothing else; the
+    comparisons by the rest are its `others`. Where it cannot be known what a model was trained on, none is. Stored
+    scores are used as they are. `command` is stored with what is made.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
-    included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its seeds
-    vary, too. Three or more models or groups get a table of strengths, a group being one entry.
+    included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its
+    seeds vary, too. Three or more models or groups get a table of strengths, a group being one entry.
 
     Raises PalateError when the samples of two models do not share prompts, seeds and sampler, because then they are no
-    pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not scored
-    all of them yet (`palate score`).
+    pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not
+    scored all of them yet (`palate score`).
     """
     models = models if isinstance(models, list) else [models]
     require_models(models, "compare")
@@ -87,7 +88,8 @@ def two_models(
     model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None,
     command: str | None = None,
 ) -> tuple[tuple[str, str], tuple[Samples, Samples]]:  # fmt: skip
-    """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare` does."""
+    """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare`
+    does."""
     samples = samples_of(model, prompts, sampling, command=command)
     base, base_name = _base(model, against, prompts, sampling, None, command)
     _require_pairs(samples, base)
@@ -134,9 +136,15 @@ def _against(row: Evaluated, base: Evaluated, change: dict[str, Interval]) -> Ev
 
 
 def _changes(drifts: list[dict[str, np.ndarray]], prompts: list[str]) -> list[dict[str, Interval]]:
-    """Per model after the first, which is the base, how its picture statistics differ; all intervals from one set of draws."""
+    """Per model after the first, which is the base, how its picture statistics differ; all intervals from one set of
+    draws."""
     before, *after = drifts
-    found = [(k, name, values - before[name]) for k, own in enumerate(after) for name, values in own.items() if name in before]  # fmt: skip
+    found = [
+        (k, name, values - before[name])
+        for k, own in enumerate(after)
+        for name, values in own.items()
+        if name in before
+    ]
     out: list[dict[str, Interval]] = [{} for _ in after]
     for (k, name, _), interval in zip(found, mean_intervals([values for *_, values in found], prompts), strict=True):
         out[k][name] = interval
@@ -144,7 +152,8 @@ def _changes(drifts: list[dict[str, np.ndarray]], prompts: list[str]) -> list[di
 
 
 def _families(folders: list[str | Path], everyone: list[Samples]) -> list[list[int]]:
-    """Positions of the runs that are training seeds of one method, the base at 0 among them where others are left to compare."""
+    """Positions of the runs that are training seeds of one method, the base at 0 among them where others are left to
+    compare."""
     runs = [_run_of(*pair) for pair in zip(folders, everyone, strict=True)]
     found = families(runs)
     return families([None, *runs[1:]]) if [*range(len(runs))] in map(sorted, found) else found
@@ -155,12 +164,21 @@ def _together(
 ) -> tuple[tuple[Group, ...], Table | None]:
     """The groups of training seeds against the base (or its own seeds), and the table of groups and single models."""
     titles = group_names([[names[k] for k in members] for members in seeds])
-    of_base = next(((title, members) for title, members in zip(titles, seeds, strict=True) if 0 in members), (names[0], [0]))  # fmt: skip
+    of_base = next(
+        ((title, members) for title, members in zip(titles, seeds, strict=True) if 0 in members), (names[0], [0])
+    )
     base = np.stack([scores[k] for k in of_base[1]])
     groups = tuple(
-        grouped(title, [names[k] for k in members], [scores[k] for k in members], None if 0 in members else base, prompts, of_base[0])
+        grouped(
+            title,
+            [names[k] for k in members],
+            [scores[k] for k in members],
+            None if 0 in members else base,
+            prompts,
+            of_base[0],
+        )
         for title, members in zip(titles, seeds, strict=True)
-    )  # fmt: skip
+    )
     single = [(names[k], [k]) for k in range(len(names)) if not any(k in members for members in seeds)]
     entries = sorted([*single, *zip(titles, seeds, strict=True)], key=lambda entry: min(entry[1]))
     if len(entries) < 3:
@@ -180,8 +198,10 @@ def _default(samples: Samples) -> list[str]:
     for world in SHIPPED:
         if set(samples.prompts) <= {prompt for prompt, _ in shipped_prompts(world)}:
             return [world]
-    raise PalateError(f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer NAME), or let a "
-                      f"reward model score them first: palate score {samples.folder} --scorer pickscore.")  # fmt: skip
+    raise PalateError(
+        f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer NAME), or let a "
+        f"reward model score them first: palate score {samples.folder} --scorer pickscore."
+    )
 
 
 def _distinct(names: list[str], paths: list) -> list[str]:
@@ -192,7 +212,8 @@ def samples_of(
     model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
     command: str | None = None,
 ) -> Samples:  # fmt: skip
-    """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of what."""
+    """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of
+    what."""
     folder = Path(model)
     if (folder / "samples.json").is_file():
         return open_samples(folder)
@@ -205,24 +226,27 @@ def base_samples_of(
     run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
     command: str | None = None,
 ) -> Samples:  # fmt: skip
-    """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's were."""
+    """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's
+    were."""
     if not (run / "config.yaml").is_file():
         raise PalateError(
             f"{run}: not a run (no config.yaml), so it has no base. Name the samples to compare with: --against FOLDER."
         )
     config = load_config(run / "config.yaml")
-    base, revision = config.pretrained_model_name_or_path, config.revision
+    parts = base_model(config)
+    base = parts.pop("name_or_path")
     if prompts is None and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")
         if not _holds_others(run / "base-samples", made):
             shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
             sampling = Sampling(**{name: made.settings[name] for name in shared})
             prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, command, revision)
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, command, parts)
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
-    """Whether a folder holds samples that are finished, or were made otherwise than these: nothing is to be made there."""
+    """Whether a folder holds samples that are finished, or were made otherwise than these: nothing is to be made
+    there."""
     if not (folder / "samples.json").is_file():
         return False
     there = open_samples(folder)
@@ -231,11 +255,11 @@ def _holds_others(folder: Path, made: Samples) -> bool:
 
 def _sample_or_open(
     model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, command: str | None,
-    revision: str | None = None,
+    parts: dict[str, str | None] | None = None,
 ) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, revision=revision, command=command)
+        return sample(model, suite, folder, sampling or Sampling(), device=device, command=command, **parts or {})
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

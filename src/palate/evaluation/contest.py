@@ -1,4 +1,5 @@
-"""Who wins by votes: people's on some pairs of pictures, a judge's on all, and both together without the judge's bias."""
+"""Who wins by votes: people's on some pairs of pictures, a judge's on all, and both together without the judge's
+bias."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +11,14 @@ import numpy as np
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
+from palate.data.samples import Samples
 from palate.errors import PalateError
-from palate.evaluation.origin import run_of, said, trained_since
-from palate.evaluation.provenance import learned_by_samples
-from palate.evaluation.results import plain, warnings
-from palate.evaluation.samples import Samples
+from palate.evaluation.results import warnings
 from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
+from palate.files import plain
 from palate.judges.base import SELF
+from palate.sampling.origin import run_of, said, trained_since
+from palate.sampling.provenance import learned_by_samples
 
 
 @dataclass(frozen=True)
@@ -91,24 +93,30 @@ def contest(
     a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
     command: str | None = None,
 ) -> Contest:  # fmt: skip
-    """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their content.
+    """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their
+    content.
 
-    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError where no pair is
-    of these two models, no person voted on one, and for a judge that is not there or one of several.
+    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError where no
+    pair is of these two models, no person voted on one, and for a judge that is not there or one of several.
     """
     table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     sides = _sides(a, b, dataset, table["pair_id"].to_pylist(), table["prompt"].to_pylist())
     mine = np.flatnonzero(~np.isnan(sides))
     if not len(mine):
-        raise PalateError(f"{dataset.path}: no pair of pictures of {a.folder} and {b.folder}. Make them: palate import samples "
-                          f"{a.folder} {b.folder} --to {dataset.path}.")  # fmt: skip
+        raise PalateError(
+            f"{dataset.path}: no pair of pictures of {a.folder} and {b.folder}. Make them: palate import samples "
+            f"{a.folder} {b.folder} --to {dataset.path}."
+        )
     ids, prompts = (np.array(table[name].to_pylist(), dtype=object)[mine] for name in ("pair_id", "prompt"))
     known = np.array([np.nan if p is None else p for p in table["propensity"].to_pylist()])[mine]
     votes = dataset.votes()
     judge = judge or _only_judge(dataset, votes, set(ids))
     labels = collect_labels(list(ids), votes, judge=judge, propensity=known)
     if not labels.labelled.any():
-        raise PalateError(f"{dataset.path}: no person voted on a pair of these two models. Let people vote: palate label {dataset.path}.")  # fmt: skip
+        raise PalateError(
+            f"{dataset.path}: no person voted on a pair of these two models. Let people vote: palate label"
+            f" {dataset.path}."
+        )
     first = sides[mine] == 0
     human, g = (np.where(first, x, 1 - x) for x in (labels.human, labels.judge))
     judged = powered = None
@@ -117,9 +125,21 @@ def contest(
         judged = vote_rate(np.where(first, hard, 1 - hard), prompts)
         powered = vote_rate(human, prompts, labels.propensity, judge=g)
     used = _used_in_training(judge, dataset, a, b)
-    return Contest(*names, dataset.path, len(mine), len(set(prompts)), len(sides) - len(mine), vote_rate(human, prompts, labels.propensity),
-                   judge, used, judged, powered, bool(~np.isnan(known[labels.labelled]).any()), said(command)["command"],
-                   tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)))  # fmt: skip
+    return Contest(
+        *names,
+        dataset.path,
+        len(mine),
+        len(set(prompts)),
+        len(sides) - len(mine),
+        vote_rate(human, prompts, labels.propensity),
+        judge,
+        used,
+        judged,
+        powered,
+        bool(~np.isnan(known[labels.labelled]).any()),
+        said(command)["command"],
+        tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)),
+    )
 
 
 def vote_rate(
@@ -129,25 +149,30 @@ def vote_rate(
     """The mean vote over all N pairs from votes on some of them, [N] in [0, 1], NaN where there is none.
 
     propensity [N]: the probability with which a pair was chosen to be voted on; equal ones where absent. judge [N]: a
-    judge's probabilities, which may be wrong in any way; NaN counts as 1/2. With weights w = 1/propensity on voted pairs
+    judge's probabilities, which may be wrong in any way; NaN counts as 1/2. With weights w = 1/propensity on voted
+    pairs
 
         rate = power * mean(judge) + weighted mean over the voted pairs of (vote - power * judge)
 
-    which has the mean vote of all pairs as its expectation up to the weights' normalisation, whatever the judge says. The
-    tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of `palate.targets.dedpo`;
-    with equal propensities and one pair per prompt this is `powered_mean` at lambda = kappa * N_unlabelled / N.
+    which has the mean vote of all pairs as its expectation up to the weights' normalisation, whatever the judge says.
+    The tuned power has the least estimated variance in [0, 1], 0 for a worthless judge. It is kappa of
+    `palate.labels.targets.dedpo`; with equal propensities and one pair per prompt this is `powered_mean` at lambda =
+    kappa * N_unlabelled / N.
 
     The variance is that of the sums of influences by prompt, because pictures of one prompt go together; a tuned power
     costs one degree of freedom. It becomes a score interval (`rate_interval`), as if rate were a share of as many
-    independent votes as give this variance, with Kish's effective number of prompts: the published normal interval (`powered_mean`) is too short near 0 and 1.
-    Where all votes are equal the exact binomial interval with a voted prompt as a trial is given. Raises PalateError
-    without a vote, for a propensity outside (0, 1] and unequal lengths.
+    independent votes as give this variance, with Kish's effective number of prompts: the published normal interval
+    (`powered_mean`) is too short near 0 and 1. Where all votes are equal the exact binomial interval with a voted
+    prompt as a trial is given. Raises PalateError without a vote, for a propensity outside (0, 1] and unequal lengths.
     """
     y = np.asarray(votes, dtype=np.float64)
     g = np.full(len(y), 0.5) if judge is None else np.where(np.isnan(judge), 0.5, np.asarray(judge, dtype=np.float64))
     pi = np.ones(len(y)) if propensity is None else np.asarray(propensity, dtype=np.float64)
     if not len(y) == len(g) == len(pi) == len(prompt_ids):
-        raise PalateError(f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be as many.")  # fmt: skip
+        raise PalateError(
+            f"votes {len(y):,}, judge {len(g):,}, propensities {len(pi):,} and prompts {len(prompt_ids):,} must be as"
+            " many."
+        )
     voted = ~np.isnan(y)
     if not voted.any():
         raise PalateError("a win rate by votes needs at least one vote.")
@@ -182,8 +207,20 @@ def vote_rate(
         low, high = rate_interval(rate, variance, weighed, confidence, spread=spread, fitted=fitted)
     wins, losses = int((y[voted] > 0.5).sum()), int((y[voted] < 0.5).sum())
     n = int(voted.sum())
-    return VoteRate(rate, low, high, n, wins, n - wins - losses, losses, clusters, float(power), confidence, error,
-                    sign_test(np.bincount(prompt, weights=np.where(voted, y, 0.0)), np.bincount(prompt, weights=voted)))  # fmt: skip
+    return VoteRate(
+        rate,
+        low,
+        high,
+        n,
+        wins,
+        n - wins - losses,
+        losses,
+        clusters,
+        float(power),
+        confidence,
+        error,
+        sign_test(np.bincount(prompt, weights=np.where(voted, y, 0.0)), np.bincount(prompt, weights=voted)),
+    )
 
 
 def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], prompts: list[str]) -> np.ndarray:
@@ -201,7 +238,8 @@ def _sides(a: Samples, b: Samples, dataset: PreferenceDataset, ids: list[str], p
 
 
 def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples, b: Samples) -> bool | None:
-    """Whether one of the models was trained on this judge's votes, or is the judge itself; None where that cannot be known."""
+    """Whether one of the models was trained on this judge's votes, or is the judge itself; None where that cannot be
+    known."""
     entries = [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == judge]
     names = {judge} | {entry.get("judge") for entry in entries}
     models = {(run_of(s) or Path(s.settings["model"])).resolve() for s in (a, b)}
@@ -221,7 +259,10 @@ def _only_judge(dataset: PreferenceDataset, votes, ids: set[str]) -> str | None:
 
 
 def _lines(found: Contest) -> list[str]:
-    out = [f"contest of {found.a} and {found.b} · {found.pairs:,} pairs on {found.prompts:,} prompts, {found.human.n:,} with votes of people"]  # fmt: skip
+    out = [
+        f"contest of {found.a} and {found.b} · {found.pairs:,} pairs on {found.prompts:,} prompts, {found.human.n:,}"
+        " with votes of people"
+    ]
     rows = {"votes of people alone": found.human}
     if found.judge:
         rows |= {

@@ -1,7 +1,6 @@
 """What a comparison found: plain records, their text for the terminal, their JSON for the report."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from palate import __version__
-from palate.evaluation.samples import OF_THE_MODEL, Samples
+from palate.data.samples import OF_THE_MODEL, Samples
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
-from palate.files import write_text
+from palate.files import plain, write_text
+from palate.version import __version__
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,12 @@ class Comparison:
             {
                 "palate": __version__,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "suite": {"source": self.base.samples.suite, "hash": settings["prompts"], "prompts": len(set(self.base.samples.prompts)), "pictures": len(self.base.samples.prompts)},
+                "suite": {
+                    "source": self.base.samples.suite,
+                    "hash": settings["prompts"],
+                    "prompts": len(set(self.base.samples.prompts)),
+                    "pictures": len(self.base.samples.prompts),
+                },
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
@@ -74,7 +78,7 @@ class Comparison:
                 "warnings": warnings(self.lost, self.older),
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
-        )  # fmt: skip
+        )
 
 
 def save(result: Any, path: str | Path) -> None:
@@ -83,15 +87,19 @@ def save(result: Any, path: str | Path) -> None:
 
 
 def warnings(lost: dict[str, tuple[str, ...]], older: tuple[str, ...]) -> list[str]:
-    """What a reader must know before the numbers, as sentences: models that have other weights by now, and such whose training
-    is not known. `lost` and `older` are those of a comparison."""
+    """What a reader must know before the numbers, as sentences: models that have other weights by now, and such whose
+    training is not known. `lost` and `older` are those of a comparison."""
     out = []
     if older:
-        out.append(f"The pictures of {_and(older)} are of older weights: training went on since, and these numbers are not of the model as it is. "
-                   "Delete those samples, and sample again.")  # fmt: skip
+        out.append(
+            f"The pictures of {_and(older)} are of older weights: training went on since, and these numbers are not of"
+            " the model as it is. Delete those samples, and sample again."
+        )
     for name, what in lost.items():
-        out.append(f"It is not known what {name} was trained on: {' and '.join(what)} was not found. So any scorer may have been used in its "
-                   "training, and none gives the headline.")  # fmt: skip
+        out.append(
+            f"It is not known what {name} was trained on: {' and '.join(what)} was not found. So any scorer may have"
+            " been used in its training, and none gives the headline."
+        )
     return out
 
 
@@ -101,17 +109,31 @@ def lines(comparison: Comparison) -> list[str]:
     for section in (comparison, *comparison.others):
         out += _numbers(section)
     for row in comparison.rows:
-        changed = [f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]" for name, (value, low, high) in row.drift_change.items()
-                   if low > 0 or high < 0]  # fmt: skip
+        changed = [
+            f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            for name, (value, low, high) in row.drift_change.items()
+            if low > 0 or high < 0
+        ]
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")
     out += [f"WARNING: {warning}" for warning in warnings(comparison.lost, comparison.older)]
     if comparison.lost:
-        return [*out, f"No headline: it is not known whether {_and(tuple(comparison.lost))} learned from {comparison.scorer}. Sample anew where the "
-                "runs and datasets are, then it is written down."]  # fmt: skip
+        return [
+            *out,
+            (
+                f"No headline: it is not known whether {_and(tuple(comparison.lost))} learned from {comparison.scorer}."
+                " Sample anew where the runs and datasets are, then it is written down."
+            ),
+        ]
     if comparison.trained_on:
-        return [*out, f"No headline: {_and(comparison.trained_on)} learned from {'these scorers' if comparison.others else comparison.scorer}, "
-                "so its verdict is no evidence. Name a scorer that was not used in training (--scorer)."]  # fmt: skip
+        return [
+            *out,
+            (
+                f"No headline: {_and(comparison.trained_on)} learned from"
+                f" {'these scorers' if comparison.others else comparison.scorer}, so its verdict is no evidence. Name a"
+                " scorer that was not used in training (--scorer)."
+            ),
+        ]
     return out + _words(comparison)
 
 
@@ -141,35 +163,34 @@ def _words(comparison: Comparison) -> list[str]:
     return out + ([f"No winner between {'; '.join(open_)}."] if open_ else [])
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer | np.bool_):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
-
-
 def _section(section: Comparison) -> dict[str, Any]:
     return {
-        "scorer": section.scorer, "version": section.version, "used_in_training_of": section.trained_on,
-        "base": _model(section.base), "models": [_model(row) for row in section.rows],
+        "scorer": section.scorer,
+        "version": section.version,
+        "used_in_training_of": section.trained_on,
+        "base": _model(section.base),
+        "models": [_model(row) for row in section.rows],
         "groups": [asdict(group) | {"win": win_dict(group.win)} for group in section.groups],
         "strengths": [asdict(one) for one in section.table.strengths] if section.table else [],
-        "claims": [asdict(claim) | {"win": win_dict(claim.win)} for claim in section.table.claims] if section.table else [],
-    }  # fmt: skip
+        "claims": (
+            [asdict(claim) | {"win": win_dict(claim.win)} for claim in section.table.claims] if section.table else []
+        ),
+    }
 
 
 def _model(row: Evaluated) -> dict[str, Any]:
     own = {key: row.samples.settings.get(key) for key in OF_THE_MODEL}
     return {
-        "name": row.name, "path": row.path, "samples": row.samples.folder, **own, "n": len(row.scores), "mean": row.mean,
-        "win": win_dict(row.win), "drift": row.drift, "drift_change": row.drift_change,
-    }  # fmt: skip
+        "name": row.name,
+        "path": row.path,
+        "samples": row.samples.folder,
+        **own,
+        "n": len(row.scores),
+        "mean": row.mean,
+        "win": win_dict(row.win),
+        "drift": row.drift,
+        "drift_change": row.drift_change,
+    }
 
 
 def win_dict(win: WinRate | None) -> dict[str, Any] | None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import yaml
 
+from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
-from palate.evaluation.naming import require_models
-from palate.evaluation.origin import trained_since
-from palate.evaluation.provenance import learned_by_samples
-from palate.evaluation.samples import Samples, open_samples
 from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
 from palate.evaluation.scores import Scores, repetitions, score_samples
 from palate.evaluation.winrate import Interval, interval_text, mean_interval
+from palate.sampling.naming import require_models
+from palate.sampling.origin import trained_since
+from palate.sampling.provenance import learned_by_samples
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,18 @@ class Scored:
 
 
 def score(
-    models: list[str | Path], scorers: list[str], common: dict[str, Any] | None = None, settings: list[str] | None = None,
-    batch_size: int | None = None, command: str | None = None,
-) -> list[Scored]:  # fmt: skip
+    models: list[str | Path],
+    scorers: list[str],
+    common: dict[str, Any] | None = None,
+    settings: list[str] | None = None,
+    batch_size: int | None = None,
+    command: str | None = None,
+) -> list[Scored]:
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
-    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME. `command`
-    is stored beside the scores.
-    Raises PalateError for a folder without samples, one `model` for several reward models, and as `score_samples` does.
+    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
+    `command` is stored beside the scores. Raises PalateError for a folder without samples, one `model` for several
+    reward models, and as `score_samples` does.
     """
     require_models(models, "score")
     folders = [open_samples(folder) for model in models for folder in _folders(Path(model))]
@@ -69,7 +73,8 @@ def score_lines(scored: Scored) -> list[str]:
         out.append(f"  {name:<16} {interval_text(interval, '.3f')}{mark}")
     if scored.lost:
         out.append(
-            f"  not known what this model was trained on, so none of these is sure to be evidence: {'; '.join(scored.lost)} not found"
+            "  not known what this model was trained on, so none of these is sure to be evidence:"
+            f" {'; '.join(scored.lost)} not found"
         )
     if scored.older:
         out.append("  these pictures are of older weights: the model was trained further since")

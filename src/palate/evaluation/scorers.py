@@ -1,6 +1,8 @@
-"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed unasked.
+"""One number per picture, higher is better: reward models, the world's truth, plug-ins; and drift, what changed
+unasked.
 
-A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of `palate.judges.rewards`.
+A scorer that scores single pictures is any judge of `palate.judges` with scores, or a reward of
+`palate.judges.rewards`.
 """
 
 from collections.abc import Callable
@@ -11,11 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.answers import judge_key
-from palate.judges.base import BUILT_IN, SELF, Judge, Pair, load_judge
+from palate.judges.base import SELF, Judge, Pair
 from palate.judges.covariates import picture_statistics
+from palate.judges.load import BUILT_IN, load_judge
 from palate.judges.rewards import STATISTICS, load_reward
+from palate.world import SHIPPED
 
 DRIFT, DIVERSITY = "drift", "diversity"
 _SIDE = 16  # pixels; diversity is about what a picture shows, not about its texture
@@ -37,9 +41,9 @@ class Scorer:
 def load_scorer(name: str, **settings: Any) -> Scorer:
     """The scorer of that name; `settings` go to the judge where it is one.
 
-    world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's embeddings),
-    a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another name (with what
-    there is), a setting that is not taken, and a judge that only compares.
+    world, a picture statistic, drift (all of them), diversity (of pixels), diversity:JUDGE (of a CLIP judge's
+    embeddings), a plug-in of `palate.scorers`, or a judge that scores single pictures. Raises PalateError for another
+    name (with what there is), a setting that is not taken, and a judge that only compares.
     """
     kind, _, judge = name.partition(":")
     if name == DRIFT:
@@ -78,8 +82,15 @@ def _reward(name: str) -> Callable:
     try:
         return load_reward(name)
     except PalateError as error:
-        reward_models = ", ".join(sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES)))
-        raise PalateError(f"{error} Also {DRIFT}, {DIVERSITY}, and the reward models {reward_models}.") from error
+        if name in (*SHIPPED, *STATISTICS, *entry_points(group="palate.scorers").names):
+            raise
+        models = sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES))
+        others = [*SHIPPED, *STATISTICS, *entry_points(group="palate.scorers").names, DRIFT, DIVERSITY]
+        near = did_you_mean(name, [*others, *models], "a package can add one (entry point palate.scorers).")
+        raise PalateError(
+            f"scorer {name!r} is not known: there are {', '.join(others)}, and the reward models"
+            f" {', '.join(models)}{near}"
+        ) from error
 
 
 def _of_judge(name: str, judge: Judge) -> Scorer:
@@ -92,8 +103,10 @@ def _of_judge(name: str, judge: Judge) -> Scorer:
         pairs = [Pair(str(i), *shown, shown[1]) for i, shown in enumerate(zip(prompts, images, strict=True))]
         said = np.asarray(judge.vote(pairs), dtype=object)
         if said.shape != (len(pairs), 2):
-            raise PalateError(f"judge {name!r} compares two pictures and has no score for one (it gave an array of shape "
-                              f"{said.shape} for {len(pairs)} pairs). Let it vote on pairs: palate annotate.")  # fmt: skip
+            raise PalateError(
+                f"judge {name!r} compares two pictures and has no score for one (it gave an array of shape "
+                f"{said.shape} for {len(pairs)} pairs). Let it vote on pairs: palate annotate."
+            )
         return said[:, :1].astype(np.float64)
 
     return Scorer(name, f"{version}-{key[:8]}", (name,), score, getattr(judge, "batch_size", 16))

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from palate.data.images import decode_image
+from palate.data.samples import Samples
 from palate.errors import PalateError
-from palate.evaluation.origin import said
-from palate.evaluation.samples import Samples
 from palate.evaluation.scorers import DIVERSITY, DRIFT, Scorer, is_judge, load_scorer, statistic_names
 from palate.files import atomic_path, write_text
 from palate.progress import progress_bar
+from palate.sampling.origin import said
 
 SCORES = pa.schema(
     [("picture", pa.int32()), ("prompt", pa.string()), ("repetition", pa.int32()), ("scorer", pa.string()),
@@ -43,8 +43,9 @@ def score_samples(
     """The scores of all pictures, one entry per column of the scorer; only what is not stored yet is made.
 
     Every batch is stored at once, so an interrupted call goes on. A score belongs to the bytes of its picture: one that
-    was made anew is scored anew. `command` goes into scores.json, this process's own where there is none. Raises PalateError while pictures are missing, for diversity of single pictures, and for
-    a scorer that fails or gives no finite number; what was scored before is kept.
+    was made anew is scored anew. `command` goes into scores.json, this process's own where there is none. Raises
+    PalateError while pictures are missing, for diversity of single pictures, and for a scorer that fails or gives no
+    finite number; what was scored before is kept.
     """
     scorer = load_scorer(scorer) if isinstance(scorer, str) else scorer
     if scorer.whole_prompts and repetitions(samples) < 2:
@@ -78,7 +79,8 @@ def stored_scores(samples: Samples) -> list[Scores]:
 
 
 def drift(samples: Samples, command: str | None = None) -> dict[str, np.ndarray]:
-    """Picture statistics [N] by name, and diversity where a prompt has several pictures: what changed that nobody asked for."""
+    """Picture statistics [N] by name, and diversity where a prompt has several pictures: what changed that nobody asked
+    for."""
     names = [DRIFT, DIVERSITY] if repetitions(samples) > 1 else [DRIFT]
     return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name, command=command)}
 
@@ -89,7 +91,8 @@ def verdicts(samples: Samples) -> list[str]:
 
 
 def scored_alike(folders: list[Samples], scorer: str, command: str | None = None) -> list[Scores]:
-    """Scores of several folders by one version of a scorer: what is stored, else made now unless it takes a reward model.
+    """Scores of several folders by one version of a scorer: what is stored, else made now unless it takes a reward
+    model.
 
     Raises PalateError where folders lack the scores of a judge, or have them of different versions alone.
     """
@@ -123,7 +126,9 @@ def read_scores(folder: Path) -> pa.Table:
     if not path.exists():
         return SCORES.empty_table()
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # one file, also while another process replaces it
+        table = pq.read_table(
+            pa.BufferReader(path.read_bytes()), page_checksum_verification=True
+        )  # one file, also while another process replaces it
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
     return (
@@ -134,7 +139,8 @@ def read_scores(folder: Path) -> pa.Table:
 
 
 def score_commands(folder: Path) -> dict[str, dict[str, str]]:
-    """ "SCORER VERSION" -> the command that scored first, and its version of palate; {} where scores.json is not there or damaged."""
+    """ "SCORER VERSION" -> the command that scored first, and its version of palate; {} where scores.json is not there
+    or damaged."""
     try:
         told = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -148,7 +154,13 @@ def repetitions(samples: Samples) -> int:
 
 def _values(table: pa.Table, column: str, version: str, content: list[str]) -> np.ndarray:
     own = table.filter(pc.and_(pc.equal(table["scorer"], column), pc.equal(table["version"], version)))
-    by_content = dict(zip(zip(own["picture"].to_pylist(), own["content"].to_pylist(), strict=True), own["score"].to_pylist(), strict=True))  # fmt: skip
+    by_content = dict(
+        zip(
+            zip(own["picture"].to_pylist(), own["content"].to_pylist(), strict=True),
+            own["score"].to_pylist(),
+            strict=True,
+        )
+    )
     return np.array([by_content.get(place, np.nan) for place in enumerate(content)], dtype=np.float64)
 
 
@@ -185,17 +197,29 @@ def _scored(samples: Samples, scorer: Scorer, batch: np.ndarray) -> np.ndarray:
 
 
 def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
-    """Replace this scorer's rows by what it has said so far; read again before, as another process may score here too."""
+    """Replace this scorer's rows by what it has said so far; read again before, as another process may score here
+    too."""
     table = read_scores(samples.folder)
     own = pc.and_(pc.is_in(table["scorer"], pa.array(scorer.columns)), pc.equal(table["version"], scorer.version))
     done, times = np.flatnonzero(np.isfinite(values).all(axis=1)), repetitions(samples)
     new = [
-        pa.table([done, [samples.prompts[i] for i in done], done % times, [column] * len(done), [scorer.version] * len(done),
-                  [samples.contents[i] for i in done], values[done, k]], names=SCORES.names).cast(SCORES)
+        pa.table(
+            [
+                done,
+                [samples.prompts[i] for i in done],
+                done % times,
+                [column] * len(done),
+                [scorer.version] * len(done),
+                [samples.contents[i] for i in done],
+                values[done, k],
+            ],
+            names=SCORES.names,
+        ).cast(SCORES)
         for k, column in enumerate(scorer.columns)
-    ]  # fmt: skip
+    ]
     with atomic_path(samples.folder / "scores.parquet") as temporary:
-        pq.write_table(pa.concat_tables([table.filter(pc.invert(own)), *new]), temporary)
+        table = pa.concat_tables([table.filter(pc.invert(own)), *new])
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def _store_command(folder: Path, scorer: Scorer, command: str | None) -> None:

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from palate.errors import PalateError
 from palate.evaluation.winrate import Interval, WinRate, binomial_interval, score_interval, widened
-from palate.training.config import FREE_ON_RESUME, read_yaml
+from palate.run.load import FREE_ON_RESUME, read_yaml
 
 _NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
 
@@ -32,13 +32,14 @@ class Group:
 def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """Mean of `values` [S seeds, P prompts] with an interval for other seeds and other prompts: (mean, low, high).
 
-    All seeds are sampled on the same prompts and noise and compared with the same base pictures, so a t-interval over the
-    seeds' means forgets what prompts have in common: with 10 seeds it held the truth in 51 to 95 % of simulations. With
-    seeds and prompts as crossed random effects (mean squares MS of both and of their interaction) the variance of the mean
-    is MS_prompt/SP + (MS_seed - MS_interaction)/SP, the second part not below 0. Each part is widened by its own Student
-    quantile, P - 1 and S - 1 degrees of freedom, and half widths add as squares (the modified large-sample construction
-    for sums of variance components, Burdick and Graybill 1992). In simulations of win rates with 3, 5 and 10 seeds the
-    95 % interval held the truth in 94 to 97 %; in 92.5 % where only three seeds differed by more than the prompts do.
+    All seeds are sampled on the same prompts and noise and compared with the same base pictures, so a t-interval over
+    the seeds' means forgets what prompts have in common: with 10 seeds it held the truth in 51 to 95 % of simulations.
+    With seeds and prompts as crossed random effects (mean squares MS of both and of their interaction) the variance of
+    the mean is MS_prompt/SP + (MS_seed - MS_interaction)/SP, the second part not below 0. Each part is widened by its
+    own Student quantile, P - 1 and S - 1 degrees of freedom, and half widths add as squares (the modified large-sample
+    construction for sums of variance components, Burdick and Graybill 1992). In simulations of win rates with 3, 5 and
+    10 seeds the 95 % interval held the truth in 94 to 97 %; in 92.5 % where only three seeds differed by more than the
+    prompts do.
 
     NaN with a single seed or prompt.
     """
@@ -51,10 +52,11 @@ def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.95) -> WinRate:
-    """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T seeds.
+    """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T
+    seeds.
 
-    With T seeds of the other method, too, seeds of both sides and prompts are crossed random effects. Each side adds what
-    its seeds differ by (as in `seeds_mean`, of means over the other side's seeds), and the two sides together have
+    With T seeds of the other method, too, seeds of both sides and prompts are crossed random effects. Each side adds
+    what its seeds differ by (as in `seeds_mean`, of means over the other side's seeds), and the two sides together have
     Satterthwaite's degrees of freedom; what two particular seeds have in common counts on both sides, which is the safe
     one. A single model on a side is taken as it is. The half width becomes a score interval, as in `rate_interval`.
 
@@ -73,8 +75,20 @@ def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.
         low, high = score_interval(rate, _half_width(by_prompt, confidence, spread) ** 2 / spread)
         p_value = _p_value(by_prompt, spread, 2 * abs(rate - 0.5) * np.sqrt(spread))
     wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
-    return WinRate(outcomes.size, wins, outcomes.size - wins - losses, losses, rate, low, high, p_value, prompts, confidence,
-                   seeds=outcomes.shape[0], seeds_b=outcomes.shape[1])  # fmt: skip
+    return WinRate(
+        outcomes.size,
+        wins,
+        outcomes.size - wins - losses,
+        losses,
+        rate,
+        low,
+        high,
+        p_value,
+        prompts,
+        confidence,
+        seeds=outcomes.shape[0],
+        seeds_b=outcomes.shape[1],
+    )
 
 
 def outcomes_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -99,8 +113,8 @@ def group_names(groups: Sequence[Sequence[str]]) -> list[str]:
 
 
 def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
-    """Positions of the runs whose configurations differ in the seed alone (and where they were written), in groups of two
-    or more. What is no run (None, or a folder without config.yaml) is in none; neither are runs of equal seeds."""
+    """Positions of the runs whose configurations differ in the seed alone (and where they were written), in groups of
+    two or more. What is no run (None, or a folder without config.yaml) is in none; neither are runs of equal seeds."""
     found: dict[str, dict[int, int]] = defaultdict(dict)  # method -> seed -> position
     for position, run in enumerate(runs):
         path = Path(run) / "config.yaml" if run else None
@@ -128,7 +142,8 @@ def grouped(
 
 
 def seeds_variance(values: np.ndarray) -> float:
-    """What the seeds add to the variance of the mean of `values` [S, P]: the prompts' share and the interaction taken off."""
+    """What the seeds add to the variance of the mean of `values` [S, P]: the prompts' share and the interaction taken
+    off."""
     seeds, prompts = values.shape
     by_seed, by_prompt = values.mean(axis=1), values.mean(axis=0)
     rest = values - by_seed[:, None] - by_prompt + values.mean()
@@ -137,7 +152,8 @@ def seeds_variance(values: np.ndarray) -> float:
 
 
 def _half_width(values: np.ndarray, confidence: float, spread: float = 0.0) -> float:
-    """Of the mean of [S, P] or [S, T, P]; `spread` is the variance of a single trial, 0 where values are no outcomes."""
+    """Of the mean of [S, P] or [S, T, P]; `spread` is the variance of a single trial, 0 where values are no
+    outcomes."""
     values = values[:, None] if values.ndim == 2 else values
     prompts = values.shape[-1]
     of_prompts = widened(values.mean(axis=(0, 1)).var(ddof=1) / prompts, prompts, spread)

@@ -1,4 +1,5 @@
-"""Several models, or methods with several training seeds, in one table: Bradley-Terry strengths, and which of them differ."""
+"""Several models, or methods with several training seeds, in one table: Bradley-Terry strengths, and which of them
+differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,19 +53,21 @@ def strengths(
     names: Sequence[str], scores: Sequence[np.ndarray], prompt_ids: Sequence, *, confidence: float = 0.95,
     resamples: int = 2000, seed: int = 0,
 ) -> Table:  # fmt: skip
-    """K models with scores [N] each on the same N samples: every pair of models compared on every sample, a tie half a win.
+    """K models with scores [N] each on the same N samples: every pair of models compared on every sample, a tie half a
+    win.
 
-    Scores [S, N] are those of S training seeds of one method: one entry of the table, whose results hold for other seeds.
+    Scores [S, N] are those of S training seeds of one method: one entry of the table, whose results hold for other
+    seeds.
 
-    Intervals are from the Bayesian bootstrap over prompts (Rubin 1981: every prompt has an exponential weight), widened for
-    few prompts as those of means are. Each pair of models is given half a prompt won and half a prompt lost, so that for two
-    models and a comparison per prompt the interval is that of Jeffreys' prior for their win rate: where every comparison is
-    won it is wide and not a point. What seeds differ by is added through the derivatives of the strengths, as squares of half
-    widths (`seeds_win`).
+    Intervals are from the Bayesian bootstrap over prompts (Rubin 1981: every prompt has an exponential weight), widened
+    for few prompts as those of means are. Each pair of models is given half a prompt won and half a prompt lost, so
+    that for two models and a comparison per prompt the interval is that of Jeffreys' prior for their win rate: where
+    every comparison is won it is wide and not a point. What seeds differ by is added through the derivatives of the
+    strengths, as squares of half widths (`seeds_win`).
 
-    Claims are tested by prompt (Student's t on the prompts' win rates; the sign test over prompts where all have one rate),
-    those with several seeds by the test of their interval, and corrected by Holm's method over all K(K - 1)/2 pairs. Raises
-    PalateError for fewer than two models or scores of unequal length.
+    Claims are tested by prompt (Student's t on the prompts' win rates; the sign test over prompts where all have one
+    rate), those with several seeds by the test of their interval, and corrected by Holm's method over all K(K - 1)/2
+    pairs. Raises PalateError for fewer than two models or scores of unequal length.
     """
     tables = [np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in scores]  # [S, N] each
     if len(names) < 2 or len({one.shape[1] for one in tables}) != 1 or len(names) != len(tables):
@@ -95,7 +98,8 @@ def strengths(
 
 
 def _resampled(wins: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Tables of wins [resamples, K, K] with weights of the prompts, and of half a prompt won and half a one lost per pair."""
+    """Tables of wins [resamples, K, K] with weights of the prompts, and of half a prompt won and half a one lost per
+    pair."""
     prompts, models, _ = wins.shape
     rng, size = np.random.default_rng(seed), max(1, CELLS // prompts)
     flat = wins.reshape(prompts, -1)
@@ -108,8 +112,8 @@ def _resampled(wins: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def _of_seeds(estimate: np.ndarray, wins: np.ndarray, won: list[np.ndarray], confidence: float) -> np.ndarray:
     """What training seeds add to the squared half widths of the strengths, [K].
 
-    To first order a win of model g over j more moves the strengths by C (e_g - e_j), with C the inverse of the likelihood's
-    curvature; so a seed's wins are numbers by prompt whose variance over seeds is that of a mean.
+    To first order a win of model g over j more moves the strengths by C (e_g - e_j), with C the inverse of the
+    likelihood's curvature; so a seed's wins are numbers by prompt whose variance over seeds is that of a mean.
     """
     total = wins.sum(axis=0)
     inverse = np.linalg.inv(_curvature(total + 0.5 * (1 - np.eye(len(total))), estimate) + 1.0 / len(total))
@@ -125,8 +129,8 @@ def _of_seeds(estimate: np.ndarray, wins: np.ndarray, won: list[np.ndarray], con
 def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     """Maximum-likelihood strengths [B, K], mean 0, of B tables of wins [B, K, K] (row over column), by Newton's method.
 
-    One tie per pair of models is added (a `prior` of half a win on each side), without which a model that always wins would
-    have an infinite strength.
+    One tie per pair of models is added (a `prior` of half a win on each side), without which a model that always wins
+    would have an infinite strength.
     """
     models = wins.shape[-1]
     wins = wins + prior * (1 - np.eye(models))
@@ -151,7 +155,8 @@ def _curvature(wins: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values corrected for their number (Holm 1979): the k-th smallest of m times m - k + 1, made monotone, at most 1."""
+    """p-values corrected for their number (Holm 1979): the k-th smallest of m times m - k + 1, made monotone, at most
+    1."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)
     out = np.empty_like(p)

@@ -56,17 +56,21 @@ class WinRate:
 
     @property
     def test_words(self) -> str:
-        """The p-value and of which test it is, for example "sign test p 0.031"; "" where a single prompt leaves a group none."""
+        """The p-value and of which test it is, for example "sign test p 0.031"; "" where a single prompt leaves a group
+        none."""
         if self.clustered_p:
             return "" if np.isnan(self.low) else f"p {self.p_value:.2g}"
         return f"sign test p {self.p_value:.2g}"
 
     def sentence(self, name_a: str, name_b: str, more_of: str = "") -> str:
-        """The result in plain words. It names a winner only where there is one; `more_of` is a statistic of the pictures, of
-        which there is more or less, and no winner."""
+        """The result in plain words. It names a winner only where there is one; `more_of` is a statistic of the
+        pictures, of which there is more or less, and no winner."""
         counts = f"{_count(self.n, 'comparison')} on {_count(self.prompts, 'prompt')}"
         counts += seeds_words(self)
-        level = f"No winner between {name_a} and {name_b}: {name_a} {f'has more {more_of} in' if more_of else 'won'} {_percent(self.rate)} of {counts}"
+        level = (
+            f"No winner between {name_a} and {name_b}: {name_a} {f'has more {more_of} in' if more_of else 'won'}"
+            f" {_percent(self.rate)} of {counts}"
+        )
         if np.isnan(self.low):
             return f"{level}, and a single prompt gives no interval."
         interval = f"{self.confidence * 100:g} % interval {_percent(self.low)} to {_percent(self.high)}"
@@ -76,7 +80,10 @@ class WinRate:
                 "a": f"{name_a} has more {more_of} than {name_b}",
                 "b": f"{name_a} has less {more_of} than {name_b}",
             }
-            return f"{told.get(self.winner, f'{name_a} and {name_b} do not clearly differ in {more_of}')}: {share}. More of it is not better."
+            return (
+                f"{told.get(self.winner, f'{name_a} and {name_b} do not clearly differ in {more_of}')}: {share}. More"
+                " of it is not better."
+            )
         if self.winner == "a":
             return f"{name_a} beats {name_b} in {_percent(self.rate)} of {counts} ({interval})."
         if self.winner == "b":
@@ -120,8 +127,9 @@ def win_rate(
 
 
 def sign_test(wins: np.ndarray, counts: np.ndarray) -> float:
-    """Two-sided exact p-value of the prompts that were mostly won among those mostly won or lost, where both are as likely; 1
-    without any. A prompt counts once, because its samples are not independent: wins and counts [prompts], a tie half a win."""
+    """Two-sided exact p-value of the prompts that were mostly won among those mostly won or lost, where both are as
+    likely; 1 without any. A prompt counts once, because its samples are not independent: wins and counts [prompts], a
+    tie half a win."""
     ahead, behind = int((wins > counts / 2).sum()), int((wins < counts / 2).sum())
     return float(stats.binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
 
@@ -133,8 +141,8 @@ def rate_interval(
 
     One win or loss has the variance `spread`, rate (1 - rate) when absent, so the estimate is worth spread / variance
     independent trials, and Wilson's interval for such a number is given, with Student's quantile for clusters - 1 less
-    the number of `fitted` parameters. The variance is that of the clusters, or what it would be with one more cluster that
-    is a single trial where that is larger: few clusters that agree by chance are not taken for certainty.
+    the number of `fitted` parameters. The variance is that of the clusters, or what it would be with one more cluster
+    that is a single trial where that is larger: few clusters that agree by chance are not taken for certainty.
     """
     spread = rate * (1 - rate) if spread is None else spread
     variance = widened(variance, clusters, spread)
@@ -197,7 +205,8 @@ def mean_intervals(
 
 
 def prompt_draws(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same arguments."""
+    """How often each prompt is drawn, [resamples, prompts] in chunks of bounded size; the same for the same
+    arguments."""
     if prompts * resamples <= CELLS:
         yield _kept_draws(prompts, resamples, seed)
         return

@@ -1,7 +1,7 @@
 """The LAION aesthetic predictor: an MLP on the CLIP ViT-L/14 embedding of a picture; the prompt plays no part.
 
-Trained on ratings from 1 to 10 (sac+logos+ava1-l14-linearMSE). Between its layers there is drop-out and nothing else, so
-the whole head is an affine map; it is applied layer by layer in fp32, as published.
+Trained on ratings from 1 to 10 (sac+logos+ava1-l14-linearMSE). Between its layers there is drop-out and nothing else,
+so the whole head is an affine map; it is applied layer by layer in fp32, as published.
 """
 
 from functools import cached_property
@@ -28,7 +28,8 @@ _LAYERS = (0, 2, 4, 6, 7)  # the published names; the numbers between are drop-o
 
 
 class AestheticJudge:
-    """`model` is a CLIP ViT-L/14 (folder or hub name), `head` the file of the MLP, looked for in the folder by default."""
+    """`model` is a CLIP ViT-L/14 (folder or hub name), `head` the file of the MLP, looked for in the folder by
+    default."""
 
     version = "1"
     batch_size = 16

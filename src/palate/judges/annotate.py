@@ -1,8 +1,8 @@
 """`palate annotate`: a judge votes on every pair of a dataset that it has not voted on.
 
 Answers are kept by content as they come (judges/answers.sqlite), and so are the embeddings of pictures that some judges
-make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration is
-a view beside them and never changes a vote.
+make on the way; votes are appended to the table at the end: raw scores, and the uncalibrated probability. Calibration
+is a view beside them and never changes a vote.
 """
 
 import json
@@ -20,9 +20,11 @@ from palate.data.images import image_bytes
 from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
-from palate.judges.base import SELF, Answer, Judge, at_temperature, load_judge
+from palate.judges.ask import at_temperature
+from palate.judges.base import SELF, Answer, Judge
 from palate.judges.calibration import view_folder
 from palate.judges.embeddings import FILE, EmbeddingStore, can_embed, embed_pairs, picture_content
+from palate.judges.load import load_judge
 from palate.judges.workers import UNREADABLE, Embedding, Voting, maker
 from palate.progress import progress_bar
 
@@ -54,22 +56,34 @@ class Report:
 
 
 def annotate(
-    dataset: PreferenceDataset, judge: str, *, settings: dict[str, Any] | None = None, annotator: str | None = None,
-    temperature: float | None = None, batch_size: int | None = None, limit: int | None = None, engine: str = "local",
-    workers: int = 1, gpus: float = 0.0, embeddings: Literal["auto", "all", "none"] = "auto",
-) -> Report:  # fmt: skip
+    dataset: PreferenceDataset,
+    judge: str,
+    *,
+    settings: dict[str, Any] | None = None,
+    annotator: str | None = None,
+    temperature: float | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    engine: str = "local",
+    workers: int = 1,
+    gpus: float = 0.0,
+    embeddings: Literal["auto", "all", "none"] = "auto",
+    again: bool = False,
+    load: Callable[..., Judge] = load_judge,
+) -> Report:
     """Votes of the judge `judge` on every pair that it has not voted on; the same call again goes on, or costs nothing.
 
     `settings` go to the judge; `annotator` is the id under which it votes (its name by default); `temperature` divides
-    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto, where
-    voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. Raises
-    PalateError for a judge that cannot be used or says nothing, and for an annotator id that voted before with another
-    version or other settings.
+    score differences; `limit` stops after so many pairs. `embeddings` of pictures are kept beside the votes: auto,
+    where voting makes them anyway; all, of every pair that it voted on, those of earlier runs included; none. `again`
+    asks about every pair without a vote anew, whatever was answered before. `load` finds a judge by its name, here and
+    on other machines. Raises PalateError for a judge that cannot be used or says
+    nothing, and for an annotator id that voted before with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
     settings = settings or {}
-    voter = load_judge(judge, **settings)
+    voter = load(judge, **settings)
     annotator = annotator or getattr(voter, "annotator", judge)
     key, version = _identity(judge, voter, temperature)
     voted = _already(dataset, annotator, version)
@@ -95,8 +109,9 @@ def annotate(
     todo = report.pairs - report.already_voted - report.in_sample
     if not todo and not voted:
         raise PalateError(
-            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes there say "
-            f"nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set in_sample=true)."
+            f"judge {judge!r} was trained on human votes of all {report.pairs:,} pairs of {dataset.path}: its votes"
+            f" there say nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set"
+            " in_sample=true)."
         )
     size = batch_size or getattr(voter, "batch_size", 16)
     run = partial(mapped, engine=engine, workers=workers, gpus=gpus)
@@ -105,10 +120,10 @@ def annotate(
         if embeddings == "all" or (beside and todo):
             vectors = opened.enter_context(EmbeddingStore(view_folder(dataset, annotator) / FILE, key))
         if todo:
-            make = maker(Voting, engine, judge, voter, settings, beside)
+            make = maker(Voting, engine, load, judge, voter, settings, beside)
             store = opened.enter_context(AnswerStore(dataset.path / "judges" / "answers.sqlite"))
             rows = _rows(dataset, voted | singles | in_sample, getattr(voter, "uses_pair_id", False), report, limit)
-            batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None)
+            batches = _unanswered(rows, key, store, answers, report, size, vectors if beside else None, again)
             try:
                 with progress_bar(f"{annotator} votes", min(todo, limit or todo)) as advance:
                     _judge_all(run(make, batches), key, store, answers, report, advance, vectors)
@@ -116,11 +131,17 @@ def annotate(
                 _write(dataset, report, _tempered(answers, scale), who)
                 raise
         if embeddings == "all":
-            make = maker(Embedding, engine, judge, voter, settings)
+            make = maker(Embedding, engine, load, judge, voter, settings)
             report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
     answers = _tempered(answers, scale)
-    _refuse_useless(report, answers)
+    try:
+        _refuse_useless(report, answers)
+    except PalateError:
+        if todo:  # what was refused is not kept as if it were good: a judge that was repaired is asked anew
+            with AnswerStore(dataset.path / "judges" / "answers.sqlite") as store:
+                store.forget(key)
+        raise
     _write(dataset, report, answers, who)
     return report
 
@@ -146,20 +167,26 @@ def _rows(
                 report.first_failure = report.first_failure or f"{row['pair_id']}: {error}"
                 continue
             content = pair_content(row["prompt"], [*images, row["pair_id"].encode()] if by_pair_id else images)
-            yield {"pair_id": row["pair_id"], "prompt": row["prompt"], "content": content,
-                   "pictures": [picture_content(image) for image in images], "image_0": images[0], "image_1": images[1]}  # fmt: skip
+            yield {
+                "pair_id": row["pair_id"],
+                "prompt": row["prompt"],
+                "content": content,
+                "pictures": [picture_content(image) for image in images],
+                "image_0": images[0],
+                "image_1": images[1],
+            }
 
 
 def _unanswered(
     rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
-    vectors: EmbeddingStore | None,
+    vectors: EmbeddingStore | None, again: bool,
 ) -> Iterator[list[dict]]:  # fmt: skip
-    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the pairs
-    of known pictures."""
+    """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the
+    pairs of known pictures."""
     waiting: list[dict] = []
     known_pictures: dict[str, list[str]] = {}
     for row in rows:
-        known = store.get(key, row["content"])
+        known = None if again else store.get(key, row["content"])
         if known is not None:
             answers[row["pair_id"]] = known
             report.from_answers += 1
@@ -232,8 +259,8 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
     if other:
         who = "a person" if other[0]["source"] != "judge" else f"version {other[0]['instruction_version']}"
         raise PalateError(
-            f"annotator {annotator!r} has {len(other):,} votes in {dataset.path} already, of {who}; this judge is version "
-            f"{version}. Votes of two would be averaged: give this one another id with --name."
+            f"annotator {annotator!r} has {len(other):,} votes in {dataset.path} already, of {who}; this judge is"
+            f" version {version}. Votes of two would be averaged: give this one another id with --name."
         )
     return {vote["pair_id"] for vote in own}
 
@@ -241,14 +268,15 @@ def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[st
 def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
     if not answers and not report.already_voted and not report.left_for_later:
         raise PalateError(
-            f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that cannot "
-            f"be read, {report.failed:,} failed). The first: {report.first_failure}."
+            f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that"
+            f" cannot be read, {report.failed:,} failed). The first: {report.first_failure}."
         )
     said = {round(answer.probability, 12) for answer in answers.values()}
     if len(answers) >= FEWEST and len(said) == 1:
         raise PalateError(
             f"judge {report.judge!r} gives all {len(answers):,} pairs the same probability ({said.pop():g}): it tells "
-            "nothing, and no vote was written. Look at its pictures, its template or its weights."
+            "nothing, and no vote was written. Look at its pictures, its template or its weights; the same command "
+            "asks anew."
         )
 
 
@@ -261,11 +289,19 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
         if not answer.from_scores and answer.score_0 is not None and answer.score_1 is not None:
             shown.append((answer.score_0 + answer.score_1) / 2)
         rows.append(
-            {"pair_id": pair_id, "annotator_id": report.annotator, "source": "judge", "choice": choice, "probability": p,
-             "score_0": answer.score_0, "score_1": answer.score_1, "instruction_version": who["version"]}
-        )  # fmt: skip
+            {
+                "pair_id": pair_id,
+                "annotator_id": report.annotator,
+                "source": "judge",
+                "choice": choice,
+                "probability": p,
+                "score_0": answer.score_0,
+                "score_1": answer.score_1,
+                "instruction_version": who["version"],
+            }
+        )
     if rows:
-        report.votes = dataset.append_votes(rows).added
         kind = "scores" if all(answer.from_scores for answer in answers.values()) else "probabilities"
-        dataset.add_provenance(who | {"answers": kind})
+        dataset.add_provenance(who | {"answers": kind})  # before the votes: a kill leaves none that nobody explains
+        report.votes = dataset.append_votes(rows).added
     report.first_shown = float(np.mean(shown)) if shown else None

@@ -1,4 +1,5 @@
-"""What judges answered, kept by content: a second run costs nothing, an interrupted one goes on, whatever the pairs' ids."""
+"""What judges answered, kept by content: a second run costs nothing, an interrupted one goes on, whatever the pairs'
+ids."""
 
 import json
 import sqlite3
@@ -57,6 +58,11 @@ class AnswerStore:
         if gone:
             raise _unusable(self.path, "another file stands there now")
 
+    def forget(self, judge: str) -> None:
+        """Remove all answers of this judge."""
+        with kept(self.path, self._database):
+            self._database.execute("DELETE FROM answers WHERE judge = ?", (judge,))
+
 
 def connect(path: Path, *tables: str) -> sqlite3.Connection:
     """The SQLite file with these tables in it, made where they are missing. Raises NotKept where it cannot be used."""
@@ -84,8 +90,8 @@ def kept(path: Path, database: sqlite3.Connection) -> Iterator[None]:
 def _unusable(path: Path, why: Exception | str) -> NotKept:
     why = why.strerror.lower() if isinstance(why, OSError) and why.strerror else why
     return NotKept(
-        f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a damaged file "
-        "away; the same command goes on from the votes that are in the dataset."
+        f"{path}: the answers of judges cannot be kept ({why}). Make the file and its folder writable, or move a"
+        " damaged file away; the same command goes on from the votes that are in the dataset."
     )
 
 

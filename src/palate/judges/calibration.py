@@ -1,7 +1,7 @@
 """How far a judge's votes can be trusted: a cross-fitted logistic calibration on the human votes, as a view.
 
-The votes of the judge, raw scores and uncalibrated probability, are never touched; the view is made again whenever human
-votes were added. Training with `correction: calibrate` fits the same model on the same votes by itself.
+The votes of the judge, raw scores and uncalibrated probability, are never touched; the view is made again whenever
+human votes were added. Training with `correction: calibrate` fits the same model on the same votes by itself.
 """
 
 import json
@@ -39,7 +39,7 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     voted = ~np.isnan(result.probability)
     table = pa.table({"pair_id": np.array(pair_ids, object)[voted], "probability": result.probability[voted]})
     with atomic_path(folder / "calibrated.parquet") as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
     account = {"annotator": annotator, "folds": folds, "seed": seed, "weight": result.weights["judge"],
                "weight_error": result.errors["judge"], "ridge": result.ridge, "before": asdict(result.before),
                "after": asdict(result.after)}  # fmt: skip
@@ -54,7 +54,7 @@ def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, fl
     """
     path = view_folder(dataset, annotator) / "calibrated.parquet"
     try:
-        table = pq.read_table(path, columns=["pair_id", "probability"])
+        table = pq.read_table(path, columns=["pair_id", "probability"], page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise PalateError(
             f"{path}: no calibrated votes of {annotator!r} ({type(error).__name__}). Make them again: palate annotate "
@@ -76,8 +76,8 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
 
 def unsaturated(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
     """The judge's probabilities [N], for a fit that finds their scale itself. Where it scores pictures: made again from
-    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to 0
-    or 1 have lost the order of the scores. NaN stays NaN."""
+    the differences of the scores, in units of their own spread, because probabilities that a bad temperature pushed to
+    0 or 1 have lost the order of the scores. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge

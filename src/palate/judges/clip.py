@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 from palate.judges.base import Pair
 from palate.judges.weights import (
     DTYPES,
@@ -125,7 +125,8 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 
 
 def load_clip(path: Path, what: str = "clip") -> torch.nn.Module:
-    """A CLIPModel in fp32 from a transformers folder or an open_clip checkpoint. Raises PalateError for anything else."""
+    """A CLIPModel in fp32 from a transformers folder or an open_clip checkpoint. Raises PalateError for anything
+    else."""
     file = _open_clip_file(path, what)
     model = _from_transformers(path, what) if file is None else _from_open_clip(load_state(file), file, what)
     return model.eval().requires_grad_(False)
@@ -152,9 +153,8 @@ def _from_transformers(folder: Path, what: str) -> torch.nn.Module:
             raise PalateError(f"{folder}: a model of type {kind!r}, but {what} is a CLIP model. Give its folder.")
         model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise PalateError(
-            f"{folder}: not the weights of {what} ({first_line}). Give the folder of that model."
+            f"{folder}: not the weights of {what} ({first_line(error)}). Give the folder of that model."
         ) from error
     wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in found.get(kind, ()))
     if wrong:  # transformers would go on with random numbers in their place
@@ -175,16 +175,25 @@ def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> to
     words, text_width = state["token_embedding.weight"].shape
     projection = state["visual.proj"].shape[1]
     vision = {
-        "hidden_size": width, "num_attention_heads": _HEADS.get(width, max(1, width // 64)), "patch_size": patch,
-        "image_size": patch * round((places - 1) ** 0.5), "num_hidden_layers": count_layers(state, rf"visual\.{_BLOCKS}"),
-        "intermediate_size": _inner(state, "visual.transformer", width), "hidden_act": "gelu",
-    }  # fmt: skip
+        "hidden_size": width,
+        "num_attention_heads": _HEADS.get(width, max(1, width // 64)),
+        "patch_size": patch,
+        "image_size": patch * round((places - 1) ** 0.5),
+        "num_hidden_layers": count_layers(state, rf"visual\.{_BLOCKS}"),
+        "intermediate_size": _inner(state, "visual.transformer", width),
+        "hidden_act": "gelu",
+    }
     text = {
-        "hidden_size": text_width, "num_attention_heads": max(1, text_width // 64), "vocab_size": words,
-        "max_position_embeddings": state["positional_embedding"].shape[0], "num_hidden_layers": count_layers(state, _BLOCKS),
-        "intermediate_size": _inner(state, "transformer", text_width), "hidden_act": "gelu",
-        "eos_token_id": 2,  # transformers' sign for "the highest token id is the end of text", which is open_clip's rule
-    }  # fmt: skip
+        "hidden_size": text_width,
+        "num_attention_heads": max(1, text_width // 64),
+        "vocab_size": words,
+        "max_position_embeddings": state["positional_embedding"].shape[0],
+        "num_hidden_layers": count_layers(state, _BLOCKS),
+        "intermediate_size": _inner(state, "transformer", text_width),
+        "hidden_act": "gelu",
+        # transformers' sign for "the highest token id is the end of text", which is open_clip's rule
+        "eos_token_id": 2,
+    }
     config = CLIPConfig(
         text_config=text | {"projection_dim": projection}, vision_config=vision | {"projection_dim": projection},
         projection_dim=projection,
@@ -193,15 +202,22 @@ def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> to
 
 
 _RENAMED = [  # open_clip -> transformers, each tried in turn at the front of a name
-    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."), (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"), (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."), (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-    (r"^token_embedding\.", "text_model.embeddings.token_embedding."), (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
     (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"\.ln_1\.", ".layer_norm1."), (r"\.ln_2\.", ".layer_norm2."), (r"\.mlp\.c_fc\.", ".mlp.fc1."), (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"\.ln_1\.", ".layer_norm1."),
+    (r"\.ln_2\.", ".layer_norm2."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
     (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
-]  # fmt: skip
+]
 
 # x @ W there, Linear here
 _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}

@@ -1,9 +1,10 @@
-"""The corrected judge: what a human would say, given the votes of one or several judges and how the two pictures differ.
+"""The corrected judge: what a human would say, given the votes of one or several judges and how the two pictures
+differ.
 
 A regularised logistic regression of the human vote on the logits of the judges, on differences of picture statistics
 and, where there are some, of picture embeddings. It has no intercept and every feature changes sign when the images are
-swapped, so the probability then mirrors. Probabilities are cross-fitted: that of a labelled pair comes from a model that
-saw neither that pair's human vote nor any of its group.
+swapped, so the probability then mirrors. Probabilities are cross-fitted: that of a labelled pair comes from a model
+that saw neither that pair's human vote nor any of its group.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import chi2
 
+from palate.arithmetic import HALF_95
 from palate.errors import PalateError
 from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
 
@@ -107,11 +109,11 @@ def correct_judge(
     vote; a pair counts as judged where any of them voted, and a missing vote is a logit of 0. differences [N, K]:
     statistics of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings
     along directions without a name. human [N]: mean human vote for image 0, NaN where there is none. groups [N]: pairs
-    of one group (prompt) are held out together, and every pair, labelled or not, is judged by the model of its fold: were
-    unlabelled ones judged by the mean of all models, which saw votes of their prompts, DeDPO would subtract another judge
-    than it added. The ridge strength is chosen inside each training part, so that a pair's own vote has no way into its
-    probability. Raises PalateError for fewer than 10 usable human votes, votes of a single group, or values that are out
-    of range.
+    of one group (prompt) are held out together, and every pair, labelled or not, is judged by the model of its fold:
+    were unlabelled ones judged by the mean of all models, which saw votes of their prompts, DeDPO would subtract
+    another judge than it added. The ridge strength is chosen inside each training part, so that a pair's own vote has
+    no way into its probability. Raises PalateError for fewer than 10 usable human votes, votes of a single group, or
+    values that are out of range.
     """
     judge, human = np.asarray(judge, dtype=np.float64), np.asarray(human, dtype=np.float64)
     judge = judge.reshape(len(judge), -1)  # [N, J]
@@ -169,15 +171,15 @@ def calibrate_judge(
     seed: int = 0,
     groups: np.ndarray | list | None = None,
 ) -> Correction:
-    """`correct_judge` without covariates: only how far the confidence of the judge (or judges), or its direction, can be
-    trusted."""
+    """`correct_judge` without covariates: only how far the confidence of the judge (or judges), or its direction, can
+    be trusted."""
     nothing = np.empty((len(judge), 0))
     return correct_judge(judge, nothing, human, names=(), judges=judges, folds=folds, seed=seed, groups=groups)
 
 
 def combine(judges: np.ndarray) -> np.ndarray:
-    """Several judges [N, J] as one [N], uncorrected: the mean of the logits of those that voted, a judge that says 0 or 1
-    taken at 98 %; NaN where none did. A single judge [N, 1] is left as it is."""
+    """Several judges [N, J] as one [N], uncorrected: the mean of the logits of those that voted, a judge that says 0 or
+    1 taken at 98 %; NaN where none did. A single judge [N, 1] is left as it is."""
     if judges.shape[1] == 1:
         return judges[:, 0]
     voted = ~np.isnan(judges)
@@ -210,9 +212,9 @@ def _check(
 ) -> None:
     if differences.shape[1] != len(names) or not len(human) == len(directions) == len(judge):
         raise PalateError(
-            f"correction: {len(judge)} judge values, {len(human)} human values, differences {differences.shape}, "
-            f"directions {directions.shape} and {len(names)} names do not belong together. Give one row per pair and one "
-            "name per column."
+            f"correction: {len(judge)} judge values, {len(human)} human values, differences {differences.shape},"
+            f" directions {directions.shape} and {len(names)} names do not belong together. Give one row per pair and"
+            " one name per column."
         )
     if len(judges) != judge.shape[1]:
         raise PalateError(f"correction: {judge.shape[1]} judges, and names of {len(judges)}. Give one name per judge.")
@@ -265,6 +267,6 @@ def _join(words: list[str]) -> str:
 
 
 def _percent(value: Agreement) -> str:
-    half = 1.96 * value.accuracy_error
+    half = HALF_95 * value.accuracy_error
     low, high = max(0.0, value.accuracy - half), min(1.0, value.accuracy + half)
     return f"{100 * value.accuracy:.0f} % (95 % {100 * low:.0f} to {100 * high:.0f})"

@@ -1,7 +1,7 @@
 """Embeddings of pictures that judges make while they vote: what the corrected judge can look at beyond what has a name.
 
-judges/NAME/embeddings.sqlite holds one vector of float16 numbers per picture, by its content, and the two pictures of each
-pair. A batch is one transaction, so an interrupted run goes on.
+judges/NAME/embeddings.sqlite holds one vector of float16 numbers per picture, by its content, and the two pictures of
+each pair. A batch is one transaction, so an interrupted run goes on.
 """
 
 import inspect
@@ -32,8 +32,8 @@ _TABLES = (
 
 
 def can_embed(judge: object, freely: bool = False) -> bool:
-    """Whether a judge has a method embed(images) -> [N, D]; with `freely`, whether its vote takes what that gives, so that
-    embeddings cost nothing beside a vote."""
+    """Whether a judge has a method embed(images) -> [N, D]; with `freely`, whether its vote takes what that gives, so
+    that embeddings cost nothing beside a vote."""
     if not callable(getattr(judge, "embed", None)):
         return False
     return not freely or "embeddings" in inspect.signature(judge.vote).parameters
@@ -42,8 +42,8 @@ def can_embed(judge: object, freely: bool = False) -> bool:
 class EmbeddingStore:
     """The file embeddings.sqlite of one annotator. A context manager; every `put` is one durable transaction.
 
-    `judge` names the judge as it is (`judge_key`): what another one left behind is removed. Raises PalateError where the
-    file cannot be read or written.
+    `judge` names the judge as it is (`judge_key`): what another one left behind is removed. Raises PalateError where
+    the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path, judge: str):
@@ -71,8 +71,8 @@ class EmbeddingStore:
         return [p for p in dict.fromkeys(pictures) if not self._database.execute(one, (p,)).fetchone()]
 
     def put(self, vectors: Mapping[str, np.ndarray], pairs: Mapping[str, Sequence[str]]) -> int:
-        """Keep vectors [D] by picture, and which two pictures pairs have; all of it or, where that fails, nothing. Returns
-        the number of pictures that are new; a known one is left as it is."""
+        """Keep vectors [D] by picture, and which two pictures pairs have; all of it or, where that fails, nothing.
+        Returns the number of pictures that are new; a known one is left as it is."""
         rows = [(picture, np.asarray(vector, np.float16).tobytes()) for picture, vector in vectors.items()]
         linked = [(pair_id, *pictures) for pair_id, pictures in pairs.items()]
         with kept(self.path, self._database):
@@ -84,14 +84,15 @@ class EmbeddingStore:
 
 
 def embedded(name: str, judge: object, images: list) -> np.ndarray:
-    """The judge's embeddings [N, D] of N pictures. Raises PalateError where they are not N vectors of finite numbers."""
+    """The judge's embeddings [N, D] of N pictures. Raises PalateError where they are not N vectors of finite
+    numbers."""
     vectors = np.asarray(judge.embed(images))
     with np.errstate(over="ignore"):
         usable = vectors.ndim == 2 and len(vectors) == len(images) and np.isfinite(vectors.astype(np.float16)).all()
     if not usable:
         raise PalateError(
-            f"judge {name!r}: embed gave an array {vectors.shape} for {len(images)} pictures, or numbers beyond 65,504. It "
-            "must give one vector of finite numbers for each; --embeddings none does without."
+            f"judge {name!r}: embed gave an array {vectors.shape} for {len(images)} pictures, or numbers beyond 65,504."
+            " It must give one vector of finite numbers for each; --embeddings none does without."
         )
     return vectors
 
@@ -106,8 +107,8 @@ def embed_pairs(
 ) -> int:
     """Embed the pictures of these pairs that have no embedding yet, each picture once; returns how many were embedded.
 
-    `run` maps batches of encoded images and gives (batch, embeddings [D], None for a picture that cannot be read). Pairs
-    with such a picture stay without.
+    `run` maps batches of encoded images and gives (batch, embeddings [D], None for a picture that cannot be read).
+    Pairs with such a picture stay without.
     """
     wanted = wanted - store.pair_ids()
     pictures: dict[str, list[str]] = {}
@@ -147,8 +148,8 @@ def embed_pairs(
 def embedding_directions(
     dataset: PreferenceDataset, pair_ids: Sequence[str], most: int = MOST_DIRECTIONS
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Differences of picture embeddings, image 0 minus image 1, along their leading principal directions [N, C], and the
-    annotators whose embeddings these are; C = 0 where there are none.
+    """Differences of picture embeddings, image 0 minus image 1, along their leading principal directions [N, C], and
+    the annotators whose embeddings these are; C = 0 where there are none.
 
     The embeddings of all judges together, each brought to the same mean square. Principal directions of all pairs (of
     20,000 drawn at random where there are more), of which no vote is known here; not centred, because the sign of a
@@ -184,8 +185,8 @@ def _differences(vectors: np.ndarray, places: np.ndarray, rows: np.ndarray) -> n
 
 
 def _read(path: Path, pair_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vectors [P, D] of a file, and the positions [N, 2] among them of the pictures of each pair, -1 where there is none;
-    None where no pair has any."""
+    """Vectors [P, D] of a file, and the positions [N, 2] among them of the pictures of each pair, -1 where there is
+    none; None where no pair has any."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             pictures = database.execute("SELECT picture, vector FROM pictures").fetchall()
@@ -193,8 +194,8 @@ def _read(path: Path, pair_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray] 
         vectors = np.stack([np.frombuffer(vector, np.float16) for _, vector in pictures]) if pictures else None
     except (sqlite3.Error, ValueError) as error:
         raise PalateError(
-            f"{path}: the embeddings of pictures cannot be read ({error}). Delete the file and let the judge embed again "
-            "(palate annotate --embeddings all), or set covariates: statistics."
+            f"{path}: the embeddings of pictures cannot be read ({error}). Delete the file and let the judge embed"
+            " again (palate annotate --embeddings all), or set covariates: statistics."
         ) from error
     place = {picture: k for k, (picture, _) in enumerate(pictures)}
     none = (None, None)

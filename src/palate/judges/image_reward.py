@@ -125,9 +125,15 @@ class _ImageReward(torch.nn.Module):
 def _sizes(state: dict[str, torch.Tensor], given: dict, path: Path) -> tuple[dict, dict, list[int]]:
     """Configurations of both transformers and widths of the MLP, read off the tensors; heads from med_config.json."""
     vision, text = "blip.visual_encoder.", "blip.text_encoder."
-    needed = (f"{vision}patch_embed.proj.weight", f"{vision}pos_embed", f"{vision}blocks.0.mlp.fc1.weight",
-              f"{text}embeddings.word_embeddings.weight", f"{text}embeddings.position_embeddings.weight",
-              f"{text}encoder.layer.0.intermediate.dense.weight", *(f"mlp.layers.{i}.weight" for i in _LAYERS))  # fmt: skip
+    needed = (
+        f"{vision}patch_embed.proj.weight",
+        f"{vision}pos_embed",
+        f"{vision}blocks.0.mlp.fc1.weight",
+        f"{text}embeddings.word_embeddings.weight",
+        f"{text}embeddings.position_embeddings.weight",
+        f"{text}encoder.layer.0.intermediate.dense.weight",
+        *(f"mlp.layers.{i}.weight" for i in _LAYERS),
+    )
     missing = [name for name in needed if name not in state]
     if missing:
         raise PalateError(f"{path}: not the weights of imagereward: {missing[0]} is missing. Give ImageReward.pt.")
@@ -136,29 +142,42 @@ def _sizes(state: dict[str, torch.Tensor], given: dict, path: Path) -> tuple[dic
     mlp = [state[f"mlp.layers.{i}.weight"] for i in _LAYERS]
     return (
         {
-            "hidden_size": width, "intermediate_size": state[needed[2]].shape[0], "num_attention_heads": max(1, width // 64),
-            "num_hidden_layers": count_layers(state, rf"{vision}blocks\.(\d+)\."), "patch_size": patch,
+            "hidden_size": width,
+            "intermediate_size": state[needed[2]].shape[0],
+            "num_attention_heads": max(1, width // 64),
+            "num_hidden_layers": count_layers(state, rf"{vision}blocks\.(\d+)\."),
+            "patch_size": patch,
             "image_size": patch * round((state[needed[1]].shape[1] - 1) ** 0.5),
             "layer_norm_eps": 1e-6,  # timm's, where BLIP's vision transformer comes from
         },
         {
-            "vocab_size": words, "hidden_size": text_width, "encoder_hidden_size": width,
-            "intermediate_size": state[needed[5]].shape[0], "num_hidden_layers": count_layers(state, rf"{text}encoder\.layer\.(\d+)\."),
-            "max_position_embeddings": state[needed[4]].shape[0], "num_attention_heads": given["num_attention_heads"],
-            "layer_norm_eps": given["layer_norm_eps"], "hidden_act": given["hidden_act"], "is_decoder": True,
+            "vocab_size": words,
+            "hidden_size": text_width,
+            "encoder_hidden_size": width,
+            "intermediate_size": state[needed[5]].shape[0],
+            "num_hidden_layers": count_layers(state, rf"{text}encoder\.layer\.(\d+)\."),
+            "max_position_embeddings": state[needed[4]].shape[0],
+            "num_attention_heads": given["num_attention_heads"],
+            "layer_norm_eps": given["layer_norm_eps"],
+            "hidden_act": given["hidden_act"],
+            "is_decoder": True,
         },
         [mlp[0].shape[1], *(weight.shape[0] for weight in mlp)],
-    )  # fmt: skip
+    )
 
 
 _RENAMED = [
-    (r"^blip\.text_encoder\.", "text."), (r"^blip\.visual_encoder\.cls_token$", "vision.embeddings.class_embedding"),
+    (r"^blip\.text_encoder\.", "text."),
+    (r"^blip\.visual_encoder\.cls_token$", "vision.embeddings.class_embedding"),
     (r"^blip\.visual_encoder\.pos_embed$", "vision.embeddings.position_embedding"),
     (r"^blip\.visual_encoder\.patch_embed\.proj\.", "vision.embeddings.patch_embedding."),
-    (r"^blip\.visual_encoder\.norm\.", "vision.post_layernorm."), (r"^blip\.visual_encoder\.blocks\.", "vision.encoder.layers."),
-    (r"\.attn\.qkv\.", ".self_attn.qkv."), (r"\.attn\.proj\.", ".self_attn.projection."),
-    (r"\.norm1\.", ".layer_norm1."), (r"\.norm2\.", ".layer_norm2."),
-]  # fmt: skip
+    (r"^blip\.visual_encoder\.norm\.", "vision.post_layernorm."),
+    (r"^blip\.visual_encoder\.blocks\.", "vision.encoder.layers."),
+    (r"\.attn\.qkv\.", ".self_attn.qkv."),
+    (r"\.attn\.proj\.", ".self_attn.projection."),
+    (r"\.norm1\.", ".layer_norm1."),
+    (r"\.norm2\.", ".layer_norm2."),
+]
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.")  # of BLIP's pretraining
 
 

@@ -1,6 +1,7 @@
 """Rewards: one number per picture, higher is better. The truth of a world, picture statistics, or a plug-in.
 
-A plug-in is a function (images uint8 [N, H, W, 3], prompts) -> scores [N], found by the entry point group `palate.scorers`.
+A plug-in is a function (images uint8 [N, H, W, 3], prompts) -> scores [N], found by the entry point group
+`palate.scorers`.
 """
 
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from importlib.metadata import entry_points
 
 import numpy as np
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.covariates import picture_statistics
+from palate.world import SHIPPED
 
 Reward = Callable[[np.ndarray, list[str]], np.ndarray]
 
@@ -26,10 +28,9 @@ def load_reward(name: str) -> Reward:
         return checked(name, lambda images, prompts: [picture_statistics(image)[name] for image in images])
     found = entry_points(group="palate.scorers")
     if name not in found.names:
-        known = ", ".join(["world", "emoji", *STATISTICS, *found.names])
-        raise PalateError(
-            f"scorer {name!r} is not known; there are {known}. A package can add one (entry point group palate.scorers)."
-        )
+        known = [*SHIPPED, *STATISTICS, *found.names]
+        near = did_you_mean(name, known, "a package can add one (entry point palate.scorers).")
+        raise PalateError(f"scorer {name!r} is not known: there are {', '.join(known)}{near}")
     return checked(name, found[name].load())
 
 
@@ -49,15 +50,15 @@ def checked(name: str, reward: Reward) -> Reward:
     return scores_of
 
 
-def _true_utility(images: np.ndarray, prompts: list[str]) -> np.ndarray:
-    from palate.world.measure import measure
-    from palate.world.voters import true_utility
-
-    return true_utility(measure(images, prompts))
-
-
 def _true_emoji_utility(images: np.ndarray, prompts: list[str]) -> np.ndarray:
     from palate.world.emoji_measure import measure_emoji
     from palate.world.emoji_voters import true_emoji_utility
 
     return true_emoji_utility(measure_emoji(images, prompts))
+
+
+def _true_utility(images: np.ndarray, prompts: list[str]) -> np.ndarray:
+    from palate.world.measure import measure
+    from palate.world.voters import true_utility
+
+    return true_utility(measure(images, prompts))

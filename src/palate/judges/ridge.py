@@ -1,4 +1,5 @@
-"""Logistic regression with a ridge whose strength is chosen by cross-validation over groups; labels may be fractional."""
+"""Logistic regression with a ridge whose strength is chosen by cross-validation over groups; labels may be
+fractional."""
 
 import numpy as np
 from scipy.special import expit
@@ -16,8 +17,8 @@ _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
 def ridge_shapes(named: int, directions: int) -> list[np.ndarray]:
-    """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more for
-    directions of embeddings, of which there are many and none is known to matter."""
+    """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more
+    for directions of embeddings, of which there are many and none is known to matter."""
     strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
     return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
+from palate.data.shards import read_table, write_table
 from palate.errors import PalateError
-from palate.files import atomic_path
 from palate.judges.covariates import picture_statistics
 from palate.progress import progress_bar
 
@@ -17,17 +16,16 @@ from palate.progress import progress_bar
 def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Picture statistics of image 0 minus those of image 1 for every pair that can be read, and their names.
 
-    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name where
-    no pair can be read.
+    Computed once and kept in the dataset's cache folder; pairs that are added later are added there. Without a name
+    where no pair can be read.
     """
     path = dataset.path / "cache" / "statistics.parquet"
-    rows = pq.read_table(path).to_pylist() if path.exists() else []
+    rows = read_table(path).to_pylist() if path.exists() else []
     known = {row["pair_id"] for row in rows}
     if len(known) < len(dataset):
         rows += list(_new_statistics(dataset, known))
     if len(rows) > len(known):
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows), temporary)
+        write_table(path, pa.Table.from_pylist(rows))
     if not rows:
         return {}, ()
     names = tuple(name for name in rows[0] if name != "pair_id")

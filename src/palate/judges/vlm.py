@@ -9,10 +9,7 @@ first_01 and first_10 for the two orders the vote is (first_01 + 1 - first_10) /
 import base64
 import hashlib
 import io
-import math
-import os
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.resources import files
@@ -21,14 +18,14 @@ from typing import Any
 
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.judges.base import Answer, Pair
 from palate.judges.chat import Chat, Refused, Unanswered
+from palate.judges.replies import Reply, answer_of, first_of_logprobs, why_none
+from palate.reading import read_text
 
 READS = ("auto", "logprobs", "samples")
 MARKS = ("{prompt}", "{first}", "{second}")
-# a letter, and all that may stand around it
-_SAID = re.compile(r"\W*(?:(?:the )?(?:answer|picture|image)(?: is)?)?\W*([AB])\W*", re.I)
 
 # the probability that the picture shown first is preferred, or why it is not known; and what asking cost
 _Said = tuple[float | None, str | None, dict[str, float]]
@@ -38,24 +35,30 @@ class VisionLanguageJudge:
     """`server` is the address up to and including /v1; `model` its name there (asked for, if it has just one).
 
     `template` is a text file with {prompt}, {first} and {second}, answered by A (first) or B; `read` says where the
-    probability comes from; `samples` are asked for in each order where it comes from samples; pictures are sent as JPEG,
-    the longer side at most `side` pixels. The key is read from the environment variable `key_from` and kept nowhere.
+    probability comes from; `samples` are asked for in each order where it comes from samples; pictures are sent as
+    JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the text `stop`,
+    and is drawn at `sampling_temperature` (0 for log-probabilities and 1 for samples when absent); what is no answer,
+    see `palate.judges.replies`, is a failure. An attempt takes at most `timeout` seconds. The key is read from the
+    environment variable `key_from` and kept nowhere.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(
         self, server: str = "http://127.0.0.1:8000/v1", model: str | None = None, template: str | None = None,
         read: str = "auto", samples: int = 8, side: int = 1024, concurrency: int = 8, timeout: float = 120.0,
         attempts: int = 6, patience: float = 60.0, key_from: str = "OPENAI_API_KEY", seed: int = 0,
+        max_tokens: int = 16, sampling_temperature: float | None = None, stop: str | None = None,
     ):  # fmt: skip
         if read not in READS:
-            raise PalateError(f"read: {read!r} is none of {', '.join(READS)}.")
+            raise PalateError(f"read: {read!r} is none of {', '.join(READS)}{did_you_mean(read, READS)}")
         for name, value in (("samples", samples), ("side", side), ("concurrency", concurrency), ("attempts", attempts)):
             if value < 1:
                 raise PalateError(f"{name}: {value}, but it must be at least 1.")
+        _require(max_tokens, sampling_temperature, stop, timeout)
+        self.max_tokens, self.sampling_temperature, self.stop = max_tokens, sampling_temperature, stop
         self.template = load_template(template)
-        self.chat = Chat(server, os.environ.get(key_from), concurrency, timeout, attempts, patience, key_from)
+        self.chat = Chat(server, concurrency, timeout, attempts, patience, key_from)
         self.model = model or self.chat.only_model()
         self.read, self.samples, self.side, self.seed, self.concurrency = read, samples, side, seed, concurrency
         self.batch_size = max(4 * concurrency, 16)
@@ -67,18 +70,20 @@ class VisionLanguageJudge:
         """All that the answers depend on. The server's address is not: the same model may move."""
         text = hashlib.sha256(self.template.encode()).hexdigest()[:16]
         return {"model": self.model, "template": text, "read": self.read, "samples": self.samples, "side": self.side,
-                "seed": self.seed}  # fmt: skip
+                "seed": self.seed, "max_tokens": self.max_tokens, "sampling_temperature": self.sampling_temperature,
+                "stop": self.stop}  # fmt: skip
 
     def vote(self, pairs: list[Pair]) -> list[Answer]:
-        """N Answers; one that could not be had carries the reason. score_0 is P(image 0) when it is shown first, score_1
-        that of image 1. Raises PalateError where no answer can be hoped for: a refused key, an unknown model."""
+        """N Answers; one that could not be had carries the reason. score_0 is P(image 0) when it is shown first,
+        score_1 that of image 1. Raises PalateError where no answer can be hoped for: a refused key, an unknown
+        model."""
         self.chat.stopped.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
             jobs = [(pool.submit(self._first, pair), pool.submit(self._first, pair.swapped())) for pair in pairs]
             try:
                 return [_answer(straight.result(), swapped.result()) for straight, swapped in jobs]
             except BaseException:  # a refused key, Ctrl-C: nothing more is asked
-                self.chat.stopped.set()
+                self.chat.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -95,46 +100,48 @@ class VisionLanguageJudge:
             return None, str(error), usage
 
     def _ask_logprobs(self, messages: list[dict], usage: dict[str, float]) -> float | None:
-        """From one answer; None where this server gives no log-probabilities, which is then remembered."""
-        body = {"model": self.model, "messages": messages, "max_tokens": 8, "temperature": 0, "logprobs": True,
-                "top_logprobs": 20}  # fmt: skip
+        """From one reply; None where this server gives no log-probabilities, which is then remembered."""
+        asked = self._body(messages, 0) | {"logprobs": True, "top_logprobs": 20}
         try:
-            choice = self.chat.complete(body, usage)
+            reply = self.chat.complete(asked, usage)
         except Refused as error:
             if self.read == "auto" and "logprob" in str(error).lower():
                 self._by_logprobs = False
                 return None
             raise
-        tokens = ((choice.get("logprobs") or {}).get("content")) or []
-        if not tokens:
+        if not reply.tokens and reply.text:
             if self.read == "logprobs":
                 raise Unanswered("the server gives no log-probabilities; use --set read=samples")
             self._by_logprobs = False
             return None
-        first = first_of_logprobs(tokens)
+        first = first_of_logprobs(reply)
         if first is None:
-            raise Unanswered(f"answered {_shortened(text_of(choice))}, which is neither A nor B")
+            raise self._none(reply)
         return first
 
     def _ask_samples(self, messages: list[dict], usage: dict[str, float]) -> float:
         """(count of A + 1/2) / (count of A and B + 1): with few samples, never quite sure."""
-        letters, other = [], ""
+        letters: list[str] = []
+        other = Reply("")
         for k in range(self.samples):
-            body = {
-                "model": self.model,
-                "messages": messages,
-                "max_tokens": 16,
-                "temperature": 1,
-                "seed": self.seed + k,
-            }
-            text = text_of(self.chat.complete(body, usage))
-            if letter := letter_of(text):
+            reply = self.chat.complete(self._body(messages, 1) | {"seed": self.seed + k}, usage)
+            if letter := answer_of(reply):
                 letters.append(letter)
             else:
-                other = text
+                other = reply
+                usage["no_answer"] = usage.get("no_answer", 0) + 1
         if not letters:
-            raise Unanswered(f"answered {_shortened(other)}, which is neither A nor B")
+            raise self._none(other)
         return (letters.count("A") + 0.5) / (len(letters) + 1)
+
+    def _body(self, messages: list[dict], temperature: float) -> dict[str, Any]:
+        if self.sampling_temperature is not None:
+            temperature = self.sampling_temperature
+        body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": temperature}
+        return body if self.stop is None else body | {"stop": [self.stop]}
+
+    def _none(self, reply: Reply) -> Unanswered:
+        return Unanswered(why_none(reply, self.chat.harmless(reply.refusal or reply.text[:1000]), self.max_tokens))
 
     def _content(self, pair: Pair) -> list[dict[str, Any]]:
         """The template with the prompt in its place, cut at the pictures."""
@@ -153,47 +160,19 @@ class VisionLanguageJudge:
 
 
 def load_template(path: str | None) -> str:
-    """The text of a template, palate's own where `path` is None. Raises PalateError where a mark is not there just once."""
+    """The text of a template, palate's own where `path` is None. Raises PalateError where a mark is not there just
+    once."""
     if path is None:
         return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PalateError(f"{path}: the template cannot be read ({type(error).__name__}). Give a text file.") from error
+        text = read_text(Path(path).expanduser())
+    except PalateError as error:
+        raise PalateError(f"{path}: the template cannot be read ({error}) Give a text file.") from error
     wrong = [mark for mark in MARKS if text.count(mark) != 1]
     if wrong:
         raise PalateError(f"{path}: {wrong[0]} stands there {text.count(wrong[0])} times; a template has each of "
                           f"{', '.join(MARKS)} once.")  # fmt: skip
     return text
-
-
-def first_of_logprobs(tokens: Iterable[dict]) -> float | None:
-    """P(A) / (P(A) + P(B)) at the first token that answers; None where none does.
-
-    `tokens` are the protocol's choices[].logprobs.content. Spellings of a letter ("A", " A", "a") are added up.
-    """
-    for token in tokens:
-        if _letter(token.get("token")) is None:
-            continue
-        ways = {way["token"]: way["logprob"] for way in [*(token.get("top_logprobs") or []), token]}
-        mass = {"A": 0.0, "B": 0.0}
-        highest = max(logprob for way, logprob in ways.items() if _letter(way))
-        for way, logprob in ways.items():
-            if letter := _letter(way):
-                mass[letter] += math.exp(logprob - highest)
-        return mass["A"] / (mass["A"] + mass["B"])
-    return None
-
-
-def letter_of(text: str) -> str | None:
-    """The letter that a reply consists of, "A" or "B"; None for a reply that says more, or something else."""
-    found = _SAID.fullmatch(text.strip())
-    return found[1].upper() if found else None
-
-
-def text_of(choice: dict) -> str:
-    """The text of a choice; some servers send null."""
-    return str((choice.get("message") or {}).get("content") or "")
 
 
 def data_url(image: Image.Image, side: int) -> str:
@@ -205,10 +184,15 @@ def data_url(image: Image.Image, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _letter(token: Any) -> str | None:
-    # without spaces, which byte-pair tokens write as Ġ and SentencePiece as ▁
-    bare = re.sub(r"[^A-Za-z]", "", str(token or ""))
-    return bare.upper() if bare.upper() in ("A", "B") else None
+def _require(max_tokens: int, temperature: float | None, stop: str | None, timeout: float) -> None:
+    if max_tokens < 2:
+        raise PalateError(f"max_tokens: {max_tokens}, but at least 2 are needed: a reply that is cut is no answer.")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise PalateError(f"sampling_temperature: {temperature:g} is outside [0, 2].")
+    if stop is not None and (not isinstance(stop, str) or not stop):
+        raise PalateError(f"stop: {stop!r} is no text. Give what ends a reply, as in --set 'stop=\"\\n\"'.")
+    if not 0 < timeout < float("inf"):
+        raise PalateError(f"timeout: {timeout:g}, but it must be a positive number of seconds.")
 
 
 def _answer(straight: _Said, swapped: _Said) -> Answer:
@@ -218,7 +202,3 @@ def _answer(straight: _Said, swapped: _Said) -> Answer:
     if failure := failure_01 or failure_10:
         return Answer(failure=failure, usage=usage)
     return Answer((first_01 + 1 - first_10) / 2, first_01, first_10, usage=usage)
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

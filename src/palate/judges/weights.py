@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
+from palate.files import add_file
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP, BLIP and their heirs
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = ("*.json", "*.txt")
-CHUNK = 1 << 24  # bytes read at a time while hashing
 
 
 def find_model(address: str, patterns: Sequence[str]) -> Path:
@@ -39,7 +39,8 @@ def find_model(address: str, patterns: Sequence[str]) -> Path:
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """The one file of `folder` (or the file itself) that matches. Raises PalateError where there is none, or several."""
+    """The one file of `folder` (or the file itself) that matches. Raises PalateError where there is none, or
+    several."""
     if folder.is_file():
         return folder
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
@@ -87,15 +88,16 @@ def renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
 
 
 def count_layers(state: dict[str, torch.Tensor], pattern: str) -> int:
-    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a name."""
+    """How many layers a checkpoint has: one more than the largest number that `pattern` finds at the front of a
+    name."""
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=-1)
 
 
 def find_tokenizer(
     given: str | None, model: str | None, path: Path, needs: Sequence[tuple[str, ...]], source: str
 ) -> Path:
-    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source` on
-    the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
+    """The folder of a tokenizer: the one given, else beside the weights at `path` where `model` is local, else `source`
+    on the hub. Raises PalateError, saying where to find them, when none of the sets of files in `needs` is there."""
     local = model is not None and Path(model).expanduser().exists()
     folder = find_model(given or (str(path) if local else source), TOKENIZER)
     folder = folder if folder.is_dir() else folder.parent
@@ -112,9 +114,7 @@ def content_hash(*paths: Path) -> str:
         inside = [f for f in path.rglob("*") if f.suffix in (".json", ".txt", ".safetensors", ".bin", ".pt", ".pth")]
         for file in sorted(inside) if path.is_dir() else [path]:
             digest.update(file.name.encode())
-            with open(file, "rb") as handle:
-                while chunk := handle.read(CHUNK):
-                    digest.update(chunk)
+            add_file(digest, file)
     return digest.hexdigest()[:16]
 
 
@@ -126,13 +126,13 @@ def choose_device(device: str | None) -> str:
 def choose_dtype(dtype: str | None, device: str) -> str:
     """fp32, fp16 or bf16 as asked for; else fp16 on a GPU, fp32 elsewhere. Raises PalateError for another name."""
     if dtype is not None and dtype not in DTYPES:
-        raise PalateError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}.")
+        raise PalateError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     return dtype or ("fp16" if device.startswith("cuda") else "fp32")
 
 
 def pictures(images: Sequence[Image.Image], size: int) -> torch.Tensor:
-    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side to `size` (bicubic), the middle cut
-    out, standardised."""
+    """Pictures as CLIP and BLIP take them, fp32 [N, 3, size, size]: the shorter side to `size` (bicubic), the middle
+    cut out, standardised."""
     prepared = torch.from_numpy(np.stack([_cut(image, size) for image in images]))  # [N, size, size, 3] in [0, 1]
     return ((prepared - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 

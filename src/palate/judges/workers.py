@@ -1,5 +1,6 @@
 """What runs where judges run: rows of encoded pictures to answers, and pictures to embeddings."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from palate.data.images import decode_image
 from palate.errors import PalateError
-from palate.judges.base import Answer, Judge, Pair, ask, load_judge
+from palate.judges.ask import ask
+from palate.judges.base import Answer, Judge, Pair
 from palate.judges.embeddings import embedded
 
 UNREADABLE = "unreadable: "  # how the failure of a pair begins whose pictures cannot be read
@@ -64,10 +66,12 @@ class Embedding:
         return found
 
 
-def maker(kind: type, engine: str, name: str, judge: Judge, settings: dict[str, Any], *more: Any) -> partial:
-    """What builds a worker: around this judge, or, on other machines, around one like it."""
-    return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, name, settings, *more)
+def maker(
+    kind: type, engine: str, load: Callable[..., Judge], name: str, judge: Judge, settings: dict[str, Any], *more: Any
+) -> partial:
+    """What builds a worker: around this judge, or, on other machines, around one that `load` finds by the same name."""
+    return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, load, name, settings, *more)
 
 
-def _made(kind: type, name: str, settings: dict[str, Any], *more: Any) -> Any:
-    return kind(name, load_judge(name, **settings), *more)
+def _made(kind: type, load: Callable[..., Judge], name: str, settings: dict[str, Any], *more: Any) -> Any:
+    return kind(name, load(name, **settings), *more)

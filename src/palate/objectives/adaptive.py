@@ -82,7 +82,8 @@ def relative_metric(u: Tensor, spread: Tensor, by: Literal["mean_spread", "sum"]
 
 @torch.no_grad()
 def flipped_votes(u: Tensor, ratio: float, threshold: float = 1.0) -> Tensor:
-    """Which votes are taken for wrong and reversed, [B] bool: u [B] above both the threshold and a quantile of the batch.
+    """Which votes are taken for wrong and reversed, [B] bool: u [B] above both the threshold and a quantile of the
+    batch.
 
     The quantile is entry int(B*(1 - ratio)) of u in ascending order, so that at most `ratio` of the batch is flipped.
     A flip exchanges the sides: the target becomes 1 - p, and with it the sign of the pair's winner's margin, before the
@@ -164,7 +165,8 @@ def adaptive_margin(
 
 @torch.no_grad()
 def ipo_margin(margin: Tensor, sign: Literal["published", "consistent"] = "published") -> Tensor:
-    """The margin of `adaptive_margin` [B] as the IPO link takes it, subtracted from the logit on the winner's side: [B].
+    """The margin of `adaptive_margin` [B] as the IPO link takes it, subtracted from the logit on the winner's side:
+    [B].
 
     In the authors' code the IPO variant is W*(ell + Gam/b - 1/(2*beta_ipo))^2, while its sigmoid variant, divided by b,
     has ell - Gam/b: most likely a slip of the sign (derived). "published" negates the margin and so gives the first;

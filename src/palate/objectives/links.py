@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.objectives.adaptive import label_side
 from palate.objectives.logit import full_precision
 
@@ -207,7 +207,7 @@ def make_link(name: str, parameter: float | None = None) -> Link:
     """The link of this name with its one parameter bound; None is its default. Raises PalateError for an unknown name,
     a parameter out of range, or a parameter for a link that has none."""
     if name not in LINKS:
-        raise PalateError(f"link: {name!r} is not known. Use {', '.join(LINKS)}.")
+        raise PalateError(f"link: {name!r} is not one of {', '.join(LINKS)}{did_you_mean(name, LINKS)}")
     if parameter is None:
         return LINKS[name]
     if name not in LINK_PARAMETERS:

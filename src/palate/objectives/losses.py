@@ -5,16 +5,16 @@ weighs and averages them. Adding a loss is adding a function here: nothing in th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from palate.objectives import links
-from palate.objectives.odds import mapo, winner_error
+from palate.objectives.dspo import dspo_sd15, dspo_sdxl
+from palate.objectives.kto import kto, mean_offset
+from palate.objectives.mapo import mapo, winner_error
 from palate.objectives.ranking import plackett_luce, rankdpo
-from palate.objectives.score import dspo_sd15, dspo_sdxl
-from palate.objectives.utility import kto, mean_offset
 
 HUBER_WIDTH = 1e-3  # Self-NPO's c (arXiv 2505.11777, released code)
 
@@ -39,7 +39,9 @@ class Measured:
     gather: Callable[[Tensor], Tensor] = lambda own: (
         own
     )  # [B, ...] to that of a batch spread over processes, no gradient
-    options: dict[str, float | str] = field(default_factory=dict)
+    mapo_beta: float = 0.1
+    dspo_beta: float = 0.001
+    kto_utility: str = "sigmoid"
 
     @property
     def scores(self) -> Tensor:
@@ -53,7 +55,8 @@ def preference(m: Measured) -> Tensor:
 
 
 def winner(m: Measured) -> Tensor:
-    """The preferred image's denoising error (SFT); of a single image, its error times the share of votes that like it."""
+    """The preferred image's denoising error (SFT); of a single image, its error times the share of votes that like
+    it."""
     if len(m.plain_error) == 1:
         return m.target * m.plain_error[0]
     return winner_error(m.plain_error[0], m.plain_error[1], m.target)
@@ -61,24 +64,25 @@ def winner(m: Measured) -> Tensor:
 
 def mapo_odds(m: Measured) -> Tensor:
     """MaPO's odds term with its published weight beta_M."""
-    return m.options.get("mapo_beta", 0.1) * mapo(m.error[0], m.error[1], m.target)
+    return m.mapo_beta * mapo(m.error[0], m.error[1], m.target)
 
 
 def score_sd15(m: Measured) -> Tensor:
     """DSPO as trained on SD 1.5."""
-    residuals, shifts = (m.residual[0], m.residual[1]), (m.shift[0], m.shift[1])
-    return dspo_sd15(residuals, shifts, m.logit, m.target, m.options.get("dspo_beta", 0.001))
+    residual, shift = given(m.residual), given(m.shift)
+    return dspo_sd15((residual[0], residual[1]), (shift[0], shift[1]), m.logit, m.target, m.dspo_beta)
 
 
 def score_sdxl(m: Measured) -> Tensor:
     """DSPO as trained on SDXL."""
-    return dspo_sdxl((m.shift[0], m.shift[1]), m.logit, m.target, gather=m.gather)
+    shift = given(m.shift)
+    return dspo_sdxl((shift[0], shift[1]), m.logit, m.target, gather=m.gather)
 
 
 def utility(m: Measured) -> Tensor:
     """Diffusion-KTO, its offset taken over the batch."""
     gain = (m.ref_error - m.error)[0]
-    return kto(gain, m.target, m.beta, mean_offset(m.gather(gain)), m.options.get("kto_utility", "sigmoid"))
+    return kto(gain, m.target, m.beta, mean_offset(m.gather(gain)), m.kto_utility)
 
 
 def ranking(m: Measured) -> Tensor:
@@ -95,13 +99,19 @@ def ranking_gains(m: Measured) -> Tensor:
 
 def self_npo(m: Measured) -> Tensor:
     """Pseudo-Huber distance to the teacher's x_0, mean over elements of sqrt(d^2 + c^2) - c (Self-NPO)."""
-    distance = m.residual[0] * m.x0_scale[0].view(-1, 1, 1, 1)
+    distance = given(m.residual)[0] * given(m.x0_scale)[0].view(-1, 1, 1, 1)
     return ((distance.square() + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).flatten(1).mean(dim=1)
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """What a loss of this kind asks for, and the step therefore brings."""
+    assert tensor is not None
+    return tensor
 
 
 def _lists(m: Measured) -> tuple[Tensor, Tensor]:
     if m.rank is not None:
-        return m.rank, m.present
+        return m.rank, given(m.present)
     second = (m.target > 0.5).long()  # a pair: the preferred image first, a tie shares the rank
     first = (m.target < 0.5).long()
     return torch.stack([first, second], dim=1), torch.ones(len(second), 2, dtype=torch.bool, device=second.device)

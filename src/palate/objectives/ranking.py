@@ -20,9 +20,9 @@ from palate.objectives.logit import full_precision
 def plackett_luce(scores: Tensor, ranks: Tensor, mask: Tensor | None = None, normalise: bool = False) -> Tensor:
     """Negative log-likelihood of ranked lists, [B]: sum over i of log(sum over j ranked no better of e^(s_j)) - s_i.
 
-    scores: [B, K]; ranks: [B, K], smaller is better, only their order counts; mask: [B, K] bool, all when absent. A list
-    of two is a pair: -log sigmoid(s_0 - s_1). A list of one is 0. `normalise` divides by the number of images less one,
-    so that a long list weighs as much as a pair.
+    scores: [B, K]; ranks: [B, K], smaller is better, only their order counts; mask: [B, K] bool, all when absent. A
+    list of two is a pair: -log sigmoid(s_0 - s_1). A list of one is 0. `normalise` divides by the number of images less
+    one, so that a long list weighs as much as a pair.
 
     Images that share a rank: each counts half as if it came first of them and half as if it came last. For two that is
     exactly the mean over both orders, and a tied pair has the loss of the target 1/2; for more it is close to the mean

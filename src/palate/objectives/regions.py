@@ -31,9 +31,9 @@ def region_mask(latents_0: Tensor, latents_1: Tensor, threshold: float = 0.1) ->
 def region_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean over channels and masked positions of (prediction - regression target)^2: [B, C, H, W] -> [B], in fp32.
 
-    mask: [B, 1, H, W] bool, of `region_mask`: both images of a pair and the reference share it. A mask of every position
-    gives the denoising error; an empty one counts as that. What lies outside has no influence, on value or gradient,
-    even where it is no number.
+    mask: [B, 1, H, W] bool, of `region_mask`: both images of a pair and the reference share it. A mask of every
+    position gives the denoising error; an empty one counts as that. What lies outside has no influence, on value or
+    gradient, even where it is no number.
     """
     mask = _never_empty(mask)
     inside = residual(prediction, target).masked_fill(~mask, 0)

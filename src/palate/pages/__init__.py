@@ -8,6 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from palate.errors import PalateError
+from palate.pictures import decode
+from palate.reading import read_plain
 
 COLOURS = ("#0072b2", "#d55e00", "#008a64", "#a6418a", "#946800", "#5b5fc7")  # colour-blind readers tell them apart
 LARGEST = 320  # pixels of the longer side in a page; larger pictures are scaled down, smaller ones kept exactly
@@ -36,11 +38,16 @@ def picture_uri(picture: Picture) -> str:
 
     Raises PalateError for a file that is not a readable picture.
     """
-    try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        image = image.convert("RGB")
-    except OSError as error:
-        raise PalateError(f"{picture}: not a readable picture ({error}). Sample it again or leave it out.") from error
+    if isinstance(picture, Image.Image):
+        image = picture.convert("RGB")
+    else:
+        try:
+            image = decode(read_plain(picture), str(picture)).picture
+        except PalateError as error:
+            told = str(error).removeprefix(str(picture)).strip(": .").removeprefix("is ")
+            raise PalateError(
+                f"{picture}: not a readable picture ({told}). Sample it again or leave it out."
+            ) from error
     small = max(image.size) <= LARGEST // 2
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -16,9 +16,9 @@ COMFY_TRANSFORMERS = ("StableDiffusion3Pipeline", "FluxPipeline")
 def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The adapters as kohya's trainer writes them, and what it writes into the file's header.
 
-    Keys: lora_unet_(module).lora_down.weight, .lora_up.weight and .alpha. A module is named as in diffusers for Stable Diffusion
-    1.x and 2.x, and by its original name for Stable Diffusion XL; A1111 reads no other names for it. Raises PalateError for
-    pipelines of other families.
+    Keys: lora_unet_(module).lora_down.weight, .lora_up.weight and .alpha. A module is named as in diffusers for Stable
+    Diffusion 1.x and 2.x, and by its original name for Stable Diffusion XL; A1111 reads no other names for it. Raises
+    PalateError for pipelines of other families.
     """
     if trained.pipeline not in (SD, SDXL):
         raise PalateError(
@@ -39,22 +39,23 @@ def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
 def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The adapters for ComfyUI's `models/loras`: kohya's keys for UNets, diffusers' own names for transformers.
 
-    The scale alpha/rank is multiplied into the second factor of transformers' adapters, because not every reader of those names
-    knows where to find it. Raises PalateError for families that ComfyUI reads no adapters of.
+    The scale alpha/rank is multiplied into the second factor of transformers' adapters, because not every reader of
+    those names knows where to find it. Raises PalateError for families that ComfyUI reads no adapters of.
     """
     if trained.pipeline in (SD, SDXL):
         return kohya(trained)
     if trained.pipeline not in COMFY_TRANSFORMERS:
         raise PalateError(
-            f"{trained.run}: palate writes no adapters of a {trained.pipeline} for ComfyUI. Export it as diffusers or fused."
+            f"{trained.run}: palate writes no adapters of a {trained.pipeline} for ComfyUI. Export it as diffusers or"
+            " fused."
         )
-    layers, alpha = read_adapter(trained)
-    return {name: _scaled(tensor, alpha) if ".lora_B." in name else tensor for name, tensor in layers.items()}, {}
+    return scaled(*read_adapter(trained)), {}
 
 
-def _scaled(factor: Tensor, alpha: float) -> Tensor:
-    """lora_B [out, r, ...] times alpha/r."""
-    return factor * (alpha / factor.shape[1])
+def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Adapters that need no alpha any more: it is their rank, after alpha/r was multiplied into lora_B [out, r,
+    ...]."""
+    return {name: t * (alpha / t.shape[1]) if ".lora_B." in name else t for name, t in layers.items()}
 
 
 def _with_original_name(name: str, config: dict) -> str:

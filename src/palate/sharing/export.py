@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palate.backbones.folders import TRAINED_ON
-from palate.errors import PalateError
-from palate.evaluation.provenance import learned_from
+from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path
-from palate.report.card import plain_card
-from palate.report.public import public
-from palate.sharing.adapters import comfyui, kohya
+from palate.reports.card import plain_card
+from palate.reports.public import public
+from palate.sampling.provenance import learned_from
+from palate.sharing.adapters import comfyui, kohya, scaled
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
 from palate.sharing.trained import (
@@ -25,7 +25,6 @@ from palate.sharing.trained import (
     merged_network,
     open_trained,
     read_adapter,
-    save_adapter,
 )
 
 Format = Literal["diffusers", "kohya", "comfyui", "fused", "single-file"]
@@ -33,36 +32,42 @@ FILES = ("kohya", "comfyui", "single-file")  # the others are folders
 
 
 def export(
-    run: str | Path, format: Format = "diffusers", to: str | Path | None = None, dtype: str | None = None, whole_pipeline: bool = False
-) -> Path:  # fmt: skip
-    """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is absent).
+    run: str | Path,
+    format: Format = "diffusers",
+    to: str | Path | None = None,
+    dtype: str | None = None,
+    whole_pipeline: bool = False,
+) -> Path:
+    """Write what a run trained in another tool's format; returns the file or folder (RUN/exports/FORMAT when `to` is
+    absent).
 
-    diffusers: the adapters or the denoiser as they are, with a model card. kohya, comfyui: one file of adapters. fused: the denoiser
-    with the adapters in its weights; with `whole_pipeline` in a copy of the base model's folder. single-file: the whole model by
-    Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of what was trained; as it is stored when absent.
+    diffusers: the adapters, alpha/rank multiplied in, or the denoiser, with a model card. kohya, comfyui: one file of
+    adapters. fused: the denoiser with the adapters in its weights; with `whole_pipeline` in a copy of the base model's
+    folder. single-file: the whole model by Stable Diffusion's original names. `dtype` (fp16, bf16, fp32) is that of
+    what was trained; as it is stored when absent.
 
-    Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold, and a
-    place where something stands already.
+    Raises PalateError, before anything is written, for a folder that is no finished run, what the format cannot hold,
+    and a place where something stands already.
     """
     if format not in get_args(Format):
-        raise PalateError(f"format {format!r} is not one of {', '.join(get_args(Format))}.")
+        raise PalateError(
+            f"format {format!r} is not one of {', '.join(get_args(Format))}{did_you_mean(format, get_args(Format))}"
+        )
     if dtype is not None and dtype not in DTYPES:
-        raise PalateError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        raise PalateError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     if whole_pipeline and format != "fused":
         raise PalateError(f"a whole pipeline is written with format fused, not with {format}.")
     trained = open_trained(run)
     if format in ("kohya", "comfyui") and trained.adapter is None:
         why = "its adapters were merged into them" if trained.config.lora else "there are no adapters"
         raise PalateError(
-            f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or single-file."
+            f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or"
+            " single-file."
         )
     path = _place(trained.run, format, to)
     if format in FILES:
-        tensors, header = (
-            (single_file(trained), {})
-            if format == "single-file"
-            else {"kohya": kohya, "comfyui": comfyui}[format](trained)
-        )
+        write = {"single-file": single_file, "kohya": kohya, "comfyui": comfyui}[format]
+        tensors, header = write(trained)
         _save(tensors, header, path, DTYPES.get(dtype))
     elif format == "diffusers":
         _save_folder(trained, path, DTYPES.get(dtype))
@@ -95,17 +100,15 @@ def _save(tensors: dict[str, Tensor], header: dict[str, str], path: Path, dtype:
 
 def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> None:
     """The model as the run holds it, with its card; self-contained but for the base model."""
-    layers, _ = read_adapter(trained) if trained.adapter else ({}, None)  # refused before anything is written
+    layers = scaled(*read_adapter(trained)) if trained.adapter else {}  # refused before anything is written
     network = merged_network(trained) if trained.component and dtype else None
     card = trained.run / "model" / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else plain_card(trained.run)
     with atomic_path(path) as folder:
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
-        if trained.adapter and not dtype:
-            shutil.copyfile(trained.adapter, folder / ADAPTER)
-        elif trained.adapter:
-            save_adapter(trained, {name: tensor.to(dtype) for name, tensor in layers.items()}, folder / ADAPTER)
+        if trained.adapter:
+            _save(layers, {}, folder / ADAPTER, dtype)
         elif network:
             save_network(network, folder / trained.component.name, dtype)
         else:
@@ -136,6 +139,8 @@ def how_to_load(path: Path, format: Format, whole_pipeline: bool = False) -> str
     """A sentence that says where the result belongs."""
     if format == "fused" and whole_pipeline:
         return f'load it with DiffusionPipeline.from_pretrained("{path}")'
+    if format == "diffusers" and (path / ADAPTER).is_file():
+        return "README.md in it says how diffusers loads it; for ComfyUI and A1111 there are --format comfyui and kohya"
     if format in ("diffusers", "fused"):
         return "README.md in it says how diffusers loads it"
     places = {"kohya": "A1111's models/Lora", "comfyui": "ComfyUI's models/loras"}

@@ -1,7 +1,7 @@
 """Stable Diffusion's own names of its weights (those of the CompVis and Stability repositories), from diffusers' names.
 
-diffusers has the way from there to here, `palate export` needs the way back. Every result is sent through diffusers' converter,
-which must give back what went in.
+diffusers has the way from there to here, `palate export` needs the way back. Every result is sent through diffusers'
+converter, which must give back what went in.
 """
 
 import re
@@ -24,13 +24,16 @@ _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_o
 _OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
               "self_attn.out_proj": "attn.out_proj"}  # fmt: skip
 _OPEN_CLIP_ENDS = {
-    "embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding",
-    "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias",
-}  # fmt: skip
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
 
 
 def unet_module(module: str, config: dict) -> str:
-    """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError where it has none."""
+    """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError where it
+    has none."""
     if module in _UNET_ENDS:
         return _UNET_ENDS[module]
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", module):
@@ -55,7 +58,8 @@ def unet_module(module: str, config: dict) -> str:
 
 
 def original_unet(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
-    """All weights of a UNet by their original names. Raises PalateError when diffusers would not read them back the same."""
+    """All weights of a UNet by their original names. Raises PalateError when diffusers would not read them back the
+    same."""
     out = {
         f"{UNET}{unet_module(module, config)}.{kind}": weights[f"{module}.{kind}"]
         for module, kind in map(_split, weights)
@@ -65,7 +69,8 @@ def original_unet(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]
 
 
 def original_vae(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
-    """All weights of a VAE by their original names. Raises PalateError when diffusers would not read them back the same."""
+    """All weights of a VAE by their original names. Raises PalateError when diffusers would not read them back the
+    same."""
     out = {}
     for module, kind in map(_split, weights):
         name, tensor = _vae_module(module, len(config["up_block_types"])), weights[f"{module}.{kind}"]
@@ -77,7 +82,8 @@ def original_vae(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
 
 
 def original_clip(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """CLIP's text encoder: the names of transformers, below a prefix. "text_model." was in all of them, and no longer is."""
+    """CLIP's text encoder: the names of transformers, below a prefix. "text_model." was in all of them, and no longer
+    is."""
     return {f"{prefix}transformer.text_model.{name.removeprefix('text_model.')}": w for name, w in weights.items()}
 
 

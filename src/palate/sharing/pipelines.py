@@ -13,7 +13,8 @@ KEPT = (".json", ".txt", ".model", ".safetensors", ".jinja")  # no pickled weigh
 
 
 def copy_pipeline(base: Path, folder: Path, leave_out: str) -> None:
-    """Copy the files of a pipeline folder into another, without one component. Raises PalateError for weights that are no safetensors."""
+    """Copy the files of a pipeline folder into another, without one component. Raises PalateError for weights that are
+    no safetensors."""
     index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
     components = [name for name in index if name != leave_out and (base / name).is_dir()]
     for name in components:

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from palate.errors import PalateError
-from palate.report.public import public
+from palate.reports.public import public
 from palate.sharing.export import export, size_of
 
 
@@ -37,7 +37,10 @@ def plan(run: str | Path, repository: str) -> Sending:
     sizes = {path.relative_to(folder).as_posix(): size_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     card = (folder / "README.md").read_text(encoding="utf-8")
     unknown = ModelCard(card, ignore_metadata_errors=True).data.license in (None, "unknown")
-    remark = "the base model's license is not known here. Read its terms before you publish; `license:` in its README.md is inherited"
+    remark = (
+        "the base model's license is not known here. Read its terms before you publish; `license:` in its README.md is"
+        " inherited"
+    )
     return Sending(folder, sizes, card, remark if unknown else "")
 
 
@@ -52,11 +55,12 @@ def is_private(repository: str) -> bool | None:
 def push(run: str | Path, repository: str, private: bool = True, planned: Sending | None = None) -> str:
     """Send a finished run's model and card to `repository` (owner/name) on the hub; returns the address of the commit.
 
-    A repository that is there keeps its visibility. `planned` is what `plan` gave for this run, which is made here where it is None.
-    The token is that of the hub's own login or of HF_TOKEN. Raises PalateError, in one line: as `plan`, without a login, when the
-    hub refuses or cannot be reached, and when the repository is public and `private` was asked for.
+    A repository that is there keeps its visibility. `planned` is what `plan` gave for this run, which is made here
+    where it is None. The token is that of the hub's own login or of HF_TOKEN. Raises PalateError, in one line: as
+    `plan`, without a login, when the hub refuses or cannot be reached, and when the repository is public and `private`
+    was asked for.
     """
-    from palate import __version__
+    from palate.version import __version__
 
     sending = planned or plan(run, repository)
     if not get_token():
@@ -66,7 +70,8 @@ def push(run: str | Path, repository: str, private: bool = True, planned: Sendin
         api.create_repo(repository, private=private, exist_ok=True)
         if private and api.model_info(repository).private is False:
             raise PalateError(
-                f"{repository}: exists and is public. Push it with --no-private, or choose another name; nothing was sent."
+                f"{repository}: exists and is public. Push it with --no-private, or choose another name; nothing was"
+                " sent."
             )
         return api.upload_folder(
             repo_id=repository, folder_path=sending.folder, commit_message=f"Trained with palate {__version__}"
@@ -75,7 +80,8 @@ def push(run: str | Path, repository: str, private: bool = True, planned: Sendin
         raise PalateError(_refused(repository, error)) from error
     except (HTTPError, OSError) as error:
         raise PalateError(
-            f"{api.endpoint}: the hub could not be reached ({type(error).__name__}). Nothing of the run is lost; push again."
+            f"{api.endpoint}: the hub could not be reached ({type(error).__name__}). Nothing of the run is lost; push"
+            " again."
         ) from error
     except (RuntimeError, ValueError) as error:  # from the transfer of large files
         raise PalateError(f"{repository}: the upload failed ({_line(error)}). Push again: it goes on.") from error
@@ -83,8 +89,11 @@ def push(run: str | Path, repository: str, private: bool = True, planned: Sendin
 
 def _refused(repository: str, error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    why = {401: "it does not know this login: run `hf auth login` again, or set HF_TOKEN", 403: "this login may not write there",
-           404: "there is no such owner, or this login may not see it"}  # fmt: skip
+    why = {
+        401: "it does not know this login: run `hf auth login` again, or set HF_TOKEN",
+        403: "this login may not write there",
+        404: "there is no such owner, or this login may not see it",
+    }
     told = why.get(status) or _line(error.server_message or "no reason given")
     return f"{repository}: the hub refused ({status}): {told}."
 

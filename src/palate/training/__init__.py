@@ -1,1 +1,1 @@
-"""Training: configuration, the cache of encoded pairs, addressed draws, the reference, the loop, checkpoints."""
+"""Training: sources of pairs, the reference, the step, the loop, and what only they need."""

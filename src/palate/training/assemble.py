@@ -8,17 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from palate.backbones import Backbone
-from palate.backbones.folders import fingerprint
 from palate.data.dataset import PreferenceDataset
-from palate.training.averages import Average
-from palate.training.batches import Batches
-from palate.training.cache import EncodedPairs, encode_pairs
-from palate.training.checks import needs_reference
-from palate.training.compiled import compile_network
-from palate.training.config import TrainConfig
-from palate.training.distributed import first_before_others, processes
-from palate.training.draws import address
-from palate.training.model import (
+from palate.distributed import first_before_others, processes
+from palate.encoding.cache import encode_pairs
+from palate.labels.rows import Rows
+from palate.network.averages import Average
+from palate.network.model import (
     Policy,
     let_go_of_encoders,
     make_classifier,
@@ -26,19 +21,23 @@ from palate.training.model import (
     on_cpu,
     starting_network,
 )
-from palate.training.networks import Networks, Problem
+from palate.network.sharding import shard
+from palate.run.checks import needs_reference
+from palate.run.config import TrainConfig
+from palate.training.batches import Batches
+from palate.training.compiled import compile_network
+from palate.training.networks import Networks, Problem, Reference
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
-from palate.training.precomputed import PrecomputedErrors, open_precomputed
-from palate.training.reference import SharedErrors, make_reference
-from palate.training.rows import Rows
-from palate.training.sharding import shard
+from palate.training.precomputed import known_errors
+from palate.training.reference import make_reference
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
 from palate.training.spikes import Spikes
 from palate.training.step import Stepper
-from palate.training.timesteps import timestep_settings
 from palate.training.validation import Validation, make_validation
+
+Kept = Snapshots | MinorityRecord | Validation | Average | Spikes  # what a step changes beside the weights
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,21 @@ class Parts:
     spikes: Spikes | None
 
     @property
-    def kept(self) -> list:
+    def kept(self) -> list[Kept]:
         """What a step changes beside the weights, for checkpoints."""
         return [part for part in (self.snapshots, self.record, self.validation, self.average, self.spikes) if part]
 
 
 def assemble(
-    config: TrainConfig, dataset: PreferenceDataset, backbone: Backbone, rows: Rows, accelerator: Accelerator, run: Path,
-    policy: Policy | None = None, reference: Callable | None = None,
-) -> Parts:  # fmt: skip
+    config: TrainConfig,
+    dataset: PreferenceDataset,
+    backbone: Backbone,
+    rows: Rows,
+    accelerator: Accelerator,
+    run: Path,
+    policy: Policy | None = None,
+    reference: Reference | None = None,
+) -> Parts:
     """Encode what is not encoded yet, and build the parts around a new policy, whose reference is where it starts, or
     around those given."""
     encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
@@ -84,7 +89,7 @@ def assemble(
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
-    shared = _known_errors(encoded, backbone, config, rows)
+    shared = known_errors(encoded, backbone, config, rows)
     pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
@@ -121,21 +126,3 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
     if name == "teacher":
         return from_teacher(setting)
     return ranked_steps(setting, run) if name == "steps" else voted(setting)
-
-
-def _known_errors(
-    encoded: EncodedPairs, backbone: Backbone, config: TrainConfig, rows: Rows
-) -> SharedErrors | PrecomputedErrors | None:
-    """The reference's errors that were computed before, where the configuration wants them."""
-    if config.reference == "precomputed":
-        return open_precomputed(encoded, backbone, config, rows)
-    if not config.share_reference:
-        return None
-    depends_on = address(
-        fingerprint(backbone.folder, (backbone.denoiser, "scheduler")),
-        config.seed,
-        config.prompt_dropout,
-        config.mixed_precision,
-        *timestep_settings(backbone),
-    )
-    return SharedErrors(encoded.folder / f"reference-{depends_on:016x}.parquet")

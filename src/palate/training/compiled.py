@@ -17,8 +17,8 @@ def compile_network(network: torch.nn.Module) -> None:
 def check_compiled(networks: Networks, problem: Problem) -> None:
     """Compare the gradient of the policy's errors on one micro-batch with that of the network as it is; none is kept.
 
-    Raises PalateError when they differ: some versions of torch translate the backward of convolutional networks wrongly on
-    some devices, without an error, and with the right output.
+    Raises PalateError when they differ: some versions of torch translate the backward of convolutional networks wrongly
+    on some devices, without an error, and with the right output.
     """
     compiled = _gradient(networks, problem)
     with torch.compiler.set_stance("force_eager"):
@@ -26,8 +26,8 @@ def check_compiled(networks: Networks, problem: Problem) -> None:
     error = ((compiled - plain).norm() / plain.norm()).item()
     if not error < MOST:
         raise PalateError(
-            f"compile: the gradient of the compiled network is wrong by {100 * error:.0f} % (torch {torch.__version__}, "
-            f"{networks.accelerator.device}). Remove compile, or install another version of torch."
+            f"compile: the gradient of the compiled network is wrong by {100 * error:.0f} % (torch {torch.__version__},"
+            f" {networks.accelerator.device}). Remove compile, or install another version of torch."
         )
 
 

@@ -4,10 +4,14 @@ So a resumed run equals one that was never stopped, the result does not depend o
 anything, and the reference's errors at a draw can be shared by every run that visits it.
 """
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from palate.addresses import address
+
+Number = int | str  # of a draw; a text where the loss never takes it
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,9 @@ class Draws:
     uniform: torch.Tensor  # [B] in [0, 1): below the drop-out share, the prompt is left out
 
 
-def draws(seed: int, pair_ids: list[str], numbers: list[int], shape: tuple[int, ...], num_timesteps: int) -> Draws:
+def draws(
+    seed: int, pair_ids: list[str], numbers: Sequence[Number], shape: tuple[int, ...], num_timesteps: int
+) -> Draws:
     """The draws with these numbers of these pairs. `shape` is that of one image's latents, [C, h, w].
 
     Made on the CPU whatever the device, because generators differ between devices.
@@ -32,9 +38,3 @@ def draws(seed: int, pair_ids: list[str], numbers: list[int], shape: tuple[int, 
         uniform.append(torch.rand((), generator=generator))
         noise.append(torch.randn(shape, generator=generator))
     return Draws(torch.stack(timestep), torch.stack(noise), torch.stack(uniform))
-
-
-def address(*parts: object) -> int:
-    """A 63-bit number from anything that prints: a seed for a generator, or a rank for a random order."""
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

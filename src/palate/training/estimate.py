@@ -1,11 +1,14 @@
-"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real ones."""
+"""What a training would need, before it begins: memory from one step on tensors without contents, time from a few real
+ones."""
 
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 import torch
@@ -17,25 +20,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning
+from palate.distributed import processes
 from palate.errors import PalateError
-from palate.training.checks import needs_reference
-from palate.training.config import LoraOptions, TrainConfig
-from palate.training.distributed import processes
-from palate.training.model import Policy, make_policy, meta_network
-from palate.training.optimizers import STATE_BYTES, make_optimizer
-from palate.training.precision import DTYPES, hold_frozen
+from palate.network.model import Policy, make_policy, meta_network
+from palate.network.optimizers import STATE_BYTES, make_optimizer
+from palate.network.precision import DTYPES, hold_frozen
+from palate.run.checks import needs_reference
+from palate.run.config import TrainConfig
+from palate.run.contradictions import check
+from palate.run.keys import keys
 from palate.training.reference import make_reference
 
 GIB = 2**30
 AUTOCAST = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 LONG = 30.0  # seconds: one step that takes longer is measured once
-# What reduces memory, each with the keys that it sets
-REMEDIES = {
-    "lora": {"lora": LoraOptions()}, "gradient_checkpointing": {"gradient_checkpointing": True},
-    "optimizer: adamw-8bit": {"optimizer": "adamw-8bit"}, "optimizer: adafactor": {"optimizer": "adafactor"},
-    "reference: precomputed": {"reference": "precomputed", "reference_draws": 1}, "mixed_precision: bf16": {"mixed_precision": "bf16"},
-    "mixed_precision and weight_dtype: bf16": {"mixed_precision": "bf16", "weight_dtype": "bf16"}, "train_batch_size: 1": {"train_batch_size": 1},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ class Memory:
 def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None) -> Memory:
     """The peak of a step, from the networks' configuration alone: no weights are loaded, nothing is computed.
 
-    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries need comes on top. Raises PalateError when
-    an adapter's target matches no module.
+    `conditioning` is one row; without it activations are left out. Counts tensors; what the process and its libraries
+    need comes on top. Raises PalateError when an adapter's target matches no module.
     """
     network, reference = meta_network(backbone), 0
     with torch.device("meta"):
@@ -87,15 +85,20 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
     update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's passing copy there
     return Memory(
-        trained=trained, parameters=sum(parameter.numel() for parameter in policy.network.parameters()), weights=weights // share,
-        reference=reference // share, gradients=gradients // share, optimizer=int(STATE_BYTES[config.optimizer] * trained) // share,
-        averages=copies * gradients // share, activations=max(live, update) - gradients,
-    )  # fmt: skip
+        trained=trained,
+        parameters=sum(parameter.numel() for parameter in policy.network.parameters()),
+        weights=weights // share,
+        reference=reference // share,
+        gradients=gradients // share,
+        optimizer=int(STATE_BYTES[config.optimizer] * trained) // share,
+        averages=copies * gradients // share,
+        activations=max(live, update) - gradients,
+    )
 
 
 def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
-    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that is small
-    beside the memory costs no time here."""
+    """Raises PalateError, before anything is loaded, when not even weights, reference and optimiser fit. A model that
+    is small beside the memory costs no time here."""
     files = (backbone.folder / backbone.denoiser).glob("*.safetensors")
     if config.trains == "denoiser" and 20 * sum(file.stat().st_size for file in files) > free_memory(backbone.device):
         refuse_too_little(estimate_memory(backbone, config, None), backbone, config, None)
@@ -104,24 +107,40 @@ def refuse_hopeless(backbone: Backbone, config: TrainConfig) -> None:
 def refuse_too_little(
     memory: Memory, backbone: Backbone, config: TrainConfig, conditioning: Conditioning | None
 ) -> None:
-    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would need."""
+    """Raises PalateError when a training does not fit, with what is needed and what each option that reduces it would
+    need."""
     free = free_memory(backbone.device)
     if memory.total <= free:
         return
     smaller = []
-    for name, change in REMEDIES.items():
-        if all(getattr(config, key) == value for key, value in change.items()):
-            continue
-        if "precomputed" in name and not needs_reference(config) or "8bit" in name and config.optimizer != "adamw":
-            continue
+    for name, change in remedies(config).items():
         needed = estimate_memory(backbone, replace(config, **change), conditioning).total
         if needed < 0.98 * memory.total:
             smaller.append((needed, f"{name} ({needed / GIB:.2f})"))
     told = ", ".join(text for _, text in sorted(smaller)[:5]) or "a smaller model or resolution"
     raise PalateError(
-        f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on {backbone.device}. "
-        f"It would need less with {told}."
+        f"too little memory: training needs about {memory.line()}, and {free / GIB:.2f} GiB are free on"
+        f" {backbone.device}. It would need less with {told}."
     )
+
+
+def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """What reduces the memory of a configuration and goes with its other keys, each with the keys that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, key in keys(TrainConfig, lambda key: bool(key.remedies)).items():
+        for value in key.remedies:
+            change = {name: value, **key.remedy_sets}
+            if all(getattr(config, other) == wanted for other, wanted in change.items()):
+                continue
+            try:
+                check(replace(config, **change))
+            except PalateError:
+                continue
+            if value is True or not isinstance(value, str | int):
+                found[name] = change
+            else:
+                found[" and ".join(f"{other}: {wanted}" for other, wanted in change.items())] = change
+    return found
 
 
 def free_memory(device: str | torch.device) -> int:
@@ -129,7 +148,11 @@ def free_memory(device: str | torch.device) -> int:
     if torch.device(device).type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for tensors to come
         return torch.cuda.mem_get_info(device)[0] + kept
-    free, limit, used = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # fmt: skip
+    free, limit, used = (
+        psutil.virtual_memory().available,
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory.current"),
+    )
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
@@ -138,7 +161,8 @@ def free_memory(device: str | torch.device) -> int:
 def measure_step(
     backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning, accelerator: Accelerator
 ) -> float:
-    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by it."""
+    """Seconds of an optimiser step on random inputs: reference, forward, backward, update. The policy is spoiled by
+    it."""
     optimizer = make_optimizer(policy.parameters, replace(config, learning_rate=1e-9))
     reference = make_reference(policy, needs_reference(config), config)
     noisy, timestep, told = _inputs(backbone, config, conditioning)
@@ -164,12 +188,14 @@ def measure_step(
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations make, as long as they live."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
@@ -185,7 +211,8 @@ class _Live(TorchDispatchMode):
 
 
 def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditioning: Conditioning) -> int:
-    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients included."""
+    """The most bytes that live at once in the forward and backward of a micro-batch, beside the weights; gradients
+    included."""
     device = torch.device(backbone.device)
     dtype = DTYPES[AUTOCAST[config.mixed_precision]]
     with ExitStack() as stack:
@@ -198,7 +225,7 @@ def _live_bytes(backbone: Backbone, config: TrainConfig, policy: Policy, conditi
                 prediction = backbone.predict(policy.network, noisy, timestep, told).float()
             (prediction - noisy).square().mean().backward()
             del prediction
-        return live.peak
+        return int(live.peak)
 
 
 def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
@@ -213,7 +240,9 @@ def _without_contents(network: torch.nn.Module, device: torch.device) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning) -> tuple:
+def _inputs(
+    backbone: Backbone, config: TrainConfig, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     """Noised latents, timesteps and conditioning of one process's part of a micro-batch."""
     images = {"images": 1, "teacher": 1, "lists": config.list_length}.get(config.source, 2)
     count = images * -(-config.train_batch_size // _processes(config))
@@ -221,9 +250,11 @@ def _inputs(backbone: Backbone, config: TrainConfig, conditioning: Conditioning)
     noisy = torch.randn(count, *shape, device=backbone.device)
     timestep = torch.full((count,), backbone.num_timesteps // 2, device=backbone.device)
     told = {
-        name: torch.zeros(count, *one.shape[1:], dtype=torch.float32 if one.is_floating_point() else one.dtype, device=backbone.device)
+        name: torch.zeros(
+            count, *one.shape[1:], dtype=torch.float32 if one.is_floating_point() else one.dtype, device=backbone.device
+        )
         for name, one in conditioning.items()
-    }  # fmt: skip
+    }
     return noisy, timestep, told
 
 

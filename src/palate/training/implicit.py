@@ -6,17 +6,18 @@ score_i = (beta/2) * mean over draws of (ref_error_i - error_i), so that score_0
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.conditioning import Conditioning, move
+from palate.network.model import load_trained, starting_network
+from palate.network.precision import compute_in
+from palate.network.timesteps import choose_timesteps
 from palate.objectives.logit import denoising_error
-from palate.training.config import TrainConfig
+from palate.run.config import TrainConfig
+from palate.run.load import base_model
 from palate.training.draws import draws
-from palate.training.model import load_trained, starting_network
-from palate.training.precision import compute_in
-from palate.training.timesteps import choose_timesteps
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ImplicitReward:
     @torch.no_grad()
     def scores(
         self, pair_ids: list[str], latents: torch.Tensor, conditioning: Conditioning, count: int, seed: int
-    ) -> np.ndarray:
+    ) -> Floats:
         """Scores [F, N, 2], in fp64, of pictures with latents [N, 2, C, h, w]; conditioning: 2N rows, images 0 first.
 
         Both pictures of a pair share its `count` draws, addressed by (seed, pair_id).
@@ -52,21 +53,21 @@ class ImplicitReward:
                 for network in (self.reference, *self.trained)
             )
             total += self.beta / 2 * (error - torch.stack(errors)).cpu().double()
-        return (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        scores: Floats = (total / count).unflatten(1, (2, -1)).transpose(1, 2).numpy()
+        return scores
 
 
 def load_implicit_reward(runs: list[Path], config: TrainConfig, device: str, precision: str = "no") -> ImplicitReward:
     """The finished `runs`, all of them trained from the model that `config` starts from."""
-    name, revision = config.pretrained_model_name_or_path, config.revision
 
     def frozen(network: torch.nn.Module) -> torch.nn.Module:
         network.eval().requires_grad_(False)
         compute_in(network, precision, device)  # still on the CPU, so that it takes half as much on the device
         return network.to(device)
 
-    shared = load_backbone(name, revision)
+    shared = load_backbone(**base_model(config))
     choose_timesteps(shared, config)
-    trained = [frozen(load_trained(load_backbone(name, revision), run / "model")) for run in runs]
+    trained = [frozen(load_trained(load_backbone(**base_model(config)), run / "model")) for run in runs]
     reference = frozen(starting_network(shared, config))
     shared.device = device
     return ImplicitReward(shared, trained, reference, config.beta)

@@ -1,34 +1,47 @@
-"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained on.
+"""A trained run as a judge of any dataset, by its implicit reward. It votes on no pair whose human vote it was trained
+on.
 
 Where a run has fold runs, each of them trained without a part of the human votes, a pair is judged by the mean of those
 that did not see its vote.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
+from palate.arrays import Floats
 from palate.backbones.conditioning import concatenate, move, repeat
 from palate.data.schema import content_id
+from palate.encoding.cache import at_once, prepare_image
 from palate.errors import PalateError
-from palate.judges.base import SELF, Pair
+from palate.judges.base import SELF, Judge, Pair
+from palate.judges.load import load_judge, make_judge
 from palate.judges.weights import choose_device, content_hash
-from palate.training.cache import at_once, prepare_image
-from palate.training.config import load_config
+from palate.run.load import load_config
+from palate.run.votes_used import votes_used
 from palate.training.implicit import ImplicitReward, load_implicit_reward
-from palate.training.loop import train
 from palate.training.self_judge import found_folds, mean_of_unseen, seen_by, trained_folds
-from palate.training.votes_used import votes_used
+from palate.training.train import train
+
+
+def load_any_judge(name: str, **settings: Any) -> Judge:
+    """The judge of that name, also `self:RUN` and `self:CONFIG.yaml`: a run, or the models that a configuration trains.
+
+    Raises PalateError as `palate.judges.load.load_judge` does, and for what is no finished run.
+    """
+    if name.startswith(SELF):
+        return make_judge(name, partial(ImplicitJudge, run=name.removeprefix(SELF)), settings)
+    return load_judge(name, **settings)
 
 
 class ImplicitJudge:
-    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a training,
-    whose fold runs are trained first, unless they are finished.
+    """`run` is the folder of a finished run, whose fold runs vote where it has some; or the configuration of a
+    training, whose fold runs are trained first, unless they are finished.
 
-    Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes on
-    every pair.
+    Both pictures of a pair share its `draws`, addressed by (seed, pair_id). With `in_sample` the run's own model votes
+    on every pair.
     """
 
     version = "2"
@@ -56,10 +69,17 @@ class ImplicitJudge:
         return "no" if self.device == "cpu" else self.config.mixed_precision
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         seen = None if self.in_sample else [content_id(*sorted(pairs)) for pairs in self._used]
-        return {"models": [content_hash(run / "model") for run in self.models], "seen": seen, "beta": self.config.beta,
-                "draws": self.draws, "seed": self.seed, "resolution": self.config.resolution, "precision": self.precision}  # fmt: skip
+        return {
+            "models": [content_hash(run / "model") for run in self.models],
+            "seen": seen,
+            "beta": self.config.beta,
+            "draws": self.draws,
+            "seed": self.seed,
+            "resolution": self.config.resolution,
+            "precision": self.precision,
+        }
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
@@ -74,7 +94,7 @@ class ImplicitJudge:
     def reward(self) -> ImplicitReward:
         return load_implicit_reward(self.models, self.config, self.device, self.precision)
 
-    def vote(self, pairs: list[Pair]) -> np.ndarray:
+    def vote(self, pairs: list[Pair]) -> Floats:
         """Scores [N, 2]."""
         ids, backbone = [pair.pair_id for pair in pairs], self.reward.backbone
         size = self.config.resolution or backbone.resolution
@@ -92,7 +112,8 @@ class ImplicitJudge:
 def _finished_run(run: Path) -> Path:
     if not (run / "config.yaml").is_file() or not (run / "model").is_dir():
         raise PalateError(
-            f"{run}: not a finished run (config.yaml and model/). Give the output_dir of a training, or its configuration."
+            f"{run}: not a finished run (config.yaml and model/). Give the output_dir of a training, or its"
+            " configuration."
         )
     if (run / "model" / "classifier").is_dir():
         raise PalateError(f"{run}: trained a classifier, which has no denoising error. Give a run of a denoiser.")

@@ -1,4 +1,4 @@
-"""Several processes started on this machine, as `palate train FILE --processes 2` does; each runs this file.
+"""Several processes started on this machine, as `palate train FILE --processes 2` does; each runs worker.py.
 
 Their first error is told once, by the process that started them. When that one ends, however it ends, so do they.
 """
@@ -10,27 +10,26 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import palate
 from palate.errors import PalateError
-from palate.training.config import TrainConfig, load_config, save_config
+from palate.run.config import TrainConfig
+from palate.run.load import save_config
+from palate.training import worker
 
-PARENT = "PALATE_LAUNCHER"  # its process id, in the environment of those that it starts
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 REFUSED = f"{PalateError.__name__}: "
 
 
 def launch(config: TrainConfig, command: str) -> None:
-    """Train in `config.processes` processes, and wait for them. Raises PalateError when they refuse or one of them dies,
-    KeyboardInterrupt when they are stopped."""
+    """Train in `config.processes` processes, and wait for them. Raises PalateError when they refuse or one of them
+    dies, KeyboardInterrupt when they are stopped."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else config.processes
     if config.processes > gpus:
         raise PalateError(f"processes: {config.processes}, but this machine has {gpus} GPU(s). Each process takes one.")
@@ -39,11 +38,19 @@ def launch(config: TrainConfig, command: str) -> None:
     with tempfile.TemporaryDirectory(prefix="palate-") as folder, _environment(config.processes):
         save_config(config, Path(folder) / "config.yaml")
         how = LaunchConfig(
-            1, 1, config.processes, run_id=Path(folder).name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-            max_restarts=0, shutdown_timeout=5, logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )  # fmt: skip
+            1,
+            1,
+            config.processes,
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            shutdown_timeout=5,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
         try:
-            elastic_launch(how, sys.executable)("-m", __name__, f"{folder}/config.yaml", command)
+            elastic_launch(how, sys.executable)("-m", worker.__name__, f"{folder}/config.yaml", command)
         except ChildFailedError as error:
             _, first = error.get_first_failure()
             raise PalateError(_told(first)) from None
@@ -57,9 +64,9 @@ def launch(config: TrainConfig, command: str) -> None:
 @contextlib.contextmanager
 def _environment(processes: int) -> Iterator[None]:
     """What the processes find in their environment; this one's is afterwards what it was."""
-    source = str(Path(palate.__file__).parent.parent)
+    source = str(Path(__file__).parents[2])
     added = {
-        PARENT: str(os.getpid()),
+        worker.PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
@@ -73,48 +80,15 @@ def _environment(processes: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _told(failure) -> str:
+def _told(failure: ProcessFailure) -> str:
     """One line about what ended a process."""
     if failure.exitcode < 0:
         return (
-            f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of memory. The same "
-            "command goes on from the newest checkpoint."
+            f"training: process {failure.local_rank} was killed (signal {-failure.exitcode}), perhaps for want of"
+            " memory. The same command goes on from the newest checkpoint."
         )
     recorded = failure.error_file_data.get("message", failure.message)
     message = str(recorded.get("message") if isinstance(recorded, dict) else recorded)
     if message.startswith(REFUSED):
         return message.removeprefix(REFUSED)
     return f"training: process {failure.local_rank} failed ({' '.join(message.split())[:300]})."
-
-
-def _end_with_launcher() -> None:
-    """End this process soon after the one that started it, which may have been killed and told nobody."""
-    launcher = int(os.environ[PARENT])
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@record
-def _work(file: str, command: str) -> None:
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as the command line does
-    from palate.training.loop import train
-
-    try:
-        train(load_config(file), command=command)
-    except PalateError as error:  # of every kind: by this name the other side knows it
-        raise PalateError(str(error)) from None
-
-
-if __name__ == "__main__":
-    _end_with_launcher()
-    try:
-        _work(*sys.argv[1:])
-    except Exception:  # it is on record, for the process that started this one
-        os._exit(1)
-    except KeyboardInterrupt:
-        os._exit(130)

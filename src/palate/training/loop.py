@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,32 +10,35 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
+from palate import distributed
 from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
+from palate.labels.votes import prepare_rows, save_account
+from palate.network.model import Policy, check_adapters, is_merged, save_model
+from palate.network.optimizers import make_optimizer, set_rates
+from palate.network.precision import check_precision
+from palate.network.sharding import is_sharded, like, number, whole
+from palate.network.timesteps import choose_timesteps
 from palate.progress import progress_bar
-from palate.training import distributed
-from palate.training.assemble import assemble, make_any_policy
-from palate.training.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
-from palate.training.checks import check_family, judge_name
+from palate.run.checkpoint import State, check_fits, load_newest_checkpoint, save_checkpoint
+from palate.run.checks import check_family, judge_name
+from palate.run.config import TrainConfig
+from palate.run.load import base_model, load_config, refuse_another
+from palate.run.metrics import MetricsLog, read_metrics
+from palate.run.votes_used import save_votes_used
+from palate.training.assemble import Kept, assemble, make_any_policy
 from palate.training.compiled import check_compiled
-from palate.training.config import TrainConfig, load_config, refuse_another
 from palate.training.estimate import refuse_hopeless
 from palate.training.folder import claim_folder, claim_rows
-from palate.training.labels import prepare_rows, save_account
-from palate.training.metrics import MetricsLog, everywhere, join, read_metrics, summarise
-from palate.training.model import Policy, check_adapters, is_merged, save_model
-from palate.training.optimizers import make_optimizer
 from palate.training.plan import tell_plan
-from palate.training.precision import check_precision
+from palate.training.readings import everywhere, join, summarise
 from palate.training.self_judge import cross_fitted_votes
-from palate.training.sharding import is_sharded, like, number, whole
 from palate.training.spikes import Spike, rolled_back
-from palate.training.timesteps import choose_timesteps
 from palate.training.validation import large_logit_warning
-from palate.training.votes_used import save_votes_used
 
 
 @dataclass(frozen=True)
@@ -52,27 +53,16 @@ class Run:
         return self.path / "model"
 
     @property
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         """One dict per optimiser step."""
         return read_metrics(self.path)
 
 
 @flushed_denormals()
-def train(
-    config: str | Path | dict | TrainConfig, command: str | None = None, dry_run: bool = False, **overrides: Any
-) -> Run:
-    """Train, or go on training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
-
-    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run.
-    Returns the run. Raises PalateError before any work starts when something cannot work, and when the loss stops being a
-    number, naming the pairs; what was reached before is kept.
-    """
-    config = load_config(config, **overrides)
-    if config.processes > 1 and not dry_run and not distributed.launched():
-        from palate.training.launch import launch  # which one process has no use for
-
-        launch(config, command or shlex.join(sys.argv))
-        return Run(Path(config.output_dir))
+def train_in_this_process(config: TrainConfig, command: str | None = None, dry_run: bool = False) -> Run:
+    """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started
+    several."""
+    config = load_config(config)
     with distributed.together():
         return rolled_back(config, lambda: _train(config, command, dry_run))
 
@@ -82,19 +72,22 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     run = Path(config.output_dir)
     if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
         raise PalateError(
-            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them together. Give each at least one."
+            f"train_batch_size: {config.train_batch_size} rows for {distributed.processes()} processes, all of them"
+            " together. Give each at least one."
         )
     if not dry_run:
         distributed.first_alone(lambda: claim_folder(run, config, command))
 
     dataset = open_dataset(config.dataset)
-    backbone = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    backbone = load_backbone(**base_model(config))
     check_family(config, backbone)
     choose_timesteps(backbone, config)
-    rows = prepare_rows(dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train))
+    rows = prepare_rows(
+        dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train_in_this_process)
+    )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_precision(config.mixed_precision, accelerator.device, backbone.family)
+    check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)
@@ -124,13 +117,12 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     if config.on_spike == "roll-back" and first == 0:
         keep(0)  # something to go back to
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
-    log = (
-        MetricsLog(run, first, config.report_to == "tensorboard")
-        if distributed.is_first()
-        else contextlib.nullcontext()
-    )
+    log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
-    with progress_bar(f"training {run.name}", config.max_train_steps, first) as advance, log:
+    with (
+        progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
+        log or contextlib.nullcontext(),
+    ):
         for step in range(first, first if stopped else config.max_train_steps):
             if parts.spikes and step in parts.spikes.left_out:
                 advance(1)
@@ -145,7 +137,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 parts.spikes.look(step, norm, stepper.worst_pairs)
             elif not math.isfinite(norm) and accelerator.scaler is None:  # which skips such steps by itself
                 raise Spike(step, "the gradient is not a number", stepper.worst_pairs())
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             if parts.snapshots:
@@ -158,7 +150,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             if validation and (done % config.validation_steps == 0 or done == config.max_train_steps):
                 metrics |= validation.measure(stepper.networks)
                 stopped = validation.over
-            if distributed.is_first():
+            if log:
                 log.write(step, metrics)
             if config.target == "dedpo":
                 warned = large_logit_warning(metrics.get("largest_labelled_logit", 0.0), warned, print, step)
@@ -166,10 +158,11 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
                 keep(done)
                 if stepper.shared:
                     distributed.in_turn(stepper.shared.save)
-            advance(1)
-            if stopped:
+            advance(1, _briefly(metrics))
+            if stopped and validation:
                 print(
-                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best, {validation.best:.3f}, {validation.since} validations before"
+                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
+                    f" {validation.best:.3f}, {validation.since} validations before"
                 )
                 break
     if validation and validation.weights:
@@ -185,19 +178,27 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     return Run(run)
 
 
+def _briefly(metrics: dict[str, float]) -> str:
+    """What a line of progress says of a step: its loss, and how often the model agreed with its targets."""
+    told = {"loss": metrics.get("loss"), "accuracy": metrics.get("rewards/accuracies")}
+    return ", ".join(f"{name} {value:.3g}" for name, value in told.items() if value is not None)
+
+
 def _in_one_piece(policy: Policy, weights: dict[str, torch.Tensor], config: TrainConfig, backbone: Backbone) -> Policy:
-    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters are
-    merged into frozen weights that are held in half precision: they would be saved rounded."""
+    """The policy as it can be saved: a new one on the CPU with these weights where it is in shards, or where adapters
+    are merged into frozen weights that are held in half precision: they would be saved rounded."""
     rounded = policy.is_lora and config.weight_dtype != "fp32" and is_merged(backbone, config)
     if not is_sharded(policy.network) and not rounded:
         return policy
-    again = load_backbone(config.pretrained_model_name_or_path, config.revision)
+    again = load_backbone(**base_model(config))
     policy = make_any_policy(again, replace(config, weight_dtype="fp32"))
     policy.load_state(weights)
     return policy
 
 
-def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerator):
+def _make_optimizer(
+    policy: Policy, config: TrainConfig, accelerator: Accelerator
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     optimizer = make_optimizer(policy.parameters, config)
     schedule = get_scheduler(
         config.lr_scheduler,
@@ -208,12 +209,15 @@ def _make_optimizer(policy: Policy, config: TrainConfig, accelerator: Accelerato
     return accelerator.prepare_optimizer(optimizer), schedule  # which unscales gradients and skips overflows in fp16
 
 
-def _optimizer_state(optimizer, schedule, accelerator: Accelerator) -> dict:
+def _optimizer_state(optimizer: torch.optim.Optimizer, schedule: LambdaLR, accelerator: Accelerator) -> dict[str, Any]:
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
     return {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler}
 
 
-def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelerator: Accelerator) -> int:
+def _resume(
+    run: Path, policy: Policy, kept: list[Kept], optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR, accelerator: Accelerator,
+) -> int:  # fmt: skip
     """Load the newest checkpoint, if there is one; returns the first step to take."""
     state = load_newest_checkpoint(run)
     distributed.wait()  # nobody writes, or deletes an old one, before all have read
@@ -227,7 +231,7 @@ def _resume(run: Path, policy: Policy, kept: list, optimizer, schedule, accelera
         moments = state.optimizer["optimizer"]["state"].get(place, {})
         moments.update({name: like(value, parameter) for name, value in moments.items() if torch.is_tensor(value)})
     optimizer.load_state_dict(state.optimizer["optimizer"])
-    schedule.load_state_dict(state.optimizer["schedule"])
+    set_rates(optimizer, schedule, state.optimizer["schedule"]["last_epoch"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(state.optimizer["scaler"])
     print(f"train: going on from step {state.step}")

@@ -1,16 +1,23 @@
 """Policy and reference on the noised images of a step: predictions, denoising errors, logits, always in fp32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 
 from palate.backbones import Backbone
-from palate.backbones.conditioning import Conditioning, concatenate, expand, take
+from palate.backbones.base import Denoiser
+from palate.backbones.conditioning import Conditioning, take
+from palate.backbones.guidance import guided_prediction
+from palate.network.model import Policy
 from palate.objectives.logit import denoising_error, logit
 from palate.objectives.regions import region_error
-from palate.training.model import Policy
+from palate.training.draws import Number
+
+Reference = Callable[[], AbstractContextManager[Denoiser]]  # gives the reference network while it is needed
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Problem:
 
     row: torch.Tensor  # [B] int64, index into the rows of the run
     row_id: list[str]
-    number: list[int]  # of the draw
+    number: Sequence[Number]  # of the draw
     noisy: torch.Tensor  # [M, C, h, w]
     timestep: torch.Tensor  # [M]
     conditioning: Conditioning  # M rows
@@ -42,32 +49,30 @@ class Problem:
 
 
 class Networks:
-    """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of outputs."""
+    """The policy and its reference under one autocast. A classifier's error is such that its logit is a difference of
+    outputs."""
 
-    def __init__(self, backbone: Backbone, policy: Policy, reference: Callable, beta: float, accelerator: Accelerator):
-        self.backbone, self.policy, self.reference, self.beta, self.accelerator = (
-            backbone,
-            policy,
-            reference,
-            beta,
-            accelerator,
-        )
+    def __init__(self, backbone: Backbone, policy: Policy, reference: Reference, beta: float, accelerator: Accelerator):
+        self.backbone, self.policy, self.reference = backbone, policy, reference
+        self.beta, self.accelerator = beta, accelerator
 
-    def predict(self, network: torch.nn.Module, problem: Problem) -> torch.Tensor:
+    def predict(self, network: Denoiser, problem: Problem) -> torch.Tensor:
         """Predictions [M, C, h, w], fp32."""
         rows = len(problem.row) if problem.one_input else len(problem.noisy)
         noisy, timestep = problem.noisy[:rows], problem.timestep[:rows]
         conditioning = take(problem.conditioning, slice(rows))
-        if problem.guidance == 1:
-            prediction = self.raw_predict(network, noisy, timestep, conditioning)
-        else:
-            both = concatenate([expand(problem.unconditional, rows), conditioning])
-            without, given = self.raw_predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both).chunk(2)
-            prediction = without + problem.guidance * (given - without)
+        prediction = guided_prediction(
+            partial(self.raw_predict, network),
+            noisy,
+            timestep,
+            conditioning,
+            problem.unconditional or {},
+            problem.guidance,
+        )
         return prediction.repeat(len(problem.noisy) // rows, 1, 1, 1) if problem.one_input else prediction
 
     def raw_predict(
-        self, network: torch.nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
+        self, network: Denoiser, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """One forward pass on [M] images, its output in fp32 before any difference is taken."""
         with self.accelerator.autocast():
@@ -81,17 +86,18 @@ class Networks:
             error = denoising_error(prediction, problem.regression_target)
         if problem.error_weight is not None:
             error = problem.error_weight * error
-        return error.unflatten(0, (problem.images, -1))
+        return by_image(error, problem)
 
     def policy_errors(
-        self, problem: Problem, network: Callable | None = None
+        self, problem: Problem, network: Denoiser | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The policy's errors [K, B], and its predictions [M, C, h, w]; a classifier has none. `network` in its place."""
+        """The policy's errors [K, B], and its predictions [M, C, h, w]; a classifier has none. `network` in its
+        place."""
         network = network or self.policy.network
         if self.policy.is_classifier:
             with self.accelerator.autocast():
                 score = network(problem.noisy, problem.timestep, problem.conditioning["embeddings"]).float()  # [M]
-            return (score * (-2 / self.beta)).unflatten(0, (problem.images, -1)), None
+            return by_image(score * (-2 / self.beta), problem), None
         prediction = self.predict(network, problem)
         return self.errors(problem, prediction), prediction
 
@@ -107,3 +113,8 @@ class Networks:
         error, _ = self.policy_errors(problem)
         reference = torch.zeros_like(error) if self.policy.is_classifier else self.reference_errors(problem)[0]
         return logit(error[0], error[1], reference[0], reference[1], self.beta)
+
+
+def by_image(values: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """Values of all noised images [M, ...] by the image of the row, [K, B, ...]."""
+    return values.view(problem.images, -1, *values.shape[1:])

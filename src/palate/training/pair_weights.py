@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from palate.arrays import Floats
+from palate.distributed import counts, gather, part
+from palate.labels.rows import Rows
+from palate.labels.targets import debias, ramp, ramped
 from palate.objectives.adaptive import adaptive_margin, adaptive_weight, label_side, minority_parts, winner_margin
 from palate.objectives.logit import logit
 from palate.objectives.losses import Measured
-from palate.objectives.weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
-from palate.targets import debias, ramp, ramped
-from palate.training.checks import SELF
-from palate.training.config import TrainConfig
-from palate.training.distributed import counts, gather, part
+from palate.objectives.pair_weights import amapo_margin, madpo_weight, uncertainty_margin, uncertainty_weight
+from palate.run.checks import SELF
+from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem
-from palate.training.rows import Rows
 from palate.training.snapshots import MinorityRecord, Snapshots
 
 Redraw = Callable[[Problem, int], Problem]  # the same rows at another of their draws
@@ -45,28 +46,33 @@ class PairWeights:
 
     @torch.no_grad()
     def look(self, problem: Problem, networks: Networks) -> Views:
-        """Every forward pass without a gradient that the weights need; before the one with it, whose memory they reuse."""
-        config, own, snapshots = self.config, None, []
+        """Every forward pass without a gradient that the weights need; before the one with it, whose memory they
+        reuse."""
+        config, own = self.config, None
+        snapshots: list[torch.Tensor] = []
         if config.judge == SELF and config.self_judge == "online":
             own = torch.stack([networks.logits(self.redraw(problem, k)) for k in range(config.self_draws)]).mean(dim=0)
-        if config.adaptive:
+        if self.snapshots is not None:
             copies = self.snapshots.networks(networks.policy.network)
             snapshots = [networks.policy_errors(problem, copy)[0] for copy in copies]
         return Views(own, snapshots)
 
     def __call__(self, index: int, problem: Problem, measured: Measured, views: Views) -> tuple[torch.Tensor, ...]:
-        """(target, margin to subtract from the logit, factor on the weight) of micro-batch `index`, without gradient."""
+        """(target, margin to subtract from the logit, factor on the weight) of micro-batch `index`, without
+        gradient."""
         config = self.config
         row = problem.row.numpy()
-        target, pseudo = problem.target.cpu().double().numpy(), self.rows.pseudo
+        told: Floats = problem.target.cpu().double().numpy()
+        pseudo = self.rows.pseudo
         if views.own is not None:
-            target, pseudo = self._own_votes(problem, views.own)
+            told, pseudo = self._own_votes(problem, views.own)
         elif pseudo is not None:
             pseudo = pseudo[row]
         if config.ramp:
             step = index // config.gradient_accumulation_steps
-            target = ramped(target, pseudo, ramp(step, config.max_train_steps))
-        target = torch.tensor(target, dtype=torch.float32, device=problem.target.device)
+            assert pseudo is not None  # rows of pairs have it
+            told = ramped(told, pseudo, ramp(step, config.max_train_steps))
+        target = torch.tensor(told, dtype=torch.float32, device=problem.target.device)
         margin, weight = torch.zeros_like(target), torch.ones_like(target)
         side = label_side(target)
         if config.adaptive:
@@ -85,11 +91,12 @@ class PairWeights:
                 margin = margin + side * uncertainty_margin(uncertainty, config.uncertainty)
         return target, margin, weight
 
-    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO, arXiv
-        2602.06195)."""
+    def _own_votes(self, problem: Problem, logits: torch.Tensor) -> tuple[Floats, Floats]:
+        """Targets [B] from the model's own votes [B]: its logit at other draws of the same pairs, averaged (DeDPO,
+        arXiv 2602.06195)."""
         own = torch.sigmoid(logits).cpu().double().numpy()
         row = problem.row.numpy()
+        assert self.rows.human is not None and self.rows.propensity is not None  # rows of pairs have both
         human = self.rows.human[row]
         if self.config.target == "dedpo":
             return debias(human, own, self.rows.propensity[row], self.power), own
@@ -114,6 +121,7 @@ class PairWeights:
             return weight[own], margin[own]
         doubt, spread = minority_parts(margins[:, chosen])
         rows = row[chosen.cpu()]
+        assert self.record is not None  # as adaptive is on
         self.record.add(rows, doubt.cpu(), spread.cpu())
         metric = self.record.metric(rows).to(doubt.device) if config.adaptive_memory else doubt * spread
         weight[chosen] = adaptive_weight(metric)
@@ -124,9 +132,11 @@ class PairWeights:
         return weight[own], margin[own]
 
     def _gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of them."""
+        """Rows [B, ...] of the whole micro-batch, of which `own` are this process's: some weights depend on all of
+        them."""
         return gather(own, counts(self.config.train_batch_size))
 
     @staticmethod
-    def _column(values: np.ndarray, problem: Problem) -> torch.Tensor:
+    def _column(values: Floats | None, problem: Problem) -> torch.Tensor:
+        assert values is not None  # the rows have what the configuration asks for
         return torch.tensor(values[problem.row.numpy()], dtype=torch.float32, device=problem.target.device)

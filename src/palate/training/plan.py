@@ -1,18 +1,20 @@
-"""The dry run: everything that would stop a training is looked for, and what it would need is estimated. Writes nothing."""
+"""The dry run: everything that would stop a training is looked for, and what it would need is estimated. Writes
+nothing."""
 
 from accelerate import Accelerator
 
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning
 from palate.data.dataset import PreferenceDataset
+from palate.distributed import processes
+from palate.encoding.cache import EncodedPairs, planned_cache
+from palate.labels.rows import Rows
+from palate.network.model import let_go_of_encoders
+from palate.progress import duration
+from palate.run.config import TrainConfig
 from palate.training.assemble import make_any_policy, make_batches
-from palate.training.cache import EncodedPairs, planned_cache
-from palate.training.config import TrainConfig
-from palate.training.distributed import processes
 from palate.training.estimate import GIB, Memory, estimate_memory, free_memory, measure_step, refuse_too_little
-from palate.training.model import let_go_of_encoders
 from palate.training.precomputed import open_precomputed
-from palate.training.rows import Rows
 
 
 def tell_plan(
@@ -37,18 +39,20 @@ def tell_plan(
         policy = make_any_policy(backbone, config)
         if config.trains == "denoiser":
             step = measure_step(backbone, config, policy, told, accelerator)
-            whole = _duration(step * config.max_train_steps)
+            whole = duration(step * config.max_train_steps)
             print(f"dry run: {step:.2f} s for a step of random inputs, {whole} for {config.max_train_steps} of them")
     pairs = config.train_batch_size * config.gradient_accumulation_steps
     print(
-        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f} passes over {len(rows):,} pairs"
+        f"dry run: {config.max_train_steps} steps of {pairs} pairs are {config.max_train_steps * pairs / len(rows):.1f}"
+        f" passes over {len(rows):,} pairs"
     )
 
 
 def _tell_memory(memory: Memory, backbone: Backbone) -> None:
     print(f"dry run: {memory.trained:,} of {memory.parameters:,} parameters would be trained")
     print(
-        f"dry run: memory for tensors {memory.line()}; {free_memory(backbone.device) / GIB:.1f} GiB are free on {backbone.device}"
+        f"dry run: memory for tensors {memory.line()}; {free_memory(backbone.device) / GIB:.1f} GiB are free on"
+        f" {backbone.device}"
     )
 
 
@@ -61,10 +65,3 @@ def _conditioning(backbone: Backbone, encoded: EncodedPairs, config: TrainConfig
         let_go_of_encoders(backbone)
     size = config.resolution or backbone.resolution
     return prompt | backbone.image_conditioning(size, size, size)
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

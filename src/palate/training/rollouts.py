@@ -1,7 +1,7 @@
 """Pairs of next steps from the model's own sampling: two x_(t-1) from one shared x_t, ranked by a reward.
 
 Step-aware preference optimisation (SPO, arXiv 2406.04314) and TailorPO (2502.01667). What a pair is worth in training
-is `palate.backbones.trajectories.step_regression`, with `guided_prediction` of policy and reference at the shared x_t.
+is `palate.backbones.trajectories.step_regression`, with guided predictions of policy and reference at the shared x_t.
 """
 
 import json
@@ -16,18 +16,21 @@ from safetensors.torch import save_file
 from scipy.special import expit
 from torch import Tensor
 
+from palate.addresses import address, normal
 from palate.arithmetic import flushed_denormals
+from palate.arrays import Floats, Pixels
 from palate.backbones import Backbone
-from palate.backbones.conditioning import Conditioning, concatenate, expand, move, take
+from palate.backbones.conditioning import Conditioning, expand, move, take
+from palate.backbones.guidance import guided_prediction
 from palate.backbones.trajectories import ddim_grid, step_distribution, x0_and_noise
 from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.judges.rewards import Reward, checked
 from palate.objectives.logit import full_precision
 from palate.progress import progress_bar
-from palate.training.draws import address
 
 DECODED_AT_ONCE = 8  # pictures
+_PairFields = tuple[Tensor, Tensor, Tensor, int, int, str, float, float]  # of one pair, `noisy` to `gap`
 
 
 @dataclass(frozen=True)
@@ -67,29 +70,26 @@ class StepPairs:
             raise PalateError(f"{path}: no complete file of step pairs. Collect them again.") from error
 
 
-def guided_prediction(
-    backbone: Backbone, network: torch.nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning,
-    unconditional: Conditioning, guidance: float,
-) -> Tensor:  # fmt: skip
-    """unconditional + guidance·(conditional - unconditional), [B, C, h, w] in fp32. One forward, over B at guidance 1.
-
-    noisy [B, C, h, w], timestep [B], conditioning of the prompts, B rows, and of the empty one, one row.
-    """
-    if guidance == 1:
-        return full_precision(backbone.predict(network, noisy, timestep, conditioning))
-    both = concatenate([expand(unconditional, len(noisy)), conditioning])
-    prediction = full_precision(backbone.predict(network, torch.cat([noisy] * 2), torch.cat([timestep] * 2), both))
-    without, given = prediction.chunk(2)
-    return without + guidance * (given - without)
-
-
 @flushed_denormals()
 @torch.no_grad()
 def collect_step_pairs(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], seed_address: tuple, reward: Reward, *,
-    steps: int = 20, guidance: float = 5.0, eta: float = 1.0, first_step: int = 5, candidates: int = 4,
-    threshold: float = 0.3, temperature: float = 1.0, soft: bool = False, batch_size: int = 8, resolution: int | None = None,
-) -> StepPairs:  # fmt: skip
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    seed_address: tuple[object, ...],
+    reward: Reward,
+    *,
+    steps: int = 20,
+    guidance: float = 5.0,
+    eta: float = 1.0,
+    first_step: int = 5,
+    candidates: int = 4,
+    threshold: float = 0.3,
+    temperature: float = 1.0,
+    soft: bool = False,
+    batch_size: int = 8,
+    resolution: int | None = None,
+) -> StepPairs:
     """Sample every prompt with the current network; pair the best and the worst next step where they differ enough.
 
     From step `first_step` on (counted from 1), `candidates` x_previous are drawn from one x_t, and the reward sees the
@@ -104,7 +104,8 @@ def collect_step_pairs(
 
     Noise and places are addressed by (*seed_address, index of the prompt, step), so the same arguments give the same
     pairs to the last bit; give (seed, round), say. `batch_size` counts prompts and changes no more than rounding.
-    `resolution` is in pixels, the model's own where it is None. The network is used as it is: its mode and its adapters are the caller's.
+    `resolution` is in pixels, the model's own where it is None. The network is used as it is: its mode and its adapters
+    are the caller's.
 
     As in the published code of SPO: steps are sampled with guidance, and the likelihood ratio in training is that of
     the guided predictions, of policy and reference. Deviations: the reward sees x_0 only and is not told the timestep
@@ -159,10 +160,19 @@ class _Branch:
 
 
 def _branches(
-    backbone: Backbone, network: torch.nn.Module, prompts: list[str], keys: list[tuple], steps: int, guidance: float,
-    eta: float, first_step: int, candidates: int, resolution: int,
-) -> Iterator[_Branch]:  # fmt: skip
-    """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next step."""
+    backbone: Backbone,
+    network: torch.nn.Module,
+    prompts: list[str],
+    keys: list[tuple[object, ...]],
+    steps: int,
+    guidance: float,
+    eta: float,
+    first_step: int,
+    candidates: int,
+    resolution: int,
+) -> Iterator[_Branch]:
+    """Sample `prompts` up to the last step; `keys` address the noise. A candidate's forward also serves its next
+    step."""
     device, prediction_type = backbone.device, backbone.noise_schedule.config.prediction_type
     alphas_cumprod = backbone.noise_schedule.alphas_cumprod.to(device)
     of_image = backbone.image_conditioning(resolution, resolution, resolution)
@@ -170,22 +180,23 @@ def _branches(
     conditioning = backbone.encode_prompts(prompts) | expand(of_image, len(prompts))
     unconditional = backbone.encode_prompts([""]) | of_image
 
+    def raw(noisy: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
+        return full_precision(backbone.predict(network, noisy, timestep, told))
+
     def predict(noisy: Tensor, timestep: int) -> Tensor:  # [B, K, C, h, w] to the same
         index = torch.arange(len(noisy), device=device).repeat_interleave(noisy.shape[1])
         flat, told = noisy.flatten(0, 1), torch.full((len(index),), timestep, device=device)
-        return guided_prediction(
-            backbone, network, flat, told, take(conditioning, index), unconditional, guidance
-        ).view_as(noisy)
+        return guided_prediction(raw, flat, told, take(conditioning, index), unconditional, guidance).view_as(noisy)
 
     shape = backbone.latent_shape(resolution)
     grid = ddim_grid(backbone.num_timesteps, steps).tolist()[::-1]  # descending
-    noisy = torch.stack([_normal(shape, *key, "start") for key in keys]).to(device)
+    noisy = torch.stack([normal(shape, "rollout", *key, "start") for key in keys]).to(device)
     prediction = predict(noisy[:, None], grid[0])[:, 0]
     for step, timestep, previous in zip(range(1, steps), grid[:-2], grid[1:-1], strict=True):
         here, there = (torch.tensor([time], device=device) for time in (timestep, previous))  # the same for all
         mean, std = step_distribution(noisy, prediction, here, there, alphas_cumprod, prediction_type, eta)
         several = candidates if step >= first_step else 1
-        fresh = torch.stack([_normal((several, *shape), *key, step) for key in keys]).to(device)
+        fresh = torch.stack([normal((several, *shape), "rollout", *key, step) for key in keys]).to(device)
         following = mean[:, None] + std * fresh
         predictions = predict(following, previous)
         x0, _ = x0_and_noise(predictions, following, there, alphas_cumprod, prediction_type)
@@ -194,8 +205,8 @@ def _branches(
 
 
 def _rank(
-    branch: _Branch, row: int, prompt: str, key: tuple, scores: np.ndarray, threshold: float, soft: bool
-) -> tuple | None:
+    branch: _Branch, row: int, prompt: str, key: tuple[object, ...], scores: Floats, threshold: float, soft: bool
+) -> _PairFields | None:
     """The pair's fields from noisy to gap, of trajectory `row` with scores [K]; None where the gap is too small."""
     best, worst = int(scores.argmax()), int(scores.argmin())
     gap = np.tanh((scores[best] - scores[worst]) / 2)  # softmax of two: sigmoid(d) - sigmoid(-d)
@@ -205,22 +216,21 @@ def _rank(
     first, second = (best, worst) if best_is_0 else (worst, best)
     probability = expit(scores[first] - scores[second]) if soft else float(best_is_0)
     latents = (branch.noisy[row], branch.following[row, first], branch.following[row, second])
-    return *(tensor.cpu() for tensor in latents), branch.timestep, branch.previous, prompt, probability, gap
+    noisy, next_0, next_1 = (tensor.cpu() for tensor in latents)
+    return noisy, next_0, next_1, branch.timestep, branch.previous, prompt, probability, gap
 
 
-def _decode(backbone: Backbone, latents: Tensor) -> np.ndarray:
+def _decode(backbone: Backbone, latents: Tensor) -> Pixels:
     """Pictures uint8 [N, H, W, 3] of latents [N, C, h, w]."""
     parts = latents.split(DECODED_AT_ONCE)
     decoded = torch.cat([backbone.decode_latents(part) for part in parts])
     return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _normal(shape: tuple[int, ...], *parts: object) -> Tensor:
-    """Standard normal numbers by their address, made on the CPU, because generators differ between devices."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(address("rollout", *parts)))
-
-
-def _check(num_timesteps, prompts, steps, eta, first_step, candidates, threshold, temperature) -> None:
+def _check(
+    num_timesteps: int, prompts: list[str], steps: int, eta: float, first_step: int, candidates: int, threshold: float,
+    temperature: float,
+) -> None:  # fmt: skip
     for wrong, line in (
         (not prompts, "no prompts to sample."),
         (not 2 <= steps <= num_timesteps, f"steps {steps}: give a number from 2 to {num_timesteps}."),

@@ -1,18 +1,18 @@
 """Adaptive-DPO's annotators: averages of the weights, and what they make of every pair over the draws of a run."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from diffusers.training_utils import EMAModel
 
-from palate.files import atomic_path
-from palate.training.model import Policy
-from palate.training.sharding import is_sharded, like
+from palate.arrays import Objects
+from palate.backbones.base import Denoiser
+from palate.data.shards import write_table
+from palate.network.model import Policy
+from palate.network.sharding import is_sharded, like
 
 
 class Snapshots:
@@ -29,7 +29,7 @@ class Snapshots:
         for average in self.averages:
             average.step(parameters)
 
-    def networks(self, network: torch.nn.Module) -> list[Callable]:
+    def networks(self, network: torch.nn.Module) -> list[Denoiser]:
         """The network with each average in place of its trained parameters, which stay where they are."""
         averages = [dict(zip(self.names, average.shadow_params, strict=True)) for average in self.averages]
         run = _with_shards if is_sharded(network) else _with_weights
@@ -50,12 +50,12 @@ class Snapshots:
                 shadow.copy_(like(state[f"snapshots.{k}.{i}"], shadow))
 
 
-def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
+def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
     return torch.func.functional_call(network, weights, args, kwargs)
 
 
 @torch.no_grad()
-def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args, **kwargs):
+def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
     """A sharded network gathers what its own parameters hold, so they hold the average meanwhile."""
     parameters = dict(network.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in weights}
@@ -98,10 +98,9 @@ class MinorityRecord:
             state[f"minority.{name}"].clone() for name in ("draws", "doubt", "spread")
         )
 
-    def save(self, path: Path, row_id: np.ndarray) -> None:
+    def save(self, path: Path, row_id: Objects) -> None:
         """A table of the rows that were seen: pair_id, draws, doubt, spread, minority (their product)."""
         seen = (self.draws > 0).numpy()
         columns = {"pair_id": pa.array(row_id[seen].tolist(), pa.string()), "draws": self.draws[seen].numpy()}
         columns |= {"doubt": self.doubt[seen].numpy(), "spread": self.spread[seen].numpy()}
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.table(columns | {"minority": columns["doubt"] * columns["spread"]}), temporary)
+        write_table(path, pa.table(columns | {"minority": columns["doubt"] * columns["spread"]}))

@@ -5,23 +5,25 @@ need (source: steps writes what it sampled into the run).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from palate.addresses import address, normal
+from palate.arrays import Floats, Ints
 from palate.backbones import Backbone
 from palate.backbones.conditioning import Conditioning, concatenate, expand, move, repeat
 from palate.backbones.trajectories import ddim_grid, ddim_step, invert, x0_and_noise
+from palate.distributed import largest
+from palate.encoding.cache import EncodedPairs
 from palate.errors import PalateError
+from palate.labels.rows import Rows
 from palate.objectives.regions import region_mask
-from palate.training.batches import Batches
-from palate.training.cache import EncodedPairs
-from palate.training.config import TrainConfig
-from palate.training.distributed import largest
-from palate.training.draws import Draws, address, draws
+from palate.run.config import TrainConfig
+from palate.training.batches import Batch, Batches
+from palate.training.draws import Draws, Number, draws
 from palate.training.networks import Networks, Problem
-from palate.training.rows import Rows
 
 JITTER = 0.1  # of the noise that InPO's inversion adds per step, in units of the step's spread (released code)
 TEACHER_GRID, TEACHER_STEPS = 25, 5  # Self-NPO (arXiv 2505.11777, released code)
@@ -41,18 +43,24 @@ class Setting:
 
     @property
     def schedule(self) -> torch.Tensor:
-        return self.backbone.noise_schedule.alphas_cumprod.to(self.device, torch.float32)
+        alphas_cumprod: torch.Tensor = self.backbone.noise_schedule.alphas_cumprod
+        return alphas_cumprod.to(self.device, torch.float32)
 
     @property
     def prediction_type(self) -> str:
-        return self.backbone.noise_schedule.config.prediction_type
+        return str(self.backbone.noise_schedule.config.prediction_type)
+
+    def batch(self, index: int) -> Batch:
+        """The rows of micro-batch `index`; a model that samples its own pairs (source: steps) has none."""
+        assert self.batches is not None
+        return self.batches.at(index)
 
 
 def voted(setting: Setting) -> Callable[[int], Problem]:
     """Rows of encoded images as they are: pairs, single images, ranked lists."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         draws_each = setting.config.reference_draws
         numbers = batch.draw if draws_each is None else batch.draw % draws_each
         return rows_problem(setting, batch.row, numbers.tolist(), batch.scale)
@@ -76,7 +84,7 @@ def against_others(setting: Setting) -> Callable[[int], Problem]:
         return place
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers = batch.draw.tolist()
         others = [rows.images[other(row, number)][0] for row, number in zip(batch.row, numbers, strict=True)]
         second = setting.encoded.image_latents(others), setting.encoded.image_conditioning(others)
@@ -89,7 +97,7 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
     """A preferred image, and the reference's own sample for its prompt, latents [N, C, h, w] (SPIN-Diffusion)."""
 
     def problem(index: int) -> Problem:
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         side = setting.config.resolution or setting.backbone.resolution
         second = sampled[torch.from_numpy(batch.row)], expand(as_sampled(setting.backbone, side), len(batch.row))
         return rows_problem(setting, batch.row, batch.draw.tolist(), batch.scale, second)
@@ -99,13 +107,13 @@ def against_samples(setting: Setting, sampled: torch.Tensor) -> Callable[[int], 
 
 def rows_problem(
     setting: Setting,
-    row: np.ndarray,
-    numbers: list,
-    scale: np.ndarray,
+    row: Ints,
+    numbers: Sequence[Number],
+    scale: Floats,
     second: tuple[torch.Tensor, Conditioning] | None = None,
 ) -> Problem:
-    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of their
-    images, to set beside the rows' own."""  # fmt: skip
+    """The Problem of these rows at these draws; `second` are latents [B, C, h, w], and what the network is told of
+    their images, to set beside the rows' own."""
     config, rows, device = setting.config, setting.rows, setting.device
     images = max(len(rows.images[i]) for i in row)
     shown = [rows.images[i][k] for k in range(images) for i in row]
@@ -125,15 +133,24 @@ def rows_problem(
         )
     region = None
     if config.region is not None:
-        region = region_mask(*latents.chunk(2), config.region).repeat(2, 1, 1, 1)
+        first, other = latents.chunk(2)
+        region = region_mask(first, other, config.region).repeat(2, 1, 1, 1)
     return Problem(
-        row=torch.from_numpy(np.asarray(row)), row_id=rows.id[row].tolist(), number=numbers, noisy=noisy, timestep=timestep, conditioning=conditioning,
-        regression_target=setting.backbone.regression_target(latents, noise, timestep), images=images, region=region,
-        target=_column(rows.target[row], device), weight=_column(rows.weight[row] * scale, device),
+        row=torch.from_numpy(np.asarray(row)),
+        row_id=rows.id[row].tolist(),
+        number=numbers,
+        noisy=noisy,
+        timestep=timestep,
+        conditioning=conditioning,
+        regression_target=setting.backbone.regression_target(latents, noise, timestep),
+        images=images,
+        region=region,
+        target=_column(rows.target[row], device),
+        weight=_column(rows.weight[row] * scale, device),
         labelled=torch.tensor(rows.labelled[row], device=device),
         rank=None if rows.rank is None else _column(rows.rank[row], device),
         present=None if rows.present is None else torch.tensor(rows.present[row], device=device),
-    )  # fmt: skip
+    )
 
 
 def redraw(setting: Setting) -> Callable[[Problem, int], Problem]:
@@ -157,7 +174,7 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
 
     def problem(index: int) -> Problem:
         config, rows, device = setting.config, setting.rows, setting.device
-        batch = setting.batches.at(index)
+        batch = setting.batch(index)
         numbers, count = batch.draw.tolist(), len(batch.row)
         shown = [rows.images[i][0] for i in batch.row]
         latents, of_images = setting.encoded.image_latents(shown).to(device), setting.encoded.image_conditioning(shown)
@@ -190,20 +207,26 @@ def from_teacher(setting: Setting) -> Callable[[int], Problem]:
             [1 + address(*key, "high") % max(1, int(s)) for key, s in zip(keys, span, strict=True)], device=device
         )
         high = high.clamp_max(setting.backbone.num_timesteps - 1)
-        noise = torch.stack([_normal(tuple(latents.shape[1:]), *key, "again") for key in keys])
+        noise = torch.stack([normal(tuple(latents.shape[1:]), *key, "again") for key in keys])
         signal = (schedule[high] / schedule[low]).view(-1, 1, 1, 1)
         noisy = signal.sqrt() * state + (1 - signal).sqrt() * noise.to(device)
         abar = schedule[high].view(-1, 1, 1, 1)
         implied = (noisy - abar.sqrt() * x0) / (1 - abar).sqrt()
         spread = (1 - schedule[high]).sqrt()
         return Problem(
-            row=torch.from_numpy(batch.row), row_id=rows.id[batch.row].tolist(), number=numbers, noisy=noisy, timestep=high,
+            row=torch.from_numpy(batch.row),
+            row_id=rows.id[batch.row].tolist(),
+            number=numbers,
+            noisy=noisy,
+            timestep=high,
             conditioning=move(setting.encoded.prompt_conditioning(prompts) | of_images, device),
             regression_target=setting.backbone.regression_target(x0, implied, high),
-            target=_column(rows.target[batch.row], device), weight=_column(rows.weight[batch.row] * batch.scale, device),
-            labelled=torch.tensor(rows.labelled[batch.row], device=device), images=1,
+            target=_column(rows.target[batch.row], device),
+            weight=_column(rows.weight[batch.row] * batch.scale, device),
+            labelled=torch.tensor(rows.labelled[batch.row], device=device),
+            images=1,
             x0_scale=spread / schedule[high].sqrt() if kind == "epsilon" else spread,
-        )  # fmt: skip
+        )
 
     return problem
 
@@ -213,12 +236,16 @@ def as_sampled(backbone: Backbone, side: int) -> Conditioning:
     return backbone.image_conditioning(side, side, side)
 
 
-def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
+def seed_of_draws(config: TrainConfig) -> int:
+    """The seed that addresses the draws of voted pairs: the run's own, or one that runs of all seeds share."""
+    return config.seed if config.reference_draws is None else config.draw_seed
+
+
+def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[int, ...]) -> tuple[Draws, list[str]]:
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
-    seed = config.seed if config.reference_draws is None else config.draw_seed
-    drawn = draws(seed, ids, numbers, shape, setting.backbone.num_timesteps)
+    drawn = draws(seed_of_draws(config), ids, numbers, shape, setting.backbone.num_timesteps)
     prompts = [
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]
@@ -226,7 +253,11 @@ def _draw(setting: Setting, row: np.ndarray, numbers: list, shape: tuple[int, ..
 
 
 def _inverted(
-    setting: Setting, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning, keys: list[tuple]
+    setting: Setting,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    conditioning: Conditioning,
+    keys: list[tuple[object, ...]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the noise in them, from inversion with the policy as it is (SmPO, arXiv 2506.02698; InPO)."""
     config, networks = setting.config, setting.networks
@@ -237,20 +268,21 @@ def _inverted(
     jitter = None
     if config.noise == "inversion":  # addressed, and shared by the images of a row
         shape = (config.inversion_steps, *latents.shape[1:])
-        jitter = torch.stack(
-            [_normal(shape, "jitter", config.seed, *key) for key in keys], dim=1
-        )  # [steps, B, C, h, w]
+        jitter = torch.stack([normal(shape, "jitter", config.seed, *key) for key in keys], dim=1)  # [steps, B, C, h, w]
         jitter = jitter.repeat(1, len(latents) // len(keys), 1, 1, 1).to(latents.device)
     with torch.no_grad():
         return invert(
-            predict, latents, timestep, setting.schedule, setting.prediction_type, config.inversion_steps, config.noise == "renoise",
-            jitter=0.0 if jitter is None else JITTER, noise=jitter,
-        )  # fmt: skip
+            predict,
+            latents,
+            timestep,
+            setting.schedule,
+            setting.prediction_type,
+            config.inversion_steps,
+            config.noise == "renoise",
+            jitter=0.0 if jitter is None else JITTER,
+            noise=jitter,
+        )
 
 
-def _normal(shape: tuple[int, ...], *key: object) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(address(*key)))
-
-
-def _column(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def _column(values: Floats, device: torch.device) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 
+from palate import distributed
+from palate.network.sharding import is_sharded
 from palate.objectives.links import alpha_dpo, make_link, moving_alpha
 from palate.objectives.logit import full_precision, logit
-from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured, given
 from palate.objectives.safeguard import (
     combined_gradient,
     exact_scale,
@@ -16,14 +19,12 @@ from palate.objectives.safeguard import (
     protected_errors,
     pulls_image_0,
 )
-from palate.training import distributed
-from palate.training.checks import uses_reference
-from palate.training.config import TrainConfig
-from palate.training.metrics import PairReadings
-from palate.training.networks import Networks, Problem
+from palate.run.checks import uses_reference
+from palate.run.config import TrainConfig
+from palate.training.networks import Networks, Problem, by_image
 from palate.training.pair_weights import PairWeights
-from palate.training.reference import SharedErrors
-from palate.training.sharding import is_sharded
+from palate.training.precomputed import ReferenceErrors
+from palate.training.readings import PairReadings
 from palate.training.spikes import Spike
 
 Source = Callable[[int], Problem]
@@ -33,8 +34,13 @@ class Stepper:
     """Accumulates the gradient of one micro-batch at a time, and finishes the gradient of a step."""
 
     def __init__(
-        self, config: TrainConfig, networks: Networks, source: Source, pair_weights: PairWeights, shared: SharedErrors | None = None,
-    ):  # fmt: skip
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        source: Source,
+        pair_weights: PairWeights,
+        shared: ReferenceErrors | None = None,
+    ):
         self.config, self.networks, self.source = config, networks, source
         self.pair_weights, self.shared = pair_weights, shared
         self.link = (
@@ -42,7 +48,6 @@ class Stepper:
             if config.link == "alpha-dpo" and config.link_parameter is None
             else make_link(config.link, config.link_parameter)
         )
-        self.options = {"mapo_beta": config.mapo_beta, "dspo_beta": config.dspo_beta, "kto_utility": config.kto_utility}
         self._exact = config.safeguard is not None and config.safeguard_mode == "exact"
         self._damped = config.safeguard is not None and not self._exact
         self._pull: list[torch.Tensor] = []  # exact safeguard: the part of the gradient that pulls preferred images
@@ -51,7 +56,8 @@ class Stepper:
         self._refused: list[str] = []  # pairs without a finite loss, where several processes have to hear of them
 
     def accumulate(self, index: int) -> PairReadings:
-        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no number."""
+        """Forward and backward of micro-batch `index`. Raises PalateError, naming the pairs, when the loss is no
+        number."""
         problem, self._step = self.source(index), index // self.config.gradient_accumulation_steps
         if index % self.config.gradient_accumulation_steps == 0:
             self._rows = []
@@ -77,8 +83,9 @@ class Stepper:
         return _readings(problem, measured, loss_per_row, scale, pair_weight)
 
     def finish(self) -> dict[str, float]:
-        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact safeguard
-        returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no number."""
+        """The last touch on a step's gradient, after its micro-batches: summed over the processes. With the exact
+        safeguard returns its figures. Raises PalateError, naming the pairs, when a process met a loss that is no
+        number."""
         self._loss = distributed.total(self._loss)
         if not math.isfinite(self._loss):
             self._refuse(distributed.everybody_says(self._refused))
@@ -88,7 +95,8 @@ class Stepper:
         if not self._exact:
             return {}
         reached = [parameter.grad is not None for parameter in parameters]  # a last block may have parts without use
-        whole = [p.grad if has else torch.zeros_like(p) for p, has in zip(parameters, reached, strict=True)]
+        whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        assert self.config.safeguard is not None  # as the exact safeguard is on
         lam, would_rise = exact_scale(self._pull, whole, self.config.safeguard)
         for place, gradient in enumerate(combined_gradient(self._pull, whole, lam)):
             parameters[place].grad = gradient if reached[place] else None
@@ -96,8 +104,8 @@ class Stepper:
         return {"lambda/exact": lam, "lambda/would_rise": float(would_rise)}
 
     def worst_pairs(self, count: int = 5) -> list[str]:
-        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss and
-        the size of their errors."""
+        """The pairs of this step, of each process, that are most likely to have made its gradient large: by their loss
+        and the size of their errors."""
         pulls = [pair for ids, pull in self._rows for pair in zip(pull.tolist(), ids, strict=True)]
         return distributed.everybody_says([row_id for _, row_id in sorted(pulls, reverse=True)[:count]])
 
@@ -109,38 +117,53 @@ class Stepper:
     def _measure(self, problem: Problem) -> Measured:
         """Policy and reference on the problem; the target still the rows' own, no margin, no safeguard."""
         config, networks = self.config, self.networks
-        reference, shift = None, None
+        known, reference_prediction, shift = None, None, None
         if uses_reference(config):
-            reference, reference_prediction = self._reference(problem)
+            known, reference_prediction = self._reference(problem)
         error, prediction = networks.policy_errors(problem)
-        reference = torch.zeros_like(error) if reference is None else reference
-        if set(config.losses) & NEEDS_SHIFT:
-            shift = (prediction - reference_prediction).unflatten(0, (problem.images, -1))
+        reference = torch.zeros_like(error) if known is None else known
+        if set(config.losses) & NEEDS_SHIFT and prediction is not None and reference_prediction is not None:
+            shift = by_image(prediction - reference_prediction, problem)
         if config.ratio_clip is not None:  # the log ratio of a step is its gain
             low, high = torch.log(torch.tensor([1 - config.ratio_clip, 1 + config.ratio_clip])).tolist()
             error = reference - (reference - error).clamp(low, high)
         residual = None
         if prediction is not None:
-            residual = (prediction - full_precision(problem.regression_target)).unflatten(0, (problem.images, -1))
+            residual = by_image(prediction - full_precision(problem.regression_target), problem)
             if problem.region is not None:
-                residual = residual * problem.region.unflatten(0, (problem.images, -1))
-        x0_scale = problem.x0_scale.unflatten(0, (problem.images, -1)) if problem.x0_scale is not None else None
+                residual = residual * by_image(problem.region, problem)
+        x0_scale = None if problem.x0_scale is None else by_image(problem.x0_scale, problem)
         return Measured(
-            error=error, ref_error=reference, plain_error=error, logit=_logit(error, reference, config.beta), margin=torch.zeros_like(problem.target),
-            target=problem.target, beta=config.beta, residual=residual, shift=shift, x0_scale=x0_scale, rank=problem.rank, present=problem.present,
-            link=self.link, gather=self._gather, options=self.options,
-        )  # fmt: skip
+            error=error,
+            ref_error=reference,
+            plain_error=error,
+            logit=_logit(error, reference, config.beta),
+            margin=torch.zeros_like(problem.target),
+            target=problem.target,
+            beta=config.beta,
+            residual=residual,
+            shift=shift,
+            x0_scale=x0_scale,
+            rank=problem.rank,
+            present=problem.present,
+            link=self.link,
+            gather=self._gather,
+            mapo_beta=config.mapo_beta,
+            dspo_beta=config.dspo_beta,
+            kto_utility=config.kto_utility,
+        )
 
     def _reference(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
-        known = self.shared.lookup(problem.row_id, problem.number) if self.shared else None
+        numbers = [int(number) for number in problem.number] if self.shared else []  # draws that the loss takes
+        known = self.shared.lookup(problem.row_id, numbers) if self.shared else None
         unknown = known is None
         if self.shared and is_sharded(self.networks.policy.network):  # which runs in all processes, or in none
             unknown = bool(distributed.largest(unknown))
-        if not unknown:
+        if known is not None and not unknown:
             return known.to(problem.noisy.device).T, None
         errors, prediction = self.networks.reference_errors(problem)
         if self.shared:
-            self.shared.add(problem.row_id, problem.number, errors.T)
+            self.shared.add(problem.row_id, numbers, errors.T)
         return errors, prediction
 
     def _pulled(self, measured: Measured) -> torch.Tensor:
@@ -152,12 +175,14 @@ class Stepper:
     def _damp(self, measured: Measured) -> tuple[Measured, torch.Tensor]:
         """The safeguard from the predictions: the same values with damped gradients, and lambda [B]."""
         pulled_0 = self._pulled(measured)
-        rows = (*measured.residual.detach().unbind(0), pulled_0)
+        residual_0, residual_1 = given(measured.residual).detach().unbind(0)
         mu, mode = self.config.safeguard, self.config.safeguard_mode
+        assert mu is not None and mode != "exact"
         if mode == "pair":
-            lam = loser_scale(*rows, mu)
+            lam = loser_scale(residual_0, residual_1, pulled_0, mu)
         else:  # one factor for the whole batch, also where it is spread over processes
-            lam = loser_scale(*(self._gather(one) for one in rows), mu, mode)[: len(pulled_0)]
+            rows = [self._gather(one) for one in (residual_0, residual_1, pulled_0)]
+            lam = loser_scale(rows[0], rows[1], rows[2], mu, mode)[: len(pulled_0)]
         return self._protect(measured, pulled_0, lam), lam
 
     def _protect(self, measured: Measured, pulled_0: torch.Tensor, lam: torch.Tensor) -> Measured:
@@ -177,7 +202,8 @@ class Stepper:
         return alpha_dpo(z, target, float(moving_alpha(self._gather(z.detach()), self._gather(target))))
 
     def _loss_per_row(self, measured: Measured) -> torch.Tensor:
-        return sum(weight * LOSSES[name](measured) for name, weight in self.config.losses.items())
+        parts = [weight * LOSSES[name](measured) for name, weight in self.config.losses.items()]
+        return cast(torch.Tensor, sum(parts))  # there is a loss at least
 
     def _backward(self, loss: torch.Tensor, retain_graph: bool = False) -> None:
         self.networks.accelerator.backward(loss / self.config.gradient_accumulation_steps, retain_graph=retain_graph)
@@ -212,19 +238,29 @@ def _logit(error: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.T
     return logit(error[0], error[1], reference[0], reference[1], beta)
 
 
-def _readings(problem: Problem, measured: Measured, loss_per_row, scale, weight) -> PairReadings:
+def _readings(
+    problem: Problem, measured: Measured, loss_per_row: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor
+) -> PairReadings:
     """What the metrics need. A single image counts as a pair with nothing, a list as its best and its worst image."""
     gains = (measured.ref_error - measured.error).detach()  # [K, B]
     value = measured.logit.detach()
     if problem.images == 1:
         gains = torch.cat([gains, torch.zeros_like(gains)])
     elif problem.rank is not None:
-        worst = torch.where(problem.present, problem.rank, -1).argmax(dim=1)
-        best = torch.where(problem.present, problem.rank, torch.inf).argmin(dim=1)
+        present = given(problem.present)
+        worst = torch.where(present, problem.rank, -1).argmax(dim=1)
+        best = torch.where(present, problem.rank, torch.inf).argmin(dim=1)
         gains = torch.stack([gains.T.gather(1, column[:, None])[:, 0] for column in (best, worst)])
     if problem.images != 2 or problem.rank is not None:
         value = 0.5 * measured.beta * (gains[0] - gains[1])
     return PairReadings(
-        logit=value, target=measured.target.detach(), gain_0=gains[0], gain_1=gains[1], loss=loss_per_row.detach(), scale=scale, weight=weight,
-        timestep=problem.timestep[: len(problem.target)], labelled=problem.labelled,
-    )  # fmt: skip
+        logit=value,
+        target=measured.target.detach(),
+        gain_0=gains[0],
+        gain_1=gains[1],
+        loss=loss_per_row.detach(),
+        scale=scale,
+        weight=weight,
+        timestep=problem.timestep[: len(problem.target)],
+        labelled=problem.labelled,
+    )

@@ -1,7 +1,7 @@
 """Held-out human votes during training: the guard against a loss that memory can lower without end.
 
-Debiased targets leave [0, 1], and there the loss has no lower bound: it goes on falling while the model over-fits to the
-labelled pairs. The cross-entropy of held-out human votes does not.
+Debiased targets leave [0, 1], and there the loss has no lower bound: it goes on falling while the model over-fits to
+the labelled pairs. The cross-entropy of held-out human votes does not.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from palate.distributed import counts, gather, part, processes
 from palate.objectives.links import sigmoid
-from palate.training.distributed import counts, gather, part, processes
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 
@@ -51,7 +51,8 @@ class Validation:
         return self.patience is not None and self.since >= self.patience
 
     def measure(self, networks: Networks) -> dict[str, float]:
-        """Cross-entropy and accuracy of held-out votes with standard errors; where training may stop, the best weights are kept."""
+        """Cross-entropy and accuracy of held-out votes with standard errors; where training may stop, the best weights
+        are kept."""
         z = self.logits(networks).double()
         vote = torch.tensor(self.setting.rows.target, dtype=torch.float64)
         losses = sigmoid(z, vote)
@@ -95,7 +96,8 @@ def large_logit_warning(largest: float, told: bool, tell: Callable[[str], None],
     if told or largest < LARGE_LOGIT:
         return told
     tell(
-        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] go on pulling there: "
-        "watch held-out votes (held_out_votes, early_stop), train for fewer steps, lower power, or use link: ipo."
+        f"train: step {step}: |z| reached {largest:.1f} on a pair with a human vote. Targets outside [0, 1] go on"
+        " pulling there: watch held-out votes (held_out_votes, early_stop), train for fewer steps, lower power, or use"
+        " link: ipo."
     )
     return True

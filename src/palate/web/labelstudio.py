@@ -3,6 +3,10 @@
 In a task image_0 is on the left; an annotation whose choice is "left" prefers it. Label Studio's pairwise control knows
 no tie, so a tie is a second control, the choice "tie", and a skip is a cancelled annotation (derived; a labelling
 interface that fits is in docs/votes.md).
+
+Label Studio gives annotations that it imports to whoever imports them, with an id and a time of its own, but it keeps
+the data of a task, and the number of an annotation as its import_id. So who voted, when, and what was shown where
+stands in the data, under KEPT, by that number.
 """
 
 import base64
@@ -12,20 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from palate.data.dataset import PreferenceDataset
-from palate.data.schema import content_id
+from palate.data.schema import content_id, vote_row
 from palate.errors import PalateError
 from palate.files import atomic_path
+from palate.reading import parse_json, read_text
 from palate.web.pictures import Pictures
 
 SIDES = {"0": "left", "1": "right"}
 CHOICES = {"left": "0", "right": "1"}
+KEPT = "palate_votes"  # in a task's data: number of an annotation -> its vote, as it is here
+FIELDS = ("vote_id", "annotator_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
+UNKNOWN = "unknown"  # who voted, where the file does not say
+CHANGED = "changed in Label Studio since (the vote stays as it was)"
 
 
 def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = False) -> dict[str, int]:
     """Write every pair of two images as a task with its human votes as annotations; returns counts.
 
-    With `pictures` the images are in the file, as data URIs; otherwise a task says only pair_id, prompt, and the path of
-    an image that is stored by one. Written a task at a time, and atomically.
+    With `pictures` the images are in the file, as data URIs; otherwise a task says only pair_id, prompt, and the path
+    of an image that is stored by one. Label Studio takes no task that lacks a picture of its interface: these are
+    counted. Written a task at a time, and atomically.
     """
     votes = defaultdict(list)
     for vote in dataset.votes().to_pylist():
@@ -33,7 +43,7 @@ def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = 
             votes[vote["pair_id"]].append(vote)
     ids = set(dataset.pair_ids())
     read = Pictures(dataset, ids) if pictures else None
-    tasks = annotations = 0
+    tasks = annotations = lacking = 0
     with atomic_path(file) as temporary, open(temporary, "w", encoding="utf-8") as out:
         for batch in dataset.iter_pairs(["pair_id", "prompt", "image_0", "image_1"]):
             for pair in batch.to_pylist():
@@ -42,33 +52,67 @@ def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = 
                 tasks += 1
                 annotations += len(votes[pair["pair_id"]])
                 out.write("[\n" if tasks == 1 else ",\n")
-                json.dump(_task(tasks, pair, votes[pair["pair_id"]], read), out, ensure_ascii=False)
+                task = _task(tasks, pair, votes[pair["pair_id"]], read)
+                lacking += not task["data"].keys() >= {"image_0", "image_1"}
+                json.dump(task, out, ensure_ascii=False)
         out.write("\n]\n" if tasks else "[]\n")
-    return {"tasks": tasks, "annotations": annotations}
+    return {"tasks": tasks, "annotations": annotations, "without pictures": lacking}
 
 
 def import_annotations(dataset: PreferenceDataset, file: str | Path) -> dict[str, Any]:
     """Add the annotations of a JSON export of Label Studio as human votes; returns counts.
 
-    A task is known by data.pair_id. The vote_id is the annotation's unique_id, so that votes which came from here, and
-    files that are imported twice, add nothing. A cancelled annotation is a skip. Left out and counted: annotations
-    without a pairwise choice or a tie, and tasks of pairs that are not here. Raises PalateError when the file is not such
-    an export.
+    A task is known by data.pair_id. A vote that was exported from here keeps its vote_id, person, order and time, and
+    adds nothing where it is there already; of any other annotation the vote_id is its unique_id, so that a file may be
+    imported twice. A cancelled annotation is a skip. Left out and counted: annotations that choose nothing, or both a
+    picture and a tie, that are no votes, or that were changed since they were imported; and tasks of pairs that are not
+    here. Raises PalateError when the file is not such an export.
     """
     tasks = _read_tasks(Path(file))
-    known, rows, left_out = dataset.pair_ids(), [], Counter()
+    known, here = dataset.pair_ids(), _choices_here(dataset)
+    rows: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
     for task in tasks:
-        pair_id = task["data"].get("pair_id")
-        for number, annotation in enumerate(task.get("annotations") or task.get("completions") or []):
-            choice = _choice(annotation)
-            if pair_id not in known:
-                left_out["of pairs that are not in the dataset" if pair_id else "of tasks without pair_id"] += 1
-            elif choice is None:
-                left_out["without a choice"] += 1
+        given = task["data"].get("pair_id")
+        pair_id = str(given) if isinstance(given, str | int) else None
+        for number, annotation in enumerate(_list(task.get("annotations") or task.get("completions"))):
+            row, why = _read_annotation(pair_id, pair_id in known, annotation, number, task["data"])
+            if row and here.setdefault(row["vote_id"], row["choice"]) != row["choice"]:
+                row, why = None, CHANGED
+            if row:
+                rows.append(row)
             else:
-                rows.append(_vote(pair_id, choice, annotation, number))
+                left_out[why] += 1
     done = dataset.append_votes(rows)
-    return {"added": done.added, "already there": done.already_there, "left out": dict(left_out)}
+    unknown = sum(row["annotator_id"] == UNKNOWN for row in rows)
+    return {
+        "added": done.added,
+        "already there": done.already_there,
+        "of unknown people": unknown,
+        "left out": dict(left_out),
+    }
+
+
+def _choices_here(dataset: PreferenceDataset) -> dict[str, str]:
+    votes = dataset.votes(["vote_id", "choice"])
+    return dict(zip(votes["vote_id"].to_pylist(), votes["choice"].to_pylist(), strict=True))
+
+
+def _read_annotation(
+    pair_id: str | None, known: bool, annotation: Any, number: int, data: dict[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """The vote of an annotation, or None and why there is none."""
+    if not isinstance(annotation, dict):
+        return None, "that are no annotations"
+    if not known:
+        return None, "of pairs that are not in the dataset" if pair_id else "of tasks without pair_id"
+    choices = _choices(annotation)
+    if len(choices) != 1:
+        return None, "with more than one choice" if choices else "without a choice"
+    try:
+        return vote_row(_vote(str(pair_id), choices.pop(), annotation, number, data), "annotation"), ""
+    except (PalateError, UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        return None, "with fields of the wrong form"
 
 
 def _task(number: int, pair: dict[str, Any], votes: list[dict[str, Any]], read: Pictures | None) -> dict[str, Any]:
@@ -79,7 +123,13 @@ def _task(number: int, pair: dict[str, Any], votes: list[dict[str, Any]], read: 
             data[f"image_{side}"] = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
         elif pair[f"image_{side}"]["path"]:
             data[f"image_{side}"] = pair[f"image_{side}"]["path"]
+    if votes:
+        data[KEPT] = {str(n): _kept(vote) for n, vote in enumerate(votes, 1)}
     return {"id": number, "data": data, "annotations": [_annotation(n, vote) for n, vote in enumerate(votes, 1)]}
+
+
+def _kept(vote: dict[str, Any]) -> dict[str, Any]:
+    return {name: vote[name] for name in FIELDS} | {"created_at": vote["created_at"].isoformat()}
 
 
 def _annotation(number: int, vote: dict[str, Any]) -> dict[str, Any]:
@@ -89,40 +139,70 @@ def _annotation(number: int, vote: dict[str, Any]) -> dict[str, Any]:
     else:
         value = {"type": "choices", "from_name": "tie", "to_name": "image_0", "value": {"choices": ["tie"]}}
     return {
-        "id": number, "unique_id": vote["vote_id"], "completed_by": {"email": vote["annotator_id"]},
+        "id": number, "unique_id": vote["vote_id"],  # no completed_by: an e-mail that it does not know, it refuses
         "result": [] if vote["choice"] == "skip" else [control | value], "was_cancelled": vote["choice"] == "skip",
-        "lead_time": vote["seconds"], "created_at": vote["created_at"].isoformat(),
-        "meta": {"order_shown": vote["order_shown"], "instruction_version": vote["instruction_version"]},
+        "lead_time": vote["seconds"], "created_at": vote["created_at"].isoformat(), "ground_truth": False,
     }  # fmt: skip
 
 
-def _choice(annotation: dict[str, Any]) -> str | None:
+def _choices(annotation: dict[str, Any]) -> set[str]:
+    """What an annotation chooses: nothing, one of 0, 1, tie, skip, or more than one of them."""
     if annotation.get("was_cancelled"):
-        return "skip"
-    found = {result.get("type"): result.get("value") or {} for result in annotation.get("result") or []}
-    if "tie" in (found.get("choices", {}).get("choices") or []):
-        return "tie"
-    return CHOICES.get(found.get("pairwise", {}).get("selected"))
+        return {"skip"}
+    found = set()
+    for result in _list(annotation.get("result")):
+        value = result.get("value") if isinstance(result, dict) else None
+        if not isinstance(value, dict):
+            continue
+        if result.get("type") == "choices" and "tie" in _list(value.get("choices")):
+            found.add("tie")
+        if result.get("type") == "pairwise" and isinstance(side := value.get("selected"), str) and side in CHOICES:
+            found.add(CHOICES[side])
+    return found
 
 
-def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int) -> dict[str, Any]:
-    by = annotation.get("completed_by")
-    by = by.get("email") or by.get("id") if isinstance(by, dict) else by
-    who = f"label-studio-{by}" if isinstance(by, int) or by is None else str(by)
-    own = annotation.get("unique_id") or content_id("label studio", pair_id, who, str(annotation.get("id", number)))
-    meta = annotation.get("meta") or {}
-    return {
-        "vote_id": str(own), "pair_id": pair_id, "annotator_id": who, "source": "human", "choice": choice,
-        "order_shown": meta.get("order_shown") or "01", "instruction_version": meta.get("instruction_version"),
-        "seconds": annotation.get("lead_time"), "created_at": annotation.get("created_at"),
+def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int, data: dict[str, Any]) -> dict[str, Any]:
+    row = {
+        "pair_id": pair_id, "annotator_id": _person(annotation.get("completed_by")), "source": "human",
+        "order_shown": "01", "seconds": annotation.get("lead_time"), "created_at": annotation.get("created_at"),
     }  # fmt: skip
+    own = annotation.get("unique_id") or content_id(
+        "label studio", pair_id, row["annotator_id"], str(annotation.get("id", number))
+    )
+    row |= {"vote_id": str(own)} | _kept_of(annotation, data) | {"choice": choice}
+    for name in ("vote_id", "annotator_id", "instruction_version"):
+        if not isinstance(row.get(name, ""), str):
+            raise TypeError(name)
+        row.get(name, "").encode()  # half a character cannot be stored
+    return row
+
+
+def _kept_of(annotation: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What the task's data says of an annotation that was a vote here; nothing of one that was made elsewhere."""
+    kept = data.get(KEPT)
+    if not isinstance(kept, dict):
+        return {}
+    own = annotation.get("unique_id")
+    by_id = [vote for vote in kept.values() if isinstance(vote, dict) and own and vote.get("vote_id") == own]
+    vote = by_id[0] if by_id else kept.get(str(annotation.get("import_id")))
+    return {name: vote[name] for name in FIELDS if vote.get(name) is not None} if isinstance(vote, dict) else {}
+
+
+def _person(by: Any) -> str:
+    if isinstance(by, dict):
+        by = by.get("email") or by.get("id")
+    if isinstance(by, int) and not isinstance(by, bool):
+        return f"label-studio-{by}"
+    return by if isinstance(by, str) and by.strip() else UNKNOWN
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _read_tasks(file: Path) -> list[dict[str, Any]]:
     try:
-        tasks = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PalateError(f"{file}: cannot be read ({error.strerror}).") from error
+        tasks = parse_json(read_text(file))
     except ValueError as error:
         raise PalateError(f"{file}: not JSON. In Label Studio choose Export, then JSON.") from error
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):

@@ -18,9 +18,9 @@ def overview(engine: sa.Engine, raters: list[str]) -> dict[str, Any]:
     """Progress, pace and agreement, ready for JSON.
 
     Self-agreement: of the pairs a person judged twice, how many got the same choice. Agreement between people: of all
-    couples of first votes of two people on one pair, how many are equal, a tie equal only to a tie. Right: of the pairs with a
-    known answer, how many got it; a tie is wrong. Skips left out. Each with n and a 95 % interval (Wilson), None without
-    such pairs.
+    couples of first votes of two people on one pair, how many are equal, a tie equal only to a tie. Right: of the pairs
+    with a known answer, how many got it; a tie is wrong. Skips left out. Each with n and a 95 % interval (Wilson), None
+    without such pairs.
     """
     votes = live_votes(engine)
     right = known_right(votes)

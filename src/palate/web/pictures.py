@@ -1,19 +1,18 @@
-"""The pictures of a dataset by pair, for a browser: nothing but a picture ever leaves, whatever a path in a pair says."""
+"""The pictures of a dataset by pair, for a browser: nothing but a picture ever leaves, whatever a path in a pair
+says."""
 
-import io
 import threading
 from collections import OrderedDict
 
 import pyarrow.compute as pc
-from PIL import Image
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image, encode_image, image_bytes
 from palate.data.schema import IMAGE_COLUMNS, PAIRS
 from palate.data.shards import open_shard, shard_paths
 from palate.errors import PalateError
+from palate.pictures import media_type
 
-BROWSERS_READ = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 KEPT_BYTES = 256 * 2**20
 KEPT_PAIRS = 512
 
@@ -75,12 +74,7 @@ def _size(images: tuple[bytes | None, bytes | None]) -> int:
 
 
 def _for_browsers(data: bytes, name: str) -> tuple[bytes, str]:
-    """The picture as it is stored where a browser reads it, as PNG otherwise."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = picture.format
-    except Exception:  # Pillow raises anything on foreign bytes; decode_image says in one line what it is
-        kind = None
-    if kind in BROWSERS_READ:
-        return data, BROWSERS_READ[kind]
+    """The picture as it is stored where a browser shows it as the decoder does, and what the decoder sees otherwise."""
+    if kind := media_type(data):
+        return data, kind
     return encode_image(decode_image({"bytes": data}, ".", name))["bytes"], "image/png"

@@ -26,7 +26,8 @@ def prepare_plan(
 
     The population is every pair of two images. Pairs on which people voted before are certain to have a vote, so their
     propensity is 1 and they are not shown; the others are drawn. Given what was labelled before, the estimate of DeDPO
-    stays unbiased. A budget of 0 is "as planned", or all pairs for a new plan. The share of known answers is as wanted now.
+    stays unbiased. A budget of 0 is "as planned", or all pairs for a new plan. The share of known answers is as wanted
+    now.
 
     Raises PalateError when the store is of another dataset, its plan was made otherwise, or there is nothing to show.
     """
@@ -99,7 +100,8 @@ def labelled_propensities(settings: Settings, rows: list[dict[str, Any]], answer
         total, before = total + (now - before) * share, now
     if not (total > 0).all():
         raise PalateError(
-            "votes export: of the pairs that were drawn first, none has a vote, so propensities are not known. Label some."
+            "votes export: of the pairs that were drawn first, none has a vote, so propensities are not known. Label"
+            " some."
         )
     return {row["pair_id"]: 1.0 for row in rows if row["kind"] == "before"} | {
         row["pair_id"]: float(value) for row, value in zip(open_, total, strict=True)
@@ -150,8 +152,8 @@ def _require_same(stored: Settings, wanted: Settings, dataset: PreferenceDataset
         if getattr(stored, name) != getattr(wanted, name):
             told = "question" if name == "instruction_version" else name
             raise PalateError(
-                f"--{told}: labelling began with {getattr(stored, told)!r}, and {getattr(wanted, told)!r} now would mix "
-                "two plans. Leave it as it was, or give another --store."
+                f"--{told}: labelling began with {getattr(stored, told)!r}, and {getattr(wanted, told)!r} now would mix"
+                " two plans. Leave it as it was, or give another --store."
             )
 
 

@@ -19,6 +19,8 @@ from palate.data.known import save_known
 from palate.data.schema import content_id
 from palate.data.store import Settings, default_store, open_store, plan_rows, progress
 from palate.errors import PalateError
+from palate.foreign import printable
+from palate.web.connections import BACKLOG, BoundedProtocol, most_connections
 from palate.web.pictures import Pictures
 from palate.web.plan import dataset_key, prepare_known, prepare_plan
 from palate.web.server import Labelling, make_app
@@ -37,20 +39,36 @@ class Links:
 
 
 def label(
-    dataset: str | Path, *, budget: int = 0, raters: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 8484,
-    store: str | None = None, select: str = "uniform", judges: tuple[str, ...] = (), repeats: float = 0.05,
-    shared: float = 0.1, known: str | Path | None = None, known_share: float = 0.1, question: str = Settings.question, seed: int = 0, days: float = 30.0, rate: float = 20.0,
-    public_url: str | None = None, browse: bool = True,
-) -> None:  # fmt: skip
+    dataset: str | Path,
+    *,
+    budget: int = 0,
+    raters: tuple[str, ...] = (),
+    host: str = "127.0.0.1",
+    port: int = 8484,
+    store: str | None = None,
+    select: str = "uniform",
+    judges: tuple[str, ...] = (),
+    repeats: float = 0.05,
+    shared: float = 0.1,
+    known: str | Path | None = None,
+    known_share: float = 0.1,
+    question: str = Settings.question,
+    seed: int = 0,
+    days: float = 30.0,
+    rate: float = 20.0,
+    public_url: str | None = None,
+    browse: bool = True,
+) -> None:
     """Serve the labelling page of a dataset until interrupted; votes go to the live store as they are given.
 
-    Raises PalateError, before anything is served, for an interface other than loopback without named raters, a port that
-    is taken, a database that cannot be written, or a dataset with nothing to show.
+    Raises PalateError, before anything is served, for an interface other than loopback without named raters, a port
+    that is taken, a database that cannot be written, or a dataset with nothing to show.
     """
     _require_names(raters)
     if not raters and not _loopback(host):
         raise PalateError(
-            f"--host {host}: others could reach the page, so say who may vote: --raters ana,bo prints a personal link each."
+            f"--host {host}: others could reach the page, so say who may vote: --raters ana,bo prints a personal link"
+            " each."
         )
     for name, value in (("repeats", repeats), ("shared", shared), ("known-share", known_share)):
         if not 0 <= value <= 0.5:
@@ -74,8 +92,16 @@ def label(
     _tell(engine, settings, counts, links, days)
     if browse and not raters:
         threading.Timer(1.0, webbrowser.open, [links.raters[people[0]]]).start()
+    BoundedProtocol.most = most_connections()
     config = uvicorn.Config(
-        app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=5
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
     )
     with suppress(KeyboardInterrupt):  # uvicorn ends in order and then raises it again
         uvicorn.Server(config).run(sockets=[listening])
@@ -174,10 +200,14 @@ def _reachable(host: str) -> str:
 
 def _tell(engine: sa.Engine, settings: Settings, counts: dict[str, int], links: Links, days: float) -> None:
     done = progress(engine)
-    left_out = [f"{counts[name]:,} {what}" for name, what in (("had votes", "people voted on before"), ("single images", "single images")) if counts[name]]  # fmt: skip
+    left_out = [
+        f"{counts[name]:,} {what}"
+        for name, what in (("had votes", "people voted on before"), ("single images", "single images"))
+        if counts[name]
+    ]
     print(
-        f"label: {counts['drawn']:,} of {counts['pairs']:,} pairs to show, {settings.select}, {done['answered']:,} answered"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        f"label: {counts['drawn']:,} of {counts['pairs']:,} pairs to show, {settings.select}, {done['answered']:,}"
+        " answered" + (f"; left out: {', '.join(left_out)}" if left_out else "")
     )
     if counts["added since"] > 0:
         print(
@@ -186,7 +216,7 @@ def _tell(engine: sa.Engine, settings: Settings, counts: dict[str, int], links: 
         )
     print(f"label: votes in {name_of(engine)}")
     for name, link in links.raters.items():
-        print(f"  {name:<12}{link}")
+        print(printable(f"  {name:<12}{link}"))
     print(f"  {'overview':<12}{links.owner}")
     print(f"Links are personal, and work for {days:g} days. Ctrl-C stops; every vote is already stored.", flush=True)
 

@@ -1,4 +1,5 @@
-"""The server of the labelling page: three static files, a few JSON calls, pictures. Every call but the files needs a token.
+"""The server of the labelling page: three static files, a few JSON calls, pictures. Every call but the files needs a
+token.
 
 A vote is answered with `saved` only after its commit. No path of a request is ever a path on the disk: static files are
 known by name and read at the start, pictures are asked for by the number of a person's own view.

@@ -1,5 +1,5 @@
-"""Two small worlds with a known truth, shapes and emoji: their pictures, what these show, simulated voters, and the folders of
-their real, shipped diffusion pipelines."""
+"""The ground truth of two small worlds, shapes and emoji: pictures, what is measured in them, and simulated voters,
+numpy alone; beside them lie the worlds' diffusion pipelines."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """What an emoji picture shows, from its pixels alone: which name, in whose style, how large, how colourful.
 
-Two small convolutional networks, trained on the artists' pictures by `palate.demo.emoji_classifier`, computed here with
+Two small convolutional networks, trained on the artists' pictures by `palate.demos.emoji_classifier`, computed here with
 numpy. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are measured alike.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palate.arrays import Bools, Floats, Pixels, Texts
 from palate.errors import PalateError
 from palate.world.emoji_pictures import NAMES, SIZE, parse
 
@@ -22,39 +23,40 @@ class EmojiMeasurement:
     """One row per picture; every array is [N] unless it says otherwise."""
 
     asked: list[str]  # the name that the prompt asks for
-    name: np.ndarray  # the name that the picture shows most probably
-    right: np.ndarray  # probability of the asked name, in [0, 1]
-    style: np.ndarray  # [N, 4] probabilities of STYLES
-    saturation: np.ndarray  # of what is drawn: mean of the largest minus the smallest channel, in [0, 1]
-    brightness: np.ndarray  # of what is drawn: mean luminance, in [0, 1]
-    size: np.ndarray  # share of the pixels that are not white
+    name: Texts  # the name that the picture shows most probably
+    right: Floats  # probability of the asked name, in [0, 1]
+    style: Floats  # [N, 4] probabilities of STYLES
+    saturation: Floats  # of what is drawn: mean of the largest minus the smallest channel, in [0, 1]
+    brightness: Floats  # of what is drawn: mean luminance, in [0, 1]
+    size: Floats  # share of the pixels that are not white
 
     @property
-    def recognised(self) -> np.ndarray:
+    def recognised(self) -> Bools:
         """Whether the picture shows what was asked for, bool [N]."""
-        return self.name == np.array(self.asked)
+        same: Bools = self.name == np.array(self.asked)
+        return same
 
 
-def measure_emoji(images: np.ndarray, prompts: list[str]) -> EmojiMeasurement:
+def measure_emoji(images: Pixels | Floats, prompts: list[str]) -> EmojiMeasurement:
     """Measure pictures [N, SIZE, SIZE, 3] (uint8, or float in [0, 1]) against their prompts ("red apple, glossy").
 
     Raises PalateError for a prompt that is not one of the world's, or pictures of another size.
     """
-    images = np.asarray(images)
-    if images.shape[1:] != (SIZE, SIZE, 3):
-        raise PalateError(f"the emoji world measures pictures of {SIZE}x{SIZE} pixels, these are {images.shape[1:]}")
+    given = np.asarray(images)
+    if given.shape[1:] != (SIZE, SIZE, 3):
+        raise PalateError(f"the emoji world measures pictures of {SIZE}x{SIZE} pixels, these are {given.shape[1:]}")
     asked = [parse(prompt)[0] for prompt in prompts]
-    if len(asked) != len(images):
-        raise PalateError(f"{len(images)} pictures, but {len(asked)} prompts.")
-    images = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
-    parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+    if len(asked) != len(given):
+        raise PalateError(f"{len(given)} pictures, but {len(asked)} prompts.")
+    shown = given.astype(np.float32) / np.float32(255 if given.dtype == np.uint8 else 1)  # [N, H, W, 3]
+    parts = [shown[start : start + AT_ONCE] for start in range(0, len(shown), AT_ONCE)]
     names = np.concatenate([softmax(network(part, "name")) for part in parts])  # [N, names]
     styles = np.concatenate([softmax(network(part, "style")) for part in parts])  # [N, 4]
-    drawn = images.min(axis=-1) < 0.94  # [N, H, W]
+    drawn = shown.min(axis=-1) < 0.94  # [N, H, W]
     size = drawn.mean(axis=(1, 2))
     area = np.maximum(drawn.sum(axis=(1, 2)), 1)
-    colour = images.max(axis=-1) - images.min(axis=-1)
-    luminance = images @ np.float32([0.299, 0.587, 0.114])
+    colour = shown.max(axis=-1) - shown.min(axis=-1)
+    luminance = shown @ np.array([0.299, 0.587, 0.114], np.float32)
     index = {name: i for i, name in enumerate(NAMES)}
     return EmojiMeasurement(
         asked=asked,
@@ -67,7 +69,7 @@ def measure_emoji(images: np.ndarray, prompts: list[str]) -> EmojiMeasurement:
     )
 
 
-def network(images: np.ndarray, which: str) -> np.ndarray:
+def network(images: Floats, which: str) -> Floats:
     """Scores [N, classes] of the network `which` ("name" or "style") for pictures [N, SIZE, SIZE, 3] in [0, 1].
 
     A convolution of `kernel` by `kernel` pixels at every `stride`-th, three times, each with a leaky ReLU; then a hidden
@@ -81,7 +83,7 @@ def network(images: np.ndarray, which: str) -> np.ndarray:
     return x @ _weights(f"{which}/out/weight") + _weights(f"{which}/out/bias")
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def convolve(x: Floats, weight: Floats, bias: Floats) -> Floats:
     """x [N, H, W, C] with weight [k, k, C, D]: a kernel of 4 at every 4th pixel without padding, one of 3 at every 2nd
     with a pixel of zeros around; [N, H/stride, W/stride, D]."""
     kernel = weight.shape[0]
@@ -89,23 +91,26 @@ def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     if kernel == 3:
         x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
-    return np.einsum("nhwcij,ijcd->nhwd", windows, weight, optimize=True) + bias
+    summed: Floats = np.einsum("nhwcij,ijcd->nhwd", windows, weight, optimize=True)
+    return summed + bias
 
 
-def leaky(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, np.float32(0.1) * x)
+def leaky(x: Floats) -> Floats:
+    kept: Floats = np.maximum(x, np.float32(0.1) * x)
+    return kept
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+def softmax(scores: Floats) -> Floats:
+    shifted: Floats = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    return shares
 
 
-def _weights(name: str) -> np.ndarray:
+def _weights(name: str) -> Floats:
     return _all_weights()[name]
 
 
 @cache
-def _all_weights() -> dict[str, np.ndarray]:
+def _all_weights() -> dict[str, Floats]:
     with np.load(WEIGHTS, allow_pickle=False) as stored:
         return {name: stored[name].astype(np.float32) for name in stored.files}

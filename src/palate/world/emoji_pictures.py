@@ -2,7 +2,7 @@
 
 A caption names the thing and, if it likes, the style ("red apple", "red apple, glossy"). A model that learns both draws
 "red apple" in any of the four styles, and that is where taste has something to choose. The pictures themselves are not
-part of the package: `palate.demo.emoji_collect` makes the file that `load_pictures` reads from three npm packages.
+part of the package: `palate.demos.emoji_collect` makes the file that `load_pictures` reads from three npm packages.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palate.arrays import Pixels
 from palate.errors import PalateError
 
 SIZE = 64  # pixels, width and height
@@ -95,9 +96,9 @@ class Pictures:
     """Every name of a file of pictures, drawn by every artist."""
 
     names: list[str]
-    images: np.ndarray  # uint8 [N, 4, SIZE, SIZE, 3], artists in the order of STYLES, on white
+    images: Pixels  # uint8 [N, 4, SIZE, SIZE, 3], artists in the order of STYLES, on white
 
-    def of(self, names: tuple[str, ...]) -> np.ndarray:
+    def of(self, names: tuple[str, ...]) -> Pixels:
         """Pictures of some names [len(names), 4, SIZE, SIZE, 3]; raises PalateError where a name is missing."""
         index = {name: i for i, name in enumerate(self.names)}
         if missing := [name for name in names if name not in index]:
@@ -112,7 +113,7 @@ def load_pictures(path: Path) -> Pictures:
     is wrong.
     """
     if not path.exists():
-        raise PalateError(f"{path}: no file of emoji pictures. `python -m palate.demo.emoji_collect` makes one.")
+        raise PalateError(f"{path}: no file of emoji pictures. `python -m palate.demos.emoji_collect` makes one.")
     with np.load(path, allow_pickle=False) as arrays:
         if lacking := [artist for artist in ARTISTS if artist not in arrays]:
             raise PalateError(f"{path}: has no array {lacking[0]!r}; it needs {', '.join(ARTISTS)}.")

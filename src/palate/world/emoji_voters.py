@@ -6,10 +6,12 @@ in `palate.world.voters`.
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from palate.arrays import Bools, Floats
 from palate.world.emoji_measure import EmojiMeasurement
 from palate.world.emoji_pictures import GROUP_OF, GROUPS, NAMES, STYLES
 from palate.world.voters import bradley_terry
@@ -35,35 +37,37 @@ class EmojiVoter:
 
     name: str
     source: str  # "human" | "judge"
-    table: np.ndarray = field(repr=False)  # [names, 4]: how much it likes each style of each name
+    table: Floats = field(repr=False)  # [names, 4]: how much it likes each style of each name
     temperature: float
     fidelity: float = 2.0  # for a picture that surely shows what was asked for
     saturation: float = 0.0  # for a wholly saturated one
     noise: float = 0.0
 
-    def utility(self, shown: EmojiMeasurement) -> np.ndarray:
+    def utility(self, shown: EmojiMeasurement) -> Floats:
         """Utility of each picture [N]."""
         index = {name: i for i, name in enumerate(NAMES)}
         liked = self.table[[index[name] for name in shown.asked]]  # [N, 4]
-        return (shown.style * liked).sum(axis=1) + self.fidelity * shown.right + self.saturation * shown.saturation
+        styled: Floats = (shown.style * liked).sum(axis=1)
+        utility: Floats = styled + self.fidelity * shown.right + self.saturation * shown.saturation
+        return utility
 
-    def vote(self, shown_0: EmojiMeasurement, shown_1: EmojiMeasurement, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def vote(self, shown_0: EmojiMeasurement, shown_1: EmojiMeasurement, seed: int) -> tuple[Bools, Floats]:
         """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells it)."""
         difference = self.utility(shown_0) - self.utility(shown_1)
         return bradley_terry(self.name, self.source, difference, self.temperature, self.noise, seed)
 
 
-def by_group(table: dict[str, tuple[float, ...]]) -> np.ndarray:
+def by_group(table: Mapping[str, tuple[float, ...]]) -> Floats:
     """A table group -> liking of each style, as [names, 4]."""
     return np.array([table[GROUP_OF[name]] for name in NAMES])
 
 
-def departures(name: str, deviation: float) -> np.ndarray:
+def departures(name: str, deviation: float) -> Floats:
     """By how much a voter of that name departs from its group's liking, [names, 4], drawn once and for all."""
     return deviation * np.random.default_rng(zlib.crc32(name.encode())).standard_normal((len(NAMES), len(STYLES)))
 
 
-def random_table(seed: int) -> np.ndarray:
+def random_table(seed: int) -> Floats:
     """The taste of a person drawn at random, [names, 4]: for each group a majority's values in an order of its own."""
     rng = np.random.default_rng([seed, 7])
     values = np.array(MAJORITY["food"])
@@ -72,10 +76,11 @@ def random_table(seed: int) -> np.ndarray:
     )
 
 
-def turned(table: np.ndarray, groups: tuple[str, ...]) -> np.ndarray:
+def turned(table: Floats, groups: tuple[str, ...]) -> Floats:
     """The table [names, 4] with the opposite liking in some groups."""
     sign = np.array([-1.0 if GROUP_OF[name] in groups else 1.0 for name in NAMES])
-    return table * sign[:, None]
+    other: Floats = table * sign[:, None]
+    return other
 
 
 DEPARTURE = 0.35
@@ -100,6 +105,6 @@ EMOJI_VOTERS = {
 }
 
 
-def true_emoji_utility(shown: EmojiMeasurement) -> np.ndarray:
+def true_emoji_utility(shown: EmojiMeasurement) -> Floats:
     """The emoji world's truth: the majority's utility of each picture [N]."""
     return EMOJI_VOTERS["majority"].utility(shown)

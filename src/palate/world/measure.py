@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from palate.arrays import Bools, Floats, Pixels, Texts
 from palate.errors import PalateError
 from palate.world.pictures import COLOURS, SHAPES, SIZE, coverage
 
@@ -19,30 +20,30 @@ VISIBLE = 0.15  # RGB distance from the ground below which nothing counts as dra
 class Measurement:
     """One row per picture; every array is [N]."""
 
-    colour: np.ndarray  # name of the palette colour nearest to what was drawn, "" where nothing was
-    colour_right: np.ndarray  # bool: the colour the prompt asks for
-    iou: np.ndarray  # overlap with the ideal shape at the measured place, size and turn, in [0, 1]
-    centring: np.ndarray  # 1 in the middle, 0 at half a picture's width away or where nothing was drawn
-    size: np.ndarray  # radius of the shape as a share of half the picture
-    brightness: np.ndarray  # of the ground, in [0, 1]
+    colour: Texts  # name of the palette colour nearest to what was drawn, "" where nothing was
+    colour_right: Bools  # bool: the colour the prompt asks for
+    iou: Floats  # overlap with the ideal shape at the measured place, size and turn, in [0, 1]
+    centring: Floats  # 1 in the middle, 0 at half a picture's width away or where nothing was drawn
+    size: Floats  # radius of the shape as a share of half the picture
+    brightness: Floats  # of the ground, in [0, 1]
 
     @property
-    def fidelity(self) -> np.ndarray:
+    def fidelity(self) -> Floats:
         """The overlap, or 0 where the colour is wrong: how well the picture shows what the prompt names."""
         return self.iou * self.colour_right
 
 
-def measure(images: np.ndarray, prompts: list[str]) -> Measurement:
+def measure(images: Floats | Pixels, prompts: list[str]) -> Measurement:
     """Measure pictures [N, SIZE, SIZE, 3] (uint8, or float in [0, 1]) against their prompts ("a red circle").
 
     Raises PalateError for a prompt that is not one of the world's, or pictures of another size.
     """
-    images = np.asarray(images)
     if images.shape[1:] != (SIZE, SIZE, 3):
         raise PalateError(f"the world measures pictures of {SIZE}x{SIZE} pixels, these are {images.shape[1:]}")
-    images = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+    scale = np.float32(255 if images.dtype == np.uint8 else 1)
+    pictures = images.astype(np.float32) / scale
     asked = [_parse(prompt) for prompt in prompts]
-    parts = [_measure_one(image, colour, shape) for image, (colour, shape) in zip(images, asked, strict=True)]
+    parts = [_measure_one(image, colour, shape) for image, (colour, shape) in zip(pictures, asked, strict=True)]
     columns = [np.array(column) for column in zip(*parts, strict=True)]
     return Measurement(*columns)
 
@@ -55,7 +56,7 @@ def _parse(prompt: str) -> tuple[str, str]:
     return words[1], words[2]
 
 
-def _measure_one(image: np.ndarray, colour: str, shape: str) -> tuple:
+def _measure_one(image: Texts, colour: str, shape: str) -> tuple[str, bool, float, float, float, float]:
     border = np.concatenate(
         [image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3), image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)]
     )
@@ -87,12 +88,13 @@ def _measure_one(image: np.ndarray, colour: str, shape: str) -> tuple:
     )
 
 
-def _turn(alpha: np.ndarray, x: float, y: float, shape: str) -> float:
-    """The turn of an n-fold symmetric shape: the phase of its n-th angular moment against that of the shape unturned."""
+def _turn(alpha: Floats, x: float, y: float, shape: str) -> float:
+    """The turn of an n-fold symmetric shape: the phase of its n-th angular moment against that of the shape
+    unturned."""
     return (_phase(alpha, x, y, shape) - _phase_unturned(shape)) / SYMMETRY[shape]
 
 
-def _phase(alpha: np.ndarray, x: float, y: float, shape: str) -> float:
+def _phase(alpha: Floats, x: float, y: float, shape: str) -> float:
     grid = np.arange(SIZE) + 0.5
     point = (grid[None, :] - x) + 1j * (grid[:, None] - y)
     return float(np.angle((alpha * point ** SYMMETRY[shape]).sum()))
@@ -109,5 +111,5 @@ def _unit_area(shape: str) -> float:
     return float(_upright(shape).sum()) / 20**2
 
 
-def _upright(shape: str) -> np.ndarray:
+def _upright(shape: str) -> Floats:
     return coverage(shape, SIZE / 2, SIZE / 2, 20, 0)

@@ -1,37 +1,51 @@
 """A folder with the preferred images in `win` (or `w`), the others under the same names in `lose` (or `l`), or with
 single images in `liked` and `disliked`."""
 
-import json
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from palate.data.importers.common import (
     ImportReport,
+    Reading,
     Record,
     Refused,
     Row,
     build_rows,
     embedded_image,
+    parse_line,
     prompt_of,
     shuffled_pair,
     single_image,
 )
 from palate.errors import PalateError
+from palate.reading import inside, read_text, shown, text_lines
 
 FOLDERS = (("win", "lose"), ("w", "l"))
+LARGEST_PROMPT = 2**20
 SINGLES = {"liked": "0", "disliked": "1"}  # folder -> choice
 
 
-def read(source: Path, report: ImportReport) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Folder:
+    """The folder that is imported, and whether links may lead out of it."""
+
+    path: Path
+    outside: bool
+
+
+def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     """The pairs and the single images of one folder.
 
-    A pair is two images of equal name without extension, at any depth of `win` and `lose`; the order of the two is drawn
-    by the pair's id. Single images are those in `liked` and in `disliked`; either may be absent. The prompt is in
-    NAME.txt beside the image (of a pair, the preferred one), or in captions.jsonl (in the folder, in `win`, in `liked` or
-    in `disliked`) with the fields `file` (a name, with or without extension, or for single images liked/NAME or
+    A pair is two images of equal name without extension, at any depth of `win` and `lose`; the order of the two is
+    drawn by the pair's id. Single images are those in `liked` and in `disliked`; either may be absent. The prompt is in
+    NAME.txt beside the image (of a pair, the preferred one), or in captions.jsonl (in the folder, in `win`, in `liked`
+    or in `disliked`) with the fields `file` (a name, with or without extension, or for single images liked/NAME or
     disliked/NAME) and `caption`.
     """
     sides = _folders(source)
@@ -41,27 +55,28 @@ def read(source: Path, report: ImportReport) -> Iterator[Row]:
             f"{source}: no folders win/ and lose/ (or w/ and l/), liked/ or disliked/ in it. "
             "Give the folder that holds them."
         )
+    one = Folder(source, how.allow_outside)
     parts = [partial(_pairs, *sides)] if sides else []
     parts += [partial(_single_images, folder) for folder in singles]
     for number, part in enumerate(parts):
-        for row in part(source, report):
+        for row in part(one, report):
             row.done = (number + row.done) / len(parts)
             yield row
 
 
-def _pairs(winners: Path, losers: Path, source: Path, report: ImportReport) -> Iterator[Row]:
-    captions = _captions([source / "captions.jsonl", winners / "captions.jsonl"])
+def _pairs(winners: Path, losers: Path, source: Folder, report: ImportReport) -> Iterator[Row]:
+    captions = _captions([source.path / "captions.jsonl", winners / "captions.jsonl"], source, report)
     chosen, others = _pictures(winners, report), _pictures(losers, report)
     for name in sorted(others.keys() - chosen.keys()):
         report.read += 1
         report.refuse(str(others[name]), "no partner", f"no picture of that name in {winners}")
-    yield from build_rows(_by_name(chosen), partial(_build_pair, chosen, others, captions, losers), report)
+    yield from build_rows(_by_name(chosen), partial(_build_pair, source, chosen, others, captions, losers), report)
 
 
-def _single_images(folder: Path, source: Path, report: ImportReport) -> Iterator[Row]:
-    captions = _captions([source / "captions.jsonl", folder / "captions.jsonl"])
+def _single_images(folder: Path, source: Folder, report: ImportReport) -> Iterator[Row]:
+    captions = _captions([source.path / "captions.jsonl", folder / "captions.jsonl"], source, report)
     pictures = _pictures(folder, report)
-    yield from build_rows(_by_name(pictures), partial(_build_single, folder, pictures, captions), report)
+    yield from build_rows(_by_name(pictures), partial(_build_single, source, folder, pictures, captions), report)
 
 
 def _by_name(pictures: dict[str, Path]) -> Iterator[Record]:
@@ -69,15 +84,22 @@ def _by_name(pictures: dict[str, Path]) -> Iterator[Record]:
 
 
 def _build_single(
-    folder: Path, pictures: dict[str, Path], captions: dict[str, str], where: str, done: float, name: str
+    source: Folder,
+    folder: Path,
+    pictures: dict[str, Path],
+    captions: dict[str, str],
+    where: str,
+    done: float,
+    name: str,
 ) -> Iterator[Row]:
     path = pictures[name]
-    prompt = _prompt(path, captions.get(f"{folder.name}/{name}") or captions.get(name))
-    image = embedded_image(path.name, path.parent, str(path))
+    prompt = _prompt(source, path, captions.get(f"{folder.name}/{name}") or captions.get(name))
+    image = _image(source, path)
     yield Row(where, done, single_image(prompt, image), [{"choice": SINGLES[folder.name]}])
 
 
 def _build_pair(
+    source: Folder,
     chosen: dict[str, Path],
     others: dict[str, Path],
     captions: dict[str, str],
@@ -88,16 +110,28 @@ def _build_pair(
 ) -> Iterator[Row]:
     if name not in others:
         raise Refused("no partner", f"no picture of that name in {losers}")
-    text = _prompt(chosen[name], captions.get(name))
-    images = [embedded_image(path.name, path.parent, str(path)) for path in (chosen[name], others[name])]
+    text = _prompt(source, chosen[name], captions.get(name))
+    images = [_image(source, path) for path in (chosen[name], others[name])]
     pair, swapped = shuffled_pair(text, *images)
     yield Row(where, done, pair, [{"choice": "1" if swapped else "0"}])
 
 
-def _prompt(picture: Path, caption: str | None) -> str:
-    """The text of NAME.txt beside `picture`, else its caption; refuses the row where there is neither."""
+def _image(source: Folder, picture: Path) -> dict[str, Any]:
+    return embedded_image(str(picture.relative_to(source.path)), source.path, str(picture), source.outside)
+
+
+def _prompt(source: Folder, picture: Path, caption: str | None) -> str:
+    """The text of NAME.txt beside `picture`, else its caption; refuses the row where there is neither, or where the
+    text is in another encoding than UTF-8 or UTF-16 with a mark."""
     beside = picture.with_suffix(".txt")
-    text = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.is_file() else caption
+    text = caption
+    if os.path.lexists(beside):
+        try:
+            text = read_text(
+                inside(source.path, beside.relative_to(source.path), source.outside), LARGEST_PROMPT
+            ).strip()
+        except PalateError as error:
+            raise Refused("prompt cannot be read", str(error).removesuffix(".")) from error
     if not text:
         raise Refused("no prompt", f"no prompt: neither {beside.name} beside it nor a line in captions.jsonl")
     return text
@@ -127,20 +161,25 @@ def _pictures(folder: Path, report: ImportReport) -> dict[str, Path]:
     return found
 
 
-def _captions(files: list[Path]) -> dict[str, str]:
-    captions = {}
+def _captions(files: list[Path], source: Folder, report: ImportReport) -> dict[str, str]:
+    """Captions by picture; lines that are none are noted, and their pictures then have no prompt."""
+    captions: dict[str, str] = {}
     for file in files:
-        if not file.is_file():
+        if not os.path.lexists(file):
             continue
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
+        bad: list[str] = []
+        for number, _, line in text_lines(inside(source.path, file.relative_to(source.path), source.outside)):
+            if isinstance(line, str) and not line.strip():
                 continue
             try:
-                content = json.loads(line)
+                content = parse_line(line)
                 name = content.get("file") or content["file_name"]
                 captions[_without_extension(name)] = prompt_of(content, "caption", "prompt", "text")
             except (ValueError, KeyError, AttributeError, TypeError, Refused) as error:
-                raise PalateError(f'{file} line {number}: not of the form {{"file": …, "caption": …}}.') from error
+                told = error.detail if isinstance(error, Refused) and error.detail else "another form"
+                bad.append(f'{file} line {number}: not of the form {{"file": …, "caption": …}} ({shown(told)}).')
+        if bad and bad[0] not in report.notes:
+            report.notes += [bad[0], *[f"… and {len(bad) - 1:,} more such lines of {file.name}."] * (len(bad) > 1)]
     return captions
 
 

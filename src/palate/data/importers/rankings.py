@@ -1,18 +1,30 @@
 """Ranked lists: HPDv2 (Wu et al. 2023, arXiv:2306.09341) and ImageRewardDB (Xu et al. 2023, arXiv:2304.05977)."""
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from palate.data.importers.common import ImportReport, Record, Refused, Row, build_rows, prompt_of, shuffled_pair
+from palate.data.importers.common import (
+    ImportReport,
+    Reading,
+    Record,
+    Refused,
+    Row,
+    build_rows,
+    path_inside,
+    prompt_of,
+    shuffled_pair,
+    text_id,
+)
 from palate.data.schema import content_id
 from palate.errors import PalateError
+from palate.reading import parse_json, read_text
 
 
-def read(source: Path, report: ImportReport) -> Iterator[Row]:
+def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     """The pairs of one JSON file, a list of entries; all pairs of an entry share one group_id.
 
     HPDv2 test: prompt, image_path[], rank[] and raw_annotations[{rank[], user_hash}], one vote per annotator and pair.
@@ -24,15 +36,16 @@ def read(source: Path, report: ImportReport) -> Iterator[Row]:
     would store it k - 1 times. Images that are not there yet may be put there later.
     """
     try:
-        entries = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        entries = parse_json(read_text(source))
+    except ValueError as error:
         raise PalateError(f"{source}: not a complete JSON file ({error}). Replace it by a good copy.") from error
     if not isinstance(entries, list):
         raise PalateError(f"{source}: not a list of entries. Check the format given to `palate import`.")
     records: Iterator[Record] = ((f"{source} entry {i}", (i + 1) / len(entries), e) for i, e in enumerate(entries))
-    agreement = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
-    yield from build_rows(records, partial(_build, source.parent.resolve(), report, agreement), report)
-    if agreement[1] >= agreement[0] and sum(agreement):
+    agreement: list[int] = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
+    folder = source.parent.resolve()
+    yield from build_rows(records, partial(_build, folder, how.allow_outside, report, agreement), report)
+    if agreement[1] >= agreement[0] and any(agreement):
         report.notes.append(
             f"{source}: annotators contradict `rank` on {agreement[1]:,} of {sum(agreement):,} pairs. "
             "Check that in raw_annotations a lower rank is better and that ranks are in the order of image_path."
@@ -40,7 +53,7 @@ def read(source: Path, report: ImportReport) -> Iterator[Row]:
 
 
 def _build(
-    folder: Path, report: ImportReport, agreement: list[int], where: str, done: float, entry: Any
+    folder: Path, outside: bool, report: ImportReport, agreement: list[int], where: str, done: float, entry: Any
 ) -> Iterator[Row]:
     if not isinstance(entry, dict):
         raise Refused("not a JSON object")
@@ -48,6 +61,8 @@ def _build(
     paths, ranks = _list(entry)
     if len(paths) < 2 or len(paths) != len(ranks):
         raise Refused("ranks do not fit", f"{len(paths)} images and {len(ranks)} ranks")
+    for path in paths:
+        path_inside(path, folder, "image", outside)
     rankings = _annotators(entry, len(paths), where, report) or [(None, ranks)]
     if entry.get("raw_annotations"):
         _compare(ranks, rankings, agreement)
@@ -69,25 +84,30 @@ def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
         paths, ranks = entry["image_path"], entry.get("rank")
     elif "file_path" in entry:
         paths, ranks = entry["file_path"], entry.get("human_preference")
-        ranks = [1 - value for value in ranks] if _numbers(ranks) else ranks
+        ranks = [1 - value for value in ranks] if _numbers(ranks) else None
     else:
         raise Refused("no images", "no list of images (generations, image_path or file_path)")
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths) or not _numbers(ranks):
-        raise Refused("not a ranked list", "images must be a list of paths and ranks a list of numbers")
+        raise Refused(
+            "not a ranked list", "images must be a list of paths and ranks a list of finite numbers, one each"
+        )
     return paths, ranks
 
 
 def _annotators(
     entry: Mapping[str, Any], count: int, where: str, report: ImportReport
 ) -> list[tuple[str | None, list[float]]]:
-    rankings = []
-    for number, raw in enumerate(entry.get("raw_annotations") or []):
+    rankings: list[tuple[str | None, list[float]]] = []
+    every = entry.get("raw_annotations") or []
+    if not isinstance(every, list):
+        raise Refused("not a ranked list", "raw_annotations must be a list")
+    for number, raw in enumerate(every):
         ranks = raw.get("rank") if isinstance(raw, dict) else None
         if not _numbers(ranks) or len(ranks) != count:
-            detail = f"raw_annotations[{number}] does not hold {count} ranks"
+            detail = f"raw_annotations[{number}] does not hold {count} finite ranks"
             report.refuse(where, "ranking of an annotator does not fit", detail)
             continue
-        who = raw.get("user_hash")
+        who = text_id(raw.get("user_hash"), "user_hash")
         rankings.append((f"annotator-{number}" if who is None else f"user-{who}", ranks))
     return rankings
 
@@ -104,5 +124,8 @@ def _choice(rank_0: float, rank_1: float) -> str:
     return "tie" if rank_0 == rank_1 else "0" if rank_0 < rank_1 else "1"
 
 
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+def _numbers(values: object) -> TypeGuard[list[float]]:
+    """Whether these are ranks: finite numbers, none of them missing."""
+    return isinstance(values, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < math.inf for v in values
+    )

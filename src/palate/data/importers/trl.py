@@ -8,26 +8,28 @@ from typing import Any
 
 from palate.data.importers.common import (
     ImportReport,
+    Reading,
     Record,
     Row,
     build_rows,
     choice_of_label,
     embedded_image,
     line_records,
-    parquet_records,
     parse_line,
     prompt_of,
     shuffled_pair,
     single_image,
 )
-from palate.data.shards import open_parquet
+from palate.data.importers.tables import folder_of, open_table, table_records
+from palate.errors import PalateError
 
 PAIRED = ("prompt", "chosen", "rejected")
 UNPAIRED = ("completion", "image", "label")
 
 
-def read(source: Path, report: ImportReport) -> Iterator[Row]:
-    """The pairs, or the single images, of one parquet file or JSONL file.
+def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
+    """The pairs, or the single images, of one parquet, Arrow or JSONL file, of a folder of `save_to_disk`, or of a
+    dataset on the hub.
 
     A row with `chosen` or `rejected` is a pair; the order of its images is drawn by its id, so that the chosen one is
     image 0 half of the time. A row without both is a single image, `completion` (or `image`), with a `label`: true for
@@ -37,31 +39,32 @@ def read(source: Path, report: ImportReport) -> Iterator[Row]:
     if source.suffix.lower() in (".jsonl", ".json"):
         records: Iterator[Record] = line_records(source)
     else:
-        records = parquet_records(source, _columns(source))
-    yield from build_rows(records, partial(_build, source.parent), report)
+        records = table_records(source, how, _columns(open_table(source, how).columns))
+    yield from build_rows(records, partial(_build, folder_of(source), how.allow_outside), report)
 
 
-def _build(folder: Path, where: str, done: float, content: Mapping[str, Any] | bytes) -> Iterator[Row]:
-    row = parse_line(content) if isinstance(content, bytes) else content
+def _build(
+    folder: Path, outside: bool, where: str, done: float, content: Mapping[str, Any] | str | PalateError
+) -> Iterator[Row]:
+    row = content if isinstance(content, Mapping) else parse_line(content)
     prompt = prompt_of({"prompt": _content(row.get("prompt"))}, "prompt")
     if row.get("chosen") is None and row.get("rejected") is None and row.keys() & {*UNPAIRED}:
-        yield _single(folder, where, done, row, prompt)
+        yield _single(folder, outside, where, done, row, prompt)
         return
-    images = [embedded_image(_content(row.get(name)), folder, name) for name in ("chosen", "rejected")]
+    images = [embedded_image(_content(row.get(name)), folder, name, outside) for name in ("chosen", "rejected")]
     pair, swapped = shuffled_pair(prompt, *images)
     yield Row(where, done, pair, [{"choice": "1" if swapped else "0"}])
 
 
-def _single(folder: Path, where: str, done: float, row: Mapping[str, Any], prompt: str) -> Row:
+def _single(folder: Path, outside: bool, where: str, done: float, row: Mapping[str, Any], prompt: str) -> Row:
     name = "image" if row.get("image") is not None else "completion"
-    image = embedded_image(_content(row.get(name)), folder, name)
+    image = embedded_image(_content(row.get(name)), folder, name, outside)
     choice = choice_of_label(row.get("label"))
     return Row(where, done, single_image(prompt, image), [{"choice": choice}] if choice else [])
 
 
-def _columns(source: Path) -> tuple[str, ...]:
-    with open_parquet(source) as file:
-        names = set(file.schema_arrow.names)
+def _columns(there: list[str]) -> tuple[str, ...]:
+    names = set(there)
     if names & {*PAIRED[1:]} or not names & {*UNPAIRED}:
         return PAIRED
     return ("prompt", "image" if "image" in names else "completion", "label")

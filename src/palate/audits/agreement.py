@@ -1,0 +1,119 @@
+"""How far votes agree: with the other voters (Krippendorff's alpha), and with the same voter's earlier answers."""
+
+import numpy as np
+
+from palate.audits.evidence import Votes
+from palate.audits.intervals import Estimate, bootstrap_estimate, resampled, share_estimate
+
+VALUES = np.array([0.0, 0.5, 1.0])  # image 1, tie, image 0
+
+
+def krippendorff_alpha(counts: np.ndarray, values: np.ndarray | None = None) -> float:
+    """Krippendorff's alpha of counts [U, C]: how many voters gave unit u the value c. NaN where nothing can be said.
+
+    alpha = 1 - (observed disagreement) / (disagreement expected by chance), K. Krippendorff, Content Analysis (2004),
+    section 11.3. Nominal difference, or (v_c - v_k)^2 for numeric `values` [C]. Units with a single voter count for
+    nothing. 1 is perfect agreement, 0 chance, below 0 systematic disagreement; NaN where every value is the same.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    return float(_alpha(np.ones((1, len(counts))), *_parts(counts, values))[0])
+
+
+def alpha_estimate(votes: Votes, group: np.ndarray, seed: int = 0) -> Estimate | None:
+    """Alpha of the votes with a bootstrap interval over groups [N] (prompts); None without a pair that two people saw.
+
+    Of several votes of one person on a pair the first counts. A tie lies halfway between the images: squared
+    differences, which for votes without ties is the nominal alpha.
+    """
+    votes = votes.first_only()
+    counts = _counts(votes, len(group))
+    shared = counts.sum(axis=1) > 1
+    if not shared.any():
+        return None
+    counts, group = counts[shared], group[shared]
+    parts = _parts(counts, VALUES)
+    value = _alpha(np.ones((1, len(counts))), *parts)[0]
+    return bootstrap_estimate(float(value), _alpha(resampled(group, seed=seed), *parts), group, int(shared.sum()))
+
+
+def agreement_with_others(votes: Votes, group: np.ndarray) -> dict[str, Estimate | None]:
+    """For each person the mean agreement 1 - |own vote - mean vote of the others| on pairs that others voted on too."""
+    votes = votes.first_only()
+    total = np.bincount(votes.pair, weights=votes.value, minlength=len(group))
+    count = np.bincount(votes.pair, minlength=len(group))
+    shared = votes.take(count[votes.pair] > 1)
+    others = (total[shared.pair] - shared.value) / (count[shared.pair] - 1)
+    agree = 1 - np.abs(shared.value - others)
+    return {
+        name: share_estimate(agree[shared.annotator == k], group[shared.pair[shared.annotator == k]])
+        for k, name in enumerate(votes.names)
+    }
+
+
+def self_agreement(votes: Votes, group: np.ndarray) -> tuple[Estimate | None, dict[str, Estimate | None]]:
+    """How often people give the same answer when they are shown a pair again: all together, and each person.
+
+    One number for each person and pair with several votes, the share of equal answers among all couples of them.
+    """
+    person, pair, same = _repeats(votes)
+    by_person = {
+        name: share_estimate(same[person == k], group[pair[person == k]]) for k, name in enumerate(votes.names)
+    }
+    return share_estimate(same, group[pair]), by_person
+
+
+def first_share(votes: Votes, group: np.ndarray) -> Estimate | None:
+    """Share of votes for the image that was shown first; a tie counts one half. None where the order is not recorded.
+
+    One half is no position bias as long as the order was random.
+    """
+    known = votes.take(votes.side != 0)
+    return share_estimate(np.where(known.side > 0, known.value, 1 - known.value), group[known.pair])
+
+
+def order_flips(votes: Votes, group: np.ndarray) -> Estimate | None:
+    """Share of the pairs voted on in both orders by one annotator where the answer changed with the order."""
+    key = votes.pair * max(len(votes.names), 1) + votes.annotator
+    changed, pairs = [], []
+    ahead, behind = (
+        {k: v for k, v in zip(key[votes.side == s], votes.value[votes.side == s], strict=True)} for s in (1, -1)
+    )
+    for k in ahead.keys() & behind.keys():
+        changed.append(abs(ahead[k] - behind[k]))
+        pairs.append(k // max(len(votes.names), 1))
+    return share_estimate(np.array(changed), group[np.array(pairs, dtype=int)])
+
+
+def _counts(votes: Votes, pairs: int) -> np.ndarray:
+    column = np.rint(2 * votes.value).astype(int)
+    return np.bincount(votes.pair * 3 + column, minlength=3 * pairs).reshape(pairs, 3).astype(np.float64)
+
+
+def _repeats(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Person, pair and share of equal couples wherever one person voted on one pair more than once."""
+    people = max(len(votes.names), 1)
+    key, inverse = np.unique(votes.pair * people + votes.annotator, return_inverse=True)
+    counts = np.bincount(inverse * 3 + np.rint(2 * votes.value).astype(int), minlength=3 * len(key)).reshape(-1, 3)
+    times = counts.sum(axis=1)
+    again = times > 1
+    same = (counts * (counts - 1)).sum(axis=1)[again] / (times * (times - 1))[again]
+    return key[again] % people, key[again] // people, same
+
+
+def _parts(counts: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disagreement within each unit [U], its counts [U, C] where it has several voters, and the differences [C, C]."""
+    size = counts.shape[1]
+    difference = 1 - np.eye(size) if values is None else np.square(np.subtract.outer(values, values))
+    voters = counts.sum(axis=1)
+    counts = np.where(voters[:, None] > 1, counts, 0.0)
+    return np.einsum("uc,uk,ck->u", counts, counts, difference) / np.maximum(voters - 1, 1), counts, difference
+
+
+def _alpha(times: np.ndarray, within: np.ndarray, counts: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """Alpha [R] with each unit taken times [R, U]."""
+    totals = times @ counts  # [R, C]
+    n = totals.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = (times @ within) / n
+        expected = np.einsum("rc,rk,ck->r", totals, totals, difference) / (n * (n - 1))
+        return np.where(expected > 0, 1 - observed / expected, np.nan)

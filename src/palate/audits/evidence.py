@@ -1,0 +1,185 @@
+"""What a dataset holds about its voters, as arrays: who said what on which pair, shown in which order."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palate.data.dataset import PreferenceDataset
+from palate.data.identity import single_images
+from palate.data.labels import Labels, collect_labels, only_people
+from palate.errors import PalateError
+from palate.judges.calibration import unsaturated
+from palate.judges.embeddings import embedding_directions
+from palate.judges.statistics import statistics_of_pairs
+
+
+@dataclass(frozen=True)
+class Votes:
+    """M votes of one kind of annotator, without skips, in the order in which they were cast."""
+
+    pair: np.ndarray  # [M] position of the pair
+    annotator: np.ndarray  # [M] position in `names`
+    value: np.ndarray  # [M] 1 for image 0, 0 for image 1, 1/2 for a tie
+    side: np.ndarray  # [M] +1 where image 0 was shown first, -1 where image 1 was, 0 where that is not recorded
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    def take(self, kept: np.ndarray) -> "Votes":
+        """The votes at these positions, or where this mask is true."""
+        return Votes(self.pair[kept], self.annotator[kept], self.value[kept], self.side[kept], self.names)
+
+    def of(self, name: str) -> "Votes":
+        """The votes of one annotator."""
+        return self.take(self.annotator == self.names.index(name))
+
+    def first_only(self) -> "Votes":
+        """Of several votes of one annotator on a pair the first."""
+        _, kept = np.unique(self.pair * max(len(self.names), 1) + self.annotator, return_index=True)
+        return self.take(np.sort(kept))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The N pairs of a dataset and every vote on them."""
+
+    ids: list[str]
+    prompts: list[str]
+    group: np.ndarray  # [N] what is independent: the prompt, or the pair itself where there is one prompt only
+    human: Votes
+    judges: Votes
+    table: pa.Table  # the same votes, as `collect_labels` reads them
+    propensity: np.ndarray  # [N]
+    differences: np.ndarray  # [N, K] picture statistics of image 0 minus image 1; K = 0 where no picture can be read
+    statistics: tuple[str, ...]
+    directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 where no judge left any
+    fitted: np.ndarray  # [N, J] the judges' probabilities as a correction takes them, see `unsaturated`
+    in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
+    notes: list[str] = field(default_factory=list)  # what could not be looked at, and why
+
+    def labels(self, judge: str | None = None) -> Labels:
+        """Mean human vote, the judge's probability and the propensity of every pair."""
+        return collect_labels(self.ids, self.table, judge=judge, propensity=self.propensity)
+
+    def of_people(self, people: tuple[str, ...]) -> "Evidence":
+        """The same without the human votes of anybody else."""
+        table = only_people(self.table, people)
+        return replace(self, table=table, human=_votes(self.ids, table, "human"))
+
+
+def read_evidence(
+    dataset: PreferenceDataset,
+    human_annotators: tuple[str, ...] | None = None,
+    human_votes: int | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """Everything the audit looks at. Single images are left out, with a note; so are pictures that cannot be read.
+
+    `human_annotators` and `human_votes` keep some people's votes, or those on so many pairs, as the keys of that name
+    do in training: what is asked of the audit is then what a run would be given. Picture statistics are computed once
+    and kept in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people who
+    never voted, and more pairs than have a human vote.
+    """
+    notes: list[str] = []
+    singles = single_images(dataset)
+    pairs = dataset.pairs(["pair_id", "prompt", "propensity"])
+    if singles:
+        pairs = pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], pa.array(sorted(singles), pa.string()))))
+        notes.append(f"{len(singles):,} single images are left out: there is nothing to compare them with.")
+    if not len(pairs):
+        raise PalateError(f"{dataset.path}: no pair of two images, so there is nothing to audit. Import pairs first.")
+    ids, prompts = pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist()
+    votes = dataset.votes(
+        ["pair_id", "annotator_id", "source", "choice", "probability", "order_shown", "score_0", "score_1"]
+    )
+    propensity = pairs["propensity"].to_numpy()
+    if human_annotators:
+        votes = only_people(votes, human_annotators)
+    if human_votes is not None:
+        votes, propensity = _on_some(ids, votes, propensity, human_votes, seed)
+    differences, statistics = _statistics(dataset, ids, notes)
+    directions, _ = embedding_directions(dataset, ids)
+    group = np.unique(prompts, return_inverse=True)[1]
+    if len(ids) > 1 and group.max() == 0:
+        group = np.arange(len(ids))
+        notes.append("All pairs have one prompt: intervals speak of pairs of this prompt, not of other prompts.")
+    human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
+    both_orders = _in_both_orders(dataset, ids, votes)
+    columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
+    fitted = np.column_stack(columns) if columns else np.empty((len(ids), 0))
+    return Evidence(
+        ids,
+        prompts,
+        group,
+        human,
+        judges,
+        votes,
+        propensity,
+        differences,
+        statistics,
+        directions,
+        fitted,
+        both_orders,
+        notes,
+    )
+
+
+def _on_some(
+    ids: list[str], votes: pa.Table, propensity: np.ndarray, wanted: int, seed: int
+) -> tuple[pa.Table, np.ndarray]:
+    """The votes without the human ones on all but `wanted` pairs, and the propensities [N] that fit."""
+    labelled = collect_labels(ids, votes).labelled
+    if not 0 < wanted <= labelled.sum():
+        raise PalateError(f"human_votes: {wanted} pairs were asked for, and {labelled.sum()} have a human vote.")
+    share = wanted / labelled.sum()
+    kept = collect_labels(ids, votes, human_fraction=share, seed=seed).labelled
+    on_kept = pc.is_in(votes["pair_id"], pa.array([ids[i] for i in np.flatnonzero(kept)], pa.string()))
+    return votes.filter(pc.or_(pc.not_equal(votes["source"], "human"), on_kept)), propensity * share
+
+
+def _statistics(dataset: PreferenceDataset, ids: list[str], notes: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    try:
+        by_pair, names = statistics_of_pairs(dataset)
+    except PalateError as error:
+        notes.append(f"Picture statistics cannot be kept: {error}")
+        by_pair, names = {}, ()
+    lacking = sum(pair_id not in by_pair for pair_id in ids)
+    if lacking:
+        notes.append(
+            f"{lacking:,} of {len(ids):,} pairs have a picture that cannot be read; nothing is said of their looks."
+        )
+    nothing = np.zeros(len(names))
+    return np.array([by_pair.get(pair_id, nothing) for pair_id in ids]).reshape(len(ids), len(names)), names
+
+
+def _votes(ids: list[str], table: pa.Table, source: str) -> Votes:
+    table = table.filter(pc.and_(pc.equal(table["source"], source), pc.not_equal(table["choice"], "skip")))
+    pair = pc.index_in(table["pair_id"].combine_chunks(), value_set=pa.array(ids, pa.string()))
+    table, pair = table.filter(pc.is_valid(pair)), pair.drop_null().to_numpy()
+    names, annotator = np.unique(
+        np.array(table["annotator_id"].to_pylist(), dtype=object).astype(str), return_inverse=True
+    )
+    value = np.array([{"0": 1.0, "1": 0.0, "tie": 0.5}[choice] for choice in table["choice"].to_pylist()])
+    side = np.array([{"01": 1.0, "10": -1.0}.get(order, 0.0) for order in table["order_shown"].to_pylist()])
+    return Votes(pair, annotator, value, side, tuple(names.tolist()))
+
+
+def _in_both_orders(dataset: PreferenceDataset, ids: list[str], votes: pa.Table) -> dict[str, np.ndarray]:
+    """For each judge that was shown every pair in both orders, rows [K, 3]: position of the pair, and its probability
+    for the image shown first when that was image 0, and when it was image 1.
+
+    `palate annotate` stores these two as raw scores, and notes in the provenance that they are no scores of pictures.
+    """
+    sources = [entry for entry in dataset.provenance if isinstance(entry, dict) and "annotator" in entry]
+    names = {entry["annotator"] for entry in sources if entry.get("answers") == "probabilities"}
+    position, found = {pair_id: i for i, pair_id in enumerate(ids)}, {}
+    for name in names:
+        own = votes.filter(pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], name)))
+        rows = zip(*(own[column].to_pylist() for column in ("pair_id", "score_0", "score_1")), strict=True)
+        known = [(position[i], a, b) for i, a, b in rows if i in position and None not in (a, b)]
+        if known and all(0 <= score <= 1 for row in known for score in row[1:]):
+            found[name] = np.array(known, dtype=np.float64)
+    return found

@@ -1,0 +1,94 @@
+"""The audit of a dataset: everything found, as one record for the terminal, the page and scripts."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palate.audits.evidence import read_evidence
+from palate.audits.judges import Judge, audit_judges
+from palate.audits.minority import Suspect, flip_probabilities, predicted_votes, read_metric, suspects
+from palate.audits.people import People, audit_people
+from palate.audits.planning import Recommendation, Step, leading, plan, recommend
+from palate.data.dataset import PreferenceDataset
+from palate.data.known import read_known_votes
+from palate.files import plain
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `palate audit` knows. Estimates carry their n and a 95 % interval; None is what could not be measured."""
+
+    dataset: str
+    path: str
+    pairs: int
+    prompts: int
+    labelled: int  # pairs with a human vote
+    human_votes: int
+    left_out: tuple[str, ...]  # whose votes count neither for judges nor for the plan: people opposed to the others
+    recommendation: Recommendation
+    judges: list[Judge]
+    people: People
+    suspects: list[Suspect]
+    suspects_by: str  # "run" or "flip probability"
+    suspect_share: float | None  # of all human votes the share that is expected to be wrong
+    plan: list[Step]
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is not a number is None."""
+        return plain(asdict(self))
+
+
+def audit(
+    dataset: PreferenceDataset,
+    run: str | Path | None = None,
+    *,
+    human_annotators: tuple[str, ...] | None = None,
+    human_votes: int | None = None,
+    most_suspects: int = 24,
+    seed: int = 0,
+) -> Findings:
+    """Audit the votes of a dataset; reads it, writes nothing but the cache of picture statistics.
+
+    `run`: of an adaptive method, whose minority metric then ranks the votes to look at. The other arguments as in
+    `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a dataset
+    without pairs and a run without the metric.
+    """
+    evidence = read_evidence(dataset, human_annotators, human_votes, seed)
+    metric = None if run is None else read_metric(run, evidence.ids)
+    people = audit_people(evidence, read_known_votes(dataset.path), seed)
+    followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
+    judges, _ = audit_judges(followed, seed)
+    reliability = {person.name: person.dawid_skene for person in people.persons}
+    flip = flip_probabilities(evidence, predicted_votes(evidence, seed), reliability)
+    human = followed.labels().human
+    labelled, pairs = int((~np.isnan(human)).sum()), len(human)
+    gains = {f"{judge.name}/{judge.correction}": judge.gain for judge in judges if judge.gain}
+    square = float(np.nanmean((human - 0.5) ** 2)) if labelled else float("nan")
+    notes = evidence.notes + people.notes
+    if not evidence.judges.names:
+        notes.append("No judge voted: nothing can stand in for human votes.")
+    if unordered := [judge.name for judge in judges if judge.correction == "none" and judge.first is None]:
+        notes.append(
+            f"Position bias of {', '.join(unordered)}: the order in which the images were shown is not recorded"
+            " (order_shown)."
+        )
+    return Findings(
+        dataset=dataset.name,
+        path=str(dataset.path),
+        pairs=pairs,
+        prompts=len(set(evidence.prompts)),
+        labelled=int(evidence.labels().labelled.sum()),
+        left_out=people.opposed if followed is not evidence else (),
+        human_votes=len(evidence.human),
+        judges=judges,
+        people=people,
+        recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
+        suspects=suspects(evidence, flip, metric, most_suspects),
+        suspects_by="flip probability" if run is None else "run",
+        suspect_share=float(np.nanmean(flip)) if np.isfinite(flip).any() else None,
+        plan=plan(leading(gains), labelled, pairs, square) if labelled else [],
+        notes=notes,
+    )

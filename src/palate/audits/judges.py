@@ -1,0 +1,193 @@
+"""Every judge against human votes: how often it is right, how sure it may be, and what leads it astray."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from palate.arithmetic import bounded_logit
+from palate.audits.agreement import first_share, order_flips
+from palate.audits.evidence import Evidence
+from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slope_estimate
+from palate.audits.planning import Gain, gain_of
+from palate.data.labels import Labels
+from palate.errors import PalateError
+from palate.judges.correction import Correction, calibrate_judge, correct_judge
+
+_BINS = 6
+_FEWEST_IN_BIN = 8
+ALL = "all judges"  # the name of their combination
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of similar confidence, whichever image it speaks for."""
+
+    confidence: float  # mean probability of the side that the judge prefers
+    share: Estimate  # how often people prefer that side
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A source of soft votes measured on the pairs that people voted on too; every number carries its n and interval.
+
+    Expectations are over all pairs: a pair chosen with propensity pi counts 1/pi. None: not to be had from these votes.
+    """
+
+    name: str
+    correction: str  # none | calibrate | covariates, as in a configuration
+    votes: int  # pairs it voted on
+    accuracy: Estimate | None = None
+    brier: Estimate | None = None  # 1/4 is a judge that always says 1/2
+    confidence: Estimate | None = (
+        None  # logistic slope of the human vote on its logit: below 1 too sure, above too timid
+    )
+    calibration: list[Bin] = field(default_factory=list)
+    first: Estimate | None = None  # share of its votes for the image shown first
+    flips: Estimate | None = None  # share of pairs on which the answer changed when the images were exchanged
+    length: Estimate | None = None  # accuracy on the longer half of the prompts minus that on the shorter half
+    favours: dict[str, Estimate] = field(default_factory=dict)  # statistic: see `favours`
+    gain: Gain | None = None  # what it is worth to DeDPO
+    finding: str = ""  # in words
+    notes: list[str] = field(default_factory=list)
+
+
+def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[str, np.ndarray]]:
+    """Every judge as it is and, where there are enough human votes, corrected, and so all of them together; and the
+    probabilities [N] of each, by (name, correction) joined with "/".
+
+    The correction is that of `palate.judges.correction`, cross-fitted: no pair's corrected probability saw its own
+    vote.
+    """
+    found: list[Judge] = []
+    probabilities: dict[str, np.ndarray] = {}
+    for j, name in enumerate(evidence.judges.names):
+        labels = evidence.labels(name)
+        found.append(_as_it_is(evidence, name, labels))
+        probabilities[f"{name}/none"] = labels.judge
+        try:
+            correction = _correct(evidence, evidence.fitted[:, j], labels.human, (name,), seed)
+        except PalateError as error:
+            found[-1].notes.append(f"It cannot be corrected: {str(error).removeprefix('correction: ')}")
+            continue
+        found.append(_corrected(evidence, name, correction))
+        probabilities[f"{name}/{found[-1].correction}"] = correction.probability
+    several = evidence.judges.names
+    if sum(judge.correction != "none" for judge in found) > 1:
+        correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
+        found.append(_corrected(evidence, ALL, correction))
+        probabilities[f"{ALL}/{found[-1].correction}"] = correction.probability
+    return found, probabilities
+
+
+def favours(residual: np.ndarray, difference: np.ndarray, group: np.ndarray, weights: np.ndarray) -> Estimate | None:
+    """How much more often the judge takes the picture that has more of a statistic than people do, in shares of pairs.
+
+    The mean of (judge - human) * sign(statistic of image 0 - statistic of image 1), [n] each: the same whichever image
+    is called 0, and the systematic part of the error that DeDPO has to take out.
+    """
+    known = difference != 0
+    return mean_estimate((residual * np.sign(difference))[known], group[known], weights[known])
+
+
+def calibration_curve(judge: np.ndarray, human: np.ndarray, group: np.ndarray, weights: np.ndarray) -> list[Bin]:
+    """People's agreement by the judge's confidence, [n] each, in up to six bins of equally many pairs, least sure
+    first.
+
+    A probability g for image 0 is read as confidence max(g, 1 - g) in the image it speaks for, so that the curve is the
+    same when images are exchanged. Pairs on which it says exactly 1/2 are left out; equal confidences share a bin.
+    """
+    sided = judge != 0.5
+    judge, human, group, weights = (x[sided] for x in (judge, human, group, weights))
+    confidence, agrees = np.maximum(judge, 1 - judge), np.where(judge > 0.5, human, 1 - human)
+    bins = int(np.clip(len(judge) // _FEWEST_IN_BIN, 1, _BINS))
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])) if len(judge) else []
+    place = np.searchsorted(edges, confidence, side="right")
+    curve = []
+    for k in np.unique(place):
+        here = place == k
+        share = share_estimate(agrees[here], group[here], weights[here])
+        curve.append(Bin(float(np.average(confidence[here], weights=weights[here])), share))
+    return curve
+
+
+def _as_it_is(evidence: Evidence, name: str, labels: Labels) -> Judge:
+    first, flips = _by_order(evidence, name)
+    judge = Judge(**_measured(evidence, name, "none", labels), first=first, flips=flips)
+    voted = labels.judge[~np.isnan(labels.judge)]
+    if np.ptp(voted) == 0 and len(voted) > 1:
+        judge.notes.append(f"It always says {voted[0]:g}: it tells no pair from another.")
+    return judge
+
+
+def _by_order(evidence: Evidence, name: str) -> tuple[Estimate | None, Estimate | None]:
+    """Share for the image shown first, and of answers that changed with the order, from single votes or averaged
+    ones."""
+    if name not in evidence.in_both_orders:
+        own = evidence.judges.of(name)
+        return first_share(own, evidence.group), order_flips(own, evidence.group)
+    pair, ahead, behind = evidence.in_both_orders[name].T
+    group = evidence.group[pair.astype(int)]
+    changed = np.abs(np.sign(ahead - 0.5) + np.sign(behind - 0.5)) / 2  # twice the first, or twice the second image
+    return share_estimate((ahead + behind) / 2, group), share_estimate(changed, group)
+
+
+def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict:
+    """Everything that probabilities and human votes tell, as arguments of `Judge`."""
+    notes: list[str] = []
+    voted = ~np.isnan(labels.judge)
+    both = labels.labelled & voted
+    measured = {"name": name, "correction": correction, "votes": int(voted.sum()), "notes": notes}
+    unjudged = int((labels.labelled & ~voted).sum())
+    if unjudged and both.any():
+        notes.append(f"It did not vote on {unjudged:,} pairs that have a human vote; DeDPO needs its votes there.")
+    if both.sum() < 2:
+        notes.append(f"{both.sum()} pairs have both a human vote and its vote: nothing can be said of its errors.")
+        return measured
+    g, y, group, weights = labels.judge[both], labels.human[both], evidence.group[both], 1 / labels.propensity[both]
+    credit = 0.5 + np.sign(2 * g - 1) * (y - 0.5)
+    differences = evidence.differences[both]
+    return measured | {
+        "accuracy": share_estimate(credit, group, weights),
+        "brier": mean_estimate((y - g) ** 2, group, weights),
+        "confidence": slope_estimate(bounded_logit(g), y, group, weights),
+        "calibration": calibration_curve(g, y, group, weights),
+        "length": _by_length(credit, [evidence.prompts[i] for i in np.flatnonzero(both)], group, weights),
+        "favours": {
+            statistic: estimate
+            for k, statistic in enumerate(evidence.statistics)
+            if (estimate := favours(g - y, differences[:, k], group, weights)) is not None
+        },
+        "gain": gain_of(labels, evidence.group),
+    }
+
+
+def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
+    """Accuracy on prompts longer than the median minus accuracy on the others; None where all are equally long.
+
+    Both images of a pair have the same prompt, so its length cannot speak for one of them: what it can do is to make
+    the judge worse. The difference of two weighted means is one mean of signed, rescaled values.
+    """
+    length = np.array([len(prompt) for prompt in prompts])
+    longer = length > np.median(length)
+    if longer.all() or not longer.any():
+        return None
+    sides = [mean_estimate(credit[side], group[side], weights[side]) for side in (longer, ~longer)]
+    value = sides[0].value - sides[1].value
+    reach = np.hypot(*(side.high - side.value for side in sides))  # prompts are on one side only: independent
+    return Estimate(value, value - reach, value + reach, len(credit))
+
+
+def _correct(evidence: Evidence, judge: np.ndarray, human: np.ndarray, names: tuple[str, ...], seed: int) -> Correction:
+    options = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
+    if not evidence.statistics and not evidence.directions.shape[1]:
+        return calibrate_judge(judge, human, **options)
+    return correct_judge(
+        judge, evidence.differences, human, names=evidence.statistics, directions=evidence.directions, **options
+    )
+
+
+def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
+    """The corrected judge. What the correction gained is in the table, with intervals that know about prompts."""
+    kind = "covariates" if correction.directions or len(correction.weights) > len(correction.judges) else "calibrate"
+    labels = replace(evidence.labels(), judge=correction.probability)
+    return Judge(**_measured(evidence, name, kind, labels), finding=correction.finding())

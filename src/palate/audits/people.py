@@ -1,0 +1,105 @@
+"""People: how far they agree with each other and with themselves, and how reliable each one is."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from palate.audits.agreement import agreement_with_others, alpha_estimate, first_share, self_agreement
+from palate.audits.evidence import Evidence
+from palate.audits.intervals import Estimate, share_estimate
+from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
+
+
+@dataclass(frozen=True)
+class Person:
+    """One human annotator. None: not to be had from these votes."""
+
+    name: str
+    votes: int
+    ties: int
+    shared: int  # pairs that somebody else voted on too
+    agrees: Estimate | None  # with the mean vote of the others
+    again: Estimate | None  # with the own earlier answer
+    dawid_skene: Estimate | None  # reliability: says which image is better
+    bradley_terry: Estimate | None  # reliability: follows the common utility on a typical pair
+    first: Estimate | None  # share of votes for the image shown first
+    known: Estimate | None = None  # right answers on control pairs, whose answer is known
+
+    @property
+    def opposed(self) -> bool:
+        """Votes against the others more often than with them, beyond doubt by either model."""
+        return any(r is not None and r.beyond(0.5) < 0 for r in (self.dawid_skene, self.bradley_terry))
+
+
+@dataclass(frozen=True)
+class People:
+    """All human annotators, the busiest first."""
+
+    persons: list[Person]
+    alpha: Estimate | None  # Krippendorff's: 1 perfect agreement, 0 chance
+    again: Estimate | None  # self-agreement of all
+    first: Estimate | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def opposed(self) -> tuple[str, ...]:
+        return tuple(person.name for person in self.persons if person.opposed)
+
+    @property
+    def agreeing(self) -> tuple[str, ...]:
+        return tuple(person.name for person in self.persons if not person.opposed)
+
+
+def audit_people(evidence: Evidence, known: pa.Table | None = None, seed: int = 0) -> People:
+    """Everything that human votes tell about each other, and votes on control pairs (`read_known_votes`) about their
+    voters."""
+    votes, group = evidence.human, evidence.group
+    _, shared = shared_votes(votes, len(group))
+    agrees = agreement_with_others(votes, group)
+    again, again_each = self_agreement(votes, group)
+    dawid_skene, bradley_terry = dawid_skene_estimates(votes, group, seed), bradley_terry_estimates(votes, len(group))
+    right = _right(known)
+    persons = []
+    for k, name in enumerate(votes.names):
+        own = votes.of(name)
+        persons.append(
+            Person(
+                name, len(own), int((own.value == 0.5).sum()), int(shared[k]), agrees[name], again_each[name],
+                dawid_skene[name], bradley_terry[name], first_share(own, group), right.get(name),
+            )
+        )  # fmt: skip
+    persons.sort(key=lambda person: (-person.votes, person.name))
+    notes = _what_cannot_be_said(votes.names, shared, again, votes.side)
+    return People(persons, alpha_estimate(votes, group, seed), again, first_share(votes, group), notes)
+
+
+def _right(known: pa.Table | None) -> dict[str, Estimate]:
+    """Share of right answers by person; a tie is wrong, a skip is no answer."""
+    answers: dict[str, list[bool]] = {}
+    for row in [] if known is None else known.to_pylist():
+        if row["choice"] != "skip":
+            answers.setdefault(row["annotator_id"], []).append(row["choice"] == row["answer"])
+    return {name: share_estimate(np.array(right, float), np.arange(len(right))) for name, right in answers.items()}
+
+
+def _what_cannot_be_said(
+    names: tuple[str, ...], shared: np.ndarray, again: Estimate | None, side: np.ndarray
+) -> list[str]:
+    if not names:
+        return ["No human votes: nothing can be said of people, nor of any judge's errors. Label some pairs."]
+    notes = []
+    sharing = int((shared > 0).sum())
+    if len(names) == 1:
+        notes.append("One person voted: agreement between people and reliability need a second and a third one.")
+    elif sharing == 0:
+        notes.append("No pair was seen by two people: let them share some pairs to measure agreement and reliability.")
+    elif sharing < FEWEST_PEOPLE:
+        notes.append(
+            "Two people share pairs: their agreement is known, not which of them is right. That needs a third."
+        )
+    if again is None:
+        notes.append("No pair was shown twice to the same person: self-agreement is unknown. Repeat a few pairs.")
+    if not side.any():
+        notes.append("Position bias of people: the order in which the images were shown is not recorded (order_shown).")
+    return notes

@@ -1,0 +1,133 @@
+"""The votes of judges as a run takes them: one judge or several, as they are or corrected, and what they are worth."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palate.arithmetic import HALF_95, bounded_logit
+from palate.arrays import Floats
+from palate.data.dataset import PreferenceDataset
+from palate.data.labels import Labels, collect_labels
+from palate.errors import PalateError
+from palate.judges.calibration import unsaturated
+from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
+from palate.judges.embeddings import embedding_directions
+from palate.judges.statistics import statistics_of_pairs
+from palate.run.checks import SELF, judges_of
+from palate.run.config import TrainConfig
+
+
+def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats | None:
+    """Each judge's probability that image 0 is preferred [N, J]; None where the judge is none, or the model itself."""
+    if not config.judge or config.judge == SELF:
+        return None
+    ids, hard = pairs["pair_id"], config.hard_votes
+    return np.column_stack([collect_labels(ids, votes, judge=n, hard=hard).judge for n in judges_of(config)])
+
+
+def corrected(
+    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+) -> tuple[Correction, str]:
+    """The correction of the judges [N, J], and in words on which covariates."""
+    ids = pairs["pair_id"].to_pylist()
+    names: tuple[str, ...] = ()
+    names_of_judges = judges_of(config)
+    if not config.hard_votes:
+        columns = zip(names_of_judges, judged.T, strict=True)
+        judged = np.column_stack([unsaturated(dataset, name, ids, votes) for name, votes in columns])
+    prompts = pairs["prompt"].to_pylist()
+    if config.correction == "calibrate":
+        return _as_it_voted(
+            calibrate_judge(judged, labels.human, judges=names_of_judges, seed=config.seed, groups=prompts), labels
+        ), "none"
+    differences: Floats = np.zeros((len(ids), 0))
+    directions: Floats | None = None
+    told: list[str] = []
+    if config.covariates != "embeddings":
+        by_pair, names = statistics_of_pairs(dataset)
+        unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
+        differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
+        told.append(f"{len(names)} picture statistics")
+    if config.covariates != "statistics":
+        found, sources = embedding_directions(dataset, ids)
+        directions = found
+        if sources:
+            told.append(f"{found.shape[1]} directions of embeddings of {', '.join(sources)}")
+        elif config.covariates == "embeddings":
+            raise PalateError(
+                f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
+                "(palate annotate --embeddings all), or set covariates: statistics."
+            )
+    correction = correct_judge(
+        judged, differences, labels.human, names=names, directions=directions, judges=names_of_judges,
+        seed=config.seed, groups=prompts,
+    )  # fmt: skip
+    return _as_it_voted(correction, labels), " and ".join(told)
+
+
+def _as_it_voted(correction: Correction, labels: Labels) -> Correction:
+    """With the judge's agreement before the correction as it voted, whatever the fit made of its scores."""
+    both = labels.labelled & ~np.isnan(labels.judge)
+    return replace(correction, before=agreement(labels.judge[both], labels.human[both]))
+
+
+def account_of(name: str, human: Floats, judge: Floats) -> dict[str, float | str]:
+    """`judge_account` with the judge's name and the number of its votes."""
+    return {**judge_account(human, judge), "name": name, "votes": int((~np.isnan(judge)).sum())}
+
+
+def judge_account(human: Floats, judge: Floats) -> dict[str, float]:
+    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
+    both = ~np.isnan(human) & ~np.isnan(judge)
+    told: dict[str, float] = asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
+    return told
+
+
+def tell_judges(account: dict[str, Any]) -> None:
+    """Print what the account of a run's labels says of its judges, as they are and corrected."""
+    several = account.get("judges", [])
+    for told in several:
+        _tell_judge(f"{told['name']} agrees", told)
+    _tell_judge("the judges together agree" if several else "the judge agrees", account.get("judge", {}))
+    corrected = account.get("corrected judge", {})
+    _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
+    if "finding" in corrected:
+        if "embeddings" in corrected["covariates"]:
+            print(f"labels: corrected on {corrected['covariates']}")
+        print(f"labels: {corrected['finding']}")
+
+
+def _tell_judge(who: str, told: dict[str, Any]) -> None:
+    if told.get("accuracy") is None:
+        return
+    low, high = told["accuracy"] - HALF_95 * told["accuracy_error"], told["accuracy"] + HALF_95 * told["accuracy_error"]
+    print(
+        f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
+        f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
+    )
+
+
+def judge_margin(judge: Floats) -> Floats:
+    """The judge's logit for image 0, 0 where it did not vote."""
+    margin: Floats = np.nan_to_num(bounded_logit(judge))
+    return margin
+
+
+def disagreement(pairs: pa.Table, votes: pa.Table) -> Floats:
+    """Standard deviation over judges of their logits, [N]; 0 where fewer than two voted. PalateError without two
+    judges."""
+    judges = sorted(pc.unique(votes["annotator_id"].filter(pc.equal(votes["source"], "judge"))).to_pylist())
+    if len(judges) < 2:
+        raise PalateError(
+            f"uncertainty is the disagreement of judges, and the dataset has votes of {len(judges)}. Add another"
+            " judge's."
+        )
+    voted_by = (collect_labels(pairs["pair_id"], votes, judge=name).judge for name in judges)
+    logits = np.stack([bounded_logit(probability) for probability in voted_by])
+    voted = (~np.isnan(logits)).sum(axis=0)
+    spread = np.zeros(len(pairs))
+    spread[voted > 1] = np.nanstd(logits[:, voted > 1], axis=0, ddof=1)
+    return spread

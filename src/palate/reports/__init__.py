@@ -1,0 +1,1 @@
+"""Pictures and pages a person would rather look at than read logs."""

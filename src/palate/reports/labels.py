@@ -1,0 +1,62 @@
+"""Whose labels a run used: votes by annotator, and how far each judge agreed with people."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palate.arithmetic import HALF_95
+from palate.data.dataset import PreferenceDataset, open_dataset
+from palate.errors import PalateError
+from palate.reports.parts import Labels, Source, Votes
+from palate.reports.training import account_of
+from palate.run.load import read_yaml
+
+
+def sources_of(runs: list[Path]) -> list[Source]:
+    """How far each judge that these runs used agreed with people, as the runs recorded it."""
+    found: dict[str, Source] = {}
+    for run in runs:
+        account = account_of(run)
+        judge = account.get("judge") or {}
+        entries = [(told.get("name", ""), told) for told in [*account.get("judges", []), judge]]
+        entries.append((f"{judge.get('name', '')}, corrected", account.get("corrected judge") or {}))
+        for name, told in entries:
+            if "accuracy" in told:
+                share, half = told["accuracy"], HALF_95 * told["accuracy_error"]
+                interval = (share, max(0.0, share - half), min(1.0, share + half))
+                votes = told.get("votes", judge.get("votes", told["n"]))
+                found[name] = Source(name, votes, interval, told["brier"], told.get("finding", ""), told["n"])
+    return list(found.values())
+
+
+def labels_of(runs: list[Path]) -> tuple[list[Labels], list[str]]:
+    """Votes by annotator in the datasets of these runs as they are now, and a sentence for each that cannot be read."""
+    datasets = dict.fromkeys(read_yaml(run / "config.yaml").get("dataset", "") for run in runs)
+    found, missing = [], []
+    for path in datasets:
+        try:
+            found.append(count_labels(open_dataset(path)))
+        except PalateError:
+            missing.append(f"The dataset {path} is not there any more, so its votes are not counted here.")
+    return found, missing
+
+
+def count_labels(dataset: PreferenceDataset) -> Labels:
+    """Votes by source and annotator (skips are left out), and on how many pairs."""
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+    votes = votes.filter(pc.not_equal(votes["choice"], "skip"))
+    counted = votes.group_by(["source", "annotator_id"]).aggregate(
+        [("pair_id", "count"), ("pair_id", "count_distinct")]
+    )
+    rows = [
+        Votes(row["source"], row["annotator_id"], row["pair_id_count"], row["pair_id_count_distinct"])
+        for row in counted.to_pylist()
+    ]
+    rows.sort(key=lambda one: (one.source, -one.votes, one.annotator))
+    with_votes = {source: _pairs_with(votes, source) for source in ("human", "judge")}
+    return Labels(dataset.name, len(dataset), with_votes["human"], with_votes["judge"], tuple(rows))
+
+
+def _pairs_with(votes: pa.Table, source: str) -> int:
+    return pc.count_distinct(votes.filter(pc.equal(votes["source"], source))["pair_id"]).as_py()

@@ -1,0 +1,104 @@
+"""Training curves as small pictures that follow the colours of the page around them."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from palate.pages import COLOURS
+
+Curve = Sequence[tuple[int, float]]  # (step, value)
+
+_DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # beyond six runs the colours come again, dashed
+_LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # where nothing was learned
+_POINTS = 160  # per line; longer runs are averaged in bins
+_INK = "#0a0b0c"  # stands for the colour of the page's text
+
+
+def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str]]:
+    """One small plot per metric, all runs in it: [(metric, svg)], metrics in the order in which they first appear.
+
+    runs: run name -> metric name -> curve; the position of a run decides its colour, `var(--run-0)` and so on in the
+    svg with a fixed colour as fallback, and text is `currentColor`. Bold lines are running means over a tenth of the
+    run, faint lines the values. Values that are not finite are left out.
+    """
+    metrics = dict.fromkeys(metric for curves in runs.values() for metric in curves)
+    panels = []
+    for number, metric in enumerate(metrics):
+        lines = [(position, curves[metric]) for position, curves in enumerate(runs.values()) if curves.get(metric)]
+        if lines:
+            panels.append((metric, _for_page(_panel(metric, lines), number)))
+    return panels
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean [N]; near the ends over what there is."""
+    kernel = np.ones(window)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 9}):
+        figure = Figure(figsize=(3.4, 2.1), layout="constrained")
+        axes = figure.add_subplot()
+        level = next((value for word, value in _LEVELS.items() if word in metric.lower()), None)
+        if level is not None:
+            axes.axhline(level, color=_INK, alpha=0.45, linewidth=0.8, dashes=(3, 3))
+        for position, curve in lines:
+            _draw(axes, position, curve)
+        _bare(axes)
+        text = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        return text.getvalue()
+
+
+def _draw(axes, position: int, curve: Curve) -> None:
+    steps, values = _binned(np.asarray(curve, dtype=np.float64))
+    style = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
+    dashes = _DASHES[position // len(COLOURS) % len(_DASHES)]
+    if len(values) > 20:
+        axes.plot(steps, values, linewidth=0.7, alpha=0.18, **style)
+        values = smooth(values, max(3, len(values) // 10))
+    axes.plot(steps, values, linewidth=1.6, linestyle=dashes, **style)
+
+
+def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a curve [N, 2] as at most _POINTS means of neighbours."""
+    curve = curve[np.isfinite(curve).all(axis=1)]
+    bins = np.array_split(curve, min(len(curve), _POINTS)) if len(curve) else []
+    steps, values = np.array([part.mean(axis=0) for part in bins]).reshape(-1, 2).T
+    return steps, values
+
+
+def _bare(axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(color=_INK, alpha=0.35, linewidth=0.8)
+    axes.tick_params(color=_INK, labelcolor=_INK, length=2.5, width=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("step", color=_INK, fontsize=8.5)
+    axes.patch.set_visible(False)
+    axes.figure.patch.set_visible(False)
+
+
+def _for_page(svg: str, number: int) -> str:
+    """The svg element alone, with ids of its own, the page's font and colours that follow light and dark."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>panel{number}-", svg)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
+    svg = svg.replace(_INK, "currentColor")
+    for position, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--run-{position}, {colour})")
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # the page's own
+    svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # would hold for the whole page
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")  # html needs neither
+    return svg.strip()

@@ -1,0 +1,161 @@
+"""What a run was trained on and how, from its own files."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from palate.errors import PalateError
+from palate.presets import preset
+from palate.run.checks import judge_name
+from palate.run.config import TrainConfig
+from palate.run.keys import default_of, key_of, keys
+from palate.run.load import load_config
+from palate.run.metrics import read_metrics
+from palate.run.values import typed
+
+CURVES = (
+    "rewards/accuracies",
+    "rewards/margins",
+    "winner_error",
+    "loser_error",
+    "lambda/mean",
+    "loss_per_pair",
+    "validation/cross_entropy",
+)
+OTHERS = "other keys"
+_PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run in this folder."""
+    return (path / "config.yaml").is_file()
+
+
+def account_of(run: Path) -> dict[str, Any]:
+    """What the run says of its labels (labels.json); empty where there is nothing. PalateError when it is damaged."""
+    path = run / "labels.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise PalateError(
+            f"{path}: not JSON ({error}). The run's `palate train` command writes it again; nothing is trained anew."
+        ) from error
+
+
+def training_of(run: Path) -> dict[str, str]:
+    """The run in words, row by row: base model, dataset, votes, judge and its correction, safeguard, strength, steps.
+
+    Keys say themselves in which row they are told (`told` in run/config.py); those in none of them are told last, where
+    they are not what the method's preset sets.
+    """
+    config, account = load_config(run / "config.yaml"), account_of(run)
+    rows = {
+        "method": config.method,
+        "base model": (
+            config.pretrained_model_name_or_path + (f", revision {config.revision}" if config.revision else "")
+        ),
+        "started from": config.start_from,
+        "dataset": config.dataset,
+        "used": account.get("used"),
+        "target": _target(config, account),
+        "judge": judge_name(config) or config.reward,
+        "correction of the judge": _correction(config, account),
+        "human votes of": ", ".join(config.human_annotators) if config.human_annotators else None,
+        "safeguard": None if config.safeguard is None else f"μ {config.safeguard:g}, {config.safeguard_mode}",
+        "weights": _set(config, "weights"),
+        "loss": _loss(config),
+        "beta": f"{config.beta:g}",
+        "trained": _trained(config),
+        "steps": _steps(run, config),
+        "learning rate": f"{config.learning_rate:g}, {config.lr_scheduler}",
+        "precision": None if config.mixed_precision == "no" else config.mixed_precision,
+        "seed": str(config.seed),
+        OTHERS: _others(config),
+    }
+    return {row: told for row, told in rows.items() if told}
+
+
+def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What the page shows of the run's metrics: metric -> (step, value)."""
+    lines = read_metrics(run)
+    chosen = [name for name in CURVES if any(name in line for line in lines)]
+    if "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
+        chosen.remove("lambda/mean")
+    return {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
+
+
+def versions_of(run: Path) -> dict[str, str]:
+    """Packages and Python of the training; empty where the run does not say."""
+    path = run / "environment.json"
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    packages = ", ".join(f"{name} {told[name]}" for name in _PACKAGES if name in told)
+    return {"versions": packages, "python": told.get("python", "not known")}
+
+
+def command_of(run: Path) -> str:
+    """The command that trained the run; "" where it is not stored."""
+    path = run / "command.txt"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _target(config: TrainConfig, account: dict[str, Any]) -> str:
+    if config.source != "pairs":
+        return f"none: {config.source}"
+    words = {
+        "human": "human votes alone",
+        "mix": "human votes, the judge's elsewhere",
+        "judge": "the judge's votes alone",
+        "dedpo": "the judge's votes, debiased by human votes (DeDPO)",
+    }
+    power = account.get("power", config.power)
+    told = words[config.target]
+    if config.target == "dedpo":
+        told += f", power {power:.2f}" if isinstance(power, float) else f", power {power}"
+    return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")
+
+
+def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
+    if not config.judge:
+        return None
+    covariates = account.get("corrected judge", {}).get("covariates", "")
+    return config.correction + (f" ({covariates})" if covariates not in ("", "none") else "")
+
+
+def _set(config: TrainConfig, row: str) -> str:
+    """The keys of a row that are on, with their numbers."""
+    values = {name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.told == row)}
+    told = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
+    return ", ".join(told)
+
+
+def _others(config: TrainConfig) -> str:
+    """Keys that no row tells, where they are neither their default nor what the method and its recipe set."""
+    usual = typed(preset(config.method, config.recipe), TrainConfig)
+    told = []
+    for field in fields(TrainConfig):
+        value = getattr(config, field.name)
+        if key_of(field).told is None and value != usual.get(field.name, default_of(field)):
+            told.append(f"{field.name} {value}")
+    return ", ".join(told)
+
+
+def _loss(config: TrainConfig) -> str:
+    losses = [name if weight == 1 else f"{weight:g} {name}" for name, weight in config.losses.items()]
+    return " + ".join(losses) + (f", link {config.link}" if "preference" in config.losses else "")
+
+
+def _trained(config: TrainConfig) -> str:
+    if config.trains == "classifier":
+        return "a preference classifier that guides the base model"
+    return f"LoRA of rank {config.lora.rank}" if config.lora else "all weights of the denoiser"
+
+
+def _steps(run: Path, config: TrainConfig) -> str:
+    lines = read_metrics(run)
+    done = lines[-1]["step"] + 1 if lines else config.max_train_steps
+    rows = config.train_batch_size * config.gradient_accumulation_steps
+    short = f" of {config.max_train_steps:,}" if done < config.max_train_steps else ""
+    return f"{done:,}{short} of {rows} rows each"

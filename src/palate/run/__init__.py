@@ -1,0 +1,1 @@
+"""What a run is: its configuration and its checks, its folder, checkpoints, metrics and environment."""

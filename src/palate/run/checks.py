@@ -1,0 +1,78 @@
+"""What a configuration uses, and what a family of models must have for it."""
+
+from palate.backbones.base import Backbone
+from palate.errors import PalateError
+from palate.objectives.losses import NEEDS_SHIFT, REFERENCE_FREE
+from palate.run.config import TrainConfig
+
+SELF = "self"  # the judge that is the model in training
+
+PER_IMAGE = {"kto", "winner"}  # losses that a single image has
+PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
+UNVOTED = ("mismatch", "samples", "teacher", "steps")  # sources that make their own preference
+
+
+def check_family(config: TrainConfig, backbone: Backbone) -> None:
+    """Raises PalateError when the method needs what this family of models does not have: a schedule of alphas_cumprod,
+    which flow matching has not, or the UNet that samples its own pictures and is guided by a classifier."""
+    needs_unet = {
+        f"source: {config.source}": config.source in ("samples", "steps"),
+        "trains: classifier": config.trains == "classifier",
+    }
+    needs_schedule = {
+        f"source: {config.source}": config.source == "teacher", f"noise: {config.noise}": config.noise != "random",
+    }  # fmt: skip
+    for needs, missing, what in (
+        (needs_unet, backbone.denoiser != "unet", "the UNet and the noise schedule of Stable Diffusion or SDXL"),
+        (needs_schedule, backbone.is_flow, "a noise schedule, which models of flow matching do not have"),
+    ):
+        name = next((name for name, so in needs.items() if so), None)
+        if name and missing:
+            raise PalateError(
+                f"{name} needs {what}, and {backbone.folder} is {backbone.family}. "
+                "Choose a method that compares the pairs of the dataset at random noise (`palate methods`)."
+            )
+
+
+def uses_judge(config: TrainConfig) -> bool:
+    """Whether anything in the objective asks for the votes of a judge."""
+    return config.source not in UNVOTED and (config.target != "human" or config.madpo is not None)
+
+
+def judges_of(config: TrainConfig) -> tuple[str, ...]:
+    """The annotator_ids of the judges, none, one or several."""
+    return (config.judge,) if isinstance(config.judge, str) else tuple(config.judge or ())
+
+
+def judge_name(config: TrainConfig) -> str | None:
+    """What the judges are called together, for example `pickscore+aesthetic`; None without one."""
+    return "+".join(judges_of(config)) or None
+
+
+def uses_reference(config: TrainConfig) -> bool:
+    """Whether anything in the objective compares with the reference."""
+    return config.trains == "denoiser" and not set(config.losses) <= REFERENCE_FREE
+
+
+def needs_reference(config: TrainConfig) -> bool:
+    """Whether a run needs the reference network at all: its losses, its source, its own votes or its validation do."""
+    own = config.source in ("samples", "teacher") or config.judge == SELF or config.held_out_votes > 0
+    return config.trains == "denoiser" and (own or uses_reference(config))
+
+
+def other_draws(config: TrainConfig) -> str | None:
+    """What compares with the reference at other draws than those of the loss on voted pairs, or needs more of it than
+    its errors; None where errors at the pairs' own draws are enough. In the words of the configuration."""
+    c, losses = config, set(config.losses)
+    found = {
+        f"source: {c.source}": c.source != "pairs",
+        f"noise: {c.noise}": c.noise != "random",
+        "region": c.region is not None,
+        f"losses: {', '.join(sorted(losses & NEEDS_SHIFT))} (it needs the reference's predictions)": bool(
+            losses & NEEDS_SHIFT
+        ),
+        "judge: self": c.judge == SELF,
+        "held_out_votes (validation has draws of its own)": c.held_out_votes > 0,
+        "start_from (its reference is another one)": c.start_from is not None,
+    }
+    return next((name for name, so in found.items() if so), None)

@@ -1,0 +1,225 @@
+"""Keys that cannot go together: one row per rule, with the reason and what to do instead."""
+
+from palate.errors import PalateError, did_you_mean
+from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT
+from palate.run.checks import (
+    PAIRED,
+    PER_IMAGE,
+    SELF,
+    UNVOTED,
+    judges_of,
+    needs_reference,
+    other_draws,
+    uses_judge,
+    uses_reference,
+)
+from palate.run.config import TrainConfig
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """The configuration, unchanged. Raises PalateError with the reason for the first thing that cannot work."""
+    _check_losses(config.losses)
+    if not all(judges_of(config)):
+        raise PalateError(f"judge: {config.judge!r} is no annotator_id; give one, or a list of them.")
+    for wrong, reason in _contradictions(config):
+        if wrong:
+            raise PalateError(reason)
+    if config.losses.get("preference"):
+        make_link(config.link, config.link_parameter)
+    return config
+
+
+def _check_losses(losses: dict[str, float]) -> None:
+    if not losses:
+        raise PalateError("losses: give at least one with its weight, as in {preference: 1.0}.")
+    for name, weight in losses.items():
+        if name not in LOSSES:
+            raise PalateError(f"losses: {name!r} is not one of {', '.join(LOSSES)}{did_you_mean(name, LOSSES)}")
+        if not weight > 0:
+            raise PalateError(f"losses: the weight of {name} is {weight!r}; give a number above 0, or leave it out.")
+
+
+def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
+    """(whether it is so, the reason why it cannot work and what to do); the first true one is told."""
+    c, losses = config, set(config.losses)
+    voted, paired = c.source not in UNVOTED, c.source in PAIRED
+    per_image = ", ".join(sorted(PER_IMAGE))
+    # One row per rule: when it holds, and what is told. The formatter would take a line for every word of them.
+    # fmt: off
+    return [
+        (voted and uses_judge(c) and not c.judge,
+         f"{f'target {c.target!r}' if c.target != 'human' else 'madpo'} needs a judge: add 'judge: NAME' (`palate "
+         "info DATASET` lists the annotators)."),
+        (bool(c.judge) and not uses_judge(c),
+         "a judge is given, but nothing uses it: "
+         f"{f'source {c.source!r} takes no votes of judges' if not voted else 'target human takes human votes alone'}. "
+         "Remove 'judge', or choose method mix, dedpo or judge."),
+        (len(set(judges_of(c))) < len(judges_of(c)),
+         f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
+        (len(judges_of(c)) > 1 and SELF in judges_of(c),
+         "judge: self changes at every step, so it cannot be put together with others; give it alone."),
+        (c.covariates != "all" and c.correction != "covariates",
+         f"covariates belong to correction: covariates, not to {c.correction!r}."),
+        (c.ramp and c.power != 1.0,
+         "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
+        (c.target != "dedpo" and (c.power != 1.0 or c.ramp),
+         f"power and ramp belong to target 'dedpo', not to {c.target!r}."),
+        (c.residual != 1 and (c.target != "dedpo" or c.ramp),
+         "residual keeps a fixed share of the residual of target 'dedpo', which ramp lets grow; give one of them, "
+         "with target: dedpo."),
+        (c.residual != 1 and c.judge == SELF and c.self_judge == "online",
+         "residual acts on votes that are there before training; use self_judge: cross-fitted, or another judge."),
+        (c.label_smoothing > 0 and c.flip_rate > 0,
+         "label_smoothing and flip_rate assume opposite things of the same error; give one of them."),
+        (c.judge == SELF and c.target not in ("dedpo", "mix", "judge"),
+         "judge: self needs a target that uses a judge; use method self-training."),
+        (c.judge == SELF and c.correction != "none",
+         "the model's own votes change at every step, so they cannot be corrected beforehand; set correction: "
+         "none."),
+        (c.judge == SELF and c.self_judge == "online" and (c.swap or c.label_smoothing > 0 or c.flip_rate > 0),
+         "swap, label_smoothing and flip_rate act on votes that are there before training; use self_judge: "
+         "cross-fitted."),
+        (c.judge == SELF and c.power == "auto",
+         "power: auto needs votes that are there before training; give a number with judge: self."),
+        (c.judge == SELF and c.self_judge == "online" and c.madpo is not None,
+         "madpo needs a judge's votes before training; use self_judge: cross-fitted, or another judge."),
+        (c.source in UNVOTED and (c.target != "human" or c.label_smoothing > 0 or c.flip_rate > 0
+         or c.uncertainty is not None),
+         f"source {c.source!r} makes its own preferences; target, label_smoothing, flip_rate and uncertainty have "
+         "nothing to act on there."),
+        (c.source in ("images", "lists") and c.target != "human",
+         f"source {c.source!r} is made of human votes; set target: human."),
+        (c.source != "pairs" and (c.label_smoothing > 0 or c.flip_rate > 0),
+         "label_smoothing and flip_rate correct votes on pairs; set source: pairs."),
+        (c.swap and c.source not in ("pairs", "images"),
+         f"swap turns votes around, and source {c.source!r} has none that could be; use source: pairs."),
+        ((c.link != "sigmoid" or c.link_parameter is not None) and "preference" not in losses,
+         f"link belongs to the preference loss, and losses are {', '.join(c.losses)}; remove link, or add "
+         "preference."),
+        (c.target == "dedpo" and bool(losses & {"ranking", "rankdpo", "dspo-sdxl"}),
+         f"losses: {', '.join(sorted(losses & {'ranking', 'rankdpo', 'dspo-sdxl'}))} is not linear in the label, "
+         "so debiased targets do not stay unbiased in it; use preference."),
+        (c.target == "dedpo" and "preference" in losses and not linear_in_label(c.link, c.link_parameter),
+         f"link {c.link!r} is not linear in its label, so debiased targets do not stay unbiased in it; use one of "
+         f"{', '.join(sorted(LINEAR_IN_LABEL))}."),
+        (c.ratio_clip is not None and c.source != "steps",
+         "ratio_clip clips the likelihood ratio of sampling steps; it needs source: steps."),
+        (c.source == "images" and not losses <= PER_IMAGE,
+         f"single images have no pair to compare; losses that they have: {per_image}."),
+        ("kto" in losses and c.source != "images",
+         "kto takes single images; set source: images (pairs are taken apart into images there)."),
+        (bool(losses & {"ranking", "rankdpo"}) and c.source not in ("lists", "pairs"),
+         "ranking losses compare the images of a list; set source: lists."),
+        (c.source == "lists" and not losses <= {"ranking", "rankdpo"},
+         "ranked lists have more than two images; use losses: {ranking: 1.0} or {rankdpo: 1.0}."),
+        (c.source == "teacher" and losses != {"self-npo"},
+         "source: teacher gives a regression target, not a preference; use losses: {self-npo: 1.0}."),
+        ("self-npo" in losses and c.source != "teacher",
+         "losses: self-npo regresses on a teacher; set source: teacher."),
+        (c.source == "steps" and not c.reward,
+         "source: steps ranks what the model samples: give 'reward: world', a picture statistic or a plug-in."),
+        (bool(c.reward) and c.source != "steps",
+         "reward ranks sampling steps; it needs source: steps."),
+        (c.source == "steps" and losses != {"preference"},
+         "the steps of sampling have a likelihood, not an image error; use losses: {preference: 1.0}."),
+        (c.source == "steps" and c.first_sampling_step >= c.sampling_steps,
+         "first_sampling_step must lie before sampling_steps."),
+        (c.region is not None and c.source not in ("pairs", "samples"),
+         f"region compares two images where they differ; source {c.source!r} has no such two."),
+        (c.noise != "random" and c.source in ("teacher", "steps"),
+         f"source {c.source!r} makes its own noisy images; noise: {c.noise} cannot apply."),
+        (c.trains == "classifier" and not losses <= {"preference", "ranking"},
+         "the classifier has no denoising error; it learns by losses: {preference: 1.0} or {ranking: 1.0}."),
+        (c.trains == "classifier" and (c.safeguard is not None or c.region is not None or c.noise != "random"),
+         "safeguard, region and inversion act on denoising errors, which the classifier has none of."),
+        (c.trains == "classifier" and c.judge == SELF,
+         "the classifier cannot be its own judge; choose another one."),
+        (c.trains == "classifier" and c.lora is not None,
+         "the classifier is small and trained whole; remove lora."),
+        (c.trains == "classifier" and c.source in ("teacher", "steps"),
+         f"source {c.source!r} trains a denoiser, not a classifier."),
+        (c.share_reference and not uses_reference(c),
+         "share_reference: this objective has no reference, so there are no reference errors to share. Remove it."),
+        (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None),
+         "share_reference: reference errors can be shared where they depend on the pair and its draw alone; not "
+         "with another source, inversion or region."),
+        (c.share_reference and bool(losses & NEEDS_SHIFT),
+         "share_reference: DSPO needs the reference's predictions, and only errors are shared. Remove it."),
+        (c.start_from is not None and (c.share_reference or c.trains == "classifier"),
+         "start_from changes the denoiser and its reference; it goes neither with share_reference nor with "
+         "trains: classifier."),
+        (c.reference == "adapter-off" and c.lora is None,
+         "reference: adapter-off needs adapters: add lora, or use reference: copy."),
+        (c.reference != "auto" and not needs_reference(c),
+         f"reference: {c.reference}, but nothing in this objective compares with a reference. Remove it."),
+        (c.reference == "precomputed" and c.reference_draws is None,
+         "reference: precomputed needs reference_draws: the number that was given to `palate encode CONFIG "
+         "--reference-draws`."),
+        (c.reference == "precomputed" and other_draws(c) is not None,
+         "reference: precomputed has errors at the draws of voted pairs alone, and this configuration has "
+         f"{other_draws(c)}. Use another reference."),
+        (c.reference == "precomputed" and c.share_reference,
+         "share_reference and reference: precomputed both say where the reference's errors are kept; give one."),
+        (c.reference_draws is not None and c.source != "pairs",
+         f"reference_draws limits the draws of voted pairs, and source is {c.source!r}. Remove it."),
+        (c.draw_seed != 0 and c.reference_draws is None,
+         "draw_seed addresses draws that are limited in number; add reference_draws."),
+        (c.weight_dtype != "fp32" and c.weight_dtype != c.mixed_precision,
+         f"weight_dtype: {c.weight_dtype} needs the same arithmetic: set mixed_precision: {c.weight_dtype}."),
+        (c.weight_dtype != "fp32" and c.start_from is not None and c.lora is not None,
+         "weight_dtype: with start_from adapters are merged into the base weights at the end, which have to be "
+         "held in fp32 then. Remove weight_dtype."),
+        (c.weight_dtype != "fp32" and c.source in ("samples", "steps"),
+         f"weight_dtype: {c.weight_dtype} is made for training's own arithmetic, and source: {c.source} samples "
+         "with the model in fp32. Remove weight_dtype."),
+        (c.parallel == "fsdp2" and (c.weight_dtype != "fp32" or c.compile or c.optimizer != "adamw"
+         or c.reference == "offloaded"),
+         "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and "
+         "reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
+        (c.compile and (c.adaptive or c.reference == "offloaded"),
+         "compile translates a network with its weights where they are; adaptive and reference: offloaded put "
+         "others in their place at each step. Remove compile."),
+        (c.ema_decay is not None and c.early_stop is not None,
+         "ema_decay and early_stop both choose the weights that are saved; give one."),
+        (c.safeguard is None and c.safeguard_mode != "pair",
+         f"safeguard_mode: {c.safeguard_mode} needs the safeguard's mu: add 'safeguard: 0.9' (0 for the bound "
+         "itself)."),
+        (c.safeguard is not None and not paired,
+         "the safeguard protects one image of a pair from the other; this source has no pairs."),
+        (c.safeguard is not None and not losses & {"preference", "dspo-sd15", "dspo-sdxl", "mapo"},
+         "the safeguard acts on a pair's preference; none of the losses has one."),
+        (c.adaptive and (c.source != "pairs" or not voted),
+         "adaptive weighs human votes on pairs; this source has none."),
+        (c.adaptive and "preference" not in losses,
+         "adaptive takes its suspicion from the preference logit; add losses: preference."),
+        (c.adaptive and c.train_batch_size < 2,
+         "adaptive normalises margins over a batch, which needs at least two pairs."),
+        ((c.adaptive_memory or c.adaptive_sign != "published") and not c.adaptive,
+         "adaptive_memory and adaptive_sign belong to adaptive: true."),
+        (c.adaptive_sign == "consistent" and c.link != "ipo",
+         "adaptive_sign chooses between two forms for link: ipo; the other links have one."),
+        ((c.amapo or c.madpo is not None or c.uncertainty is not None) and (c.source != "pairs"
+         or "preference" not in losses),
+         "amapo, madpo and uncertainty weigh preferences on pairs; use source: pairs with losses: preference."),
+        (c.early_stop is not None and c.held_out_votes == 0,
+         "early_stop needs votes to validate on: add held_out_votes: 0.1."),
+        (c.held_out_votes > 0 and c.source != "pairs",
+         "held_out_votes validates on pairs with votes; this source has none."),
+        (c.labelled_per_batch is not None and c.batches == "uniform",
+         "labelled_per_batch is for stratified batches; remove it, or batches: uniform."),
+        (c.labelled_per_batch is not None and not 0 < c.labelled_per_batch < c.train_batch_size,
+         f"labelled_per_batch: {c.labelled_per_batch} must leave room in a batch of {c.train_batch_size}."),
+        (c.processes > c.train_batch_size,
+         f"processes: {c.processes} share each batch, and train_batch_size is {c.train_batch_size}, all of them "
+         "together; give every process at least one row."),
+        (c.parallel == "fsdp2" and c.safeguard_mode == "exact",
+         "parallel: fsdp2 lets go of weights after a backward pass, and safeguard_mode: exact takes two through "
+         "one graph. Use parallel: ddp, or safeguard_mode: pair."),
+        (c.parallel == "fsdp2" and c.mixed_precision == "fp16",
+         "parallel: fsdp2 has no loss scaling, which fp16 needs. Use mixed_precision: bf16, or parallel: ddp."),
+        (c.leave_out_fold is not None and not (len(c.leave_out_fold) == 2
+         and 0 <= c.leave_out_fold[0] < c.leave_out_fold[1]),
+         "leave_out_fold is [k, K] with 0 <= k < K."),
+    ]
+    # fmt: on

@@ -1,0 +1,1 @@
+"""Pictures from a model: prompts, noise, and where the pictures came from."""
