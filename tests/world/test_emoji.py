@@ -1,5 +1,5 @@
-"""The emoji world: stock diffusers loads its pipeline, its samples show what was asked for in all styles, its tables are balanced,
-its judges err where they say, and its pictures come from the packages that NOTICE names."""
+"""The emoji world: stock diffusers loads its pipeline, its samples show what was asked for in all styles, its tables are
+balanced, its judges err where they say, and its pictures come from the packages that NOTICE names."""
 
 import io
 import json
@@ -205,7 +205,7 @@ def other_of(shown: EmojiMeasurement, seed: int) -> EmojiMeasurement:
 
 
 def agreement(voter: str, where: np.ndarray, pair: tuple[EmojiMeasurement, EmojiMeasurement]) -> float:
-    """Share of the pairs in which a voter likes the picture that the majority likes, of those in which that one likes one."""
+    """Share of the pairs, of those in which the majority likes one picture more, in which a voter likes the same."""
     difference, truth = (
         np.subtract(*(EMOJI_VOTERS[name].utility(shown) for shown in pair)) for name in (voter, "majority")
     )

@@ -37,8 +37,8 @@ def load_backbone(
     name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
 ) -> Backbone:
     """The backbone for a diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" or
-    "emoji" (the pipelines inside the package). `variant` is the copy of the weights to read (fp16); `vae` another autoencoder, as a
-    folder, file or hub name.
+    "emoji" (the pipelines inside the package). `variant` is the copy of the weights to read (fp16); `vae` another
+    autoencoder, as a folder, file or hub name.
 
     Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is
     of a family that palate does not know.

@@ -1,8 +1,8 @@
 """Train the networks with which `palate.world.emoji_measure` sees: `python -m palate.demos.emoji_classifier`.
 
-Both learn the artists' pictures in other sizes, places and saturations, half of them through the autoencoder with some
-noise on the latents, so that a sample's small flaws do not hide what it shows. "name" knows the names of the world. "style"
-learns all names but a tenth; what it gets right there is printed.
+Both learn the artists' pictures in other sizes, places and saturations, half of them through the autoencoder with
+some noise on the latents, so that a sample's small flaws do not hide what it shows. "name" knows the names of the
+world. "style" learns all names but a tenth; what it gets right there is printed.
 """
 
 import zipfile
@@ -95,7 +95,7 @@ def make_style_network() -> Network:
 
 @torch.no_grad()
 def through(vae: AutoencoderKL, image: Tensor, generator: torch.Generator, most: float) -> Tensor:
-    """Pictures [B, 3, H, W] varied and decoded from their latents, with noise of up to `most` of the latents' deviation."""
+    """Pictures [B, 3, H, W] varied and decoded from their latents, with noise of up to `most` of these' deviation."""
     out = []
     for part in track(vary(image, generator, smallest=0.85, shift=0.0).split(96), "autoencoder"):
         latent = vae.encode(part).latent_dist.mean

@@ -1,11 +1,12 @@
-"""Make the file of emoji pictures from npm packages: `python -m palate.demos.emoji_collect --packages node_modules --out FILE`.
+"""Make the file of emoji pictures from npm packages: `python -m palate.demos.emoji_collect`.
 
 The packages, with the artists and their licences (the file NOTICE names them, too):
 
     npm install emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0 emojilib@4.0.3
 
-Noto Emoji by Google (Apache-2.0), Twemoji by Twitter and others (CC BY 4.0), Fluent Emoji by Microsoft (MIT), flat and with
-gradients; the names are Unicode's, as emojilib has them. `pip install resvg-py` renders the last two, which are SVG.
+Noto Emoji by Google (Apache-2.0), Twemoji by Twitter and others (CC BY 4.0), Fluent Emoji by Microsoft (MIT), flat
+and with gradients; the names are Unicode's, as emojilib has them. `pip install resvg-py` renders the last two, which
+are SVG.
 """
 
 import io

@@ -1,7 +1,7 @@
 """A preference dataset of the emoji world: pairs of samples from several generators, and the votes of simulated voters.
 
-As in real collections the two pictures of a pair come from different models and settings, and the columns generator_0 and
-generator_1 say which. A prompt is a name without a style; a generator may ask for a style all the same.
+As in real collections the two pictures of a pair come from different models and settings, and the columns generator_0
+and generator_1 say which. A prompt is a name without a style; a generator may ask for a style all the same.
 """
 
 from collections import Counter, defaultdict

@@ -80,8 +80,8 @@ def main(options: Options) -> None:
 def save_pipeline(out: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
     """Write the stock pipeline folder; the two large networks become fp16 in place."""
     pipeline = StableDiffusionPipeline(
-        vae=vae.half(), text_encoder=text_encoder, tokenizer=make_tokenizer(), unet=unet.half(), scheduler=make_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae.half(), text_encoder=text_encoder, tokenizer=make_tokenizer(), unet=unet.half(),
+        scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     with atomic_path(out) as folder:
         pipeline.save_pretrained(folder)  # the text encoder stays fp32: a pipeline folder is loaded in its precision
@@ -95,8 +95,8 @@ def as_tensor(images: Tensor) -> Tensor:
 def vary(image: Tensor, generator: torch.Generator, smallest: float, shift: float, flip: bool = False) -> Tensor:
     """Pictures [B, 3, H, W] in another size, place and saturation, on white.
 
-    A thing becomes `smallest` to 1 of its size and moves by at most `shift` of half a picture; its saturation becomes .7
-    to 1.15 of what it was.
+    A thing becomes `smallest` to 1 of its size and moves by at most `shift` of half a picture; its saturation becomes
+    .7 to 1.15 of what it was.
     """
     count = len(image)
     size = smallest + (1 - smallest) * torch.rand(count, generator=generator)
@@ -209,7 +209,10 @@ def encode_pictures(options: Options, vae: AutoencoderKL, pictures: Pictures) ->
 
 
 def normalize(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
-    """Change the 1x1 convolutions so that latents come out, and are taken, as (latent - mean) / deviation; [LATENT] each."""
+    """Change the 1x1 convolutions so that latents come out, and are taken, as (latent - mean) / deviation.
+
+    Both are [LATENT].
+    """
     before, after = vae.quant_conv, vae.post_quant_conv
     before.bias[:LATENT] = (before.bias[:LATENT] - mean) / deviation
     before.weight[:LATENT] /= deviation[:, None, None, None]
@@ -260,7 +263,8 @@ def taught_names(options: Options) -> tuple[str, ...]:
 
 def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, in_channels=LATENT, out_channels=LATENT, block_out_channels=(96, 128, 128), layers_per_block=1,
+        sample_size=SIZE // 8, in_channels=LATENT, out_channels=LATENT, block_out_channels=(96, 128, 128),
+        layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=96, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
@@ -293,7 +297,8 @@ def split_by_merges(parts: list[str], merges: list[tuple[str, str]]) -> list[str
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=96, intermediate_size=192, num_hidden_layers=2,
+            num_attention_heads=4,
             max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )

@@ -1,7 +1,8 @@
 """What an emoji picture shows, from its pixels alone: which name, in whose style, how large, how colourful.
 
-Two small convolutional networks, trained on the artists' pictures by `palate.demos.emoji_classifier`, computed here with
-numpy. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are measured alike.
+Two small convolutional networks, trained on the artists' pictures by `palate.demos.emoji_classifier`, computed here
+with numpy. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are
+measured alike.
 """
 
 from dataclasses import dataclass
@@ -72,8 +73,8 @@ def measure_emoji(images: Pixels | Floats, prompts: list[str]) -> EmojiMeasureme
 def network(images: Floats, which: str) -> Floats:
     """Scores [N, classes] of the network `which` ("name" or "style") for pictures [N, SIZE, SIZE, 3] in [0, 1].
 
-    A convolution of `kernel` by `kernel` pixels at every `stride`-th, three times, each with a leaky ReLU; then a hidden
-    layer and a linear one. "style" takes the mean over the places before the hidden layer, "name" all places.
+    A convolution of `kernel` by `kernel` pixels at every `stride`-th, three times, each with a leaky ReLU; then a
+    hidden layer and a linear one. "style" takes the mean over the places before the hidden layer, "name" all places.
     """
     x = images - np.float32(0.5)
     for layer in range(3):

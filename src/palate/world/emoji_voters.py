@@ -1,8 +1,8 @@
 """Simulated voters of the emoji world: tastes that depend on what is shown, and judges that are wrong in known ways.
 
-A taste is a table: how much a voter likes each style in each group of names, and by how much every single name departs from
-its group. To that come how surely the picture shows what was asked for, and its saturation. Votes are Bradley-Terry's, as
-in `palate.world.voters`.
+A taste is a table: how much a voter likes each style in each group of names, and by how much every single name
+departs from its group. To that come how surely the picture shows what was asked for, and its saturation. Votes are
+Bradley-Terry's, as in `palate.world.voters`.
 """
 
 import zlib
@@ -52,7 +52,7 @@ class EmojiVoter:
         return utility
 
     def vote(self, shown_0: EmojiMeasurement, shown_1: EmojiMeasurement, seed: int) -> tuple[Bools, Floats]:
-        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, nobody tells it)."""
+        """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's is NaN, nobody tells it)."""
         difference = self.utility(shown_0) - self.utility(shown_1)
         return bradley_terry(self.name, self.source, difference, self.temperature, self.noise, seed)
 
