@@ -1,7 +1,7 @@
 """What an emoji picture shows, from its pixels alone: which name, in whose style, how large, how colourful.
 
-Two small convolutional networks, trained on the artists' pictures by `palate.demos.emoji_classifier`, computed here
-with numpy. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are
+A small convolutional network, trained on the artists' drawings by `palate.demos.emoji_classifier`, computed here with
+numpy: it says how probably a picture is each of them, a name in a style. Nothing here knows how a picture was made, so base samples, aligned samples and the artists' own are
 measured alike.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from palate.arrays import Bools, Floats, Pixels, Texts
 from palate.errors import PalateError
-from palate.world.emoji_pictures import NAMES, SIZE, parse
+from palate.world.emoji_pictures import NAMES, SIZE, STYLES, parse
 
 WEIGHTS = Path(__file__).parent / "emoji_classifier.npz"
 AT_ONCE = 256  # pictures; bounds the memory
@@ -51,8 +51,8 @@ def measure_emoji(images: Pixels | Floats, prompts: list[str]) -> EmojiMeasureme
         raise PalateError(f"{len(given)} pictures, but {len(asked)} prompts.")
     shown = given.astype(np.float32) / np.float32(255 if given.dtype == np.uint8 else 1)  # [N, H, W, 3]
     parts = [shown[start : start + AT_ONCE] for start in range(0, len(shown), AT_ONCE)]
-    names = np.concatenate([softmax(network(part, "name")) for part in parts])  # [N, names]
-    styles = np.concatenate([softmax(network(part, "style")) for part in parts])  # [N, 4]
+    drawings = np.concatenate([softmax(network(part)) for part in parts]).reshape(-1, len(NAMES), len(STYLES))
+    names = drawings.sum(axis=2)  # [N, names]
     drawn = shown.min(axis=-1) < 0.94  # [N, H, W]
     size = drawn.mean(axis=(1, 2))
     area = np.maximum(drawn.sum(axis=(1, 2)), 1)
@@ -63,25 +63,24 @@ def measure_emoji(images: Pixels | Floats, prompts: list[str]) -> EmojiMeasureme
         asked=asked,
         name=np.array(NAMES)[names.argmax(axis=1)],
         right=names[np.arange(len(asked)), [index[name] for name in asked]],
-        style=styles,
+        style=drawings.sum(axis=1),
         saturation=(colour * drawn).sum(axis=(1, 2)) / area,
         brightness=(luminance * drawn).sum(axis=(1, 2)) / area,
         size=size,
     )
 
 
-def network(images: Floats, which: str) -> Floats:
-    """Scores [N, classes] of the network `which` ("name" or "style") for pictures [N, SIZE, SIZE, 3] in [0, 1].
+def network(images: Floats) -> Floats:
+    """Scores [N, names * styles] for pictures [N, SIZE, SIZE, 3] in [0, 1].
 
-    A convolution of `kernel` by `kernel` pixels at every `stride`-th, three times, each with a leaky ReLU; then a
-    hidden layer and a linear one. "style" takes the mean over the places before the hidden layer, "name" all places.
+    Three convolutions with a stride, a hidden layer and a linear one; all but the last with a leaky ReLU.
     """
+    weights = _weights()
     x = images - np.float32(0.5)
     for layer in range(3):
-        x = leaky(convolve(x, _weights(f"{which}/conv{layer}/weight"), _weights(f"{which}/conv{layer}/bias")))
-    x = x.mean(axis=(1, 2)) if which == "style" else x.reshape(len(x), -1)
-    x = leaky(x @ _weights(f"{which}/hidden/weight") + _weights(f"{which}/hidden/bias"))
-    return x @ _weights(f"{which}/out/weight") + _weights(f"{which}/out/bias")
+        x = leaky(convolve(x, weights[f"conv{layer}/weight"], weights[f"conv{layer}/bias"]))
+    x = leaky(x.reshape(len(x), -1) @ weights["hidden/weight"] + weights["hidden/bias"])
+    return x @ weights["out/weight"] + weights["out/bias"]
 
 
 def convolve(x: Floats, weight: Floats, bias: Floats) -> Floats:
@@ -107,11 +106,7 @@ def softmax(scores: Floats) -> Floats:
     return shares
 
 
-def _weights(name: str) -> Floats:
-    return _all_weights()[name]
-
-
 @cache
-def _all_weights() -> dict[str, Floats]:
+def _weights() -> dict[str, Floats]:
     with np.load(WEIGHTS, allow_pickle=False) as stored:
         return {name: stored[name].astype(np.float32) for name in stored.files}
