@@ -114,7 +114,7 @@ def start(work: Callable, *arguments: Path) -> tuple:
     """A new process that does the work, and an event that says when it begins."""
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # where the fork server finds this module
-    context.set_forkserver_preload(["kills"])
+    context.set_forkserver_preload(["kills", "kills_of_verbs"])
     begun = context.Event()
     child = context.Process(target=_work, args=(begun, work, *arguments))
     child.start()

@@ -19,6 +19,6 @@ def test_the_wheel_holds_the_pipeline_and_the_page(tmp_path):
         for file in (source / "palate").rglob("*")
         if file.is_file() and file.suffix != ".pyc"
     }
-    assert expected <= names
+    assert expected <= names and "palate/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert wheel.stat().st_size < 20e6

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from palate.errors import PalateError
 
 CHUNK = 1 << 24  # bytes read at a time while hashing
 CHECKSUMS = "sha256.json"
+_FULL = ("no space left on device", "os error 28)", "disk quota exceeded", "os error 122)", "database or disk is full")
+_TORCH_STOPPED = ("iostream error", "unexpected pos", "pytorchstreamwriter failed", "file write failed")
 
 
 @contextmanager
@@ -32,6 +32,13 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_disk_full(error):
+            raise _full(path) from error
+        raise PalateError(
+            f"{path}: its folder cannot be made ({error.strerror}). Choose another place, or its permissions."
+        ) from error
+    try:
         yield temporary
         if durable:
             _sync(temporary)
@@ -40,20 +47,36 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
-    except OSError as error:
+    except PalateError:
         _remove(temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PalateError(
-                f"{path}: the disk is full. Nothing was changed there; free some space and run again."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        raise
+    except BaseException as error:
+        _remove(temporary)
+        if is_disk_full(error):
+            raise _full(path) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise PalateError(
                 f"{path}: not writable ({error.strerror}). Choose another folder or its permissions."
             ) from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of any library that writes says that there is no room: the system's number, the words in which
+    safetensors and databases pass it on, and torch's, which names the place where it stopped and not why."""
+    one: BaseException | None = error
+    while one is not None:
+        text = str(one).lower()
+        if getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in text for word in _FULL):
+            return True
+        if isinstance(one, RuntimeError) and any(word in text for word in _TORCH_STOPPED):
+            return True
+        one = one.__cause__ or one.__context__
+    return False
+
+
+def _full(path: Path) -> PalateError:
+    return PalateError(f"{path}: the disk is full. Nothing was changed there; free some space and run again.")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -87,6 +110,12 @@ def damaged_file(folder: Path) -> str | None:
         return next((n for n, s in sums.items() if not (folder / n).is_file() or sha256_of(folder / n) != s), None)
     except (ValueError, AttributeError):
         return CHECKSUMS
+
+
+def refuse_damaged(folder: Path, remedy: str) -> None:
+    """Raise PalateError, with the remedy, for a file of `folder` that is not what `write_checksums` saw."""
+    if name := damaged_file(folder):
+        raise PalateError(f"{folder / name}: missing, or not what was written there (another SHA-256). {remedy}")
 
 
 def _files(folder: Path) -> list[str]:
@@ -134,6 +163,8 @@ def _remove(path: Path) -> None:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: paths as text, arrays as lists, NaN and infinity as null."""
+    import numpy as np  # not at the top: the command line's help is shown without it
+
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

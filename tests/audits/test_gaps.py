@@ -14,6 +14,7 @@ from palate.audits.findings import audit
 from palate.audits.page import render, suspect_pictures, write_page
 from palate.audits.terminal import print_findings
 from palate.cli.audit import main
+from palate.command import said_as
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 
@@ -148,7 +149,8 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_one_file_that_needs_nothing_else(tmp_path, world, findings):
-    write_page(findings, world, tmp_path / "audit.html", "palate audit data")
+    with said_as("palate audit data"):
+        write_page(findings, world, tmp_path / "audit.html")
     page = (tmp_path / "audit.html").read_text()
     reader = Reader()
     reader.feed(page)

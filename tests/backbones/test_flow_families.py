@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -443,6 +444,14 @@ def test_a_tokenizer_without_vocabulary_is_refused(folders, tmp_path):
     shutil.copytree(folders["pixart"], folder)
     (folder / "tokenizer" / "spiece.model").unlink()
     assert "tokenizer: no vocabulary" in refusal(lambda: PixArt(folder).encode_prompts(["a"]))
+
+
+@pytest.mark.parametrize("module", ["sentencepiece", "google.protobuf"])
+def test_a_vocabulary_that_sentencepiece_alone_reads_names_the_extra_where_it_is_missing(module, folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    told = refusal(lambda: PixArt(folders["pixart"]).encode_prompts(["a"]))
+    assert f"{module} is not installed. pip install 'palate[sentencepiece]'" in told
+    StableDiffusion3(folders["sd3"]).encode_prompts(["a"])  # its folder has tokenizer.json
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_fraction_of_the_human_votes_is_nested_and_independent_of_order():
         (lambda: collect_labels(["a", "b", "a"], []), ["pair_id a", "more than once"]),
         (
             lambda: collect_labels(["a"], [vote("a", "0", source="judge", annotator_id="clip")], judge="hps"),
-            ["hps", "clip", "Add its votes"],
+            ["hps", "clip", "add its votes"],
         ),
         (
             lambda: collect_labels(

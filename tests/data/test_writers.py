@@ -163,3 +163,37 @@ def test_an_import_that_was_stopped_before_its_first_shard_can_be_repeated(tmp_p
     report = import_pairs("jsonl", [tmp_path / "lines-0.jsonl"], tmp_path / "prefs")
     assert report.pairs_added == 16
     assert importing.import_pairs("jsonl", [tmp_path / "lines-0.jsonl"], tmp_path / "prefs").pairs_known == 16
+
+
+def import_in_small_shards(start, folder, number: int) -> None:
+    importing.ROWS_AT_ONCE, importing.ROWS_PER_SHARD = 2, 2
+    start.set()
+    import_pairs("jsonl", [folder / "lines-0.jsonl"], folder / f"prefs-{number}", annotator="ana")
+
+
+def test_an_import_that_is_killed_and_repeated_ends_as_one_that_nobody_disturbed(tmp_path, picture):
+    """tests/slow kills every verb ten times."""
+    lines(tmp_path, 0, picture)
+    context = multiprocessing.get_context("fork")
+
+    def run(number: int, kill_after: float | None) -> int:
+        begun = context.Event()
+        child = context.Process(target=import_in_small_shards, args=(begun, tmp_path, number))
+        child.start()
+        assert begun.wait(60)
+        child.join(kill_after)
+        child.kill()
+        child.join()
+        return child.exitcode
+
+    def found(number: int) -> tuple:
+        dataset = open_dataset(tmp_path / f"prefs-{number}")
+        votes = dataset.votes(["vote_id", "pair_id", "choice"]).sort_by("vote_id")
+        return dataset.provenance, dataset.pairs().sort_by("pair_id").to_pylist(), votes.to_pylist(), dataset.problems()
+
+    assert run(0, None) == 0 and len(found(0)[1]) == 16
+    assert run(1, 0.0) == -9
+    for wait in (0.02, 0.05, 0.1, 0.2):
+        run(1, wait)
+    assert run(1, None) == 0
+    assert found(1) == found(0)

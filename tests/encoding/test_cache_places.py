@@ -1,5 +1,6 @@
 """Where a cache lies and what becomes of it: at a URL, damaged, made by another model, by two at once, very large."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -195,7 +196,7 @@ def test_a_cache_of_before_the_index_is_opened_as_it_is(data, backbone, no_encod
     no_encoding()
     opened = everything(encode_pairs(data, backbone))
     assert all(torch.equal(a, b) for a, b in zip(opened, expected, strict=True))
-    key = cache.hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     assert first.folder.name == key
 
 

@@ -26,7 +26,7 @@ from palate.evaluation.compare import compare
 from palate.evaluation.score import score, scorer_settings
 from palate.evaluation.scorers import Scorer, load_scorer
 from palate.evaluation.scores import read_scores, score_samples, stored_scores
-from palate.judges import base
+from palate.judges import load
 from palate.judges.base import Pair
 from palate.judges.load import load_judge
 from palate.run.load import load_config, save_config
@@ -108,11 +108,52 @@ def test_diversity_is_the_mean_distance_between_the_pictures_of_a_prompt(tmp_pat
         score_samples(draw_samples(tmp_path / "one", [1, 2]), "diversity")
 
 
-def test_a_diversity_that_cannot_be_is_said_before_others_take_their_time(tmp_path):
-    samples = draw_samples(tmp_path / "one", [1, 2])
+def test_score_gives_what_it_can_and_says_what_it_cannot(tmp_path, capsys):
+    """A folder without samples, one with a picture missing, a scorer that does not exist, diversity of single
+    pictures."""
+    a, b = draw_samples(tmp_path / "a", [1, 2]), draw_samples(tmp_path / "b", [3, 4], repetitions=2)
+    (tmp_path / "none").mkdir()
+    gone = draw_samples(tmp_path / "gone", [5, 6])
+    gone.paths[1].unlink()
+    told = []
+    folders = [a.folder, tmp_path / "none", gone.folder, b.folder]
+    found = score(folders, ["contrast", "nobody", "diversity"], tell=told.append)
+    assert [(one.samples.folder, list(one.means)) for one in found] == [
+        (a.folder, ["contrast"]), (b.folder, ["contrast", "diversity"]),
+    ]  # fmt: skip
+    reasons = ("none: no samples", "nobody", "gone", "a: diversity needs several pictures")
+    assert all(any(reason in line for line in told) for reason in reasons) and all("\n" not in line for line in told)
+    assert all(line.startswith("score: not scored: ") for line in told)
+    with pytest.raises(SystemExit) as ended:
+        score_verb.main([*map(str, folders), "--scorer", "contrast", "--json"])
+    assert len(json.loads(capsys.readouterr().out)) == 2 and "none: no samples" in str(ended.value)
+    score_verb.main([str(b.folder), "--scorer", "contrast"])  # nothing is wrong, so it just ends
+    with pytest.raises(PalateError, match="no samples to score"):
+        score([tmp_path / "none"], ["contrast"])
     with pytest.raises(PalateError, match="diversity needs several pictures of a prompt"):
-        score([samples.folder], ["drift", "diversity"])
-    assert not stored_scores(samples)
+        score([a.folder], ["diversity"])
+
+
+def test_what_is_missing_is_scored_by_the_command_that_is_told(tmp_path, capsys):
+    """With the options of the scores that are there; and a comparison goes on with what has scored all."""
+    weights = str(save_clip(tmp_path / "clip"))
+    a, b = draw_samples(tmp_path / "a", [10, 200, 30]), draw_samples(tmp_path / "b", [20, 20, 20])
+    command = (
+        f"palate score {a.folder} --scorer clip --scorer world --set world.x=1 --set clip.model={weights} --dtype fp32"
+    )
+    score([a.folder], ["clip"], settings=[f"clip.model={weights}"], command=command)
+    with pytest.raises(PalateError) as refused:
+        compare(a.folder, against=b.folder)
+    told = str(refused.value)
+    assert f"palate score {b.folder} --scorer clip --set clip.model={weights} --dtype fp32." in told
+    score_verb.main(told.split("palate score ")[1].rstrip(".").split())
+    assert compare(a.folder, against=b.folder).scorer == "clip"
+    other = Scorer("other", "1", ("other",), lambda images, prompts: np.ones((len(images), 1)))
+    score_samples(a, other, command="palate score a --scorer other")
+    capsys.readouterr()
+    both = compare(a.folder, against=b.folder)
+    assert both.scorer == "clip" and not both.others
+    assert "compare: without other: scorer 'other' is not known" in capsys.readouterr().err
 
 
 def test_diversity_of_embeddings_is_of_unit_vectors(tmp_path):
@@ -142,7 +183,7 @@ def test_a_judge_of_a_package_scores_single_pictures_unless_it_only_compares(tmp
     class Found(dict):
         names = {"brighter"}
 
-    for module in (scorers, base):
+    for module in (scorers, load):
         entry = types.SimpleNamespace(load=lambda: Brighter)
         monkeypatch.setattr(
             module,
@@ -241,17 +282,16 @@ def test_the_verb_scores_runs_and_their_base_and_takes_settings_by_scorer(tmp_pa
     assert told[1]["used_in_training"] == [] and set(told[1]["means"]) == {"brightness", "diversity"}
     score_verb.main([str(run), "--scorer", "brightness"])
     assert "used in training: no evidence" in capsys.readouterr().out
-    given = scorer_settings(["clip", "hpsv2.1", "world"], {"dtype": "fp32"}, ["hpsv2.1.model=x", "tokenizer=y"])
+    given = scorer_settings(["clip", "hpsv2.1", "world"], {"dtype": "fp32"}, {"hpsv2.1.model": "x", "tokenizer": "y"})
     assert given == {"clip": {"dtype": "fp32", "tokenizer": "y"}, "hpsv2.1": {"dtype": "fp32", "model": "x", "tokenizer": "y"}, "world": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("scorers", "common", "settings", "words"),
     [
-        (["clip", "pickscore"], {"model": "x"}, [], "one reward model, and there are 2"),
-        (["world"], {"model": "x"}, [], "there are 0"),
-        (["clip"], {}, ["hpsv2.1.model=x"], "hpsv2.1 is none of the scorers"),
-        (["clip"], {}, ["model"], "key=value"),
+        (["clip", "pickscore"], {"model": "x"}, {}, "one reward model, and there are 2"),
+        (["world"], {"model": "x"}, {}, "there are 0"),
+        (["clip"], {}, {"hpsv2.1.model": "x"}, "hpsv2.1 is none of the scorers"),
     ],
 )
 def test_settings_that_belong_nowhere_get_one_line(scorers, common, settings, words):

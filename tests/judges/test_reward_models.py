@@ -59,7 +59,10 @@ def judges_of(clip_folder, hps, image_reward):
 
 
 def test_pictures_are_prepared_as_transformers_prepares_them_for_clip():
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    try:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    except ImportError:  # its name in the oldest transformers that is supported
+        from transformers import CLIPImageProcessor as CLIPImageProcessorPil
 
     images = [picture(0, 50, 50), picture(1, 91, 47), picture(2, 30, 77)]
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})

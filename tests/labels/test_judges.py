@@ -173,8 +173,8 @@ def test_a_run_with_a_list_of_judges_trains_goes_on_and_is_another_than_with_one
     [
         ({"judge": ["one", "one"]}, "names one judge twice"),
         ({"judge": ["one", "self"], "correction": "none"}, "give it alone"),
-        ({"judge": ["one", 3]}, "no annotator_id"),
-        ({"judge": {"one": 1}}, "no annotator_id"),
+        ({"judge": ["one", 3]}, "is not text or a list of texts"),
+        ({"judge": {"one": 1}}, "is not text or a list of texts"),
         ({"judge": []}, "needs a judge"),
         ({"correction": "calibrate", "covariates": "statistics"}, "belong to correction: covariates"),
         ({"judge": ["one", "nobody"]}, "'nobody' voted on none"),

@@ -12,6 +12,7 @@ from training.test_train import settings
 
 import palate
 from palate.cli import report as report_verb
+from palate.command import said_as
 from palate.data.dataset import PreferenceDataset
 from palate.data.samples import Sampling
 from palate.errors import PalateError
@@ -112,12 +113,15 @@ def test_a_relative_folder_is_no_model_of_the_hub_wherever_the_card_is_written(r
         report(run, scorer="contrast", card=True)
         data = card(run).data
         assert (data.base_model, data.license) == (None, "openrail++")
-        assert "models/secret-sd" not in card(run).content and "| base model | secret-sd |" in card(run).content
+        told, _, commands = card(run).content.partition("## The exact commands")
+        assert "models/secret-sd" not in told and "| base model | secret-sd |" in told
+        assert "palate train x.yaml --pretrained-model-name-or-path models/secret-sd\n" in commands  # as typed
 
 
 def test_no_place_no_person_and_no_secret_is_told(run, tmp_path):
     command = f"palate report {run} --votes '{tmp_path}/a b/contest'"
-    report(run, scorer="contrast", card=True, command=command)
+    with said_as(command):
+        report(run, scorer="contrast", card=True)
     text = card(run).content
     for secret in (str(tmp_path), "hf_", "ana", "bo --", "contest'"):
         assert secret not in text, secret
@@ -154,6 +158,21 @@ def test_texts_for_everybody(text, told):
 )
 def test_commands_for_everybody(command, told):
     assert public_command(command) == told
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("palate train /work/study/configs/a.yaml", "palate train configs/a.yaml"),
+        ("palate train '/work/study/a b/c.yaml' --dataset=/work/study/prefs", "palate train 'a b/c.yaml' --dataset=prefs"),
+        ("palate annotate prefs --judge self:/work/study/runs/a", "palate annotate prefs --judge self:runs/a"),
+        ("palate score /work/study --scorer x", "palate score . --scorer x"),
+        ("palate train ../other/a.yaml", "palate train ../other/a.yaml"),
+        ("palate train /work/studying/a.yaml", "palate train a.yaml"),  # another folder, which nobody is told
+    ],
+)  # fmt: skip
+def test_commands_can_be_run_in_the_folder_where_they_were_typed(command, told):
+    assert public_command(command, "/work/study") == told
 
 
 def test_an_edited_card_is_left_alone_and_a_run_without_a_model_gets_one_line(run):

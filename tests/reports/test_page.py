@@ -149,6 +149,17 @@ def test_optional_parts_leave_no_trace(page, change, gone):
     assert gone not in Reader(render(replace(page, **change))).text
 
 
+def test_drift_has_the_digits_of_its_interval_and_bold_is_what_moved(page):
+    base = replace(page.base, drift={"brightness": 0.5, "warmth": 0.1234567, "contrast": 0.25})
+    change = {"brightness": (0.0312, 0.0301, 0.0324), "warmth": (2e-9, 1e-9, 3e-9), "contrast": (0.1, -0.2, 0.4)}
+    row = replace(page.rows[0], drift={"brightness": 0.5312, "warmth": 0.1234567, "contrast": 0.35}, change=change)
+    html = render(replace(page, base=base, rows=[row]))
+    table = html[html.index("What else changed") :].split("</table>")[0]
+    assert '0.5312 <small class="moved">+0.0312 [+0.0301, +0.0324]</small>' in table and ">0.5000<" in table
+    assert "0.123457 <small>0.000000 [0.000000, 0.000000]</small>" in table
+    assert "0.35 <small>+0.10 [-0.20, +0.40]</small>" in table and table.count('class="moved"') == 1
+
+
 def test_rows_without_curves_pictures_or_drift(page):
     bare = [replace(row, curves={}, pictures=[], drift={}) for row in page.rows]
     reader = Reader(render(replace(page, rows=bare, base=replace(page.base, pictures=[], drift={}))))

@@ -1,8 +1,12 @@
 import re
+import sys
 
 import numpy as np
 import pytest
+from tiny import refusal
 
+import palate
+from palate.demos.demo import demo
 from palate.reports.numbers import decimals, with_interval
 from palate.reports.plots import COLOURS, curve_panels, smooth
 
@@ -80,3 +84,15 @@ def test_digits_follow_the_interval(intervals, most, places):
 def test_text_of_an_interval():
     assert with_interval((2.568, 2.41, 2.72), 2) == "2.57 [2.41, 2.72]"
     assert with_interval((1.0, float("nan"), float("nan")), 2) == "1.00 [no interval]"
+
+
+@pytest.mark.parametrize("begin", [lambda path: palate.report(path), lambda path: demo(path)], ids=["report", "demo"])
+def test_without_the_extra_plots_what_needs_it_is_refused_before_any_work(begin, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'palate[plots]'" in refusal(lambda: begin(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_without_curves_needs_no_plots(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert curve_panels({"a": {}}) == []

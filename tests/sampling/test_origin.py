@@ -304,7 +304,11 @@ def test_the_page_and_the_card_list_every_command_without_places_and_secrets(pip
     ]
     card = Path("run/model/README.md").read_text()
     block = card[card.index("## The exact commands") :].split("```")[1]
-    assert [line for line in block.splitlines()[1:] if line] == commands
+    assert [line for line in block.splitlines()[1:] if line] == [
+        commands[0],
+        f"# in the folder {tmp_path.name}",
+        *commands[1:],
+    ]
     text = Reader(Path("run/report.html").read_text()).text
     listed = text[text.index("The exact commands (6)") :]
     assert sorted(commands, key=listed.index) == commands

@@ -25,7 +25,7 @@ from palate.sampling.samples import load_model
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 KOHYA = ("sd", "sd-v", "sdxl")
-COMFYUI = (*KOHYA, "sd3", "sd35", "flux")
+COMFYUI = (*KOHYA, "sd3", "sd35", "flux", "qwen-image")
 SINGLE_FILE = ("sd", "sdxl")
 MERGED = ("pixart",)  # whose pipelines load no adapters
 RANK, ALPHA = 2, 3  # a scale that no power of two hides
@@ -69,10 +69,12 @@ def made(tmp_path_factory):
     return make
 
 
-def make_run(base: Path, pipeline: DiffusionPipeline, run: Path, targets: str) -> Made:
+def make_run(base: Path, pipeline: DiffusionPipeline, run: Path, targets: str | list[str]) -> Made:
     backbone, lora = load_backbone(str(base)), {"rank": RANK, "alpha": ALPHA}
     if targets == "all":
         lora["target_modules"] = [name for name, module in backbone.network.named_modules() if is_layer(module)]
+    elif targets != "default":
+        lora["target_modules"] = targets
     config = {"pretrained_model_name_or_path": str(base), "dataset": "none", "output_dir": str(run), "lora": lora}
     config = load_config(config)
     save_config(config, run / "config.yaml")
@@ -137,6 +139,64 @@ def test_every_reader_ends_with_the_weights_that_were_trained(family, targets, h
     else:
         file = tmp_path / "one.safetensors" if how in ("kohya", "comfyui") else tmp_path / "out"
         assert_trained(stock(one, palate.export(one.run, how, file)), one)
+
+
+# --- ComfyUI's names of transformers ---------------------------------------------------------------------------------
+
+# What its loader maps: modules of a block by the names that "transformer.transformer_blocks.0." stands before, and
+# those of another kind of block. Written down from comfy/lora.py and comfy/utils.py (flux_to_diffusers).
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj",
+             "attn.add_v_proj", "attn.to_add_out")  # fmt: skip
+CROSS = tuple(f"attn{k}.{end}" for k in (1, 2) for end in ("to_q", "to_k", "to_v", "to_out.0"))
+NAMES = {
+    "flux2-klein": {
+        "transformer_blocks": (*ATTENTION, "ff.linear_in", "ff.linear_out", "ff_context.linear_in",
+                               "ff_context.linear_out"),
+        "single_transformer_blocks": ("attn.to_qkv_mlp_proj", "attn.to_out"),
+    },
+    "pixart": {"transformer_blocks": (*CROSS, "ff.net.0.proj", "ff.net.2")},
+    "qwen-image": {
+        "transformer_blocks": (*ATTENTION, "img_mod.1", "txt_mod.1", "img_mlp.net.0.proj", "img_mlp.net.2",
+                               "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_comfyui_gets_the_names_that_its_loader_maps_and_the_weights_that_were_trained(family, made, tmp_path):
+    """By ComfyUI's rule, W + B·A without any alpha, its names of the modules that were trained give the run's weights."""
+    blocks = {f"{block}.{k}.{name}" for block, names in NAMES[family].items() for k in range(4) for name in names}
+    base = made(family, "default").base
+    present = [name for name, module in load_backbone(str(base)).network.named_modules() if is_layer(module)]
+    one = make_run(base, made(family, "default").pipeline, tmp_path / "run", [n for n in present if n in blocks])
+    tensors = load_file(palate.export(one.run, "comfyui", tmp_path / "one.safetensors"))
+    named = {f"transformer.{name}.lora_{factor}.weight" for name in present if name in blocks for factor in "AB"}
+    assert set(tensors) == named and len(named) == 2 * one.adapters
+    for name in (n for n in present if n in blocks):
+        first, second = (tensors[f"transformer.{name}.lora_{factor}.weight"] for factor in "AB")
+        assert first.shape[0] == second.shape[1] <= RANK
+        merged = one.original[f"{name}.weight"] + second @ first
+        torch.testing.assert_close(merged, one.trained[f"{name}.weight"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["flux2-klein", "pixart"])
+def test_adapters_that_comfyui_would_leave_out_are_refused(family, made, tmp_path):
+    one = made(family, "all")
+    line = refusal(lambda: palate.export(one.run, "comfyui", tmp_path / "one.safetensors"))
+    assert "ComfyUI reads no adapters of" in line and "would leave them out" in line
+    assert not (tmp_path / "one.safetensors").exists()
+
+
+def test_factors_of_another_base_model_are_refused(made, tmp_path):
+    one = made("pixart", "default")
+    shutil.copytree(one.run, tmp_path / "run", ignore=shutil.ignore_patterns("exports"))
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    shutil.copytree(one.base, tmp_path / "base")
+    (file,) = (tmp_path / "base" / "transformer").glob("*.safetensors")
+    save_file({name: tensor + 1 + torch.rand_like(tensor) for name, tensor in load_file(file).items()}, file,
+              metadata={"format": "pt"})  # fmt: skip
+    (tmp_path / "run" / "config.yaml").write_text(config.replace(str(one.base), str(tmp_path / "base")))
+    assert "by more than adapters of rank 2" in refusal(lambda: palate.export(tmp_path / "run", "comfyui"))
 
 
 def old_form(one: Made, run: Path) -> Path:

@@ -423,6 +423,30 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(pipeline_folder, datase
     assert len(run.metrics) == 4
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learning_rate": 1.0}, ["learning_rate 1 is far above what such models are trained with (1e-8 to 1e-3)"]),
+        ({"learning_rate": 0.0}, ["learning_rate 0 changes nothing"]),
+        ({"lora": {"rank": 40}}, ["lora.rank 40 is more than the 16 of "]),
+        ({"lora": {"rank": 16}}, []),
+        ({"beta": 0.0, "max_grad_norm": 0.0}, ["max_grad_norm 0 clips", "beta 0 makes every logit 0"]),
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 9}, ["lr_warmup_steps 9 is not over after max_train_steps 4"]),
+        ({"ema_decay": 0.9999}, ["ema_decay 0.9999 over 4 steps: 100% of the average are the weights at the start"]),
+        ({"prompt_dropout": 1.0}, ["prompt_dropout 1 trains without any prompt"]),
+        ({}, []),
+    ],
+)
+def test_settings_that_are_hardly_meant_are_said_and_followed(
+    changes, told, pipeline_folder, dataset, tmp_path, capsys
+):
+    palate.train(settings(pipeline_folder, dataset, tmp_path / "run", **changes), dry_run=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train: WARNING: ")]
+    assert len(lines) == len(told)
+    assert all(sentence in line for sentence, line in zip(told, lines, strict=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_encoding_killed_in_the_middle_goes_on(pipeline_folder, tmp_path, monkeypatch):
     import palate.encoding.cache as cache
 

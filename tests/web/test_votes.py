@@ -273,7 +273,7 @@ def test_a_task_has_the_form_of_label_studio(unlabelled, tmp_path):
     assert (result["type"], result["value"], result["to_name"]) == (
         "pairwise",
         {"selected": "right"},
-        "image_0,image_1",
+        "preference",
     )
 
 

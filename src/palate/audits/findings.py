@@ -38,7 +38,8 @@ class Findings:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a number is None."""
-        return plain(asdict(self))
+        record: dict[str, Any] = plain(asdict(self))
+        return record
 
 
 def audit(

@@ -1,6 +1,7 @@
 """Every judge against human votes: how often it is right, how sure it may be, and what leads it astray."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -100,13 +101,14 @@ def calibration_curve(judge: np.ndarray, human: np.ndarray, group: np.ndarray, w
     judge, human, group, weights = (x[sided] for x in (judge, human, group, weights))
     confidence, agrees = np.maximum(judge, 1 - judge), np.where(judge > 0.5, human, 1 - human)
     bins = int(np.clip(len(judge) // _FEWEST_IN_BIN, 1, _BINS))
-    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])) if len(judge) else []
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])) if len(judge) else np.array([])
     place = np.searchsorted(edges, confidence, side="right")
     curve = []
     for k in np.unique(place):
         here = place == k
         share = share_estimate(agrees[here], group[here], weights[here])
-        curve.append(Bin(float(np.average(confidence[here], weights=weights[here])), share))
+        if share is not None:
+            curve.append(Bin(float(np.average(confidence[here], weights=weights[here])), share))
     return curve
 
 
@@ -131,7 +133,7 @@ def _by_order(evidence: Evidence, name: str) -> tuple[Estimate | None, Estimate 
     return share_estimate((ahead + behind) / 2, group), share_estimate(changed, group)
 
 
-def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict:
+def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict[str, Any]:
     """Everything that probabilities and human votes tell, as arguments of `Judge`."""
     notes: list[str] = []
     voted = ~np.isnan(labels.judge)
@@ -172,8 +174,11 @@ def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weight
     if longer.all() or not longer.any():
         return None
     sides = [mean_estimate(credit[side], group[side], weights[side]) for side in (longer, ~longer)]
-    value = sides[0].value - sides[1].value
-    reach = np.hypot(*(side.high - side.value for side in sides))  # prompts are on one side only: independent
+    long, short = sides
+    if long is None or short is None:
+        return None
+    value = long.value - short.value
+    reach = np.hypot(long.high - long.value, short.high - short.value)  # prompts are on one side only: independent
     return Estimate(value, value - reach, value + reach, len(credit))
 
 

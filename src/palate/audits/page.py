@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from palate.audits.findings import Findings
 from palate.audits.judges import Judge
 from palate.audits.planning import Step
 from palate.audits.words import bias, configuration, favoured, number, percent, points, source_name, step_name
+from palate.command import given_command
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
 from palate.errors import PalateError
@@ -16,9 +18,9 @@ from palate.pages import colour, picture_uri, templates
 _WIDTH, _HEIGHT = 300, 190  # of the plot of votes, in its own units
 
 
-def write_page(findings: Findings, dataset: PreferenceDataset, path: str | Path, command: str = "") -> None:
+def write_page(findings: Findings, dataset: PreferenceDataset, path: str | Path) -> None:
     """Render the findings with the pictures of the votes to look at, and write the page atomically to `path`."""
-    write_text(path, render(findings, suspect_pictures(findings, dataset), command))
+    write_text(path, render(findings, suspect_pictures(findings, dataset), given_command() or ""))
 
 
 def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = None, command: str = "") -> str:
@@ -53,14 +55,16 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
 
 def suspect_pictures(findings: Findings, dataset: PreferenceDataset) -> dict[str, tuple[str, str]]:
     """Both pictures of every pair to look at that can be read, as data addresses."""
-    wanted, found = {suspect.pair_id for suspect in findings.suspects}, {}
+    wanted = {suspect.pair_id for suspect in findings.suspects}
+    found: dict[str, tuple[str, str]] = {}
     for batch in dataset.iter_pairs(columns=["pair_id", "image_0", "image_1"]):
         for position, pair_id in enumerate(batch["pair_id"].to_pylist()):
             if pair_id not in wanted:
                 continue
             row = batch.slice(position, 1).to_pylist()[0]
             try:
-                found[pair_id] = tuple(picture_uri(decode_image(row[n], dataset.path)) for n in ("image_0", "image_1"))
+                first, second = (picture_uri(decode_image(row[n], dataset.path)) for n in ("image_0", "image_1"))
+                found[pair_id] = (first, second)
             except PalateError:
                 continue  # shown in words
     return found
@@ -79,7 +83,7 @@ def calibration_points(judge: Judge) -> list[dict[str, float | str]]:
     ]  # fmt: skip
 
 
-def plan_chart(plan: list[Step]) -> dict | None:
+def plan_chart(plan: list[Step]) -> dict[str, Any] | None:
     """Lines of half widths over votes (both logarithmic) in the units of the plot; None for fewer than two steps."""
     if len(plan) < 2:
         return None

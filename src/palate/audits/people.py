@@ -80,7 +80,8 @@ def _right(known: pa.Table | None) -> dict[str, Estimate]:
     for row in [] if known is None else known.to_pylist():
         if row["choice"] != "skip":
             answers.setdefault(row["annotator_id"], []).append(row["choice"] == row["answer"])
-    return {name: share_estimate(np.array(right, float), np.arange(len(right))) for name, right in answers.items()}
+    found = {name: share_estimate(np.array(right, float), np.arange(len(right))) for name, right in answers.items()}
+    return {name: share for name, share in found.items() if share is not None}
 
 
 def _what_cannot_be_said(

@@ -58,9 +58,8 @@ def gain_of(labels: Labels, group: np.ndarray, seed: int = 0) -> Gain | None:
         bootstrap_estimate(float(value[0]), drawn, group[both], labelled)
         for value, drawn in zip(point, draws, strict=True)
     )
-    worth = Estimate(
-        *(min(labelled / max(x, 1e-9), pairs) for x in (variance.value, variance.high, variance.low)), labelled
-    )
+    value, low, high = (min(labelled / max(x, 1e-9), pairs) for x in (variance.value, variance.high, variance.low))
+    worth = Estimate(value, low, high, labelled)
     return Gain(
         power, variance, full, worth, float(np.average(a * a, weights=w)),
         float(np.average((a - power.value * b) ** 2, weights=w)), labelled, pairs,
@@ -156,7 +155,7 @@ def recommend(
 def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int, pairs: int) -> Recommendation:
     if not labelled:
         return _without_people(judges)
-    alone = {"method": "dpo"}
+    alone: dict[str, str | float | list[str]] = {"method": "dpo"}
     if not judges:
         return Recommendation(
             (

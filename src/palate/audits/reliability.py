@@ -28,7 +28,7 @@ class DawidSkene:
     def reliability(self) -> np.ndarray:
         """[P] probability that a person's answer, if it is no tie, is the better image."""
         right = self.confusion[:, [0, 1], [0, 1]].sum(axis=1)
-        return right / np.maximum(self.confusion[:, :, :2].sum(axis=(1, 2)), 1e-300)
+        return np.asarray(right / np.maximum(self.confusion[:, :, :2].sum(axis=(1, 2)), 1e-300))
 
 
 def dawid_skene(
@@ -117,8 +117,8 @@ def noisy_bradley_terry(votes: Votes, pairs: int, nodes: int = 31) -> NoisyBradl
     spread of the utilities cannot be told apart.
     """
     people = len(votes.names)
-    s, mass = np.polynomial.hermite_e.hermegauss(nodes)
-    s, log_mass = torch.from_numpy(s), torch.from_numpy(np.log(mass / mass.sum()))
+    points, mass = np.polynomial.hermite_e.hermegauss(nodes)
+    s, log_mass = torch.from_numpy(points), torch.from_numpy(np.log(mass / mass.sum()))
     pair, person = torch.from_numpy(votes.pair.astype(np.int64)), torch.from_numpy(votes.annotator.astype(np.int64))
     y, side = torch.from_numpy(votes.value)[:, None], torch.from_numpy(votes.side)[:, None]
 
@@ -134,6 +134,7 @@ def noisy_bradley_terry(votes: Votes, pairs: int, nodes: int = 31) -> NoisyBradl
         at = torch.tensor(parameters, requires_grad=True)
         value = loss(at)
         value.backward()
+        assert at.grad is not None  # backward has filled it
         return value.item(), at.grad.numpy()
 
     toward_others = 2 * dawid_skene(votes, pairs).reliability - 1
@@ -198,10 +199,10 @@ def _maximise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confusion [P, 2, 3] and prior [2] of the posterior [N, 2], pairs without a vote left out of the prior."""
     weight = times[votes.pair, None] * posterior[votes.pair]  # [M, 2]
-    counts = np.stack(
+    answers = np.stack(
         [np.bincount(votes.annotator * 3 + answer, weights=weight[:, t], minlength=3 * people) for t in (0, 1)], axis=1
     )
-    counts = counts.reshape(people, 3, 2).transpose(0, 2, 1) + smoothing
+    counts: np.ndarray = answers.reshape(people, 3, 2).transpose(0, 2, 1) + smoothing
     voted = times * (np.bincount(votes.pair, minlength=len(posterior)) > 0)
     prior = voted @ posterior / max(voted.sum(), 1e-300)
     if symmetric:

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from palate.audits.findings import Findings
 from palate.audits.words import bias, configuration, number, percent, source_name, step_name
+from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
 _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
@@ -51,7 +52,7 @@ def judge_lines(findings: Findings) -> list[str]:
 
 def _say(console: Console, text: str) -> None:
     """A sentence: wrapped at words on a terminal, one line in a file or a pipe."""
-    console.print(text, soft_wrap=not console.is_terminal)
+    console.print(printable(text), soft_wrap=not console.is_terminal)
 
 
 def _judges(findings: Findings, width: int) -> Table:
@@ -67,8 +68,8 @@ def _judges(findings: Findings, width: int) -> Table:
             f"{judge.accuracy.n:,}" if judge.accuracy else "–",
             *[bias(judge) for _ in favours],
             f"{gain.power.value:.2f}" if gain else "–",
-            number(gain and gain.variance),
-            number(gain and gain.worth, 0),
+            number(gain.variance if gain else None),
+            number(gain.worth if gain else None, 0),
         ]
         table.add_row(*_fitted(cells, width))
     table.caption = (

@@ -59,6 +59,14 @@ def load_backbone(
         if component_class(folder, component) is None or not (folder / component).is_dir():
             lacks = "has no UNet" if component == "unet" else f"lacks the component {component!r}"
             raise PalateError(f"{folder}: this pipeline {lacks}. Download the whole pipeline folder again.")
+    for component in family.encoders:
+        other = component.replace("tokenizer", "text_encoder")
+        if other in family.encoders and (component_class(folder, component) is None) != (
+            component_class(folder, other) is None
+        ):
+            raise PalateError(
+                f"{folder}: model_index.json names one of {component} and {other} alone. Download that folder again."
+            )
     for component in ("scheduler", family.denoiser, *family.encoders):
         if (folder / component).is_dir() and not component.startswith("tokenizer"):
             component_config(folder, component)  # refuses what is damaged, or describes no model there is

@@ -41,7 +41,7 @@ class Backbone(ABC):
     logit_std: float = 1.0
 
     zeros_for_empty: bool | None = (
-        None  # the empty prompt is zeros instead of encoded; None where no pipeline does that
+        None  # zeros stand for the empty prompt; None where no pipeline of the family knows it
     )
     guidance: float = 1.0  # that `predict` tells a network which was distilled to be told one; others ignore it
 
@@ -64,7 +64,8 @@ class Backbone(ABC):
     def free_encoders(self) -> bool:
         """Let go of autoencoder and text encoders; whether there was one. Where one is asked for again, it loads
         again."""
-        return any([vars(self).pop(name, None) is not None for name in self.kept])
+        freed = [vars(self).pop(name, None) is not None for name in self.kept]  # all of them, before any is looked at
+        return any(freed)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 

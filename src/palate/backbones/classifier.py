@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from palate.backbones.components import require_whole
 from palate.errors import PalateError, first_line
+from palate.files import refuse_damaged
 from palate.objectives.logit import full_precision
 
 GROUPS = 8  # of every group normalisation; each image is normalised by itself, so that no image depends on its batch
@@ -65,6 +66,7 @@ def load_classifier(folder: str | Path) -> PreferenceClassifier:
 
     Raises PalateError when the folder does not hold one.
     """
+    refuse_damaged(Path(folder).parent, "The same `palate train` command writes it again.")
     try:
         options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
         classifier: PreferenceClassifier

@@ -3,13 +3,13 @@ them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,7 +19,8 @@ from palate.errors import PalateError, first_line
 
 Config = dict[str, Any]  # of a component or a pipeline, as its JSON has it
 
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+_READ_BY_TOKENIZERS = ("tokenizer.json", "vocab.json")
+VOCABULARIES = (*_READ_BY_TOKENIZERS, "spiece.model", "tokenizer.model")
 
 
 def component_config(folder: Path, name: str) -> Config:
@@ -42,7 +43,11 @@ def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> 
     logging.disable_progress_bar()  # and diffusers one for shards
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged configuration makes the libraries raise anything
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         raise PalateError(
             f"{folder / name}: could not be loaded ({first_line(error)}). Download that folder again."
         ) from error
@@ -65,8 +70,19 @@ def load_model(kind: type[Any], folder: Path, name: str, device: str | torch.dev
     """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled
     alone."""
     require_safetensors(folder / name)
+    component_config(folder, name)  # refuses what no model has, before it is built
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
-    return load_component(kind, folder, name, **{dtype: torch.float32}, use_safetensors=True).to(device)
+    options = {dtype: torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, told = load_component(kind, folder, name, **options)
+    lacking = [str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind) or ()]
+    unused = [str(key) for key in told.get("unexpected_keys") or ()]
+    if lacking or len(unused) > len(model.state_dict()) / 10:  # a few entries of another version do no harm
+        what = f"{len(lacking)} weights are missing" if lacking else f"{len(unused)} weights have no place in it"
+        raise PalateError(
+            f"{folder / name}: its weights and its config.json do not belong together: {what}"
+            f" ({(lacking or unused)[0][:100]}). Download that folder again."
+        )
+    return model.to(device)
 
 
 def load_frozen(kind: type[Any], folder: Path, name: str, device: str | torch.device) -> Any:
@@ -75,12 +91,57 @@ def load_frozen(kind: type[Any], folder: Path, name: str, device: str | torch.de
 
 
 def load_tokenizer(kind: type[Any], folder: Path, name: str) -> Any:
-    """A tokenizer. Raises PalateError when its vocabulary is missing, without which transformers makes an empty one."""
+    """A tokenizer.
+
+    Raises PalateError when its vocabulary is missing, without which transformers makes an empty one, and for an older
+    folder whose vocabulary only sentencepiece can read, where that is not installed.
+    """
     if not any((folder / name / file).is_file() for file in VOCABULARIES):
         raise PalateError(
             f"{folder / name}: no vocabulary (none of {', '.join(VOCABULARIES)}). Download that folder again."
         )
-    return load_component(kind, folder, name)
+    if not any((folder / name / file).is_file() for file in _READ_BY_TOKENIZERS):
+        _require_sentencepiece(folder / name)
+    for file in (folder / name).glob("*.json"):
+        if file.name in ("tokenizer_config.json", "special_tokens_map.json"):
+            read_json(file)
+    tokenizer = load_component(kind, folder, name)
+    _require_fit(tokenizer, folder, name)
+    return tokenizer
+
+
+def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
+    """Raises PalateError for a tokenizer that its encoder cannot read: of more tokens, or of longer prompts where an
+    encoder numbers the places."""
+    encoder = name.replace("tokenizer", "text_encoder")
+    if not (folder / encoder / "config.json").is_file():
+        return
+    config = component_config(folder, encoder)
+    inner = config.get("text_config")
+    config = config | inner if isinstance(inner, dict) else config
+    words, places = config.get("vocab_size"), config.get("max_position_embeddings")
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    wrong = ""
+    if isinstance(words, int) and highest >= words:
+        wrong = f"it has {highest + 1:,} tokens, and {encoder} knows {words:,}"
+    elif str(config.get("model_type")).startswith("clip") and isinstance(places, int):
+        if tokenizer.model_max_length > places:
+            wrong = f"it gives up to {tokenizer.model_max_length:.4g} tokens of a prompt, and {encoder} reads {places}"
+        elif tokenizer.pad_token is None:
+            wrong = "it has no token to fill up prompts with (pad_token)"
+    if wrong:
+        raise PalateError(f"{folder / name}: {wrong}. Download that folder again.")
+
+
+def _require_sentencepiece(tokenizer: Path) -> None:
+    try:
+        for module in ("sentencepiece", "google.protobuf"):
+            import_module(module)
+    except ImportError as error:
+        raise PalateError(
+            f"{tokenizer}: its vocabulary is a sentencepiece model, and {error.name} is not installed."
+            " pip install 'palate[sentencepiece]'."
+        ) from error
 
 
 def load_texts(kinds: Mapping[str, type[Any]], folder: Path, device: str | torch.device) -> dict[str, Any]:
@@ -127,7 +188,18 @@ def make_scheduler(folder: Path, sampler: str, samplers: Mapping[str, type[Any]]
         names = ", ".join(("default", *samplers))
         raise PalateError(f"{folder}: {family} cannot be sampled with {told}; choose one of {names}.")
     with quiet():
-        return kind.from_config({**settings, **component_config(folder, "scheduler")})
+        return built_scheduler(kind, {**settings, **component_config(folder, "scheduler")}, folder)
+
+
+def built_scheduler(kind: type[Any], config: Config, folder: Path, **options: Any) -> Any:
+    """A scheduler of this class with a folder's settings. Raises PalateError where none can be built of them."""
+    try:
+        return kind.from_config(config, **options)
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        raise PalateError(
+            f"{folder / 'scheduler'}: no {kind.__name__} can be built of its settings ({first_line(error)}). Download"
+            " that folder again."
+        ) from error
 
 
 @torch.no_grad()

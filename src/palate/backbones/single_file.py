@@ -18,7 +18,7 @@ from palate.backbones.assembled import made_once, user_cache
 from palate.backbones.configs import read_json
 from palate.backbones.quiet import quiet_loading
 from palate.backbones.stock import COMPONENTS, SD, SDXL, config_file, write_index, write_stock, write_tokenizer
-from palate.errors import PalateError
+from palate.errors import PalateError, first_line
 
 FORM = "1"  # of what is made of a file; another one is converted again
 TOLD = "palate.pipeline"  # the entry of a file's header in which an export says what the weights do not
@@ -91,7 +91,7 @@ def _header(file: Path) -> tuple[dict[str, _Shape], dict[str, str]]:
             names = list(handle.keys())
             return {name: _Shape(handle.get_slice(name).get_shape()) for name in names}, handle.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise PalateError(f"{file}: not readable as safetensors ({str(error).splitlines()[0]}).") from error
+        raise PalateError(f"{file}: not readable as safetensors ({first_line(error)}).") from error
 
 
 def _refuse_parts(file: Path, shapes: dict[str, _Shape]) -> None:
@@ -159,8 +159,8 @@ def _convert(file: Path, shapes: dict[str, _Shape], told: dict[str, str], folder
 
 
 def _reason(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return "weights are missing in it" if "meta tensor" in line else line[:200]
+    line = first_line(error)
+    return "weights are missing in it" if "meta tensor" in line else line
 
 
 def require_whole_network(part: object) -> None:

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from palate.backbones.base import Backbone, Denoiser
 from palate.backbones.components import (
+    built_scheduler,
     component_config,
     kl_factor,
     load_component,
@@ -68,7 +69,7 @@ class StableDiffusion(Backbone):
     @cached_property
     def noise_schedule(self) -> DDPMScheduler:
         kind = component_class(self.folder, "scheduler")
-        if kind and kind.startswith("EDM"):  # scales what the network sees and says, which no `prediction_type` tells
+        if str(kind).startswith("EDM"):  # scales what the network sees and says, which no `prediction_type` tells
             raise PalateError(
                 f"{self.folder / 'scheduler'}: palate cannot train with {kind}, whose noise has no timesteps."
             )
@@ -77,6 +78,11 @@ class StableDiffusion(Backbone):
             raise PalateError(
                 f"{self.folder / 'scheduler'}: prediction_type {schedule.config.prediction_type!r} is not one of"
                 f" {PREDICTIONS}."
+            )
+        if tuple(schedule.alphas_cumprod.shape) != (schedule.config.num_train_timesteps,):
+            raise PalateError(
+                f"{self.folder / 'scheduler'}: its noise schedule has {schedule.alphas_cumprod.numel()} steps, and"
+                f" num_train_timesteps is {schedule.config.num_train_timesteps}. Download that folder again."
             )
         return schedule
 
@@ -171,7 +177,7 @@ class StableDiffusion(Backbone):
 
     def _scheduler(self, scheduler_class: type[Any]) -> Any:
         options = {"clip_sample": False} if scheduler_class is DDIMScheduler else {}  # latents leave [-1, 1]
-        return scheduler_class.from_config(scheduler_class.load_config(self.folder, subfolder="scheduler"), **options)
+        return built_scheduler(scheduler_class, component_config(self.folder, "scheduler"), self.folder, **options)
 
     @torch.no_grad()
     def sample(

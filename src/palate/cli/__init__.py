@@ -1,13 +1,14 @@
 """The command line: `palate VERB ...`. Each verb is one short file; nothing heavy loads before a verb is chosen."""
 
-import errno
 import importlib
 import logging
 import os
 import sys
+import threading
 import traceback
 
 from palate.errors import PalateError, did_you_mean
+from palate.files import is_disk_full
 
 # verb -> module in this folder, one line of help
 VERBS = {
@@ -38,6 +39,7 @@ def main() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
         logging.ERROR
     )  # where it is installed, it misses what nobody needs here
+    threading.excepthook = _in_a_thread
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -60,18 +62,22 @@ def main() -> None:
         sys.exit(_interrupted())
     except BrokenPipeError:
         os._exit(0)  # the reader of our output has gone, as with `| head`
-    except RuntimeError as error:
-        if not type(error).__name__ == "OutOfMemoryError":  # torch's, which only some verbs have loaded
-            raise
-        sys.exit(
-            "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision: bf16,"
-            " weight_dtype: bf16, gradient_checkpointing: true or a smaller train_batch_size; for sampling, with"
-            " --mixed-precision bf16 or a smaller --batch-size."
-        )
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which only some verbs have loaded
+            sys.exit(
+                "palate: the GPU's memory is full. What was finished is kept. Less is needed with mixed_precision:"
+                " bf16, weight_dtype: bf16, gradient_checkpointing: true or a smaller train_batch_size; for sampling,"
+                " with --mixed-precision bf16 or a smaller --batch-size."
+            )
+        if not is_disk_full(error):
             raise
         sys.exit("palate: the disk is full. What was finished is kept; free some space, then the same command goes on.")
+
+
+def _in_a_thread(told: threading.ExceptHookArgs) -> None:
+    """A full disk is told once, by the main thread, which meets it, too (TensorBoard writes in a thread)."""
+    if told.exc_value is None or not is_disk_full(told.exc_value):
+        threading.__excepthook__(told)
 
 
 def _interrupted() -> int:

@@ -5,13 +5,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from palate.cli.options import parse
-from palate.errors import PalateError
+from palate.cli.settings import settings
 from palate.foreign import printable
+
+if TYPE_CHECKING:
+    from palate.judges.annotate import Report
 
 DESCRIPTION = """\
 A program votes on the pairs of a dataset. Interrupted? The same command goes on; a second run costs nothing.
@@ -81,28 +84,21 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "annotate", DESCRIPTION)
-    from palate.data.dataset import open_dataset
-    from palate.judges.annotate import Report, annotate
-    from palate.judges.base import SELF
-    from palate.judges.calibration import can_calibrate, recalibrate
-    from palate.judges.load import load_judge
+    from palate.command import said_as
+    from palate.verbs.data import annotate
 
-    dataset = open_dataset(options.dataset)
-    if options.recalibrate:
-        correction = recalibrate(dataset, options.name or options.judge)
-        print(json.dumps(asdict(correction.after)) if options.json else f"annotate: {correction.sentence()}")
-        return
-    load = load_judge
-    if options.judge.startswith(SELF):
-        from palate.training.implicit_judge import load_any_judge as load
-    with (
-        contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
-    ):  # folds in training print
-        report: Report = annotate(
-            dataset,
+    quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with quiet, said_as(["palate", "annotate", *argv]):  # folds in training print
+        done = annotate(
+            options.dataset,
             options.judge,
-            settings=_settings(options),
-            annotator=options.name,
+            name=options.name,
+            model=options.model,
+            server=options.server,
+            template=options.template,
+            device=options.device,
+            dtype=options.dtype,
+            settings=settings(options.set),
             temperature=options.temperature,
             batch_size=options.batch_size,
             limit=options.limit,
@@ -111,20 +107,22 @@ def main(argv: list[str]) -> None:
             gpus=options.gpus,
             embeddings=options.embeddings,
             again=options.again,
-            load=load,
+            recalibrate=options.recalibrate,
         )
-    calibration = recalibrate(dataset, report.annotator) if can_calibrate(dataset, report.annotator) else None
+    report, calibration = done.report, done.calibration
     if options.json:
-        print(json.dumps(asdict(report)))
+        told = report or (calibration and calibration.after)
+        print(json.dumps(asdict(told) if told else None))
         return
-    print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
+    if report:
+        print(printable("\n".join(lines(report, options.prompt_price, options.completion_price))))
     if calibration is None:
         print("annotate: too few pairs with human votes to say how far this judge can be trusted (10 are needed)")
     else:
         print(f"annotate: {calibration.sentence()}")
 
 
-def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> list[str]:
+def lines(report: "Report", prompt_price: float = 0.0, completion_price: float = 0.0) -> list[str]:
     """The counts in words."""
     counts = {
         "voted before": report.already_voted,
@@ -167,17 +165,3 @@ def lines(report, prompt_price: float = 0.0, completion_price: float = 0.0) -> l
             f"{completion:,} completion tokens{cost}"
         )
     return out
-
-
-def _settings(options: Options) -> dict:
-    """What the judge is told; only what was given."""
-    import yaml
-
-    given = {name: getattr(options, name) for name in ("model", "server", "template", "device", "dtype")}
-    settings = {name: value for name, value in given.items() if value is not None}
-    for pair in options.set:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise PalateError(f"--set {pair!r}: write it as key=value.")
-        settings[name] = yaml.safe_load(value) if value else ""
-    return settings

@@ -9,8 +9,6 @@ from typing import Annotated
 import tyro
 
 from palate.cli.options import parse
-from palate.errors import PalateError
-from palate.files import write_text
 
 DESCRIPTION = """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
@@ -45,46 +43,25 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, "audit", DESCRIPTION)
     from rich.console import Console
 
-    from palate.audits.findings import audit
-    from palate.audits.page import write_page
     from palate.audits.terminal import print_findings
-    from palate.data.dataset import open_dataset
+    from palate.command import said_as
+    from palate.verbs.data import audit
 
-    dataset = open_dataset(options.dataset)
-    if options.config and options.config.exists():
-        raise PalateError(
-            f"--config {options.config}: is there already, and maybe edited. Give the name of a new file."
+    page = options.out or (None if options.json else options.dataset / "audit.html")
+    with said_as(["palate", "audit", *argv]):
+        findings = audit(
+            options.dataset,
+            out=page,
+            run=options.run,
+            config=options.config,
+            human_annotators=options.human_annotators,
+            human_votes=options.human_votes,
+            seed=options.seed,
         )
-    findings = audit(
-        dataset,
-        options.run,
-        human_annotators=options.human_annotators,
-        human_votes=options.human_votes,
-        seed=options.seed,
-    )
-    page = options.out or (None if options.json else dataset.path / "audit.html")
-    if page:
-        write_page(findings, dataset, page, " ".join(["palate audit", *argv]))
     if options.json:
         print(json_module.dumps(findings.record(), ensure_ascii=False))
     else:
         print_findings(findings, Console())
         print(f"\naudit: {page}")
     if options.config:
-        write_text(options.config, _configuration(findings, dataset, options.config))
         print(f"audit: {options.config}. Next: palate train {options.config} --dry-run", file=sys.stderr)
-
-
-def _configuration(findings, dataset, file: Path) -> str:
-    """A complete configuration: the recommended keys, with the model that made the pairs where the dataset says
-    which."""
-    import yaml
-
-    made_by = [entry["model"] for entry in dataset.provenance if isinstance(entry, dict) and "model" in entry]
-    keys = {
-        "pretrained_model_name_or_path": made_by[0] if len(set(made_by)) == 1 else "path/to/the/pipeline",
-        "dataset": str(dataset.path),
-        "output_dir": f"runs/{file.stem}",
-        **findings.recommendation.configuration,
-    }
-    return f"# {findings.recommendation.sentence}\n{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)}"

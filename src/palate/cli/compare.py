@@ -1,15 +1,17 @@
 """`palate compare`"""
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from palate.cli.options import parse
-from palate.errors import PalateError
+
+if TYPE_CHECKING:
+    from palate.evaluation.contest import Contest
+    from palate.evaluation.results import Comparison
 
 DESCRIPTION = """Paired win rates on the same prompts and noise, with 95 % intervals clustered by prompt.
 
@@ -68,49 +70,33 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "compare", DESCRIPTION)
+    from palate.command import said_as
     from palate.data.samples import Sampling
-    from palate.evaluation.compare import compare
-    from palate.evaluation.results import save
-    from palate.sampling.prompts import load_suite
+    from palate.verbs.models import compare
 
-    if options.prompts is None and (options.part or options.limit or options.column):
-        raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")
-    suite = load_suite(options.prompts, options.part, options.limit, options.column) if options.prompts else None
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         mixed_precision=options.mixed_precision,
     )  # fmt: skip
-    if options.judge and options.votes is None:
-        raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
-    command = shlex.join(["palate", "compare", *argv])
-    if options.votes is not None:
-        _by_votes(options, suite, sampling, command)
-        if not options.scorer:
-            return
-    comparison = compare(
-        list(options.models), options.against, prompts=suite, scorer=list(options.scorer) or None, sampling=sampling,
-        group=options.group, command=command,
-    )  # fmt: skip
-    save(comparison, options.out or Path(options.models[0]) / "compare.json")
-    if options.json:
-        print(json.dumps(comparison.as_dict()))
-    else:
-        comparison.show()
+    alike: Any = {
+        "prompts": None if options.prompts is None else Path(options.prompts), "part": options.part,
+        "limit": options.limit, "column": options.column, "sampling": sampling,
+    }  # fmt: skip
+    models, against, judge = options.models, options.against, options.judge
+    with said_as(["palate", "compare", *argv]):
+        if options.votes is not None:
+            out = None if options.scorer else options.out
+            _show(compare(models, against, votes=options.votes, judge=judge, out=out, **alike), options.json)
+            if not options.scorer:
+                return
+            judge = None
+        scorer, group = options.scorer, options.group
+        found = compare(models, against, scorer=scorer, judge=judge, group=group, out=options.out, **alike)
+        _show(found, options.json)
 
 
-def _by_votes(options: Options, suite, sampling, command: str) -> None:
-    from palate.data.dataset import open_dataset
-    from palate.evaluation.compare import two_models
-    from palate.evaluation.contest import contest
-    from palate.evaluation.results import save
-
-    if len(options.models) != 1:
-        raise PalateError(f"--votes compares one model with --against, and {len(options.models)} are named.")
-    names, samples = two_models(options.models[0], options.against, suite, sampling, command)
-    found = contest(*samples, open_dataset(options.votes), options.judge, names, command)
-    out = options.out if options.out and not options.scorer else None
-    save(found, out or Path(options.models[0]) / "compare-votes.json")
-    if options.json:
+def _show(found: "Comparison | Contest", as_json: bool) -> None:
+    if as_json:
         print(json.dumps(found.as_dict()))
     else:
         found.show()

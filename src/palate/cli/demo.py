@@ -25,6 +25,8 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "demo", DESCRIPTION)
-    from palate.demos.demo import demo
+    from palate.command import said_as
+    from palate.verbs.models import demo
 
-    demo(options.out, options.quick, options.seed)
+    with said_as(["palate", "demo", *argv]):
+        demo(options.out, quick=options.quick, seed=options.seed)

@@ -35,9 +35,9 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "export", DESCRIPTION)
-    from palate.sharing.export import export, how_to_load, size_of
+    from palate.sharing.export import how_to_load, size_of
+    from palate.verbs.models import export
 
-    to = options.to.expanduser() if options.to else None
-    path = export(options.run, options.format, to, options.dtype, options.whole_pipeline)
+    path = export(options.run, options.format, options.to, dtype=options.dtype, whole_pipeline=options.whole_pipeline)
     print(f"export: {path} ({size_of(path)})")
     print(f"export: {how_to_load(path, options.format, options.whole_pipeline)}")

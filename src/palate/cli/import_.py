@@ -1,7 +1,6 @@
 """`palate import`: other formats into pairs and votes."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from palate.cli.options import parse
-from palate.data.importers.common import ImportReport
-from palate.data.importing import Format, import_pairs, summary_lines
-from palate.errors import PalateError
+from palate.data.importing import Format, summary_lines
+from palate.foreign import printable
+from palate.verbs.data import import_pairs
 
 HELP = """Add pairs and votes from other formats to a dataset. Running again adds only what is missing.
 
@@ -73,31 +72,5 @@ class Options:
 def main(argv: list[str]) -> None:
     """Run `palate import` with the arguments `argv`; raises PalateError when it could not all be read."""
     options = parse(Options, argv, "import", HELP)
-    report = _world(options) if options.format == "world" else _files(options)
-    print(json.dumps(vars(report)) if options.json else "\n".join(summary_lines(report)))
-
-
-def _files(options: Options) -> ImportReport:
-    return import_pairs(
-        options.format,
-        options.sources,
-        options.to,
-        name=options.name,
-        annotator=options.annotator,
-        source=options.source,
-        progress=sys.stderr.isatty(),
-        allow_outside=options.allow_outside,
-        split=options.split,
-        config=options.config,
-    )
-
-
-def _world(options: Options) -> ImportReport:
-    if options.world == "emoji":
-        from palate.demos.emoji_dataset import import_emoji as importer
-    else:
-        from palate.demos.dataset import import_world as importer
-
-    if options.sources:
-        raise PalateError(f"world: it has no sources, but {options.sources[0]} was given. Its pairs are made now.")
-    return importer(options.to, options.pairs, voters=options.voters, name=options.name)
+    report = import_pairs(**{name: value for name, value in vars(options).items() if name != "json"})
+    print(json.dumps(vars(report)) if options.json else printable("\n".join(summary_lines(report))))

@@ -1,7 +1,6 @@
 """`palate info`: what a dataset holds."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import tyro
 from rich.console import Console
 
 from palate.cli.options import parse
-from palate.data.dataset import open_dataset
-from palate.data.summary import print_summary, summarise
+from palate.data.summary import print_summary
+from palate.verbs.data import info
 
 HELP = """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
 
@@ -33,7 +32,7 @@ class Options:
 def main(argv: list[str]) -> None:
     """Run `palate info` with the arguments `argv`; raises PalateError when there is no readable dataset."""
     options = parse(Options, argv, "info", HELP)
-    summary = summarise(open_dataset(options.dataset), progress=sys.stderr.isatty())
+    summary = info(options.dataset)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from palate.cli.options import parse
-from palate.errors import PalateError
 
 DESCRIPTION = """\
 A page to vote on: two pictures and their prompt, the arrow keys, every vote stored at once. Interrupted?
@@ -64,32 +63,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "label", DESCRIPTION)
-    try:
-        from palate.web.serve import label
-    except ImportError as error:
-        raise PalateError(f"label needs {error.name}: pip install 'palate[web]'") from error
-    label(
-        options.dataset,
-        budget=options.budget,
-        raters=names(options.raters),
-        host=options.host,
-        port=options.port,
-        store=options.store,
-        select=options.select,
-        judges=names(options.judges),
-        repeats=options.repeats,
-        shared=options.shared,
-        known=options.known,
-        known_share=options.known_share,
-        question=options.question,
-        seed=options.seed,
-        days=options.days,
-        rate=options.rate,
-        public_url=options.public_url,
-        browse=options.browser,
-    )
+    from palate.verbs.data import label
 
-
-def names(text: str) -> tuple[str, ...]:
-    """The names in "ana,bo,chen"."""
-    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+    label(**vars(options))

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.cli.options import parse
-from palate.presets import Method, method, methods
+from palate.presets import Method
 from palate.run.config import TrainConfig
 from palate.run.keys import help_of_keys
+from palate.verbs.models import methods
 
 DESCRIPTION = """The methods of the literature as presets, and what each one sets.
 
@@ -38,7 +39,7 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "methods", DESCRIPTION)
-    chosen = [method(options.name)] if options.name else list(methods().values())
+    chosen = [methods(options.name)] if options.name else list(methods().values())
     if options.json:
         print(json.dumps([asdict(one) for one in chosen], indent=1, ensure_ascii=False))
     elif options.name:

@@ -1,6 +1,5 @@
 """`palate report`"""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -45,19 +44,20 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "report", DESCRIPTION)
-    from palate.reports.runs import report
+    from palate.command import said_as
+    from palate.verbs.models import report
 
-    page = report(
-        list(options.runs),
-        options.out,
-        list(options.scorer) or None,
-        options.pictures,
-        votes=options.votes,
-        judge=options.judge,
-        group=options.group,
-        card=options.card,
-        command=shlex.join(["palate", "report", *argv]),
-    )
+    with said_as(["palate", "report", *argv]):
+        page = report(
+            options.runs,
+            options.out,
+            scorer=options.scorer,
+            votes=options.votes,
+            judge=options.judge,
+            group=options.group,
+            card=options.card,
+            pictures=options.pictures,
+        )
     print(f"report: {page}")
     if options.card:
         print("\n".join(f"card: {run / 'model' / 'README.md'}" for run in options.runs))

@@ -1,6 +1,5 @@
 """`palate sample`"""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -61,16 +60,18 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "sample", DESCRIPTION)
-    from palate.data.samples import Sampling
-    from palate.sampling.prompts import load_suite
-    from palate.sampling.samples import sample_verb
+    from palate.command import said_as
+    from palate.data.samples import Sampling, open_samples
+    from palate.verbs.models import sample
 
     sampling = Sampling(
         options.steps, options.guidance, options.sampler, options.seed, options.repetitions,
         options.negative, options.negative_mix, options.classifier_scale, options.mixed_precision,
     )  # fmt: skip
-    suite = load_suite(options.prompts, options.part, options.limit, options.column)
-    print(suite.line())
-    command = shlex.join(["palate", "sample", *argv])
-    for samples in sample_verb(options.model, suite, sampling, options.to, options.base, options.batch_size, command):
+    with said_as(["palate", "sample", *argv]):
+        made = sample(
+            options.model, Path(options.prompts), options.to, sampling, part=options.part, limit=options.limit,
+            column=options.column, base=options.base, batch_size=options.batch_size,
+        )  # fmt: skip
+    for samples in [made, *([open_samples(Path(options.model) / "base-samples")] if options.base else [])]:
         print(f"sample: {len(samples.prompts)} pictures in {samples.folder}")

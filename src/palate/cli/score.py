@@ -1,18 +1,21 @@
 """`palate score`"""
 
 import json
-import shlex
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from palate.cli.options import parse
+from palate.cli.settings import settings
 from palate.files import plain
+from palate.foreign import printable
 
 DESCRIPTION = """\
 One number per picture, kept beside the pictures (scores.parquet) for `palate compare` and `palate report`.
-Interrupted? The same command goes on; a second run costs nothing.
+Interrupted? The same command goes on; a second run costs nothing. What cannot be scored is said at the end, with exit
+code 1, and the rest is scored.
 
 Scorers:
   clip, pickscore, hpsv2.1, aesthetic, imagereward   reward models; --model is a local folder, or a hub name
@@ -50,13 +53,20 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "score", DESCRIPTION)
-    from palate.evaluation.score import score, score_lines
+    from palate.command import said_as
+    from palate.evaluation.score import score_lines
+    from palate.verbs.models import score
 
-    common = {"model": options.model, "device": options.device, "dtype": options.dtype}
-    common = {name: value for name, value in common.items() if value is not None}
-    command = shlex.join(["palate", "score", *argv])
-    scored = score(list(options.models), list(options.scorer), common, list(options.set), options.batch_size, command)
+    wrong: list[str] = []
+    given = settings(options.set, "key=value, or NAME.key=value")
+    with said_as(["palate", "score", *argv]):
+        scored = score(
+            options.models, options.scorer, model=options.model, device=options.device, dtype=options.dtype,
+            settings=given, batch_size=options.batch_size, tell=wrong.append,
+        )  # fmt: skip
     if options.json:
         print(json.dumps([plain(one.as_dict()) for one in scored]))
     else:
-        print("\n".join(line for one in scored for line in score_lines(one)))
+        print(printable("\n".join(line for one in scored for line in score_lines(one))))
+    if wrong:  # after what could be scored, so that it is the last thing that is read
+        sys.exit("\n".join(wrong))

@@ -1,7 +1,5 @@
 """`palate train`"""
 
-import shlex
-
 from palate.cli.keys import merged, parse_keys
 from palate.errors import PalateError
 from palate.run.values import NEEDED
@@ -33,10 +31,11 @@ def main(argv: list[str]) -> None:
     values = read_yaml(given.file) if given.file else {}
     config = load_config(merged(values, given.options), where=str(given.file or "train"))
 
+    from palate.command import said_as
     from palate.distributed import together
-    from palate.training.train import train
+    from palate.verbs.models import train
 
-    with together():  # of several processes the first one prints
-        run = train(config, command=shlex.join(["palate", "train", *argv]), dry_run=given.dry_run)
+    with together(), said_as(["palate", "train", *argv]):  # of several processes the first one prints
+        run = train(config, dry_run=given.dry_run)
         if not given.dry_run:
             print(f"train: done, the model is in {run.model_path}. Next: palate compare {run.path} --prompts FILE")

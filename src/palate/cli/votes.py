@@ -3,13 +3,16 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from palate.cli.options import parse
 from palate.errors import PalateError
 from palate.foreign import printable
+
+if TYPE_CHECKING:
+    from palate.web.export import Exported
 
 DESCRIPTION = """\
 Votes out of the live store into the dataset, and from and to Label Studio. Each can be repeated: a vote
@@ -44,58 +47,43 @@ class Options:
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, "votes", DESCRIPTION)
-    act = _studio if options.label_studio else _simulate if options.action == "simulate" else _live
-    try:
-        counts, line = act(options)
-    except ImportError as error:
-        raise PalateError(f"votes needs {error.name}: pip install 'palate[web]'") from error
-    print(json.dumps(counts) if options.json else printable(line))
+    from palate.verbs.data import votes
+
+    if options.action != "simulate" and options.label_studio:
+        counts = votes(options.action, options.dataset, label_studio=options.label_studio, pictures=options.pictures)
+        told = _in_words(options, counts)
+    elif options.action == "simulate":
+        done = votes("simulate", options.dataset, store=options.store, voter=options.voter, count=options.count)
+        counts, told = asdict(done), (
+            f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs"
+            " have one"
+        )  # fmt: skip
+    elif options.action == "import":
+        raise PalateError(
+            "votes import: give the file, as in --label-studio ls.json. `palate import` reads other formats."
+        )
+    else:
+        exported = votes("export", options.dataset, store=options.store)
+        counts, told = asdict(exported), _exported(exported)
+    print(json.dumps(counts) if options.json else printable(told))
 
 
-def _studio(options: Options) -> tuple[dict, str]:
-    from palate.data.dataset import open_dataset
-    from palate.web.labelstudio import export_tasks, import_annotations
-
-    dataset, file = open_dataset(options.dataset), options.label_studio
+def _in_words(options: Options, counts: dict[str, Any]) -> str:
     if options.action == "export":
-        counts = export_tasks(dataset, file, options.pictures)
-        line = f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {file}"
+        line = f"votes: {counts['tasks']:,} tasks with {counts['annotations']:,} annotations in {options.label_studio}"
         lacking = counts["without pictures"]
         if lacking:
             line += (
                 f"\nvotes: {lacking:,} of them without pictures, which Label Studio does not take; --pictures adds them"
             )
-        return counts, line
-    counts = import_annotations(dataset, file)
+        return line
     left_out = "".join(f", {n:,} {why}" for why, n in counts["left out"].items())
     unknown = f" ({counts['of unknown people']:,} of unknown people)" if counts["of unknown people"] else ""
     there = f"{counts['already there']:,} were there already"
-    return counts, f"votes: {counts['added']:,} votes added, {there}{unknown}{left_out}"
+    return f"votes: {counts['added']:,} votes added, {there}{unknown}{left_out}"
 
 
-def _simulate(options: Options) -> tuple[dict, str]:
-    from palate.demos.simulate import simulate_votes
-
-    dataset, engine = _dataset_and_store(options)
-    done = simulate_votes(engine, dataset, options.voter, options.count)
-    return (
-        asdict(done),
-        (
-            f"votes: {done.votes:,} simulated votes of {done.voter}; {done.answered:,} of {done.drawn:,} drawn pairs"
-            " have one"
-        ),
-    )
-
-
-def _live(options: Options) -> tuple[dict, str]:
-    from palate.web.export import export_votes
-
-    if options.action == "import":
-        raise PalateError(
-            "votes import: give the file, as in --label-studio ls.json. `palate import` reads other formats."
-        )
-    dataset, engine = _dataset_and_store(options)
-    done = export_votes(engine, dataset)
+def _exported(done: "Exported") -> str:
     lines = [
         f"votes: {done.added:,} votes added, {done.already_there:,} were there already; {done.answered:,} of "
         f"{done.drawn:,} drawn pairs have one; propensity set on {done.propensities:,} pairs"
@@ -105,20 +93,4 @@ def _live(options: Options) -> tuple[dict, str]:
         lines.append(
             f"votes: {name} was right on {right['share']:.0%} {interval} of {right['n']:,} pairs with a known answer"
         )
-    return asdict(done), "\n".join(lines)
-
-
-def _dataset_and_store(options: Options):
-    """The dataset and its live store, which must be there."""
-    from palate.data.database import connect
-    from palate.data.dataset import open_dataset
-    from palate.data.store import default_store, open_store
-
-    dataset, url = open_dataset(options.dataset), options.store or default_store(options.dataset)
-    where = connect(url).url
-    if where.get_backend_name() == "sqlite" and where.database and not Path(where.database).exists():
-        raise PalateError(
-            f"votes {options.action}: no votes of people yet ({where.database} is not there). "
-            f"Label first: `palate label {dataset.path}`."
-        )
-    return dataset, open_store(url)
+    return "\n".join(lines)

@@ -127,7 +127,7 @@ class _Target:
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
         self.provenance = provenance
         self.dataset = PreferenceDataset.open(path) if (path / "dataset.json").exists() else None
-        self.known = self.dataset.pair_ids() if self.dataset else {}
+        self.known = self.dataset.pair_ids() if self.dataset is not None else {}
         self.pairs: dict[str, dict[str, Any]] = {}
         self.votes: list[dict[str, Any]] = []
         self.bytes = 0

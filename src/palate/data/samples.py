@@ -58,6 +58,10 @@ class Samples:
     suite: str = ""  # where the prompts came from; their content is in settings["prompts"]
     origin: dict[str, Any] = field(default_factory=dict)  # `origin_of`; empty in folders of older versions
 
+    def __fspath__(self) -> str:
+        """Their folder: samples can be given wherever a path can."""
+        return str(self.folder)
+
     @property
     def paths(self) -> list[Path]:
         return [picture_path(self.folder, i) for i in range(len(self.prompts))]

@@ -4,6 +4,7 @@ judges."""
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def import_world(
     )  # fmt: skip
 
 
-def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
+def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict[str, Any]]:
     backbone, network = load_model(model)
     shape = backbone.latent_shape(backbone.resolution)
     with progress_bar("sampling pairs", len(missing)) as advance:
@@ -99,7 +100,7 @@ def _sampled_pairs(model: str, missing: list[int], seed: int) -> Iterator[dict]:
             advance(len(index))
 
 
-def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict]:
+def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict[str, Any]]:
     shown_0, shown_1, pair_ids = measure_pairs(dataset)
     for name in voters:
         voter = VOTERS[name]

@@ -1,18 +1,19 @@
 """The whole way in the small world: pairs and votes, six models, samples, a table, a page."""
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from palate.backbones import WORLD
+from palate.command import command_line
 from palate.demos.dataset import SAMPLING, make_dataset
 from palate.evaluation.compare import Comparison, evaluate
 from palate.evaluation.strengths import strengths
 from palate.reports.page import Page, write_report
+from palate.reports.plots import require_plots
 from palate.reports.runs import page_of
 from palate.reports.terminal import results_table
 from palate.sampling.samples import sample
@@ -34,7 +35,7 @@ COMMON = {
 AS_IS = {"judge": JUDGE, "hard_votes": True, "correction": "none"}
 
 
-def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict]]:
+def rows_of_demo(human_votes: int) -> dict[str, tuple[str, dict[str, Any]]]:
     """folder -> (what the table calls it, what its configuration adds)."""
     few = {"human_votes": human_votes}
     return {
@@ -67,8 +68,10 @@ FULL, REDUCED = Scale(pairs=1536, steps=90, repetitions=8), Scale(pairs=640, ste
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
     """Run the demo into `out` (again to go on after an interruption); prints the table, writes the page, returns it.
 
-    `quick` trains two of the models, on fewer pairs and for fewer steps.
+    `quick` trains two of the models, on fewer pairs and for fewer steps. Raises PalateError where matplotlib (the extra
+    `plots`) is missing.
     """
+    require_plots()
     began, console = time.monotonic(), _console()
     scale = scale or (REDUCED if quick else FULL)
     pairs, human = scale.pairs, scale.pairs // 8
@@ -81,7 +84,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
         folders = {"dataset": str(dataset.path), "output_dir": str(out / name)}
-        train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=scale.steps, command=_command())
+        train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=scale.steps)
 
     sampling = replace(SAMPLING, seed=seed, repetitions=scale.repetitions)
     base = evaluate("base", out / "base", sample(WORLD, list(PROMPTS), out / "base" / "samples", sampling), "world")
@@ -97,7 +100,7 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     page = page_of(
         Comparison(base, compared, "world", table=table),
         title="palate demo · small world",
-        command=_command(),
+        command=command_line(),
         pictures=30,
         names={name: title for name, (title, _) in rows.items()},
         facts={
@@ -116,7 +119,3 @@ def _console() -> Console:
     """The terminal; where there is none, wide enough for the table."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
-
-
-def _command() -> str:
-    return shlex.join(["palate", *sys.argv[1:]])

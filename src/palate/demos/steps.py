@@ -42,7 +42,7 @@ def resume(path: Path, *parts: torch.nn.Module | torch.optim.Optimizer | EMAMode
     state = torch.load(path, weights_only=True)
     for part, values in zip(parts, state["parts"], strict=True):
         part.load_state_dict(values)
-    return state["step"]
+    return int(state["step"])
 
 
 def log(work: Path, **values: float | str) -> None:

@@ -1,10 +1,13 @@
 """Models against one another: the same prompts and noise, paired wins with intervals clustered by prompt."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from palate.command import command_line
 from palate.data.samples import OF_THE_MODEL, Samples, Sampling, different_settings, open_samples
 from palate.errors import PalateError
 from palate.evaluation.results import Comparison, Evaluated
@@ -15,7 +18,7 @@ from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
 from palate.run.load import base_model, load_config
 from palate.sampling.naming import require_models
-from palate.sampling.origin import require_one_base, run_of, said, trained_since
+from palate.sampling.origin import require_one_base, run_of, trained_since
 from palate.sampling.prompts import Suite, listed, load_suite, shipped_prompts
 from palate.sampling.provenance import learned_by_samples
 from palate.sampling.samples import sample
@@ -25,9 +28,10 @@ __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", 
 
 
 def compare(
-    models: str | Path | list[str | Path], against: str | Path = "base", *, prompts: str | Path | Suite | None = None,
+    models: str | Path | Sequence[str | Path], against: str | Path = "base", *,
+    prompts: str | Path | Suite | None = None,
     scorer: str | list[str] | None = None, sampling: Sampling | None = None, device: str | None = None,
-    group: bool = False, command: str | None = None,
+    group: bool = False,
 ) -> Comparison:  # fmt: skip
     """Compare runs with their base model, another run, or a folder of samples, sampling first what is missing.
 
@@ -35,7 +39,7 @@ def compare(
     when absent, those that scored the first model's samples, else "world". With several the first that none of the
     models was trained on is the headline, and a statistic of the pictures only where there is nothing else; the
     comparisons by the rest are its `others`. Where it cannot be known what a model was trained on, none is. Stored
-    scores are used as they are. `command` is stored with what is made.
+    scores are used as they are.
 
     Runs whose configurations differ in their seed alone are also combined into one result, an interval for other seeds
     included; with `group` all models are taken for such. Where the other run is itself one of several seeds here, its
@@ -45,20 +49,20 @@ def compare(
     pairs, when runs are compared with their base and did not start from the same one, and when a reward model has not
     scored all of them yet (`palate score`).
     """
-    models = models if isinstance(models, list) else [models]
+    models = [models] if isinstance(models, str | Path) else list(models)
     require_models(models, "compare")
     if against == "base":
         require_one_base(models)
-    made = [samples_of(model, prompts, sampling, device, command) for model in models]
-    base_samples, base_name = _base(models[0], against, prompts, sampling, device, command)
+    made = [samples_of(model, prompts, sampling, device) for model in models]
+    base_samples, base_name = _base(models[0], against, prompts, sampling, device)
     for samples in made:
         _require_pairs(samples, base_samples)
     names = _distinct([base_name, *map(name_of, models)], [base_samples.folder, *models])
     paths = [base_samples.folder, *map(Path, models)]
-    scorers = [scorer] if isinstance(scorer, str) else scorer or verdicts(made[0]) or _default(made[0])
     everyone = [base_samples, *made]
+    scorers = [scorer] if isinstance(scorer, str) else scorer or _those_that_can(everyone) or _default(made[0])
     learned = [learned_by_samples(samples) for samples in everyone]
-    drifts = [drift(samples, command) for samples in everyone]
+    drifts = [drift(samples) for samples in everyone]
     changes = _changes(drifts, base_samples.prompts)
     start = base_samples.folder if against == "base" else against
     seeds = [list(range(1, len(everyone)))] if group else _families([start, *models], everyone)
@@ -66,7 +70,7 @@ def compare(
         raise PalateError("--group combines the training seeds of one method: name two runs or more.")
     sections = []
     for one in dict.fromkeys(scorers):
-        scored = scored_alike(everyone, one, command)
+        scored = scored_alike(everyone, one)
         scores = [own.values for own in scored]
         means = mean_intervals(scores, base_samples.prompts)
         base, *rows = map(_evaluated, names, paths, everyone, scored, drifts, means)
@@ -80,29 +84,33 @@ def compare(
         others=tuple(section for section in sections if section is not headline),
         lost={name: about.lost for name, about in zip(names, learned, strict=True) if about.lost},
         older=tuple(name for name, samples in zip(names, everyone, strict=True) if trained_since(samples)),
-        command=said(command)["command"],
+        command=command_line(),
     )
 
 
 def two_models(
     model: str | Path, against: str | Path, prompts: str | Path | Suite | None = None, sampling: Sampling | None = None,
-    command: str | None = None,
+    device: str | None = None,
 ) -> tuple[tuple[str, str], tuple[Samples, Samples]]:  # fmt: skip
     """Names and samples of two models, sampled first where `prompts` says of what. Raises PalateError as `compare`
     does."""
-    samples = samples_of(model, prompts, sampling, command=command)
-    base, base_name = _base(model, against, prompts, sampling, None, command)
+    samples = samples_of(model, prompts, sampling, device)
+    base, base_name = _base(model, against, prompts, sampling, device)
     _require_pairs(samples, base)
     names = _distinct([name_of(model), base_name], [model, base.folder])
     return (names[0], names[1]), (samples, base)
 
 
 def _base(
-    model: str | Path, against: str | Path, prompts, sampling: Sampling | None, device: str | None, command: str | None
+    model: str | Path,
+    against: str | Path,
+    prompts: str | Path | Suite | None,
+    sampling: Sampling | None,
+    device: str | None,
 ) -> tuple[Samples, str]:
     if against == "base":
-        return base_samples_of(Path(model), prompts, sampling, device, command), "base"
-    return samples_of(against, prompts, sampling, device, command), name_of(against)
+        return base_samples_of(Path(model), prompts, sampling, device), "base"
+    return samples_of(against, prompts, sampling, device), name_of(against)
 
 
 def evaluate(name: str, path: Path, samples: Samples, scorer: str, base: Evaluated | None = None) -> Evaluated:
@@ -193,6 +201,22 @@ def _run_of(model: str | Path, samples: Samples) -> Path:
     return run_of(samples) or Path(samples.settings.get("model", ""))
 
 
+def _those_that_can(everyone: list[Samples]) -> list[str]:
+    """The scorers of the first model's samples that have scored, or can score, those of all; what the others lack is
+    said. All of them where none can: the first one's reason is the error then."""
+    found, reasons = verdicts(everyone[1]), {}
+    for name in found:
+        try:
+            scored_alike(everyone, name)
+        except PalateError as error:
+            reasons[name] = error
+    if len(reasons) == len(found):
+        return found
+    for name, reason in reasons.items():
+        print(f"compare: without {name}: {reason}", file=sys.stderr)
+    return [name for name in found if name not in reasons]
+
+
 def _default(samples: Samples) -> list[str]:
     """The world's truth for the world's prompts. PalateError for others: what is good must be said."""
     for world in SHIPPED:
@@ -204,13 +228,12 @@ def _default(samples: Samples) -> list[str]:
     )
 
 
-def _distinct(names: list[str], paths: list) -> list[str]:
+def _distinct(names: list[str], paths: Sequence[str | Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def samples_of(
-    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
-    command: str | None = None,
+    model: str | Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
     """The samples of a run (RUN/samples), or of a folder that holds samples itself; made now where `prompts` says of
     what."""
@@ -219,12 +242,11 @@ def samples_of(
         return open_samples(folder)
     if not (folder / "config.yaml").is_file():
         raise PalateError(f"{folder}: neither a run (no config.yaml) nor a folder of samples (no samples.json).")
-    return _sample_or_open(folder, folder / "samples", prompts, sampling, device, command)
+    return _sample_or_open(folder, folder / "samples", prompts, sampling, device)
 
 
 def base_samples_of(
-    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None,
-    command: str | None = None,
+    run: Path, prompts: str | Path | Suite | None, sampling: Sampling | None = None, device: str | None = None
 ) -> Samples:  # fmt: skip
     """The samples of the model that a run started from (RUN/base-samples). Without `prompts` they are made as the run's
     were."""
@@ -234,14 +256,14 @@ def base_samples_of(
         )
     config = load_config(run / "config.yaml")
     parts = base_model(config)
-    base = parts.pop("name_or_path")
     if prompts is None and (run / "samples" / "samples.json").is_file():
         made = open_samples(run / "samples")
         if not _holds_others(run / "base-samples", made):
             shared = [name for name in Sampling.__dataclass_fields__ if name not in OF_THE_MODEL]
             sampling = Sampling(**{name: made.settings[name] for name in shared})
             prompts = listed(made.prompts[:: sampling.repetitions], made.suite)
-    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, command, parts)
+    base, others = parts["name_or_path"], (parts["revision"], parts["variant"], parts["vae"])
+    return _sample_or_open(base, run / "base-samples", prompts, sampling, device, *others)
 
 
 def _holds_others(folder: Path, made: Samples) -> bool:
@@ -254,12 +276,13 @@ def _holds_others(folder: Path, made: Samples) -> bool:
 
 
 def _sample_or_open(
-    model: str | Path, folder: Path, prompts, sampling: Sampling | None, device: str | None, command: str | None,
-    parts: dict[str, str | None] | None = None,
+    model: str | Path, folder: Path, prompts: str | Path | Suite | None, sampling: Sampling | None,
+    device: str | None, revision: str | None = None, variant: str | None = None, vae: str | None = None,
 ) -> Samples:  # fmt: skip
     if prompts is not None:
         suite = prompts if isinstance(prompts, Suite) else load_suite(prompts)
-        return sample(model, suite, folder, sampling or Sampling(), device=device, command=command, **parts or {})
+        how = sampling or Sampling()
+        return sample(model, suite, folder, how, device=device, revision=revision, variant=variant, vae=vae)
     if not (folder / "samples.json").is_file():
         raise PalateError(f"{folder}: no samples yet. Add --prompts FILE (or world) to make them.")
     return open_samples(folder)

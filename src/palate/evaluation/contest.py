@@ -1,23 +1,25 @@
 """Who wins by votes: people's on some pairs of pictures, a judge's on all, and both together without the judge's
 bias."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
+from palate.command import command_line
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.data.samples import Samples
 from palate.errors import PalateError
 from palate.evaluation.results import warnings
-from palate.evaluation.winrate import binomial_interval, rate_interval, sign_test
+from palate.evaluation.winrate import Ids, binomial_interval, rate_interval, sign_test
 from palate.files import plain
+from palate.foreign import printable
 from palate.judges.base import SELF
-from palate.sampling.origin import run_of, said, trained_since
+from palate.sampling.origin import run_of, trained_since
 from palate.sampling.provenance import learned_by_samples
 
 
@@ -82,16 +84,19 @@ class Contest:
 
     def show(self) -> None:
         """Print the three rates, and in words what follows."""
-        print("\n".join(_lines(self)))
+        print(printable("\n".join(_lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON can hold them."""
-        return plain(asdict(self) | {"winner": {"a": self.a, "b": self.b, None: None}[self.headline.winner]})
+        told: dict[str, Any] = plain(
+            asdict(self)
+            | {"folder": str(Path.cwd()), "winner": {"a": self.a, "b": self.b, None: None}[self.headline.winner]}
+        )
+        return told
 
 
 def contest(
-    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
-    command: str | None = None,
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
 ) -> Contest:  # fmt: skip
     """How often a beats b by the votes of `dataset` (`palate import samples`), whose pictures are found by their
     content.
@@ -137,13 +142,13 @@ def contest(
         judged,
         powered,
         bool(~np.isnan(known[labels.labelled]).any()),
-        said(command)["command"],
+        command_line(),
         tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)),
     )
 
 
 def vote_rate(
-    votes: np.ndarray, prompt_ids: Sequence, propensity: np.ndarray | None = None, *, judge: np.ndarray | None = None,
+    votes: np.ndarray, prompt_ids: Ids, propensity: np.ndarray | None = None, *, judge: np.ndarray | None = None,
     power: float | Literal["tuned"] = "tuned", confidence: float = 0.95,
 ) -> VoteRate:  # fmt: skip
     """The mean vote over all N pairs from votes on some of them, [N] in [0, 1], NaN where there is none.
@@ -187,18 +192,20 @@ def vote_rate(
     own = np.bincount(prompt, weights=w * (y - w @ y))  # influences by prompt at power 0 …
     change = np.bincount(prompt, weights=(g - g.mean()) / len(g) - w * (g - w @ g))  # … and per unit of power
     unanimous, tuned = np.ptp(y[voted]) == 0, power == "tuned"
-    if tuned and unanimous:
-        power = 0.0  # nothing of the votes' spread could be explained
-    elif tuned:
-        power = float(np.clip(-(own @ change) / (change @ change), 0, 1)) if change @ change > 1e-24 else 0.0
-    rate = float(np.clip(power * g.mean() + w @ (y - power * g), 0, 1))
+    if power != "tuned":
+        used = power
+    elif unanimous:
+        used = 0.0  # nothing of the votes' spread could be explained
+    else:
+        used = float(np.clip(-(own @ change) / (change @ change), 0, 1)) if change @ change > 1e-24 else 0.0
+    rate = float(np.clip(used * g.mean() + w @ (y - used * g), 0, 1))
     clusters = len(set(prompt[voted]))
-    fitted = int(tuned and power > 0)
+    fitted = int(tuned and used > 0)
     low = high = error = float("nan")
     if clusters > 1:
-        variance = clusters / max(1, clusters - 1 - fitted) * np.square(own + power * change).sum()
+        variance = clusters / max(1, clusters - 1 - fitted) * np.square(own + used * change).sum()
         error = float(np.sqrt(variance))
-    if clusters > 1 and unanimous and power == 0:
+    if clusters > 1 and unanimous and used == 0:
         low, high = binomial_interval(rate, clusters, confidence)
     elif clusters > 1:
         people = float(w @ y)  # whose votes' variance is what the influences have
@@ -216,7 +223,7 @@ def vote_rate(
         n - wins - losses,
         losses,
         clusters,
-        float(power),
+        float(used),
         confidence,
         error,
         sign_test(np.bincount(prompt, weights=np.where(voted, y, 0.0)), np.bincount(prompt, weights=voted)),
@@ -248,7 +255,7 @@ def _used_in_training(judge: str | None, dataset: PreferenceDataset, a: Samples,
     return True if itself or names & learned.names else None if learned.lost else False
 
 
-def _only_judge(dataset: PreferenceDataset, votes, ids: set[str]) -> str | None:
+def _only_judge(dataset: PreferenceDataset, votes: pa.Table, ids: set[str]) -> str | None:
     rows = votes.select(["pair_id", "annotator_id", "source"]).to_pylist()
     judges = sorted({row["annotator_id"] for row in rows if row["source"] == "judge" and row["pair_id"] in ids})
     if len(judges) > 1:
@@ -264,7 +271,7 @@ def _lines(found: Contest) -> list[str]:
         " with votes of people"
     ]
     rows = {"votes of people alone": found.human}
-    if found.judge:
+    if found.judge and found.judged and found.powered:
         rows |= {
             f"judge {found.judge} alone{found.judge_mark}": found.judged,
             f"both, power {found.powered.power:.2f}": found.powered,

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from palate.data.samples import OF_THE_MODEL, Samples
+from palate.evaluation.digits import change_places, change_text, is_change
 from palate.evaluation.scorers import statistic_names
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import plain, write_text
+from palate.foreign import printable
 from palate.version import __version__
 
 
@@ -55,12 +57,12 @@ class Comparison:
 
     def show(self) -> None:
         """Print one line per model, and in words what follows."""
-        print("\n".join(lines(self)))
+        print(printable("\n".join(lines(self))))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but pictures and single scores (those are in scores.parquet), as JSON can hold it."""
         settings = self.base.samples.settings
-        return plain(
+        told: dict[str, Any] = plain(
             {
                 "palate": __version__,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,12 +75,14 @@ class Comparison:
                 "sampling": {key: value for key, value in settings.items() if key not in (*OF_THE_MODEL, "prompts")},
                 "headline": None if self.trained_on or self.lost or statistic_names(self.scorer) else self.scorer,
                 "command": self.command,
+                "folder": str(Path.cwd()),  # in which it was typed
                 "training_not_known": self.lost,
                 "older_weights": self.older,
                 "warnings": warnings(self.lost, self.older),
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
         )
+        return told
 
 
 def save(result: Any, path: str | Path) -> None:
@@ -110,9 +114,9 @@ def lines(comparison: Comparison) -> list[str]:
         out += _numbers(section)
     for row in comparison.rows:
         changed = [
-            f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]"
-            for name, (value, low, high) in row.drift_change.items()
-            if low > 0 or high < 0
+            f"{name} {change_text(change, places)}"
+            for name, change in row.drift_change.items()
+            if is_change(change, places := change_places([change]))
         ]
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")
@@ -145,14 +149,18 @@ def _words(comparison: Comparison) -> list[str]:
             group.win.sentence(group.name, group.against, comparison.scorer) for group in comparison.groups if group.win
         ]
         return out + [
-            row.win.sentence(row.name, base, comparison.scorer) for row in comparison.rows if row.name not in together
+            win.sentence(row.name, base, comparison.scorer)
+            for row in comparison.rows
+            if row.name not in together and (win := row.win)
         ]
     claims = comparison.table.claims if comparison.table else ()
     taken = {(claim.a, claim.b) for claim in claims if claim.win.winner and not claim.winner}  # by the correction
     out = [group.win.sentence(group.name, group.against) for group in comparison.groups
            if group.win and not taken & {(group.name, group.against), (group.against, group.name)}]  # fmt: skip
     if not claims:
-        return out + [row.win.sentence(row.name, base) for row in comparison.rows if row.name not in together]
+        return out + [
+            win.sentence(row.name, base) for row in comparison.rows if row.name not in together and (win := row.win)
+        ]
     sure = [
         f"{claim.winner} beats {claim.b if claim.winner == claim.a else claim.a} (p {claim.p_corrected:.2g})"
         for claim in claims

@@ -1,19 +1,22 @@
 """`palate score`: the samples of several models, scored by several scorers."""
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeVar
 
 from palate.data.samples import Samples, open_samples
 from palate.errors import PalateError
-from palate.evaluation.scorers import DIVERSITY, Scorer, is_judge, load_scorer
-from palate.evaluation.scores import Scores, repetitions, score_samples
+from palate.evaluation.scorers import is_judge, load_scorer
+from palate.evaluation.scores import Scores, score_samples
 from palate.evaluation.winrate import Interval, interval_text, mean_interval
 from palate.sampling.naming import require_models
 from palate.sampling.origin import trained_since
 from palate.sampling.provenance import learned_by_samples
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,34 +37,46 @@ class Scored:
 
 
 def score(
-    models: list[str | Path],
+    models: Sequence[str | Path],
     scorers: list[str],
     common: dict[str, Any] | None = None,
-    settings: list[str] | None = None,
+    settings: dict[str, Any] | None = None,
     batch_size: int | None = None,
-    command: str | None = None,
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> list[Scored]:
     """Score the samples of runs (and their base-samples) and of folders of samples; the scores are kept beside them.
 
-    `common` are settings of every reward model; `settings` are "key=value", or "NAME.key=value" for the scorer NAME.
-    `command` is stored beside the scores. Raises PalateError for a folder without samples, one `model` for several
-    reward models, and as `score_samples` does.
+    `common` are settings of every reward model; `settings` are theirs by key, or by "NAME.key" for the scorer NAME.
+    What cannot be scored, a folder or a scorer or one by the other, is given to `tell` as a line, and the rest is
+    scored. Raises PalateError where nothing could be, and for wrong settings.
     """
     require_models(models, "score")
-    folders = [open_samples(folder) for model in models for folder in _folders(Path(model))]
     asked = list(dict.fromkeys(scorers))
-    single = [str(samples.folder) for samples in folders if repetitions(samples) < 2]
-    if single and (
-        apart := [name for name in asked if name.partition(":")[0] == DIVERSITY]
-    ):  # before others take their time
-        raise PalateError(f"{single[0]}: {apart[0]} needs several pictures of a prompt. Sample with --repetitions 4.")
-    given = scorer_settings(asked, common or {}, settings or [])
-    results: dict[Path, list[Scores]] = {samples.folder: [] for samples in folders}
-    for name in asked:
-        scorer: Scorer = load_scorer(name, **given[name])
-        for samples in folders:
-            results[samples.folder] += score_samples(samples, scorer, batch_size, command)
-    return [_summary(samples, results[samples.folder]) for samples in folders]
+    given = scorer_settings(asked, common or {}, settings or {})
+    failed: list[PalateError] = []
+
+    def tried(call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except PalateError as error:
+            failed.append(error)
+            tell(f"score: not scored: {error}")
+            return None
+
+    results: dict[Path, tuple[Samples, list[Scores]]] = {}
+    for model in models:
+        for folder in tried(partial(_folders, Path(model))) or []:
+            if samples := tried(partial(open_samples, folder)):
+                results[samples.folder] = samples, []
+    for name in asked if results else []:
+        if not (scorer := tried(partial(load_scorer, name, **given[name]))):
+            continue
+        for samples, found in results.values():
+            found += tried(partial(score_samples, samples, scorer, batch_size)) or []
+    scored = [_summary(samples, found) for samples, found in results.values() if found]
+    if failed and not scored:
+        raise failed[0]
+    return scored
 
 
 def score_lines(scored: Scored) -> list[str]:
@@ -81,21 +96,18 @@ def score_lines(scored: Scored) -> list[str]:
     return out
 
 
-def scorer_settings(scorers: list[str], common: dict[str, Any], settings: list[str]) -> dict[str, dict[str, Any]]:
+def scorer_settings(scorers: list[str], common: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by scorer. Raises PalateError for what belongs to none of them, or one model for several."""
     judges = [name for name in scorers if name.startswith("diversity:") or (":" not in name and is_judge(name))]
     if "model" in common and len(judges) != 1:
         raise PalateError(f"--model is for one reward model, and there are {len(judges)}. Use --set NAME.model=PATH.")
     given: dict[str, dict[str, Any]] = {name: dict(common) if name in judges else {} for name in scorers}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise PalateError(f"--set {setting!r}: write it as key=value, or NAME.key=value.")
+    for key, value in settings.items():
         name, _, own = key.rpartition(".")
         if name and name not in given:
-            raise PalateError(f"--set {setting!r}: {name} is none of the scorers ({', '.join(scorers)}).")
+            raise PalateError(f"--set {key}: {name} is none of the scorers ({', '.join(scorers)}).")
         for scorer in [name] if name else judges:
-            given[scorer][own] = yaml.safe_load(text) if text else ""
+            given[scorer][own] = value
     return given
 
 

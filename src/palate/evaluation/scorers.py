@@ -78,7 +78,7 @@ def is_judge(name: str) -> bool:
     return name in BUILT_IN or name in entry_points(group="palate.judges").names
 
 
-def _reward(name: str) -> Callable:
+def _reward(name: str) -> Callable[..., Any]:
     try:
         return load_reward(name)
     except PalateError as error:
@@ -98,8 +98,8 @@ def _of_judge(name: str, judge: Judge) -> Scorer:
     key = judge_key(name, version, dict(getattr(judge, "settings", {})))
 
     def score(images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        if callable(getattr(judge, "score", None)):
-            return np.asarray(judge.score(images, prompts), dtype=np.float64).reshape(-1, 1)
+        if callable(by_picture := getattr(judge, "score", None)):
+            return np.asarray(by_picture(images, prompts), dtype=np.float64).reshape(-1, 1)
         pairs = [Pair(str(i), *shown, shown[1]) for i, shown in enumerate(zip(prompts, images, strict=True))]
         said = np.asarray(judge.vote(pairs), dtype=object)
         if said.shape != (len(pairs), 2):
@@ -112,11 +112,11 @@ def _of_judge(name: str, judge: Judge) -> Scorer:
     return Scorer(name, f"{version}-{key[:8]}", (name,), score, getattr(judge, "batch_size", 16))
 
 
-def _rewards(reward: Callable, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+def _rewards(reward: Callable[..., Any], images: list[Image.Image], prompts: list[str]) -> np.ndarray:
     """[N], in one call where the pictures are of one size."""
     arrays = [np.asarray(image) for image in images]
     if len({array.shape for array in arrays}) == 1:
-        return reward(np.stack(arrays), prompts)
+        return np.asarray(reward(np.stack(arrays), prompts))
     return np.concatenate([reward(array[None], [prompt]) for array, prompt in zip(arrays, prompts, strict=True)])
 
 
@@ -128,13 +128,13 @@ def _pixels(images: list[Image.Image]) -> np.ndarray:
     """[N, D] in [0, 1] over sqrt(D), so that distances are root mean squares of pixel differences."""
     small = [np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64) / 255 for image in images]
     flat = np.stack(small).reshape(len(images), -1)
-    return flat / np.sqrt(flat.shape[1])
+    return np.asarray(flat / np.sqrt(flat.shape[1]))
 
 
 def _apart(points: np.ndarray) -> np.ndarray:
     """Mean distance of each of the N points [N, D] to the others, [N, 1]: its mean is the mean over all pairs."""
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    return distance.sum(axis=1, keepdims=True) / (len(points) - 1)
+    return np.asarray(distance.sum(axis=1, keepdims=True) / (len(points) - 1))
 
 
 def _diversity_of_embeddings(name: str, judge: str, settings: dict[str, Any]) -> Scorer:

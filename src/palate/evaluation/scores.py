@@ -1,6 +1,7 @@
 """Scores beside the pictures (scores.parquet): made batch by batch, kept by content, never made twice."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,11 @@ class Scores:
         return bool(np.isfinite(self.values).all())
 
 
-def score_samples(
-    samples: Samples, scorer: Scorer | str, batch_size: int | None = None, command: str | None = None
-) -> list[Scores]:
+def score_samples(samples: Samples, scorer: Scorer | str, batch_size: int | None = None) -> list[Scores]:
     """The scores of all pictures, one entry per column of the scorer; only what is not stored yet is made.
 
     Every batch is stored at once, so an interrupted call goes on. A score belongs to the bytes of its picture: one that
-    was made anew is scored anew. `command` goes into scores.json, this process's own where there is none. Raises
+    was made anew is scored anew. The command goes into scores.json. Raises
     PalateError while pictures are missing, for diversity of single pictures, and for a scorer that fails or gives no
     finite number; what was scored before is kept.
     """
@@ -65,7 +64,7 @@ def score_samples(
             for batch in _batches(missing, scorer, batch_size, repetitions(samples)):
                 values[batch] = _scored(samples, scorer, batch)
                 _store(samples, scorer, values)
-                _store_command(samples.folder, scorer, command)
+                _store_command(samples.folder, scorer)
                 advance(len(batch))
     return [Scores(column, scorer.version, values[:, k]) for k, column in enumerate(scorer.columns)]
 
@@ -78,11 +77,11 @@ def stored_scores(samples: Samples) -> list[Scores]:
     return [scores for scores in found if scores.complete]
 
 
-def drift(samples: Samples, command: str | None = None) -> dict[str, np.ndarray]:
+def drift(samples: Samples) -> dict[str, np.ndarray]:
     """Picture statistics [N] by name, and diversity where a prompt has several pictures: what changed that nobody asked
     for."""
     names = [DRIFT, DIVERSITY] if repetitions(samples) > 1 else [DRIFT]
-    return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name, command=command)}
+    return {scores.scorer: scores.values for name in names for scores in score_samples(samples, name)}
 
 
 def verdicts(samples: Samples) -> list[str]:
@@ -90,7 +89,7 @@ def verdicts(samples: Samples) -> list[str]:
     return list(dict.fromkeys(s.scorer for s in stored_scores(samples) if not statistic_names(s.scorer)))
 
 
-def scored_alike(folders: list[Samples], scorer: str, command: str | None = None) -> list[Scores]:
+def scored_alike(folders: list[Samples], scorer: str) -> list[Scores]:
     """Scores of several folders by one version of a scorer: what is stored, else made now unless it takes a reward
     model.
 
@@ -108,16 +107,34 @@ def scored_alike(folders: list[Samples], scorer: str, command: str | None = None
             raise PalateError(
                 f"{scorer} is shown with every comparison and names no winner. Choose a scorer that does."
             )
-        return [score_samples(samples, loaded, command=command)[0] for samples in folders]
+        return [score_samples(samples, loaded)[0] for samples in folders]
     without = [str(samples.folder) for samples, versions in zip(folders, stored, strict=True) if not versions]
     if without:
-        raise PalateError(
-            f"{without[0]}: no scores of {scorer} yet. Make them: palate score {' '.join(without)} --scorer {scorer}."
-        )
+        raise PalateError(f"{without[0]}: no scores of {scorer} yet. Make them: {_how(without, scorer, folders)}.")
     raise PalateError(
         f"{folders[0].folder} and {folders[-1].folder} were scored by different versions of {scorer}. "
         "Score both again with the same weights and settings."
     )
+
+
+def _how(without: list[str], scorer: str, folders: list[Samples]) -> str:
+    """The command that scores what is missing, with the options of the one that scored the other folders."""
+    typed = [told.get("command", "") for samples in folders for name, told in score_commands(samples.folder).items()
+             if name.split(" ")[0] == scorer]  # fmt: skip
+    options = _options(next((command for command in typed if command.startswith("palate score ")), ""), scorer)
+    return shlex.join(["palate", "score", *without, "--scorer", scorer, *options])
+
+
+def _options(command: str, scorer: str) -> list[str]:
+    """The options of a `palate score` command that say how one of its scorers works."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    single = [place for place, word in enumerate(words[:-1]) if word in ("--model", "--device", "--dtype", "--set")]
+    found = [words[place : place + 2] for place in single]
+    others = tuple(f"{word}." for place, word in enumerate(words) if words[place - 1] == "--scorer" and word != scorer)
+    return [word for pair in found if not (others and pair[1].startswith(others)) for word in pair]
 
 
 def read_scores(folder: Path) -> pa.Table:
@@ -126,16 +143,15 @@ def read_scores(folder: Path) -> pa.Table:
     if not path.exists():
         return SCORES.empty_table()
     try:
-        table = pq.read_table(
-            pa.BufferReader(path.read_bytes()), page_checksum_verification=True
-        )  # one file, also while another process replaces it
+        whole = pa.BufferReader(path.read_bytes())  # one file, also while another process replaces it
+        table = pq.read_table(whole, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.") from error
-    return (
-        table.select(SCORES.names).cast(SCORES)
-        if set(SCORES.names) <= set(table.column_names)
-        else SCORES.empty_table()
-    )
+    if set(table.column_names) < set(SCORES.names):
+        return SCORES.empty_table()  # of an older version
+    if not set(SCORES.names) <= set(table.column_names):
+        raise PalateError(f"{path}: not a readable table of scores. Delete it and score again.")
+    return table.select(SCORES.names).cast(SCORES)
 
 
 def score_commands(folder: Path) -> dict[str, dict[str, str]]:
@@ -222,8 +238,8 @@ def _store(samples: Samples, scorer: Scorer, values: np.ndarray) -> None:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
-def _store_command(folder: Path, scorer: Scorer, command: str | None) -> None:
+def _store_command(folder: Path, scorer: Scorer) -> None:
     """Beside the scores: who asked for them first."""
     told, name = score_commands(folder), f"{scorer.name} {scorer.version}"
     if name not in told:
-        write_text(folder / "scores.json", json.dumps(told | {name: said(command)}, indent=1))
+        write_text(folder / "scores.json", json.dumps(told | {name: said()}, indent=1))

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from palate.errors import PalateError
-from palate.evaluation.winrate import Interval, WinRate, binomial_interval, score_interval, widened
+from palate.evaluation.winrate import Ids, Interval, WinRate, binomial_interval, score_interval, widened
 from palate.run.load import FREE_ON_RESUME, read_yaml
 
 _NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
@@ -51,7 +51,7 @@ def seeds_mean(values: np.ndarray, confidence: float = 0.95) -> Interval:
     return mean, mean - half, mean + half
 
 
-def seeds_win(outcomes: np.ndarray, prompt_ids: Sequence, confidence: float = 0.95) -> WinRate:
+def seeds_win(outcomes: np.ndarray, prompt_ids: Ids, confidence: float = 0.95) -> WinRate:
     """The win rate of S seeds together, outcomes [S, N] in {0, 1/2, 1} on the same N samples, or [S, T, N] against T
     seeds.
 
@@ -121,13 +121,20 @@ def families(runs: Sequence[str | Path | None]) -> list[list[int]]:
         if path is None or not path.is_file():
             continue
         config = read_yaml(path)
-        method = {key: value for key, value in config.items() if key not in _NOT_THE_METHOD}
+        method = {key: _alike(value) for key, value in config.items() if key not in _NOT_THE_METHOD}
         found[json.dumps(method, sort_keys=True, default=str)].setdefault(config.get("seed", 0), position)
     return [list(seeds.values()) for seeds in found.values() if len(seeds) > 1]
 
 
+def _alike(value: object) -> object:
+    """500 as 500.0, which runs of older palates stored as they were written."""
+    if isinstance(value, dict):
+        return {key: _alike(one) for key, one in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def grouped(
-    name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Sequence,
+    name: str, members: Sequence[str], scores: Sequence[np.ndarray], base: np.ndarray | None, prompt_ids: Ids,
     against: str = "",
 ) -> Group:  # fmt: skip
     """The group of these members, by their scores [N] each and those of the base, [N] or [T, N] for T seeds of it, too.
@@ -175,7 +182,7 @@ def _p_value(by_prompt: np.ndarray, spread: float, distance: float) -> float:
     return float(1 - brentq(lambda level: _half_width(by_prompt, level, spread) - distance, 0.0, edge))
 
 
-def _by_prompt(values: np.ndarray, prompt_ids: Sequence) -> np.ndarray:
+def _by_prompt(values: np.ndarray, prompt_ids: Ids) -> np.ndarray:
     """Means [..., P] of values [..., N] by prompt."""
     _, index, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
     flat = values.reshape(-1, values.shape[-1])

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from palate.errors import PalateError
 from palate.evaluation.seeds import outcomes_of, seeds_variance, seeds_win
-from palate.evaluation.winrate import CELLS, WinRate, tail_beyond, win_rate
+from palate.evaluation.winrate import CELLS, Ids, WinRate, tail_beyond, win_rate
 
 _STEPS, _LONGEST = 100, 2.0  # of Newton's method, and how far one may go in log-odds
 _LEAST = 1e-4  # of a prompt: less of a win cannot be told from none, and its log-odds have no end
@@ -50,7 +50,7 @@ class Table:
 
 
 def strengths(
-    names: Sequence[str], scores: Sequence[np.ndarray], prompt_ids: Sequence, *, confidence: float = 0.95,
+    names: Sequence[str], scores: Sequence[np.ndarray], prompt_ids: Ids, *, confidence: float = 0.95,
     resamples: int = 2000, seed: int = 0,
 ) -> Table:  # fmt: skip
     """K models with scores [N] each on the same N samples: every pair of models compared on every sample, a tie half a
@@ -106,7 +106,8 @@ def _resampled(wins: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     drawn = [rng.standard_exponential((min(size, resamples - at), prompts)) @ flat for at in range(0, resamples, size)]
     played = flat.sum() / prompts / (models * (models - 1) / 2)  # comparisons of a pair of models on a prompt
     half = rng.standard_gamma(0.5, (resamples, models, models)) * (1 - np.eye(models))
-    return np.concatenate(drawn).reshape(-1, models, models) + played * np.maximum(half, _LEAST * (1 - np.eye(models)))
+    least = _LEAST * (1 - np.eye(models))
+    return np.asarray(np.concatenate(drawn).reshape(-1, models, models) + played * np.maximum(half, least))
 
 
 def _of_seeds(estimate: np.ndarray, wins: np.ndarray, won: list[np.ndarray], confidence: float) -> np.ndarray:
@@ -144,14 +145,14 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
         value = value + step * np.minimum(1.0, _LONGEST / np.maximum(longest, 1e-300))
         if longest.max() < 1e-9:
             break
-    return value - value.mean(axis=-1, keepdims=True)
+    return np.asarray(value - value.mean(axis=-1, keepdims=True))
 
 
 def _curvature(wins: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Minus the second derivatives [..., K, K] of the log-likelihood at these strengths [..., K]."""
     p = expit(value[..., :, None] - value[..., None, :])
     weight = (wins + wins.swapaxes(-1, -2)) * p * (1 - p)
-    return np.eye(wins.shape[-1]) * weight.sum(axis=-1)[..., None] - weight
+    return np.asarray(np.eye(wins.shape[-1]) * weight.sum(axis=-1)[..., None] - weight)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -164,7 +165,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return out
 
 
-def _claims(names, tables, wins, prompt_ids, confidence: float) -> tuple[Claim, ...]:
+def _claims(
+    names: Sequence[str], tables: Sequence[np.ndarray], wins: np.ndarray, prompt_ids: Ids, confidence: float
+) -> tuple[Claim, ...]:
     pairs = list(combinations(range(len(names)), 2))
     found = []
     for i, j in pairs:

@@ -12,11 +12,16 @@ Know About the Bootstrap, 2015); with many prompts that is the plain percentile 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from palate.arrays import Floats
 from palate.errors import PalateError
+
+Column = Sequence[float] | Floats  # [N], one number per picture
+Ids = Sequence[Any] | np.ndarray  # [N], of prompts
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -48,7 +53,7 @@ class WinRate:
         return self.seeds > 1 or self.seeds_b > 1
 
     @property
-    def winner(self) -> str | None:
+    def winner(self) -> Literal["a", "b"] | None:
         """Either "a" or "b", or None where the interval touches or crosses one half or could not be estimated."""
         if self.low > 0.5:
             return "a"
@@ -80,10 +85,8 @@ class WinRate:
                 "a": f"{name_a} has more {more_of} than {name_b}",
                 "b": f"{name_a} has less {more_of} than {name_b}",
             }
-            return (
-                f"{told.get(self.winner, f'{name_a} and {name_b} do not clearly differ in {more_of}')}: {share}. More"
-                " of it is not better."
-            )
+            undecided = f"{name_a} and {name_b} do not clearly differ in {more_of}"
+            return f"{told.get(self.winner or '', undecided)}: {share}. More of it is not better."
         if self.winner == "a":
             return f"{name_a} beats {name_b} in {_percent(self.rate)} of {counts} ({interval})."
         if self.winner == "b":
@@ -92,9 +95,9 @@ class WinRate:
 
 
 def win_rate(
-    score_a: Sequence[float],
-    score_b: Sequence[float],
-    prompt_ids: Sequence,
+    score_a: Column,
+    score_b: Column,
+    prompt_ids: Ids,
     *,
     tie_tolerance: float = 0.0,
     confidence: float = 0.95,
@@ -109,9 +112,9 @@ def win_rate(
     1934) with each prompt as one trial is given instead. With one prompt the interval is NaN. Raises PalateError for no
     comparisons, unequal lengths, and scores that are NaN or infinite.
     """
-    score_a, score_b = _numbers(score_a, "score_a"), _numbers(score_b, "score_b")
-    _same_length(score_a=score_a, score_b=score_b, prompt_ids=prompt_ids)
-    difference = score_a - score_b
+    a, b = _numbers(score_a, "score_a"), _numbers(score_b, "score_b")
+    _same_length(score_a=a, score_b=b, prompt_ids=prompt_ids)
+    difference = a - b
     ties = np.abs(difference) <= tie_tolerance
     outcome = np.where(ties, 0.5, difference > 0)  # [N] in {0, 1/2, 1}
     sums, counts = _by_prompt(outcome, prompt_ids)
@@ -162,8 +165,8 @@ def score_interval(rate: float, ratio: float) -> tuple[float, float]:
 
 
 def mean_interval(
-    values: Sequence[float],
-    prompt_ids: Sequence,
+    values: Column,
+    prompt_ids: Ids,
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -178,8 +181,8 @@ def mean_interval(
 
 
 def mean_intervals(
-    columns: Sequence[Sequence[float]],
-    prompt_ids: Sequence,
+    columns: Sequence[Column],
+    prompt_ids: Ids,
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -241,13 +244,13 @@ def binomial_interval(rate: float, trials: int, confidence: float) -> tuple[floa
     return low, high
 
 
-def _by_prompt(values: np.ndarray, prompt_ids: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def _by_prompt(values: np.ndarray, prompt_ids: Ids) -> tuple[np.ndarray, np.ndarray]:
     """Sums and counts [prompts] of values [N], by sorted id: the order of the samples must not change an interval."""
     _, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
     return np.bincount(index, weights=values), np.bincount(index)
 
 
-def _numbers(values: Sequence[float], name: str) -> np.ndarray:
+def _numbers(values: Column, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64).reshape(-1)
     bad = np.flatnonzero(~np.isfinite(array))
     if len(bad):
@@ -258,7 +261,7 @@ def _numbers(values: Sequence[float], name: str) -> np.ndarray:
     return array
 
 
-def _same_length(**columns: Sequence) -> None:
+def _same_length(**columns: Column | Ids) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())

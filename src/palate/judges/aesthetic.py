@@ -6,6 +6,7 @@ so the whole head is an affine map; it is applied layer by layer in fp32, as pub
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,11 +51,11 @@ class AestheticJudge:
         self.dtype = choose_dtype(dtype, self.device)
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {"weights": content_hash(self.path), "head": content_hash(self.head_path), "dtype": self.dtype}
 
     @cached_property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         return load_clip(self.path, "aesthetic").to(self.device, DTYPES[self.dtype])
 
     @cached_property

@@ -84,7 +84,7 @@ def annotate(
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
     settings = settings or {}
     voter = load(judge, **settings)
-    annotator = annotator or getattr(voter, "annotator", judge)
+    annotator = annotator or str(getattr(voter, "annotator", judge))
     key, version = _identity(judge, voter, temperature)
     voted = _already(dataset, annotator, version)
     singles = single_images(dataset)
@@ -113,7 +113,7 @@ def annotate(
             f" there say nothing. Let models vote that did not see them ({SELF}CONFIG.yaml), or allow it (--set"
             " in_sample=true)."
         )
-    size = batch_size or getattr(voter, "batch_size", 16)
+    size = batch_size or int(getattr(voter, "batch_size", 16))
     run = partial(mapped, engine=engine, workers=workers, gpus=gpus)
     with ExitStack() as opened:
         vectors = None
@@ -130,7 +130,7 @@ def annotate(
             except NotKept:
                 _write(dataset, report, _tempered(answers, scale), who)
                 raise
-        if embeddings == "all":
+        if embeddings == "all" and vectors:
             make = maker(Embedding, engine, load, judge, voter, settings)
             report.embedded += embed_pairs(dataset, voted | answers.keys(), vectors, partial(run, make), size)
     report.left_for_later = todo - len(answers) - report.failed - report.unreadable
@@ -148,7 +148,7 @@ def annotate(
 
 def _rows(
     dataset: PreferenceDataset, skip: set[str], by_pair_id: bool, report: Report, limit: int | None
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     """The pairs that are not skipped, at most `limit`, with their encoded images and the name of their content."""
     taken, most = 0, len(dataset) if limit is None else limit
     for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"], batch_size=64):
@@ -178,12 +178,12 @@ def _rows(
 
 
 def _unanswered(
-    rows: Iterator[dict], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
+    rows: Iterator[dict[str, Any]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report, size: int,
     vectors: EmbeddingStore | None, again: bool,
-) -> Iterator[list[dict]]:  # fmt: skip
+) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
     """Rows that nobody answered yet, `size` at a time; what is known already goes to `answers`, and to `vectors` the
     pairs of known pictures."""
-    waiting: list[dict] = []
+    waiting: list[dict[str, Any]] = []
     known_pictures: dict[str, list[str]] = {}
     for row in rows:
         known = None if again else store.get(key, row["content"])
@@ -204,7 +204,7 @@ def _unanswered(
 
 
 def _judge_all(
-    results: Iterator[tuple[list, list]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
+    results: Iterator[tuple[list[Any], list[Any]]], key: str, store: AnswerStore, answers: dict[str, Answer], report: Report,
     advance: Callable[[int], None], vectors: EmbeddingStore | None,
 ) -> None:  # fmt: skip
     failed_batches = 0
@@ -248,7 +248,8 @@ def _identity(name: str, judge: Judge, temperature: float | None) -> tuple[str, 
 
 
 def _settings(judge: Judge) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(getattr(judge, "settings", {})), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(getattr(judge, "settings", {})), default=str))
+    return plain
 
 
 def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[str]:
@@ -271,7 +272,7 @@ def _refuse_useless(report: Report, answers: dict[str, Answer]) -> None:
             f"judge {report.judge!r} voted on none of {report.pairs:,} pairs ({report.unreadable:,} with images that"
             f" cannot be read, {report.failed:,} failed). The first: {report.first_failure}."
         )
-    said = {round(answer.probability, 12) for answer in answers.values()}
+    said = {round(answer.probability, 12) for answer in answers.values() if answer.probability is not None}
     if len(answers) >= FEWEST and len(said) == 1:
         raise PalateError(
             f"judge {report.judge!r} gives all {len(answers):,} pairs the same probability ({said.pop():g}): it tells "
@@ -284,6 +285,7 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
     rows, shown = [], []
     for pair_id, answer in answers.items():
         p = answer.probability
+        assert p is not None  # `ask` gives a failure where there is none
         choice = "0" if p > 0.5 else "1" if p < 0.5 else "tie"
         report.choices[choice] += 1
         if not answer.from_scores and answer.score_0 is not None and answer.score_1 is not None:

@@ -1,6 +1,7 @@
 """What a judge says of pairs, made into answers: its scores or probabilities are checked, whoever wrote it."""
 
 import numbers
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,8 @@ def ask(
         for pair, answer in zip(pairs, answers, strict=True):
             if answer.probability is None and answer.failure is None:
                 raise _useless(name, f"neither a probability nor a failure for pair {pair.pair_id}")
-            given = (answer.probability, answer.score_0, answer.score_1)
-            _check(name, [pair], np.array([[x for x in given if x is not None]]))
+            numbers_given = (answer.probability, answer.score_0, answer.score_1)
+            _check(name, [pair], np.array([[x for x in numbers_given if x is not None]]))
             _check_probability(name, [pair], np.array([0.5 if answer.probability is None else answer.probability]))
         return answers
     values = _array(name, said, pairs)
@@ -50,14 +51,15 @@ def ask(
 
 def at_temperature(answer: Answer, scale: float) -> Answer:
     """The answer with its probability made of its scores anew, where it is made of scores."""
-    if not answer.from_scores:
+    if not answer.from_scores or answer.score_0 is None or answer.score_1 is None:
         return answer
     return replace(answer, probability=float(expit((answer.score_0 - answer.score_1) / scale)))
 
 
 def _said(name: str, judge: Judge, pairs: list[Pair], embeddings: np.ndarray | None = None) -> Any:
+    vote: Callable[..., Any] = judge.vote  # of some judges with `embeddings`
     try:
-        return judge.vote(pairs) if embeddings is None else judge.vote(pairs, embeddings=embeddings)
+        return vote(pairs) if embeddings is None else vote(pairs, embeddings=embeddings)
     except PalateError:
         raise
     except Exception as error:  # a plug-in may raise anything

@@ -59,7 +59,7 @@ class Chat:
         self.stopped = threading.Event()  # set: ask nothing more, neither a question nor again
         self._wait = wait or self.stopped.wait
         self._lock = threading.Lock()
-        self._running: set[Future] = set()
+        self._running: set[Future[Any]] = set()
 
     def complete(self, body: dict[str, Any], usage: dict[str, float]) -> Reply:
         """The reply to `body`; adds what it cost to `usage`.

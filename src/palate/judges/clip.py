@@ -9,6 +9,7 @@ All three are one formula, score = scale * cos(text, image), on different weight
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,15 +64,15 @@ class ClipJudge:
         self.dtype = choose_dtype(dtype, self.device)
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {"kind": self.kind, "weights": content_hash(self.path), "dtype": self.dtype}
 
     @cached_property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         return load_clip(self.path, self.kind).to(self.device, DTYPES[self.dtype])
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(self.tokenizer_folder)
@@ -79,7 +80,8 @@ class ClipJudge:
     @torch.no_grad()
     def embed(self, images: list[Image.Image]) -> np.ndarray:
         """Unit vectors [N, D] of N pictures, fp32."""
-        return image_features(self.model, images).cpu().numpy()
+        vectors: np.ndarray = image_features(self.model, images).cpu().numpy()
+        return vectors
 
     @torch.no_grad()
     def vote(self, pairs: list[Pair], embeddings: np.ndarray | None = None) -> np.ndarray:
@@ -87,7 +89,7 @@ class ClipJudge:
         if embeddings is None:
             embeddings = self.embed([pair.image_0 for pair in pairs] + [pair.image_1 for pair in pairs])
         text = text_features(self.model, self.tokenizer, [pair.prompt for pair in pairs])  # [N, D]
-        image = torch.from_numpy(embeddings).to(self.device).unflatten(0, (2, -1))  # [2, N, D]
+        image: torch.Tensor = torch.from_numpy(embeddings).to(self.device).unflatten(0, (2, -1))  # [2, N, D]
         return (self._scale() * (text * image).sum(dim=-1)).T.cpu().double().numpy()
 
     @torch.no_grad()
@@ -100,13 +102,13 @@ class ClipJudge:
         return self.model.logit_scale.float().exp() if self.factor is None else self.factor
 
 
-def image_features(model: torch.nn.Module, images: list[Image.Image]) -> torch.Tensor:
+def image_features(model: Any, images: list[Image.Image]) -> torch.Tensor:
     """Unit vectors [N, D], fp32."""
     pixels = pictures(images, model.config.vision_config.image_size).to(model.device, model.dtype)
     return _unit(model.get_image_features(pixel_values=pixels))
 
 
-def text_features(model: torch.nn.Module, tokenizer, prompts: list[str]) -> torch.Tensor:
+def text_features(model: Any, tokenizer: Any, prompts: list[str]) -> torch.Tensor:
     """Unit vectors [N, D], fp32; prompts beyond the model's length (77 tokens) are cut."""
     length = model.config.text_config.max_position_embeddings
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -124,7 +126,7 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
-def load_clip(path: Path, what: str = "clip") -> torch.nn.Module:
+def load_clip(path: Path, what: str = "clip") -> Any:
     """A CLIPModel in fp32 from a transformers folder or an open_clip checkpoint. Raises PalateError for anything
     else."""
     file = _open_clip_file(path, what)
@@ -142,7 +144,7 @@ def _open_clip_file(path: Path, what: str) -> Path | None:
     return find_file(path, ("*.pt", "*.pth", "open_clip*.bin", "open_clip*.safetensors"), f"the weights of {what}")
 
 
-def _from_transformers(folder: Path, what: str) -> torch.nn.Module:
+def _from_transformers(folder: Path, what: str) -> Any:
     from transformers import CLIPModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -162,7 +164,7 @@ def _from_transformers(folder: Path, what: str) -> torch.nn.Module:
     return model
 
 
-def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> torch.nn.Module:
+def _from_open_clip(state: dict[str, torch.Tensor], path: Path, what: str) -> Any:
     """An open_clip state in CLIPModel's names; the sizes are read off the tensors."""
     from transformers import CLIPConfig, CLIPModel
 

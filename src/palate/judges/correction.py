@@ -8,12 +8,14 @@ that saw neither that pair's human vote nor any of its group.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import chi2
 
 from palate.arithmetic import HALF_95
+from palate.arrays import Bools, Floats
 from palate.errors import PalateError
 from palate.judges.ridge import choose_ridge, curvature, deal_folds, fit_ridge, folds_of_all, ridge_shapes
 
@@ -46,7 +48,7 @@ class Agreement:
 class Correction:
     """A judge, or several together, corrected on human votes."""
 
-    probability: np.ndarray  # [N] that image 0 is preferred, cross-fitted; NaN where no judge voted
+    probability: Floats  # [N] that image 0 is preferred, cross-fitted; NaN where no judge voted
     weights: dict[str, float]  # of the standardised features that have a name, judges first, fitted on every human vote
     errors: dict[str, float]  # standard errors of the weights
     ridge: float  # strength chosen by cross-validation on every human vote
@@ -92,16 +94,16 @@ class Correction:
 
 
 def correct_judge(
-    judge: np.ndarray,
-    differences: np.ndarray,
-    human: np.ndarray,
+    judge: Floats,
+    differences: Floats,
+    human: Floats,
     *,
     names: list[str] | tuple[str, ...],
     judges: list[str] | tuple[str, ...] = (),
-    directions: np.ndarray | None = None,
+    directions: Floats | None = None,
     folds: int = 5,
     seed: int = 0,
-    groups: np.ndarray | list | None = None,
+    groups: np.ndarray | list[Any] | None = None,
 ) -> Correction:
     """Correct a judge, or several judges together, on the human votes, and say where they were wrong.
 
@@ -163,13 +165,13 @@ def correct_judge(
 
 
 def calibrate_judge(
-    judge: np.ndarray,
-    human: np.ndarray,
+    judge: Floats,
+    human: Floats,
     *,
     judges: list[str] | tuple[str, ...] = (),
     folds: int = 5,
     seed: int = 0,
-    groups: np.ndarray | list | None = None,
+    groups: np.ndarray | list[Any] | None = None,
 ) -> Correction:
     """`correct_judge` without covariates: only how far the confidence of the judge (or judges), or its direction, can
     be trusted."""
@@ -177,17 +179,18 @@ def calibrate_judge(
     return correct_judge(judge, nothing, human, names=(), judges=judges, folds=folds, seed=seed, groups=groups)
 
 
-def combine(judges: np.ndarray) -> np.ndarray:
+def combine(judges: Floats) -> Floats:
     """Several judges [N, J] as one [N], uncorrected: the mean of the logits of those that voted, a judge that says 0 or
     1 taken at 98 %; NaN where none did. A single judge [N, 1] is left as it is."""
     if judges.shape[1] == 1:
         return judges[:, 0]
     voted = ~np.isnan(judges)
     count, total = voted.sum(axis=1), np.nan_to_num(_logits(judges)).sum(axis=1)
-    return expit(np.divide(total, count, out=np.full(len(judges), np.nan), where=count > 0))
+    together: Floats = expit(np.divide(total, count, out=np.full(len(judges), np.nan), where=count > 0))
+    return together
 
 
-def agreement(probability: np.ndarray, human: np.ndarray) -> Agreement:
+def agreement(probability: Floats, human: Floats) -> Agreement:
     """Accuracy and Brier score of probabilities against human votes, [n] each without NaN, n >= 2."""
     side = np.sign(2 * probability - 1)
     credit = 0.5 + side * (human - 0.5)
@@ -203,10 +206,10 @@ def agreement(probability: np.ndarray, human: np.ndarray) -> Agreement:
 
 
 def _check(
-    judge: np.ndarray,
-    differences: np.ndarray,
-    directions: np.ndarray,
-    human: np.ndarray,
+    judge: Floats,
+    differences: Floats,
+    directions: Floats,
+    human: Floats,
     names: list[str] | tuple[str, ...],
     judges: tuple[str, ...],
 ) -> None:
@@ -230,7 +233,7 @@ def _check(
         )
 
 
-def _check_range(what: str, value: np.ndarray) -> None:
+def _check_range(what: str, value: Floats) -> None:
     wrong = np.flatnonzero((value < 0) | (value > 1))
     if len(wrong):
         raise PalateError(
@@ -239,11 +242,12 @@ def _check_range(what: str, value: np.ndarray) -> None:
         )
 
 
-def _logits(probability: np.ndarray) -> np.ndarray:
-    return logit(np.clip(probability, _CLIP, 1 - _CLIP))
+def _logits(probability: Floats) -> Floats:
+    logits: Floats = logit(np.clip(probability, _CLIP, 1 - _CLIP))
+    return logits
 
 
-def _standardise(features: np.ndarray, used: np.ndarray, together: bool = False) -> np.ndarray:
+def _standardise(features: Floats, used: Bools, together: bool = False) -> Floats:
     """Divide each feature, or all of them together, by the root mean square, not centred: swapping the images of a pair
     must only change its sign."""
     if not features.shape[1]:
@@ -252,7 +256,7 @@ def _standardise(features: np.ndarray, used: np.ndarray, together: bool = False)
     return features / np.where(scale > 1e-9, scale, 1.0)
 
 
-def _chance(weight: np.ndarray, covariance: np.ndarray) -> float:
+def _chance(weight: Floats, covariance: Floats) -> float:
     """Wald's test that all weights [C] are 0; 1 for none. Cautious: a ridge shrinks weights more than their errors."""
     return float(chi2.sf(weight @ np.linalg.solve(covariance, weight), len(weight))) if len(weight) else 1.0
 

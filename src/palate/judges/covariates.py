@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from palate.arrays import Floats
 from palate.errors import PalateError
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -35,14 +36,14 @@ def picture_statistics(image: np.ndarray) -> dict[str, float]:
     }
 
 
-def _edges(luma: np.ndarray) -> np.ndarray:
+def _edges(luma: Floats) -> Floats:
     """Gradient magnitude of the luma between pixels, [H, W] -> [H-1, W-1]; mirrored pictures give mirrored edges."""
     down = luma[1:] - luma[:-1]
     across = luma[:, 1:] - luma[:, :-1]
     return np.hypot((down[:, 1:] + down[:, :-1]) / 2, (across[1:] + across[:-1]) / 2)
 
 
-def _off_centre(edges: np.ndarray) -> float:
+def _off_centre(edges: Floats) -> float:
     total = float(edges.sum(dtype=np.float64))
     if total < 1e-3:  # a flat picture has no middle of its edges
         return 0.0

@@ -9,8 +9,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy.linalg import eigh
 
 from palate.data.dataset import PreferenceDataset
@@ -18,6 +20,7 @@ from palate.data.images import image_bytes
 from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.judges.answers import connect, kept
+from palate.judges.base import Judge
 from palate.progress import progress_bar
 
 FILE = "embeddings.sqlite"
@@ -31,7 +34,7 @@ _TABLES = (
 )
 
 
-def can_embed(judge: object, freely: bool = False) -> bool:
+def can_embed(judge: Judge, freely: bool = False) -> bool:
     """Whether a judge has a method embed(images) -> [N, D]; with `freely`, whether its vote takes what that gives, so
     that embeddings cost nothing beside a vote."""
     if not callable(getattr(judge, "embed", None)):
@@ -83,7 +86,7 @@ class EmbeddingStore:
         return new
 
 
-def embedded(name: str, judge: object, images: list) -> np.ndarray:
+def embedded(name: str, judge: Any, images: list[Image.Image]) -> np.ndarray:
     """The judge's embeddings [N, D] of N pictures. Raises PalateError where they are not N vectors of finite
     numbers."""
     vectors = np.asarray(judge.embed(images))
@@ -103,7 +106,11 @@ def picture_content(image: bytes) -> str:
 
 
 def embed_pairs(
-    dataset: PreferenceDataset, wanted: Set[str], store: EmbeddingStore, run: Callable, batch_size: int
+    dataset: PreferenceDataset,
+    wanted: Set[str],
+    store: EmbeddingStore,
+    run: Callable[[Iterator[list[bytes]]], Iterator[tuple[list[bytes], list[np.ndarray | None]]]],
+    batch_size: int,
 ) -> int:
     """Embed the pictures of these pairs that have no embedding yet, each picture once; returns how many were embedded.
 
@@ -155,8 +162,8 @@ def embedding_directions(
     20,000 drawn at random where there are more), of which no vote is known here; not centred, because the sign of a
     difference is that of an arbitrary order. A pair without embeddings has difference 0.
     """
-    sources = {path.parent.name: _read(path, pair_ids) for path in sorted((dataset.path / "judges").glob(f"*/{FILE}"))}
-    sources = {name: found for name, found in sources.items() if found is not None}
+    files = sorted((dataset.path / "judges").glob(f"*/{FILE}"))
+    sources = {file.parent.name: found for file in files if (found := _read(file, pair_ids)) is not None}
     if not sources:
         return np.zeros((len(pair_ids), 0)), ()
 

@@ -8,6 +8,7 @@ import json
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,11 +60,11 @@ class ImageRewardJudge:
         self.dtype = choose_dtype(dtype, self.device)
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {"weights": content_hash(self.path), "dtype": self.dtype}
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         from transformers import BertTokenizer
 
         return BertTokenizer.from_pretrained(self.tokenizer_folder)
@@ -93,13 +94,14 @@ class ImageRewardJudge:
             prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
         ).to(self.device)
         reward = self.model(pixels.to(self.device), tokens.input_ids, tokens.attention_mask)
-        return reward.cpu().double().numpy()
+        scores: np.ndarray = reward.cpu().double().numpy()
+        return scores
 
 
 class _ImageReward(torch.nn.Module):
     """Vision transformer, text transformer that attends to it, and the MLP on the first token."""
 
-    def __init__(self, vision: dict, text: dict, mlp: list[int]):
+    def __init__(self, vision: dict[str, Any], text: dict[str, Any], mlp: list[int]):
         from transformers import BlipTextConfig, BlipVisionConfig
         from transformers.models.blip.modeling_blip import BlipVisionModel
         from transformers.models.blip.modeling_blip_text import BlipTextModel
@@ -116,13 +118,15 @@ class _ImageReward(torch.nn.Module):
             input_ids=ids, attention_mask=mask, encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
         ).last_hidden_state  # fmt: skip
-        x = read[:, 0].float()
+        x: torch.Tensor = read[:, 0].float()
         for layer in self.mlp:
             x = layer(x)
         return (x[:, 0] - _MEAN) / _STD
 
 
-def _sizes(state: dict[str, torch.Tensor], given: dict, path: Path) -> tuple[dict, dict, list[int]]:
+def _sizes(
+    state: dict[str, torch.Tensor], given: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
     """Configurations of both transformers and widths of the MLP, read off the tensors; heads from med_config.json."""
     vision, text = "blip.visual_encoder.", "blip.text_encoder."
     needed = (

@@ -13,6 +13,7 @@ from PIL import Image
 from palate.errors import PalateError, did_you_mean
 from palate.judges.ask import raised
 from palate.judges.base import SELF, Judge, Pair
+from palate.judges.rewards import STATISTICS, Reward, load_reward
 from palate.world import SHIPPED
 
 # name -> module and class, and what the class is told; the rest of the settings is the user's
@@ -50,7 +51,7 @@ class _RewardJudge:
 
     version = "1"
 
-    def __init__(self, reward: Callable):
+    def __init__(self, reward: Reward):
         self._reward = reward
 
     def vote(self, pairs: list[Pair]) -> np.ndarray:
@@ -65,9 +66,7 @@ class _RewardJudge:
         return np.concatenate([self._reward(a[None], [p]) for a, p in zip(arrays, prompts, strict=True)])
 
 
-def _reward(name: str, plug_ins: list[str]) -> Callable:
-    from palate.judges.rewards import STATISTICS, load_reward
-
+def _reward(name: str, plug_ins: list[str]) -> Reward:
     try:
         return load_reward(name)
     except PalateError as error:
@@ -78,7 +77,7 @@ def _reward(name: str, plug_ins: list[str]) -> Callable:
         ) from error
 
 
-def make_judge(name: str, make: Callable, settings: dict[str, Any]) -> Judge:
+def make_judge(name: str, make: Callable[..., Judge], settings: dict[str, Any]) -> Judge:
     """The judge that `make` builds of these settings. Raises PalateError for a setting that it does not take, and for a
     plug-in that raises or cannot vote."""
     bound = make.keywords if isinstance(make, partial) else {}

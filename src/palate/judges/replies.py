@@ -150,7 +150,7 @@ def _found(text: str) -> tuple[str, int] | None:
     return said[-1][:2] if agree and said[-1][2] == len(lines) - 1 else None
 
 
-def _as(text: str, begin: int, *forms: re.Pattern) -> tuple[str, int] | None:
+def _as(text: str, begin: int, *forms: re.Pattern[str]) -> tuple[str, int] | None:
     """The letter and its place where the text, but for marks around it, has one of the forms; it begins at `begin`."""
     bare = text.strip(_MARKS + " \t\r\n")
     if not bare or len(bare) > LONGEST:

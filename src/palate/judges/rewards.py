@@ -34,7 +34,7 @@ def load_reward(name: str) -> Reward:
     return checked(name, found[name].load())
 
 
-def checked(name: str, reward: Reward) -> Reward:
+def checked(name: str, reward: Callable[[np.ndarray, list[str]], np.ndarray | list[float]]) -> Reward:
     """The same reward as float64 [N]; PalateError, with its name, where it gives no number for a picture."""
 
     def scores_of(images: np.ndarray, prompts: list[str]) -> np.ndarray:

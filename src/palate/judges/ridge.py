@@ -4,9 +4,10 @@ fractional."""
 import numpy as np
 from scipy.special import expit
 
+from palate.arrays import Floats, Ints
 from palate.errors import PalateError
 
-_RIDGES = np.logspace(-1, 3, 9)
+_RIDGES = [float(strength) for strength in np.logspace(-1, 3, 9)]
 _RIDGES_OF_DIRECTIONS = (
     1.0,
     10.0,
@@ -16,14 +17,14 @@ _MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; mor
 _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
-def ridge_shapes(named: int, directions: int) -> list[np.ndarray]:
+def ridge_shapes(named: int, directions: int) -> list[Floats]:
     """The forms that a ridge may have, [F] each: the same strength for all features that have a name, as much or more
     for directions of embeddings, of which there are many and none is known to matter."""
     strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
     return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
 
 
-def deal_folds(group: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
     """The fold of each pair [n]: groups in random order, dealt out in turn. Raises PalateError for a single group."""
     unique, inverse = np.unique(group, return_inverse=True)
     if len(unique) < 2:
@@ -35,7 +36,7 @@ def deal_folds(group: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return order[inverse] % min(max(folds, 2), len(unique))
 
 
-def folds_of_all(every_group: np.ndarray, group: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+def folds_of_all(every_group: Ints, group: Ints, fold: Ints, seed: int) -> Ints:
     """The fold of every pair [N]: that of its group; groups without a labelled pair are dealt out in random order."""
     of_group = np.full(every_group.max() + 1, -1)
     of_group[group] = fold
@@ -44,9 +45,7 @@ def folds_of_all(every_group: np.ndarray, group: np.ndarray, fold: np.ndarray, s
     return of_group[every_group]
 
 
-def choose_ridge(
-    x: np.ndarray, y: np.ndarray, group: np.ndarray, shapes: list[np.ndarray], folds: int, seed: int
-) -> np.ndarray:
+def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds: int, seed: int) -> Floats:
     """The ridge strengths [F] of least cross-validated log loss."""
     if len(np.unique(group)) < 2:
         return _RIDGES[-1] * shapes[-1]
@@ -57,7 +56,8 @@ def choose_ridge(
     loss = np.zeros((len(shapes), len(_RIDGES)))
     for s, shape in enumerate(shapes):
         for k in range(fold.max() + 1):
-            seen, weight = fold != k, np.zeros(x.shape[1])
+            seen = fold != k
+            weight: Floats = np.zeros(x.shape[1])
             for j in reversed(range(len(_RIDGES))):  # from strong to weak, each start close to its solution
                 weight = fit_ridge(x[seen], y[seen], _RIDGES[j] * shape, start=weight)
                 loss[s, j] += log_loss(x[~seen] @ weight, y[~seen]).sum()
@@ -65,14 +65,14 @@ def choose_ridge(
     return _RIDGES[strength] * shapes[best]
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, ridge: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+def fit_ridge(x: Floats, y: Floats, ridge: Floats, start: Floats | None = None) -> Floats:
     """Weights [F] that minimise sum of cross-entropy(x @ w, y) + sum of ridge/2 * w^2; y may be fractional. Newton's
     method, a step that overshoots halved: several times as fast here as a general minimiser."""
 
-    def objective(w: np.ndarray) -> float:
-        return log_loss(x @ w, y).sum() + ridge @ (w * w) / 2
+    def objective(w: Floats) -> float:
+        return float(log_loss(x @ w, y).sum() + ridge @ (w * w) / 2)
 
-    weight = np.zeros(x.shape[1]) if start is None else start
+    weight: Floats = np.zeros(x.shape[1]) if start is None else start
     for _ in range(_MOST_STEPS):
         gradient = x.T @ (expit(x @ weight) - y) + ridge * weight
         step = np.linalg.solve(curvature(x, weight, ridge), gradient)
@@ -86,12 +86,12 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, ridge: np.ndarray, start: np.ndarray
     return weight
 
 
-def curvature(x: np.ndarray, weight: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+def curvature(x: Floats, weight: Floats, ridge: Floats) -> Floats:
     """Second derivatives [F, F] of what `fit_ridge` minimises."""
-    probability = expit(x @ weight)
+    probability: Floats = expit(x @ weight)
     return x.T @ (x * (probability * (1 - probability))[:, None]) + np.diag(ridge)
 
 
-def log_loss(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+def log_loss(z: Floats, y: Floats) -> Floats:
     """Cross-entropy of logits z with labels y, elementwise."""
     return np.logaddexp(0, z) - y * z

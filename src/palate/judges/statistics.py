@@ -1,6 +1,7 @@
 """Picture statistics of the pairs of a dataset, computed once: what the corrected judge looks at beside the judge."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ def statistics_of_pairs(dataset: PreferenceDataset) -> tuple[dict[str, np.ndarra
     return {row["pair_id"]: np.array([row[name] for name in names]) for row in rows}, names
 
 
-def _new_statistics(dataset: PreferenceDataset, known: set[str]) -> Iterator[dict]:
+def _new_statistics(dataset: PreferenceDataset, known: set[str]) -> Iterator[dict[str, Any]]:
     with progress_bar("picture statistics", len(dataset) - len(known)) as advance:
         for batch in dataset.iter_pairs(columns=["pair_id", "image_0", "image_1"]):
             rows = [row for row in batch.to_pylist() if row["pair_id"] not in known]

@@ -66,7 +66,7 @@ class VisionLanguageJudge:
         self._by_logprobs = read != "samples"
 
     @cached_property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """All that the answers depend on. The server's address is not: the same model may move."""
         text = hashlib.sha256(self.template.encode()).hexdigest()[:16]
         return {"model": self.model, "template": text, "read": self.read, "samples": self.samples, "side": self.side,
@@ -99,7 +99,7 @@ class VisionLanguageJudge:
         except Unanswered as error:
             return None, str(error), usage
 
-    def _ask_logprobs(self, messages: list[dict], usage: dict[str, float]) -> float | None:
+    def _ask_logprobs(self, messages: list[dict[str, Any]], usage: dict[str, float]) -> float | None:
         """From one reply; None where this server gives no log-probabilities, which is then remembered."""
         asked = self._body(messages, 0) | {"logprobs": True, "top_logprobs": 20}
         try:
@@ -119,7 +119,7 @@ class VisionLanguageJudge:
             raise self._none(reply)
         return first
 
-    def _ask_samples(self, messages: list[dict], usage: dict[str, float]) -> float:
+    def _ask_samples(self, messages: list[dict[str, Any]], usage: dict[str, float]) -> float:
         """(count of A + 1/2) / (count of A and B + 1): with few samples, never quite sure."""
         letters: list[str] = []
         other = Reply("")
@@ -134,7 +134,7 @@ class VisionLanguageJudge:
             raise self._none(other)
         return (letters.count("A") + 0.5) / (len(letters) + 1)
 
-    def _body(self, messages: list[dict], temperature: float) -> dict[str, Any]:
+    def _body(self, messages: list[dict[str, Any]], temperature: float) -> dict[str, Any]:
         if self.sampling_temperature is not None:
             temperature = self.sampling_temperature
         body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": temperature}
@@ -155,7 +155,7 @@ class VisionLanguageJudge:
                 content.append({"type": "text", "text": text})
         return content
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a judge with a key is not sent anywhere; each worker makes its own")
 
 
@@ -199,6 +199,6 @@ def _answer(straight: _Said, swapped: _Said) -> Answer:
     """One answer of what was said in both orders."""
     (first_01, failure_01, usage_01), (first_10, failure_10, usage_10) = straight, swapped
     usage = {name: usage_01.get(name, 0) + usage_10.get(name, 0) for name in usage_01 | usage_10}
-    if failure := failure_01 or failure_10:
-        return Answer(failure=failure, usage=usage)
+    if first_01 is None or first_10 is None:
+        return Answer(failure=failure_01 or failure_10, usage=usage)
     return Answer((first_01 + 1 - first_10) / 2, first_01, first_10, usage=usage)

@@ -21,7 +21,7 @@ class Voting:
     def __init__(self, name: str, judge: Judge, beside: bool):
         self.name, self.judge, self.beside = name, judge, beside
 
-    def __call__(self, rows: list[dict]) -> list[tuple[Answer, np.ndarray | None]]:
+    def __call__(self, rows: list[dict[str, Any]]) -> list[tuple[Answer, np.ndarray | None]]:
         answers: list[tuple[Answer, np.ndarray | None]] = [(Answer(), None)] * len(rows)
         pairs: list[Pair] = []
         places: list[int] = []
@@ -60,7 +60,9 @@ class Embedding:
                 readable[i] = decode_image({"bytes": image}, ".")
             except PalateError:
                 continue  # such a pair has no vote either
-        vectors = embedded(self.name, self.judge, list(readable.values())) if readable else []
+        if not readable:
+            return found
+        vectors = embedded(self.name, self.judge, list(readable.values()))
         for i, vector in zip(readable, vectors, strict=True):
             found[i] = vector
         return found
@@ -68,7 +70,7 @@ class Embedding:
 
 def maker(
     kind: type, engine: str, load: Callable[..., Judge], name: str, judge: Judge, settings: dict[str, Any], *more: Any
-) -> partial:
+) -> partial[Any]:
     """What builds a worker: around this judge, or, on other machines, around one that `load` finds by the same name."""
     return partial(kind, name, judge, *more) if engine == "local" else partial(_made, kind, load, name, settings, *more)
 

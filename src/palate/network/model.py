@@ -19,7 +19,7 @@ from palate.backbones.classifier import PreferenceClassifier
 from palate.backbones.components import component_config, require_whole
 from palate.backbones.guidance import plain_weights
 from palate.errors import PalateError, first_line
-from palate.files import atomic_path
+from palate.files import atomic_path, refuse_damaged, write_checksums
 from palate.network.precision import hold_frozen
 from palate.network.saved import (
     ADAPTER,
@@ -211,6 +211,7 @@ def save_model(policy: Policy, folder: Path, config: TrainConfig, backbone: Back
                 check_saved_adapters(file, layers, adapter.lora_alpha, pipeline, meta, denoiser)
         else:
             save_weights(policy.network, policy.network.state_dict(), temporary / denoiser)
+        write_checksums(temporary)  # safetensors notices no flipped bit
         if (folder / "README.md").is_file():  # a model card, which somebody may have edited
             shutil.copy2(folder / "README.md", temporary / "README.md")
 
@@ -232,9 +233,10 @@ def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
 def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:
     """The network that a run's model folder describes; an adapter is added to the backbone's own network.
 
-    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, and when not
-    all that it holds comes to lie in the network.
+    Raises PalateError when the folder holds neither an adapter nor the weights of this family's network, when a file
+    of it is not what was saved, and when the network does not take all that it holds.
     """
+    refuse_damaged(folder, "The same `palate train` command writes it again; nothing is trained anew.")
     denoiser = backbone.denoiser
     lora, full = folder / ADAPTER, folder / denoiser
     if full.is_dir():

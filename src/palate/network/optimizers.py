@@ -48,7 +48,7 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps: int) 
 
 def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
-        from bitsandbytes.optim.adamw import AdamW8bit
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # it lists no names of its own
     except ImportError as error:
         raise PalateError(
             "optimizer: adamw-8bit needs bitsandbytes. pip install 'palate[8bit]', or use optimizer: adafactor."

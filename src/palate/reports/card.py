@@ -6,22 +6,23 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from palate.errors import PalateError
+from palate.evaluation.contest import Contest, VoteRate
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
 from palate.files import short_hash, write_text
 from palate.reports.commands import commands_of
 from palate.reports.labels import labels_of, sources_of
-from palate.reports.numbers import ONE_PROMPT, with_interval
+from palate.reports.numbers import ONE_PROMPT, change_places, change_text, with_interval
 from palate.reports.page import contest_rates, rate_places, rate_text
 from palate.reports.parts import Labels, Page, Row, Section, Votes, verdict
 from palate.reports.public import public
-from palate.reports.training import command_of, training_of, versions_of
+from palate.reports.training import command_of, folder_of, training_of, versions_of
 from palate.reports.words import and_, contest_words, shortened, summary
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
@@ -31,6 +32,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOTHING_MEASURED = (
     "This model was not compared with its base model, so there is no evidence on which of them is better."
 )
+_COMMANDS = "## The exact commands"
 _MARK = re.compile(r"\n<!-- written by palate report ([0-9a-f]{16}) -->\n$")
 
 
@@ -88,7 +90,7 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
     """
     config = load_config(run / "config.yaml")
     name = run.resolve().name
-    row = Row(name, training=training_of(run), command=command_of(run))
+    row = Row(name, training=training_of(run), command=command_of(run), folder=folder_of(run))
     labels, lost = labels_of([run])
     page = Page(
         title=name,
@@ -100,6 +102,7 @@ def plain_card(run: Path, kind: Literal["component", "pipeline"] | None = None) 
         limits=lost,
         facts=versions_of(run),
         command=f"palate export {name}",
+        folder=str(run.resolve().parent),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     text = _text(config, run, page, row, _NOTHING_MEASURED, [], [], [], kind or _kind(config, run))
@@ -113,13 +116,14 @@ def _text(
     row: Row,
     answer: str,
     sections: list[Section],
-    contests: list,
+    contests: list[Contest],
     results: list[EvalResult],
     kind: str,
 ) -> str:
     license_, remark = license_of(config, run)
     hub, name = on_hub(config, run), config.pretrained_model_name_or_path
     adapters = kind == "lora"
+    more: dict[str, Any] = dict(license_)
     data = ModelCardData(
         model_name=public(row.name),
         base_model=name if hub else None,
@@ -140,7 +144,7 @@ def _text(
         ),
         datasets=[re.sub(r"[^\w./-]+", "-", public(labels.dataset)) for labels in page.labels] or None,
         eval_results=results or None,
-        **license_,
+        **more,
     )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -166,13 +170,14 @@ def _text(
         places=_places,
         contest_rates=contest_rates,
         ONE_PROMPT=ONE_PROMPT,
+        change_places=change_places,
+        change_text=change_text,
         commands=commands_of(page, row),
         and_=and_,
     )
-    if (
-        not hub
-    ):  # a folder here, also where it was named from another one: no model of the hub, and nobody else's business
-        body = body.replace(name, Path(name).name)
+    if not hub:  # a folder here, also where it was named from another one: no model of the hub
+        told, title, commands = body.partition(_COMMANDS)
+        body = told.replace(name, Path(name).name) + title + commands  # these stay as they were typed
     return f"---\n{data.to_yaml()}\n---\n\n{public(body).strip()}\n"
 
 
@@ -241,10 +246,10 @@ def _of(name: str, section: Section) -> Section:
     )
 
 
-def _results(page: Page, sections: list[Section], contests: list) -> list[EvalResult]:
+def _results(page: Page, sections: list[Section], contests: list[Contest]) -> list[EvalResult]:
     """The win rates that are evidence, for the hub's index."""
     suite = page.facts.get("prompts", "prompts")
-    about = {"task_type": "text-to-image", "dataset_type": "prompts", "dataset_name": public(suite)}
+    about: dict[str, Any] = {"task_type": "text-to-image", "dataset_type": "prompts", "dataset_name": public(suite)}
     out = []
     for section in sections:
         for row in section.rows:
@@ -276,7 +281,7 @@ def _results(page: Page, sections: list[Section], contests: list) -> list[EvalRe
     return out
 
 
-def _interval(rate: WinRate) -> dict[str, float | int | None]:
+def _interval(rate: WinRate | VoteRate) -> dict[str, float | int | None]:
     low, high = (None if math.isnan(value) else round(value, 4) for value in (rate.low, rate.high))
     return {"low_95": low, "high_95": high, "n": rate.n, "ties": rate.ties, "prompts": rate.prompts}
 
@@ -309,4 +314,4 @@ def _base_words(config: TrainConfig) -> str:
 def _untouched(text: str) -> bool:
     """Whether the card is as it was written here."""
     mark = _MARK.search(text)
-    return bool(mark) and short_hash(text[: mark.start()]) == mark[1]
+    return mark is not None and short_hash(text[: mark.start()]) == mark[1]

@@ -59,4 +59,4 @@ def count_labels(dataset: PreferenceDataset) -> Labels:
 
 
 def _pairs_with(votes: pa.Table, source: str) -> int:
-    return pc.count_distinct(votes.filter(pc.equal(votes["source"], source))["pair_id"]).as_py()
+    return int(pc.count_distinct(votes.filter(pc.equal(votes["source"], source))["pair_id"]).as_py())

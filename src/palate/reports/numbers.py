@@ -1,16 +1,10 @@
 """Numbers as people read them: never more digits than the interval supports."""
 
 import math
-from collections.abc import Iterable
 
-Interval = tuple[float, float, float]  # mean, low, high
+from palate.evaluation.digits import Interval, change_places, change_text, decimals, is_change
 
-
-def decimals(intervals: Iterable[Interval], most: int = 4) -> int:
-    """Decimals for a column: two significant digits of the widest half width, at most `most`; 2 without any."""
-    widths = [(high - low) / 2 for _, low, high in intervals if high > low]
-    return min(most, max(0, 1 - math.floor(math.log10(max(widths))))) if widths else min(2, most)
-
+__all__ = ["Interval", "change_places", "change_text", "decimals", "is_change"]
 
 ONE_PROMPT = ": one prompt only"  # why an interval over prompts is missing
 

@@ -14,10 +14,10 @@ from palate.errors import PalateError
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import WinRate
 from palate.files import write_text
-from palate.pages import colour, picture_uri, templates
+from palate.pages import Picture, colour, picture_uri, templates
 from palate.reports.commands import commands_of
-from palate.reports.numbers import ONE_PROMPT, Interval, decimals, with_interval
-from palate.reports.parts import Page, Picture, Row, Section, Source, verdict
+from palate.reports.numbers import ONE_PROMPT, Interval, change_places, change_text, decimals, is_change, with_interval
+from palate.reports.parts import Page, Row, Section, Source, verdict
 from palate.reports.plots import curve_panels
 from palate.reports.words import and_, contest_words, shortened
 
@@ -72,6 +72,10 @@ def render(page: Page) -> str:
             panels=panels[:known],
             more_panels=panels[known:],
             measures=list(dict.fromkeys(name for row in [page.base, *page.rows] for name in row.drift)),
+            changes_of=lambda measure: [row.change[measure] for row in page.rows if measure in row.change],
+            change_places=change_places,
+            change_text=change_text,
+            is_change=is_change,
             training=_training(page.rows),
             rate_text=rate_text,
             contest_rates=contest_rates,
@@ -111,7 +115,7 @@ def contest_rates(found: Contest) -> list[tuple[str, VoteRate, bool]]:
 def featured(rows: list[Row]) -> int:
     """Position of the row whose pictures are shown first: the highest win rate among rows that have pictures."""
     shown = [position for position, row in enumerate(rows) if row.pictures]
-    return max(shown, key=lambda position: rows[position].win.rate if rows[position].win else -1.0, default=0)
+    return max(shown, key=lambda position: win.rate if (win := rows[position].win) else -1.0, default=0)
 
 
 def _results(section: Section, heading: str) -> dict[str, Any]:
@@ -133,7 +137,10 @@ def _strengths(page: Page) -> list[tuple[str, str, Interval]]:
     rows = [(one.name, (one.strength, one.low, one.high)) for one in page.table.strengths]
     end = max([abs(value) for _, values in rows for value in values if value == value] + [1e-9])
     text = _column([interval for _, interval in rows], most=2, why=ONE_PROMPT)
-    return [(name, text(values), tuple(0.5 + value / (2 * end) for value in values)) for name, values in rows]
+    return [
+        (name, text((mean, low, high)), (0.5 + mean / (2 * end), 0.5 + low / (2 * end), 0.5 + high / (2 * end)))
+        for name, (mean, low, high) in rows
+    ]
 
 
 def _training(rows: list[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -156,7 +163,7 @@ def _tile(pictures: list[Picture]) -> tuple[int, float]:
     return min(_WIDEST_TILE, max(140, width)), round(width / height, 4)
 
 
-def _wall(page: Page) -> list[dict]:
+def _wall(page: Page) -> list[dict[str, Any]]:
     """Per prompt: its text, the base's picture, and (position, row name, picture) of each row that has pictures."""
     if not page.base.pictures:
         return []

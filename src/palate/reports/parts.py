@@ -20,6 +20,14 @@ _LEVEL = 0.05  # of Holm's corrected p-value
 
 
 @dataclass(frozen=True)
+class Typed:
+    """A command as it was typed, and the folder in which it was; "" where that is not known."""
+
+    command: str
+    folder: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
     """One model of the comparison: the base, a run, or several runs that differ in their training seed as one."""
 
@@ -31,6 +39,7 @@ class Row:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
     labels: str = ""  # what labels it used
     command: str = ""
+    folder: str = ""  # in which the command was typed
     drift: dict[str, float] = field(default_factory=dict)  # for example brightness, saturation: means over its pictures
     change: dict[str, Interval] = field(default_factory=dict)  # the same less the base's, paired
     training: dict[str, str] = field(default_factory=dict)  # what it was trained on and how
@@ -114,6 +123,7 @@ class Page:
     judged_by: str = ""
     facts: dict[str, str] = field(default_factory=dict)  # seed, versions, dataset, prompt hash, sampler settings
     command: str = ""
+    folder: str = ""  # in which the command was typed
     created: str = ""
     utility_name: str = "true utility"
     scorer: str = ""
@@ -129,7 +139,7 @@ class Page:
         default_factory=dict
     )  # model -> what would say what it was trained on, and is gone
     older: tuple[str, ...] = ()  # models that were trained further since their pictures were made
-    commands: list[str] = field(default_factory=list)  # that made samples, scores and comparisons, in this order
+    commands: list[Typed] = field(default_factory=list)  # that made samples, scores and comparisons, in this order
 
     @property
     def headline(self) -> Section:

@@ -3,14 +3,15 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from palate.errors import PalateError
 from palate.pages import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
@@ -18,6 +19,16 @@ _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # beyond six runs the colours c
 _LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # where nothing was learned
 _POINTS = 160  # per line; longer runs are averaged in bins
 _INK = "#0a0b0c"  # stands for the colour of the page's text
+
+
+def require_plots() -> None:
+    """Raises PalateError where matplotlib is not installed: before the work whose page needs it, not after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PalateError(
+            "the page's training curves are drawn with matplotlib. pip install 'palate[plots]'."
+        ) from error
 
 
 def curve_panels(runs: Mapping[str, Mapping[str, Curve]]) -> list[tuple[str, str]]:
@@ -43,6 +54,11 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
+    require_plots()
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 9}):
         figure = Figure(figsize=(3.4, 2.1), layout="constrained")
         axes = figure.add_subplot()
@@ -53,13 +69,15 @@ def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
             _draw(axes, position, curve)
         _bare(axes)
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
         return text.getvalue()
 
 
-def _draw(axes, position: int, curve: Curve) -> None:
+def _draw(axes: "Axes", position: int, curve: Curve) -> None:
     steps, values = _binned(np.asarray(curve, dtype=np.float64))
-    style = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
+    style: dict[str, Any] = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
     dashes = _DASHES[position // len(COLOURS) % len(_DASHES)]
     if len(values) > 20:
         axes.plot(steps, values, linewidth=0.7, alpha=0.18, **style)
@@ -75,7 +93,9 @@ def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _bare(axes) -> None:
+def _bare(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palate.addresses import number
+from palate.command import given_command
 from palate.errors import PalateError
 from palate.evaluation.compare import Comparison, Evaluated, compare
 from palate.evaluation.results import warnings
@@ -16,17 +17,20 @@ from palate.evaluation.scorers import DIVERSITY, statistic_names
 from palate.evaluation.scores import scored_alike, stored_scores
 from palate.evaluation.seeds import Group
 from palate.evaluation.strengths import Table
-from palate.evaluation.winrate import mean_interval
+from palate.evaluation.winrate import Interval, mean_interval
 from palate.reports.card import card_path, write_card
 from palate.reports.commands import evaluation_commands
 from palate.reports.labels import labels_of, sources_of
 from palate.reports.page import write_report
 from palate.reports.parts import UNKNOWN, USED, Page, Row, Section, Source
-from palate.reports.training import account_of, command_of, curves_of, is_run, training_of, versions_of
+from palate.reports.plots import require_plots
+from palate.reports.training import account_of, command_of, curves_of, folder_of, is_run, training_of, versions_of
 from palate.reports.votes import contests_of
 from palate.reports.words import and_, limits, summary
 from palate.sampling.naming import require_models
 from palate.world import SHIPPED
+
+Changes = dict[str, tuple[float, Interval | None]]  # by scorer: the mean, and its change from the base
 
 
 def report(
@@ -39,7 +43,6 @@ def report(
     judge: str | None = None,
     group: bool = False,
     card: bool = False,
-    command: str = "",
 ) -> Path:
     """Write the page of one or several runs that have samples; returns its path (RUN/report.html when `out` is absent).
 
@@ -48,34 +51,35 @@ def report(
     card, RUN/model/README.md.
 
     Raises PalateError for a folder that is not a run, runs without samples or sampled differently, and where a card is
-    asked for a run that has no model, or whose card was edited.
+    asked for a run that has no model, or whose card was edited, or where matplotlib (the extra `plots`) is missing.
     """
-    runs = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
-    require_models(runs, "report")
-    for run in runs:
+    folders = [Path(run) for run in (runs if isinstance(runs, list) else [runs])]
+    require_plots()
+    require_models(folders, "report")
+    for run in folders:
         if not is_run(run):
             raise PalateError(f"{run}: not a run (no config.yaml).")
         if card:
             card_path(run)
-    comparison = compare(list(runs), scorer=scorer, group=group, command=command or None)
+    comparison = compare(folders, scorer=scorer, group=group)
     contests, missing = contests_of(comparison.models, Path(votes) if votes else None, judge)
-    labels, lost = labels_of(runs)
+    labels, lost = labels_of(folders)
     page = page_of(
         comparison,
-        title=f"palate · {and_([run.name for run in runs])}",
-        command=command or _command(runs, comparison, votes, group),
+        title=f"palate · {and_([run.name for run in folders])}",
+        command=given_command() or _command(folders, comparison, votes, group),
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
     page = replace(page, limits=[*limits(page, comparison.scorer in SHIPPED), *missing, *lost])
     for warning in warnings(page.lost, page.older):
         print(f"WARNING: {warning}")
-    out = Path(out) if out else runs[0] / "report.html"
-    write_report(page, out)
+    place = Path(out) if out else folders[0] / "report.html"
+    write_report(page, place)
     if card:
-        for run, row in zip(runs, comparison.rows, strict=True):
+        for run, row in zip(folders, comparison.rows, strict=True):
             write_card(page, row.name, run)
-    return out
+    return place
 
 
 def page_of(
@@ -118,6 +122,7 @@ def page_of(
         judged_by=judged_by or _judge_words(comparison.scorer),
         facts=told,
         command=command,
+        folder=str(Path.cwd()),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         utility_name="true utility" if comparison.scorer in SHIPPED else f"mean {comparison.scorer}",
         scorer=comparison.scorer,
@@ -193,10 +198,11 @@ def _combined(group: Group, names: dict[str, str], no_evidence: str) -> Row:
     return Row(group.name, group.mean, group.win, members=members, no_evidence=no_evidence)
 
 
-def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[str, dict]) -> Row:
+def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[str, Changes]) -> Row:
     """The row with its pictures, and with what the model's run says of itself where it is one."""
     own = changes.get(model.name, {})
-    means, change = ({name: one[k] for name, one in own.items() if one[k] is not None} for k in (0, 1))
+    means = {name: mean for name, (mean, _) in own.items()}
+    change = {name: interval for name, (_, interval) in own.items() if interval is not None}
     row = replace(
         row,
         pictures=[model.samples.paths[i] for i in shown],
@@ -210,18 +216,19 @@ def _with_pictures(row: Row, model: Evaluated, shown: list[int], changes: dict[s
         row,
         labels=account_of(path).get("used", ""),
         command=command_of(path),
+        folder=folder_of(path),
         training=training_of(path),
         curves=curves_of(path),
     )
 
 
-def _diversity(comparison: Comparison) -> dict[str, dict[str, tuple]]:
+def _diversity(comparison: Comparison) -> dict[str, Changes]:
     """Model -> scorer -> (mean, change from the base) for diversity of embeddings, where all models were scored
     alike."""
     everyone = [model.samples for model in comparison.models]
     versions = [{(s.scorer, s.version) for s in stored_scores(samples)} for samples in everyone]
     common = {name for name, _ in set.intersection(*versions) if name.startswith(f"{DIVERSITY}:")}
-    found: dict[str, dict[str, tuple]] = {model.name: {} for model in comparison.models}
+    found: dict[str, Changes] = {model.name: {} for model in comparison.models}
     for name in sorted(common):
         base, *_ = scores = scored_alike(everyone, name)
         for model, own in zip(comparison.models, scores, strict=True):
@@ -238,7 +245,7 @@ def _renamed(table: Table | None, names: dict[str, str]) -> Table | None:
             claim,
             a=names.get(claim.a, claim.a),
             b=names.get(claim.b, claim.b),
-            winner=names.get(claim.winner, claim.winner),
+            winner=None if claim.winner is None else names.get(claim.winner, claim.winner),
         )
         for claim in table.claims
     ]

@@ -87,12 +87,29 @@ def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def versions_of(run: Path) -> dict[str, str]:
     """Packages and Python of the training; empty where the run does not say."""
-    path = run / "environment.json"
-    if not path.is_file():
+    told = _environment(run)
+    if not told:
         return {}
-    told = json.loads(path.read_text(encoding="utf-8"))
     packages = ", ".join(f"{name} {told[name]}" for name in _PACKAGES if name in told)
-    return {"versions": packages, "python": told.get("python", "not known")}
+    return {"versions": packages, "python": str(told.get("python", "not known"))}
+
+
+def folder_of(run: Path) -> str:
+    """The folder in which the run's command was typed; "" where it is not stored."""
+    return str(_environment(run).get("folder", ""))
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    path = run / "environment.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(told, dict):
+            raise ValueError("not a mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise PalateError(
+            f"{path}: damaged ({error}). The run's `palate train` command writes it again; nothing is trained anew."
+        ) from error
+    return told
 
 
 def command_of(run: Path) -> str:

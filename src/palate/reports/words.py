@@ -34,28 +34,29 @@ def summary(
     if unknown:
         return f"No verdict: it is not known whether {and_(unknown)} learned from {judge}."
     combined = {name for row in rows for name in row.members}
-    rows = [row for row in rows if row.win and row.name not in combined and not row.one_of]
+    told = [(row, row.win) for row in rows if row.win and row.name not in combined and not row.one_of]
     if statistic_names(judge):
-        return " ".join(row.win.sentence(row.name, row.against or base.name, judge) for row in rows)
-    better = [row for row in rows if row.winner == "a"]
-    worse = [row.name for row in rows if row.winner == "b"]
-    if len(rows) == 1:
-        name, win, other = rows[0].name, rows[0].win, rows[0].against or base.name
-        if rows[0].winner == win.winner:
+        return " ".join(win.sentence(row.name, row.against or base.name, judge) for row, win in told)
+    better = [(row, win) for row, win in told if row.winner == "a"]
+    worse = [row.name for row, _ in told if row.winner == "b"]
+    if len(told) == 1:
+        row, win = told[0]
+        name, other = row.name, row.against or base.name
+        if row.winner == win.winner:
             return win.sentence(name, other)
         return (
             f"No winner between {name} and {other}: {name} won {percent(win.rate)} of {win.n:,} comparisons, which is"
             " not sure among all pairs of models (Holm)."
         )
     if not better:
-        text = f"None of the {len(rows)} trained models is shown to be better than {base.name}."
+        text = f"None of the {len(told)} trained models is shown to be better than {base.name}."
     else:
-        best = max(better, key=lambda row: row.win.rate)
+        best, win = max(better, key=lambda one: one[1].rate)
         other = best.against or base.name
         text = (
-            f"{best.name} wins {percent(best.win.rate)} of {best.win.n:,} comparisons with"
-            f" {other}{seeds_words(best.win)} on equal prompts and noise (95 % interval {percent(best.win.low)} to"
-            f" {percent(best.win.high)}).{_among_models(best.name, other, table)}"
+            f"{best.name} wins {percent(win.rate)} of {win.n:,} comparisons with"
+            f" {other}{seeds_words(win)} on equal prompts and noise (95 % interval {percent(win.low)} to"
+            f" {percent(win.high)}).{_among_models(best.name, other, table)}"
         )
     return text + (f" Worse than {base.name}: {', '.join(worse)}." if worse else "")
 

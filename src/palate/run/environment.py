@@ -1,14 +1,15 @@
-"""What a run ran on: versions of what matters, and the machine."""
+"""What a run ran on: versions of what matters, the machine, and the folder that relative paths are seen from."""
 
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 
 
 def describe_environment() -> str:
-    """Versions and platform as JSON text."""
+    """Versions, platform and folder as JSON text."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -20,6 +21,7 @@ def describe_environment() -> str:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processor": platform.machine(),
+            "folder": str(Path.cwd()),
             **versions,
         },
         indent=1,

@@ -2,14 +2,12 @@
 from."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.backbones.folders import weights_hash
+from palate.command import command_line
 from palate.errors import PalateError
-from palate.foreign import without_passwords
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
@@ -23,13 +21,12 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer")
 
 
-def said(command: str | None) -> dict[str, str]:
-    """The command as it is stored beside what it made, and the version of palate; the process's own where none is
-    given."""
-    return {"palate": __version__, "command": without_passwords(command or shlex.join(sys.argv))}
+def said() -> dict[str, str]:
+    """The command as it is stored beside what it made, the folder in which it was typed, and the version of palate."""
+    return {"palate": __version__, "command": command_line(), "folder": str(Path.cwd())}
 
 
-def origin_of(model: str | Path, negative: str | None, revision: str | None, command: str | None) -> dict[str, Any]:
+def origin_of(model: str | Path, negative: str | None, revision: str | None) -> dict[str, Any]:
     """What cannot be asked any more once the model is moved, trained further or deleted; to be asked before it is
     sampled."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
@@ -38,7 +35,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None, com
         key: str(Path(name).resolve()) for key, name in parts.items() if name not in SHIPPED and Path(name).exists()
     }
     weights = {key: weights_of(name) for key, name in parts.items()}
-    return said(command) | {
+    return said() | {
         "places": places,
         "weights": weights,
         "base": _base(Path(model)),

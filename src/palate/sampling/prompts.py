@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os import PathLike, fspath
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,32 @@ def shipped_prompts(world: str) -> list[tuple[str, set[str]]]:
     from palate.world.pictures import PROMPTS
 
     return [(prompt, set()) for prompt in PROMPTS]
+
+
+def as_suite(
+    prompts: "PathLike[str] | Iterable[str] | Suite", part: str | None = None, limit: int | None = None,
+    column: str | None = None,
+) -> Suite:  # fmt: skip
+    """The suite of one prompt, of several, or of a file, as a caller may give them.
+
+    A text is a prompt unless it is "world" or "emoji", names a file or folder that is there, or ends like a file of
+    prompts: a file that is missing is no prompt. Raises PalateError as `load_suite` does, for no prompts, and for a part of
+    prompts that are not in a file.
+    """
+    if isinstance(prompts, PathLike) or (isinstance(prompts, str) and _names_a_file(prompts)):
+        return load_suite(fspath(prompts), part, limit, column)
+    if part is not None or limit is not None or column is not None:
+        raise PalateError("part, limit and column are about a file of prompts, and here are the prompts themselves.")
+    if isinstance(prompts, Suite):
+        return prompts
+    suite = listed([prompts] if isinstance(prompts, str) else prompts)
+    if not suite.prompts:
+        raise PalateError("no prompts are given. Give one, a list, or a file of them.")
+    return suite
+
+
+def _names_a_file(text: str) -> bool:
+    return text in SHIPPED or text.lower().endswith(_FILES) or exists(text)
 
 
 def listed(prompts: Iterable[str], source: str = "a list") -> Suite:

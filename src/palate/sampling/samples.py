@@ -15,6 +15,7 @@ from palate.arithmetic import flushed_denormals
 from palate.arrays import Pixels
 from palate.backbones import Backbone, load_backbone
 from palate.backbones.classifier import load_classifier
+from palate.backbones.components import component_config
 from palate.backbones.folders import fingerprint
 from palate.backbones.guidance import ClassifierGuided, NegativeGuided, at_guidance, denoisers, negative_weights
 from palate.backbones.stable_diffusion import SAMPLERS
@@ -39,15 +40,14 @@ def sample(
     batch_size: int | None = None,
     device: str | None = None,
     revision: str | None = None,
-    command: str | None = None,
     variant: str | None = None,
     vae: str | None = None,
 ) -> Samples:
     """Sample a run, a pipeline folder, or "world"; pictures that are there already are kept, so a second call goes on.
 
     `batch_size` pictures are made at once: 32 of 256 pixels, and fewer of more, where it is None. `revision`,
-    `variant` and `vae` are of a pipeline, as `load_backbone` has them; a run has its own. `command` is stored with the
-    pictures, this process's own where there is none. A prompt that comes again in a list is left out, as in a file.
+    `variant` and `vae` are of a pipeline, as `load_backbone` has them; a run has its own. A prompt that comes again in
+    a list is left out, as in a file.
 
     Raises PalateError when `folder` holds samples of other prompts or settings, of another model, or of this one before
     it was trained further, and when the model or its negative run cannot be used; nothing is written then.
@@ -89,7 +89,7 @@ def sample(
             pictures = generate(backbone, network, [per_picture[i] for i in index], noise, sampling)
             if not begun:  # not before the family has taken the settings
                 shapes = {"latent_shape": list(noise.shape[1:]), "picture_size": list(pictures.shape[1:3])}
-                origin = origin_of(model, negative, revision, command)
+                origin = origin_of(model, negative, revision)
                 samples, begun = replace(samples, settings=settings | shapes, origin=origin), True
                 _say_what_is_here(samples)
             for i in wanted:
@@ -97,7 +97,7 @@ def sample(
                     Image.fromarray(pictures[i - start]).save(temporary, format="PNG")
             advance(len(wanted))
     if not begun:  # all pictures were there, and nothing that says what they are
-        samples = replace(samples, origin=origin_of(model, negative, revision, command))
+        samples = replace(samples, origin=origin_of(model, negative, revision))
         _say_what_is_here(samples)
     return samples
 
@@ -109,7 +109,7 @@ def _say_what_is_here(samples: Samples) -> None:
 
 def sample_verb(
     model: str, suite: Suite, sampling: Sampling, to: Path | None, base: bool, batch_size: int | None = None,
-    command: str | None = None,
+    device: str | None = None, parts: dict[str, str | None] | None = None,
 ) -> list[Samples]:  # fmt: skip
     """Sample a model into its usual place, and the model it started from where asked: that one without a negative
     network.
@@ -123,14 +123,14 @@ def sample_verb(
         raise PalateError(f"{model} is not a run, so it has no base; leave out --base.")
     if sampling.classifier_scale != Sampling.classifier_scale and not _classifier_folder(Path(model)).is_dir():
         raise PalateError(f"{model} has no preference classifier (model/classifier); leave out --classifier-scale.")
-    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size, command=command)]
+    made = [sample(model, suite, to or Path(model) / "samples", sampling, batch_size, device, **parts or {})]
     if base:
         config = load_config(Path(model) / "config.yaml")
         plain = replace(sampling, negative=None, negative_mix=0.0)
         place = Path(model) / "base-samples"
         parts = {"revision": config.revision, "variant": config.variant, "vae": config.vae}
         name = config.pretrained_model_name_or_path
-        made.append(sample(name, suite, place, plain, batch_size, command=command, **parts))
+        made.append(sample(name, suite, place, plain, batch_size, device, **parts))
     return made
 
 
@@ -255,11 +255,24 @@ def generate(
     made = backbone.sample(network, prompts, noise, steps, guidance, sampling.sampler)
     pictures = made.permute(0, 2, 3, 1).float().cpu().numpy()
     if not np.isfinite(pictures).all():  # which would be stored as black, and kept
+        if _divides_by_nothing(backbone):
+            raise PalateError(
+                f"{backbone.folder / 'scheduler'}: has zero terminal SNR (rescale_betas_zero_snr), which a model that"
+                f" predicts the noise cannot be sampled with: a picture is NaN with sampler {sampling.sampler}. Take it"
+                " out of scheduler_config.json, or choose another --sampler."
+            )
         raise PalateError(
             f"{backbone.folder}: a picture is not a number. Sample with mixed_precision bf16 or no; where that changes"
             " nothing, the model's weights are broken."
         )
     return (pictures * 255).round().astype(np.uint8)
+
+
+def _divides_by_nothing(backbone: Backbone) -> bool:
+    """Whether the first step of sampling divides by the share of the picture in its noise, and that is 0."""
+    if backbone.is_flow or backbone.noise_schedule.config.prediction_type != "epsilon":
+        return False
+    return bool(component_config(backbone.folder, "scheduler").get("rescale_betas_zero_snr"))
 
 
 def _checked(sampling: Sampling) -> Sampling:

@@ -1,16 +1,28 @@
 """Adapters (LoRA) by the names that other tools read."""
 
+import re
+from typing import Any
+
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
 from torch import Tensor
 
 from palate.errors import PalateError
 from palate.sharing.original import unet_module
-from palate.sharing.trained import Trained, read_adapter
+from palate.sharing.trained import Trained, factored, read_adapter
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
-# Pipelines whose adapters ComfyUI reads by diffusers' names (comfy/lora.py, model_lora_keys_unet: "transformer.…")
-COMFY_TRANSFORMERS = ("StableDiffusion3Pipeline", "FluxPipeline")
+# Pipelines whose adapters ComfyUI reads by diffusers' names, "transformer.(module)" (comfy/lora.py: its function
+# model_lora_keys_unet, for FLUX.1 and 2 by utils.flux_to_diffusers), and the modules that it knows; None for all
+BLOCKS = r"transformer_blocks\.\d+\..+"
+COMFY_TRANSFORMERS = {
+    "StableDiffusion3Pipeline": None,
+    "FluxPipeline": None,
+    "Flux2KleinPipeline": rf"(single_)?{BLOCKS}|x_embedder|context_embedder|norm_out\.linear|proj_out",
+    "PixArtAlphaPipeline": BLOCKS,
+    "PixArtSigmaPipeline": BLOCKS,
+    "QwenImagePipeline": None,
+}
 
 
 def kohya(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -46,10 +58,18 @@ def comfyui(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
         return kohya(trained)
     if trained.pipeline not in COMFY_TRANSFORMERS:
         raise PalateError(
-            f"{trained.run}: palate writes no adapters of a {trained.pipeline} for ComfyUI. Export it as diffusers or"
-            " fused."
+            f"{trained.run}: ComfyUI reads no adapters of a {trained.pipeline}. Export it as diffusers or fused."
         )
-    return scaled(*read_adapter(trained)), {}
+    layers, alpha = read_adapter(trained) if trained.adapter else factored(trained)
+    known = COMFY_TRANSFORMERS[trained.pipeline]
+    modules = dict.fromkeys(name.partition(".")[2].rsplit(".lora_", 1)[0] for name in layers)
+    unknown = [module for module in modules if known and not re.fullmatch(known, module)]
+    if unknown:
+        raise PalateError(
+            f"{trained.run}: ComfyUI reads no adapters of {unknown[0]} and {len(unknown) - 1} other modules of a"
+            f" {trained.pipeline}, and would leave them out. Export it as diffusers or fused."
+        )
+    return scaled(layers, alpha), {}
 
 
 def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -58,7 +78,7 @@ def scaled(layers: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     return {name: t * (alpha / t.shape[1]) if ".lora_B." in name else t for name, t in layers.items()}
 
 
-def _with_original_name(name: str, config: dict) -> str:
+def _with_original_name(name: str, config: dict[str, Any]) -> str:
     """ "unet.(module).lora_A.weight" with the original name of the module."""
     prefix, rest = name.split(".", 1)
     module, _, ending = rest.partition(".lora_")

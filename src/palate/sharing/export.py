@@ -12,6 +12,7 @@ from torch import Tensor
 from palate.backbones.folders import TRAINED_ON
 from palate.errors import PalateError, did_you_mean
 from palate.files import atomic_path
+from palate.network.saved import ADAPTER
 from palate.reports.card import plain_card
 from palate.reports.public import public
 from palate.sampling.provenance import learned_from
@@ -19,9 +20,9 @@ from palate.sharing.adapters import comfyui, kohya, scaled
 from palate.sharing.pipelines import copy_pipeline, forget_places, save_network
 from palate.sharing.single_file import single_file
 from palate.sharing.trained import (
-    ADAPTER,
     DTYPES,
     Trained,
+    has_factors,
     merged_network,
     open_trained,
     read_adapter,
@@ -58,28 +59,32 @@ def export(
     if whole_pipeline and format != "fused":
         raise PalateError(f"a whole pipeline is written with format fused, not with {format}.")
     trained = open_trained(run)
-    if format in ("kohya", "comfyui") and trained.adapter is None:
+    if (
+        format in ("kohya", "comfyui")
+        and trained.adapter is None
+        and not (format == "comfyui" and has_factors(trained))
+    ):
         why = "its adapters were merged into them" if trained.config.lora else "there are no adapters"
         raise PalateError(
             f"{run}: {format} is a format of adapters, and this run holds all weights ({why}). Export it as fused or"
             " single-file."
         )
-    path = _place(trained.run, format, to)
+    path, kind = _place(trained.run, format, to), None if dtype is None else DTYPES[dtype]
     if format in FILES:
         write = {"single-file": single_file, "kohya": kohya, "comfyui": comfyui}[format]
         tensors, header = write(trained)
-        _save(tensors, header, path, DTYPES.get(dtype))
+        _save(tensors, header, path, kind)
     elif format == "diffusers":
-        _save_folder(trained, path, DTYPES.get(dtype))
+        _save_folder(trained, path, kind)
     else:
-        _save_fused(trained, path, DTYPES.get(dtype), whole_pipeline)
+        _save_fused(trained, path, kind, whole_pipeline)
     return path
 
 
 def _place(run: Path, format: str, to: str | Path | None) -> Path:
     """Where it goes. Raises PalateError where something stands that was not written here."""
     own = to is None
-    path = run / "exports" / format if own else Path(to)
+    path = run / "exports" / format if to is None else Path(to)
     if format in FILES and path.suffix != ".safetensors":
         path = path / f"{run.resolve().name}.safetensors"
     elif format not in FILES and path.suffix == ".safetensors":
@@ -109,9 +114,9 @@ def _save_folder(trained: Trained, path: Path, dtype: torch.dtype | None) -> Non
         (folder / "README.md").write_text(text, encoding="utf-8")
         if trained.adapter:
             _save(layers, {}, folder / ADAPTER, dtype)
-        elif network:
+        elif trained.component and network:
             save_network(network, folder / trained.component.name, dtype)
-        else:
+        elif trained.component:
             shutil.copytree(trained.component, folder / trained.component.name)
         forget_places(folder)
 

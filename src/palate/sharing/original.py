@@ -5,6 +5,7 @@ converter, which must give back what went in.
 """
 
 import re
+from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
@@ -31,7 +32,7 @@ _OPEN_CLIP_ENDS = {
 }
 
 
-def unet_module(module: str, config: dict) -> str:
+def unet_module(module: str, config: dict[str, Any]) -> str:
     """The original name of a module of the UNet, for example "input_blocks.4.1.proj_in". Raises PalateError where it
     has none."""
     if module in _UNET_ENDS:
@@ -57,7 +58,7 @@ def unet_module(module: str, config: dict) -> str:
     )
 
 
-def original_unet(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+def original_unet(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """All weights of a UNet by their original names. Raises PalateError when diffusers would not read them back the
     same."""
     out = {
@@ -68,7 +69,7 @@ def original_unet(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]
     return out
 
 
-def original_vae(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+def original_vae(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """All weights of a VAE by their original names. Raises PalateError when diffusers would not read them back the
     same."""
     out = {}

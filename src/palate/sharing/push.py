@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from palate.errors import PalateError
 from palate.reports.public import public
@@ -36,7 +36,7 @@ def plan(run: str | Path, repository: str) -> Sending:
     folder = export(run, "diffusers")
     sizes = {path.relative_to(folder).as_posix(): size_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     card = (folder / "README.md").read_text(encoding="utf-8")
-    unknown = ModelCard(card, ignore_metadata_errors=True).data.license in (None, "unknown")
+    unknown = ModelCard(card, ignore_metadata_errors=True).data.get("license") in (None, "unknown")
     remark = (
         "the base model's license is not known here. Read its terms before you publish; `license:` in its README.md is"
         " inherited"

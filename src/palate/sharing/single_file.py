@@ -1,6 +1,8 @@
 """A whole model in one file with the original names, for the checkpoints folder of ComfyUI and A1111."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
@@ -40,8 +42,8 @@ def single_file(trained: Trained) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _told(trained: Trained) -> dict[str, str]:
-    files = {}
-    for part in (*COMPONENTS[trained.pipeline], "scheduler"):
+    files: dict[str, Path] = {}
+    for part in (*COMPONENTS[trained.pipeline or ""], "scheduler"):
         folder = trained.base / part
         if part.startswith("tokenizer"):
             if not is_stock_tokenizer(folder):
@@ -68,7 +70,7 @@ def _why_not(trained: Trained) -> str:
     return ""
 
 
-def _load(kind: type, trained: Trained, component: str, **options):
+def _load(kind: Any, trained: Trained, component: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(trained.base, subfolder=component, **options)
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,13 +1,11 @@
 """The folder of a run: whose it is, and whether a run may go on in it."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 
+from palate.command import command_line
 from palate.errors import PalateError
 from palate.files import remove_unfinished, write_text
-from palate.foreign import without_passwords
 from palate.labels.rows import Rows
 from palate.run.checkpoint import checkpoints, step_of
 from palate.run.config import TrainConfig
@@ -18,7 +16,7 @@ from palate.training.spikes import forget_spikes
 SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
 
 
-def claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
+def claim_folder(run: Path, config: TrainConfig) -> None:
     """Write what the run is, or make sure that it is the same as before; clear what a kill left. Raises PalateError
     where the folder holds another run."""
     refuse_another(run, config)
@@ -27,8 +25,8 @@ def claim_folder(run: Path, config: TrainConfig, command: str | None) -> None:
     remove_unfinished(run, "model")
     _tell_other_schedule(run, config)
     save_config(config, run / "config.yaml")
-    write_text(run / "command.txt", without_passwords(command or shlex.join(sys.argv)) + "\n")
-    write_text(run / "environment.json", describe_environment())
+    write_text(run / "command.txt", command_line() + "\n")
+    write_text(run / "environment.json", describe_environment())  # and the folder in which it was typed
 
 
 def _tell_other_schedule(run: Path, config: TrainConfig) -> None:

@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from palate.command import command_line
 from palate.errors import PalateError
 from palate.run.config import TrainConfig
 from palate.run.load import save_config
@@ -27,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 REFUSED = f"{PalateError.__name__}: "
 
 
-def launch(config: TrainConfig, command: str) -> None:
+def launch(config: TrainConfig) -> None:
     """Train in `config.processes` processes, and wait for them. Raises PalateError when they refuse or one of them
     dies, KeyboardInterrupt when they are stopped."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else config.processes
@@ -50,7 +51,7 @@ def launch(config: TrainConfig, command: str) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(how, sys.executable)("-m", worker.__name__, f"{folder}/config.yaml", command)
+            elastic_launch(how, sys.executable)("-m", worker.__name__, f"{folder}/config.yaml", command_line())
         except ChildFailedError as error:
             _, first = error.get_first_failure()
             raise PalateError(_told(first)) from None

@@ -38,6 +38,7 @@ from palate.training.plan import tell_plan
 from palate.training.readings import everywhere, join, summarise
 from palate.training.self_judge import cross_fitted_votes
 from palate.training.spikes import Spike, rolled_back
+from palate.training.unusual import unusual
 from palate.training.validation import large_logit_warning
 
 
@@ -46,6 +47,10 @@ class Run:
     """A finished run: its folder, and what one mostly wants from it."""
 
     path: Path
+
+    def __fspath__(self) -> str:
+        """Its folder: a run can be given wherever a path can."""
+        return str(self.path)
 
     @property
     def model_path(self) -> Path:
@@ -59,15 +64,15 @@ class Run:
 
 
 @flushed_denormals()
-def train_in_this_process(config: TrainConfig, command: str | None = None, dry_run: bool = False) -> Run:
+def train_in_this_process(config: TrainConfig, dry_run: bool = False) -> Run:
     """What `train` does, as far as this process is concerned: all of the work, or its part where a launcher started
     several."""
     config = load_config(config)
     with distributed.together():
-        return rolled_back(config, lambda: _train(config, command, dry_run))
+        return rolled_back(config, lambda: _train(config, dry_run))
 
 
-def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
+def _train(config: TrainConfig, dry_run: bool) -> Run:
     """The part of one process; there is one, or all do the same."""
     run = Path(config.output_dir)
     if distributed.processes() > config.train_batch_size:  # a launcher may start more than `processes`
@@ -76,7 +81,7 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
             " together. Give each at least one."
         )
     if not dry_run:
-        distributed.first_alone(lambda: claim_folder(run, config, command))
+        distributed.first_alone(lambda: claim_folder(run, config))
 
     dataset = open_dataset(config.dataset)
     backbone = load_backbone(**base_model(config))
@@ -91,6 +96,8 @@ def _train(config: TrainConfig, command: str | None, dry_run: bool) -> Run:
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses what is not installed
     check_adapters(backbone, config)
+    for sentence in unusual(config, backbone) if distributed.is_first() else []:
+        print(f"train: WARNING: {sentence}")
     if dry_run:
         refuse_another(run, config)
         tell_plan(config, dataset, backbone, rows, accelerator)

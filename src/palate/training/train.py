@@ -1,7 +1,5 @@
 """The verb: one training run, in this process or in several that are started for it."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,7 @@ from palate.training.launch import launch
 from palate.training.loop import Run, train_in_this_process
 
 
-def train(
-    config: str | Path | dict[str, Any] | TrainConfig,
-    command: str | None = None,
-    dry_run: bool = False,
-    **overrides: Any,
-) -> Run:
+def train(config: str | Path | dict[str, Any] | TrainConfig, dry_run: bool = False, **overrides: Any) -> Run:
     """Train, or resume training, as `config` says (a YAML file, a dict or a TrainConfig; keywords replace single keys).
 
     With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns
@@ -26,6 +19,6 @@ def train(
     """
     config = load_config(config, **overrides)
     if config.processes > 1 and not dry_run and not distributed.launched():
-        launch(config, command or shlex.join(sys.argv))
+        launch(config)
         return Run(Path(config.output_dir))
-    return train_in_this_process(config, command, dry_run)
+    return train_in_this_process(config, dry_run)

@@ -8,6 +8,7 @@ import time
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from palate.command import said_as
 from palate.errors import PalateError
 from palate.run.load import load_config
 
@@ -33,7 +34,8 @@ def work(file: str, command: str) -> None:
     from palate.training.loop import train_in_this_process  # after its libraries were told to be quiet
 
     try:
-        train_in_this_process(load_config(file), command)
+        with said_as(command):
+            train_in_this_process(load_config(file))
     except PalateError as error:  # of every kind: by this name the other side knows it
         raise PalateError(str(error)) from None
 

@@ -41,7 +41,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._late, self._unread = _ended(self._late), _ended(self._unread)
+        self._late, self._unread = _end(self._late), _end(self._unread)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -49,12 +49,12 @@ class BoundedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unread = _ended(self._unread)
+        self._unread = _end(self._unread)
 
     def _watch(self) -> None:
         """Time runs while a request is awaited or half sent, however often a byte comes."""
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self.transport.is_closing():
-            self._late = _ended(self._late)
+            self._late = _end(self._late)
         elif self._late is None:
             self._late = self.loop.call_later(self.seconds, self.transport.abort)
 
@@ -69,6 +69,8 @@ def most_connections() -> int:
     return MOST if soft == resource.RLIM_INFINITY else max(16, min(MOST, soft - RESERVE))
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> None:
+def _end(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Stop a timer; gives what stands in its place, which is none."""
     if timer is not None:
         timer.cancel()
+    return None

@@ -59,5 +59,5 @@ def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
     changed = 0
     if answered:
         changed = dataset.set_propensities(labelled_propensities(settings, plan, answered))
-    right = {name: share(outcomes) for name, outcomes in sorted(known_right(votes).items())}
+    right = {name: told for name, outcomes in sorted(known_right(votes).items()) if (told := share(outcomes))}
     return Exported(appended.added, appended.already_there, len(drawn), len(answered), changed, right)

@@ -133,9 +133,11 @@ def _kept(vote: dict[str, Any]) -> dict[str, Any]:
 
 
 def _annotation(number: int, vote: dict[str, Any]) -> dict[str, Any]:
-    control = {"id": vote["vote_id"][:10], "to_name": "image_0,image_1", "origin": "manual"}
+    control = {"id": vote["vote_id"][:10], "origin": "manual"}
     if vote["choice"] in SIDES:
-        value = {"type": "pairwise", "from_name": "preference", "value": {"selected": SIDES[vote["choice"]]}}
+        # its editor names the control itself here, and shows no choice that names the pictures
+        control |= {"from_name": "preference", "to_name": "preference"}
+        value = {"type": "pairwise", "value": {"selected": SIDES[vote["choice"]]}}
     else:
         value = {"type": "choices", "from_name": "tie", "to_name": "image_0", "value": {"choices": ["tie"]}}
     return {
@@ -171,9 +173,10 @@ def _vote(pair_id: str, choice: str, annotation: dict[str, Any], number: int, da
     )
     row |= {"vote_id": str(own)} | _kept_of(annotation, data) | {"choice": choice}
     for name in ("vote_id", "annotator_id", "instruction_version"):
-        if not isinstance(row.get(name, ""), str):
+        value = row.get(name, "")
+        if not isinstance(value, str):
             raise TypeError(name)
-        row.get(name, "").encode()  # half a character cannot be stored
+        value.encode()  # half a character cannot be stored
     return row
 
 

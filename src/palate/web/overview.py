@@ -80,7 +80,9 @@ def share(outcomes: list[bool]) -> dict[str, Any] | None:
     return {"share": p, "low": max(low, 0.0), "high": min(high, 1.0), "n": n}
 
 
-def _first_and_repeated(votes: list[dict[str, Any]]) -> tuple[dict, dict]:
+def _first_and_repeated(
+    votes: list[dict[str, Any]],
+) -> tuple[dict[str, dict[str, str]], dict[str, list[tuple[str, str]]]]:
     """First choices by pair and person, and the two choices of each repeated pair by person."""
     said = [vote for vote in votes if vote["choice"] != "skip" and vote["answer"] is None]
     first: dict[str, dict[str, str]] = defaultdict(dict)

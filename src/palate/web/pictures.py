@@ -3,6 +3,7 @@ says."""
 
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -53,7 +54,8 @@ class Pictures:
         with open_shard(shard, PAIRS) as file:
             table = file.read_row_group(group, columns=["pair_id", *IMAGE_COLUMNS])
         row = table.slice(pc.index(table["pair_id"], pair_id).as_py(), 1).to_pylist()[0]
-        images = tuple(self._bytes(row[name]) for name in IMAGE_COLUMNS)
+        first, second = (self._bytes(row[name]) for name in IMAGE_COLUMNS)
+        images = first, second
         with self._lock:
             if pair_id not in self._kept:
                 self._kept[pair_id] = images
@@ -62,7 +64,7 @@ class Pictures:
                 self._size -= _size(self._kept.popitem(last=False)[1])
         return images
 
-    def _bytes(self, image: dict | None) -> bytes | None:
+    def _bytes(self, image: dict[str, Any] | None) -> bytes | None:
         try:
             return image_bytes(image, self.dataset.path)
         except PalateError:

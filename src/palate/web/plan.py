@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.known import known_answers, save_known
@@ -92,7 +93,8 @@ def labelled_propensities(settings: Settings, rows: list[dict[str, Any]], answer
     before have 1. Raises PalateError when it would be 0 for a pair: its wave was shown and nobody answered.
     """
     open_ = [row for row in rows if row["kind"] != "before"]
-    total, before = np.zeros(len(open_)), np.zeros(len(open_))
+    total: Floats = np.zeros(len(open_))
+    before: Floats = np.zeros(len(open_))
     for wave, budget in enumerate(settings.budgets):
         now = _drawn(open_, settings, budget).propensity
         drawn = [row["pair_id"] for row in open_ if row["wave"] == wave]

@@ -12,13 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from palate.data.database import Unreachable
 from palate.data.queue import open_views
@@ -140,14 +141,15 @@ def make_app(labelling: Labelling) -> FastAPI:
             raise Stop(403, "the overview needs the owner's link.")
         return person[1]
 
-    Rater, Owner = Annotated[str, Depends(rater)], Annotated[str, Depends(owner)]
+    Rater: TypeAlias = Annotated[str, Depends(rater)]
+    Owner: TypeAlias = Annotated[str, Depends(owner)]
 
     @app.get("/api/session")
-    def session(name: Rater) -> dict:
+    def session(name: Rater) -> dict[str, Any]:
         return {"rater": name, "question": settings.question, "last": latest_vote(engine, name)}
 
     @app.get("/api/views")
-    def views(name: Rater, count: int = 6) -> dict:
+    def views(name: Rater, count: int = 6) -> dict[str, Any]:
         found = open_views(engine, name, max(1, min(count, 50)), settings)
         shown = [
             {"number": view.number, "prompt": labelling.pictures_of(view).prompts.get(view.pair_id, "")}
@@ -167,26 +169,26 @@ def make_app(labelling: Labelling) -> FastAPI:
         return Response(data, media_type=kind, headers={"cache-control": "no-store"})
 
     @app.post("/api/votes")
-    def vote(name: Rater, given: VoteIn) -> dict:
+    def vote(name: Rater, given: VoteIn) -> dict[str, Any]:
         new = record_vote(engine, given.vote_id, name, given.number, given.answer, given.seconds, settings)
         return {"saved": given.vote_id, "new": new}
 
     @app.post("/api/votes/{vote_id}/withdraw")
-    def withdraw(name: Rater, vote_id: str) -> dict:
+    def withdraw(name: Rater, vote_id: str) -> dict[str, Any]:
         if not re.fullmatch(VOTE_ID, vote_id):
             raise Stop(422, "not a vote_id.")
         withdraw_vote(engine, vote_id, name)
         return {"withdrawn": vote_id, "last": latest_vote(engine, name)}
 
     @app.get("/api/overview")
-    def live(_: Owner) -> dict:
+    def live(_: Owner) -> dict[str, Any]:
         return overview(engine, list(labelling.raters))
 
     for path, (name, kind) in STATIC.items():
         _serve_static(app, path, files("palate.web").joinpath("static", name).read_bytes(), kind)
 
-    for kind, answer in _ANSWERS.items():
-        app.add_exception_handler(kind, answer)
+    for error, answer in _ANSWERS.items():
+        app.add_exception_handler(error, answer)
     app.add_middleware(Guarded)
     return app
 
@@ -202,6 +204,11 @@ def _line(status: int, line: str) -> JSONResponse:
     return JSONResponse({"error": line}, status_code=status)
 
 
+def _stopped(_: Request, stop: Exception) -> JSONResponse:
+    assert isinstance(stop, Stop)
+    return _line(stop.status, stop.line)
+
+
 def _waiting(error: Exception) -> JSONResponse:
     """What is wrong with the database is for the owner's terminal; a rater can only wait."""
     if _told.take(str(error)):
@@ -211,7 +218,7 @@ def _waiting(error: Exception) -> JSONResponse:
 
 _told = Buckets(rate=1 / 60, burst=1)  # the same line once a minute
 _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response] | Response]] = {
-    Stop: lambda _, stop: _line(stop.status, stop.line),
+    Stop: _stopped,
     Refused: lambda _, error: _line(409, str(error)),
     Unreachable: lambda _, error: _waiting(error),
     RequestValidationError: lambda _, error: _line(422, "not a vote as this page sends it."),
@@ -221,15 +228,15 @@ _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
 class Guarded:
     """Adds the security headers to every answer, and refuses bodies larger than any vote (pure ASGI)."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
-        async def sending(message):
+        async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
@@ -244,7 +251,7 @@ class Guarded:
                 return await _line(413, "larger than any vote.")(scope, receive, sending)
         given = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def receiving():
+        async def receiving() -> Message:
             return next(given, None) or await receive()
 
         return await self.app(scope, receiving, sending)

@@ -1,0 +1,308 @@
+"""The verbs that work on a dataset: pairs and votes come in, people and programs vote, and the votes are audited."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from palate.errors import PalateError
+from palate.verbs.given import Dataset, Place, Places, folder_of, names, opened, places, without_none
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from palate.audits.findings import Findings
+    from palate.data.dataset import PreferenceDataset
+    from palate.data.importers.common import ImportReport
+    from palate.data.importing import Format
+    from palate.demos.simulate import Simulated
+    from palate.judges.annotate import Report
+    from palate.judges.correction import Correction
+    from palate.web.export import Exported
+
+
+def import_pairs(
+    format: "Format | Literal['world']",
+    sources: Places = (),
+    *,
+    to: Place,
+    name: str | None = None,
+    annotator: str = "unknown",
+    source: Literal["human", "judge"] = "human",
+    pairs: int = 384,
+    world: Literal["shapes", "emoji"] = "shapes",
+    voters: str | Sequence[str] = (),
+    split: str | None = None,
+    config: str | None = None,
+    allow_outside: bool = False,
+) -> "ImportReport":
+    """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it is not there.
+
+    `name` is a new dataset's; `annotator` and `source` say who voted where the files do not; `split` and `config` are
+    of a dataset that has several; `allow_outside` lets paths leave the folder of the file that names them. Format
+    "world" has no sources: `pairs` of that `world` are made now, and the simulated `voters` vote on all of them. A
+    second call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or
+    nothing could be imported; all that is good is written before.
+    """
+    if format == "world":
+        if world == "emoji":
+            from palate.demos.emoji_dataset import import_emoji as made_now
+        else:
+            from palate.demos.dataset import import_world as made_now
+
+        if given := places(sources):
+            raise PalateError(f"world: it has no sources, but {given[0]} was given. Its pairs are made now.")
+        return made_now(Path(to), pairs, voters=names(voters), name=name)
+    from palate.data.importing import import_pairs as from_files
+
+    return from_files(
+        format, places(sources), Path(to), name=name, annotator=annotator, source=source,
+        progress=sys.stderr.isatty(), split=split, config=config, allow_outside=allow_outside,
+    )  # fmt: skip
+
+
+def info(dataset: Dataset) -> dict[str, Any]:
+    """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
+
+    Plain values, ready for JSON. Raises PalateError where there is no readable dataset.
+    """
+    from palate.data.summary import summarise
+
+    return summarise(opened(dataset), progress=sys.stderr.isatty())
+
+
+def label(
+    dataset: Dataset,
+    *,
+    budget: int = 0,
+    select: Literal["uniform", "uncertainty", "disagreement"] = "uniform",
+    judges: str | Sequence[str] = (),
+    raters: str | Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8484,
+    store: str | None = None,
+    repeats: float = 0.05,
+    shared: float = 0.1,
+    known: Dataset | None = None,
+    known_share: float = 0.1,
+    question: str = "Which picture do you prefer for this prompt?",
+    seed: int = 0,
+    days: float = 30.0,
+    rate: float = 20.0,
+    public_url: str | None = None,
+    browser: bool = True,
+) -> None:
+    """Serve a page to vote on until interrupted; every vote is stored at once, and `votes("export", ...)` brings them
+    into the dataset.
+
+    `budget` pairs are drawn (0: all) by `select`, which looks at the votes of `judges`. `raters` are who may vote, a
+    personal link each; you alone when absent. `known` is a dataset whose votes are right: `known_share` of the views
+    are of its pairs. The other arguments as the options of `palate label`. Raises PalateError, before anything is
+    served, for what cannot work, and without the extra `palate[web]`.
+    """
+    try:
+        from palate.web.serve import label as serve
+    except ImportError as error:
+        raise PalateError(f"label needs {error.name}: pip install 'palate[web]'") from error
+    serve(
+        folder_of(dataset),
+        budget=budget,
+        select=select,
+        judges=names(judges, split=True),
+        raters=names(raters, split=True),
+        host=host,
+        port=port,
+        store=store,
+        repeats=repeats,
+        shared=shared,
+        known=None if known is None else folder_of(known),
+        known_share=known_share,
+        seed=seed,
+        days=days,
+        rate=rate,
+        public_url=public_url,
+        browse=browser,
+        question=question,
+    )
+
+
+@overload
+def votes(action: Literal["export"], dataset: Dataset, *, store: str | None = None) -> "Exported": ...
+@overload
+def votes(
+    action: Literal["export", "import"], dataset: Dataset, *, label_studio: Place, pictures: bool = False
+) -> dict[str, Any]: ...
+@overload
+def votes(
+    action: Literal["simulate"], dataset: Dataset, *, store: str | None = None, voter: str = "majority", count: int = 0
+) -> "Simulated": ...
+def votes(
+    action: Literal["export", "import", "simulate"],
+    dataset: Dataset,
+    *,
+    store: str | None = None,
+    label_studio: Place | None = None,
+    pictures: bool = False,
+    voter: str = "majority",
+    count: int = 0,
+) -> "Exported | Simulated | dict[str, Any]":
+    """Votes out of the live store into the dataset, and from and to Label Studio; each can be repeated.
+
+    export: the votes of the page, from the database `store` (PALATE_STORE, or votes.sqlite in the dataset's folder).
+    export and import with `label_studio`: a file in Label Studio's JSON format instead, with `pictures` in it or not.
+    simulate: a person of the small world votes on `count` pairs of what `label` planned (0: until none is left).
+    Returns counts. Raises PalateError for an action that is none, a store without votes, and without the extra
+    `palate[web]`.
+    """
+    if action not in ("export", "import", "simulate"):
+        raise PalateError(f"votes: {action!r} is not one of export, import, simulate.")
+    try:
+        if label_studio is not None and action != "simulate":
+            from palate.web.labelstudio import export_tasks, import_annotations
+
+            data = opened(dataset)
+            return (
+                export_tasks(data, Path(label_studio), pictures)
+                if action == "export"
+                else import_annotations(data, Path(label_studio))
+            )
+        if action == "import":
+            raise PalateError(
+                "votes import: give the file, as in --label-studio ls.json. `palate import` reads other formats."
+            )
+        data, engine = _with_store(dataset, store, action)
+        if action == "simulate":
+            from palate.demos.simulate import simulate_votes
+
+            return simulate_votes(engine, data, voter, count)
+        from palate.web.export import export_votes
+
+        return export_votes(engine, data)
+    except ImportError as error:
+        raise PalateError(f"votes needs {error.name}: pip install 'palate[web]'") from error
+
+
+def _with_store(dataset: Dataset, store: str | None, action: str) -> "tuple[PreferenceDataset, sa.Engine]":
+    """The dataset and its live store, which must be there."""
+    from palate.data.database import connect
+    from palate.data.store import default_store, open_store
+
+    data = opened(dataset)
+    url = store or default_store(data.path)
+    where = connect(url).url
+    if where.get_backend_name() == "sqlite" and where.database and not Path(where.database).exists():
+        raise PalateError(
+            f"votes {action}: no votes of people yet ({where.database} is not there). "
+            f"Label first: `palate label {data.path}`."
+        )
+    return data, open_store(url)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What `annotate` did."""
+
+    report: "Report | None"  # counts of pairs; None where no judge was run
+    calibration: "Correction | None"  # on the human votes; None with too few of them
+
+
+def annotate(
+    dataset: Dataset,
+    judge: str,
+    *,
+    name: str | None = None,
+    model: Place | None = None,
+    server: str | None = None,
+    template: Place | None = None,
+    device: str | None = None,
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    temperature: float | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
+    gpus: float = 0.0,
+    embeddings: Literal["auto", "all", "none"] = "auto",
+    again: bool = False,
+    recalibrate: bool = False,
+) -> Annotated:
+    """Let a program vote on every pair that it has not voted on, then calibrate its votes on those of people.
+
+    `judge` is a reward model, "vlm", "self:RUN", a statistic of pictures or a plug-in (docs/annotate.md); `name` the
+    annotator id of its votes. `model`, `server`, `template`, `device`, `dtype` and further `settings` go to the judge.
+    `limit` stops after so many pairs; `again` asks about every pair without a vote anew; `recalibrate`
+    runs no judge. The same call again costs nothing. Raises
+    PalateError for a judge that cannot be used, and one that voted before with another version or other settings.
+    """
+    from palate.judges.annotate import annotate as vote
+    from palate.judges.base import SELF
+    from palate.judges.calibration import can_calibrate
+    from palate.judges.calibration import recalibrate as calibrate
+    from palate.judges.load import load_judge
+
+    data = opened(dataset)
+    if recalibrate:
+        return Annotated(None, calibrate(data, name or judge))
+    load = load_judge
+    if judge.startswith(SELF):
+        from palate.training.implicit_judge import load_any_judge
+
+        load = load_any_judge
+    told = without_none(model=model, server=server, template=template)
+    report = vote(
+        data,
+        judge,
+        settings={key: fspath(value) for key, value in told.items()}
+        | without_none(device=device, dtype=dtype)
+        | dict(settings or {}),
+        annotator=name,
+        temperature=temperature,
+        batch_size=batch_size,
+        limit=limit,
+        engine=engine,
+        workers=workers,
+        gpus=gpus,
+        embeddings=embeddings,
+        again=again,
+        load=load,
+    )
+    enough = can_calibrate(data, report.annotator)
+    return Annotated(report, calibrate(data, report.annotator) if enough else None)
+
+
+def audit(
+    dataset: Dataset,
+    *,
+    out: Place | None = None,
+    run: Place | None = None,
+    config: Place | None = None,
+    human_annotators: str | Sequence[str] | None = None,
+    human_votes: int | None = None,
+    seed: int = 0,
+) -> "Findings":
+    """How far each source of votes can be trusted, what more votes would buy, and what to train on.
+
+    Writes the page `out` and the recommended configuration `config`, a new file, where they are given. `run` is of an
+    adaptive method, whose minority metric ranks the votes to look at. `human_annotators` and `human_votes` as the keys
+    of these names. Raises PalateError for a dataset without pairs, a run without the metric, and a `config` that is
+    there.
+    """
+    from palate.audits.findings import audit as find
+    from palate.audits.page import write_page
+    from palate.audits.recommended import write_configuration
+
+    data = opened(dataset)
+    if config and Path(config).exists():
+        raise PalateError(f"--config {config}: is there already, and maybe edited. Give the name of a new file.")
+    people = None if human_annotators is None else names(human_annotators)
+    findings = find(
+        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed
+    )
+    if out:
+        write_page(findings, data, Path(out))
+    if config:
+        write_configuration(findings, data, Path(config))
+    return findings

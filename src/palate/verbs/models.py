@@ -1,0 +1,287 @@
+"""The verbs that work on a model: it is trained, sampled, scored, compared, reported and handed on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from palate.errors import PalateError
+from palate.verbs.given import Place, Places, Prompts, names, opened, places, plain_keys, without_none
+
+if TYPE_CHECKING:
+    from palate.data.samples import Samples, Sampling
+    from palate.evaluation.contest import Contest
+    from palate.evaluation.results import Comparison
+    from palate.evaluation.score import Scored
+    from palate.presets import Method
+    from palate.reports.parts import Page
+    from palate.run.config import TrainConfig
+    from palate.sharing.export import Format
+    from palate.sharing.push import Sending
+    from palate.training.loop import Run
+
+
+@overload
+def methods(name: None = None) -> "dict[str, Method]": ...
+@overload
+def methods(name: str) -> "Method": ...
+def methods(name: str | None = None) -> "dict[str, Method] | Method":
+    """The methods of the literature by name, or one of them: what it does, and which keys it sets.
+
+    Raises PalateError for a name that is none, with the nearest.
+    """
+    from palate import presets
+
+    return dict(presets.methods()) if name is None else presets.method(name)
+
+
+def encode(
+    config: "Place | Mapping[str, Any] | TrainConfig | None" = None, *, dry_run: bool = False, **overrides: Any
+) -> dict[str, int]:
+    """Compute before training what training would compute: latents and embeddings of all pairs, and with
+    `reference_draws` the reference's errors at so many draws of each pair.
+
+    `config` and `overrides` as in `train`; model, dataset, resolution and precision count. Returns counts; with
+    `dry_run` of what is still to do, and nothing is computed. The same call again resumes. Raises PalateError when the
+    configuration has no use for errors at the pairs' own draws.
+    """
+    from palate.training import encode as room
+
+    if config is None or isinstance(config, Mapping):
+        overrides = {"output_dir": "runs"} | dict(config or {}) | overrides  # nothing is written there
+        config = None
+    found = _configuration(config, overrides)
+    return room.plan(found) if dry_run else room.encode(found)
+
+
+def train(
+    config: "Place | Mapping[str, Any] | TrainConfig | None" = None, *, dry_run: bool = False, **overrides: Any
+) -> "Run":
+    """Train, or resume training, as `config` says: a YAML file, keys and values, or a `TrainConfig`. Keywords are keys,
+    too, and win; without `config` they are all there is.
+
+    With `dry_run` everything is checked and counted, and nothing is encoded, trained or written into the run. Returns
+    the run. Raises PalateError before any work starts when something cannot work, and when the loss becomes NaN, naming
+    the pairs; what was reached before is kept.
+    """
+    from palate.training.train import train as run_training
+
+    return run_training(_configuration(config, overrides), dry_run=dry_run)
+
+
+def _configuration(
+    config: "Place | Mapping[str, Any] | TrainConfig | None", overrides: dict[str, Any]
+) -> "TrainConfig":
+    from palate.run.load import load_config
+
+    if config is None or isinstance(config, Mapping):
+        return load_config(plain_keys({**(config or {}), **overrides}))
+    source = fspath(config) if isinstance(config, str | PathLike) else config
+    return load_config(source, **plain_keys(overrides))
+
+
+def sample(
+    model: Place,
+    prompts: Prompts,
+    to: Place | None = None,
+    sampling: "Sampling | None" = None,
+    *,
+    part: str | None = None,
+    limit: int | None = None,
+    column: str | None = None,
+    base: bool = False,
+    batch_size: int | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    vae: Place | None = None,
+) -> "Samples":
+    """Make pictures from prompts with a run, a diffusers pipeline folder, or "world"; what is there already is kept.
+
+    `prompts` are one prompt, several, or a file of prompts, of which `part`, `limit` and `column` take some. The
+    pictures go into the folder `to`, for a run RUN/samples when absent. `base` also samples the model that the run
+    started from, into RUN/base-samples. `revision`, `variant` and `vae` are of a pipeline, as the keys of these names.
+    Returns the samples of the model.
+    Raises PalateError when the folder holds samples of other prompts, settings or weights, and when the model cannot be
+    used.
+    """
+    from palate.data.samples import Sampling
+    from palate.sampling.prompts import as_suite
+    from palate.sampling.samples import sample_verb
+
+    suite = as_suite(prompts, part, limit, column)
+    print(suite.line())
+    how, folder = sampling or Sampling(), None if to is None else Path(to)
+    parts = {"revision": revision, "variant": variant, "vae": None if vae is None else fspath(vae)}
+    return sample_verb(fspath(model), suite, how, folder, base, batch_size, device, parts)[0]
+
+
+def score(
+    models: Places,
+    scorer: str | Sequence[str],
+    *,
+    model: Place | None = None,
+    device: str | None = None,
+    dtype: Literal["fp32", "fp16", "bf16"] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> "list[Scored]":
+    """One number per picture of runs (and of their base-samples) or of folders of samples, kept beside the pictures.
+
+    `scorer` is who scores, one or several. `model` are the weights of the one reward model among them, `device` and
+    `dtype` what reward models use; `settings` are theirs by key, or by "NAME.key" for the scorer NAME. Returns the
+    means of each folder. The same call again costs nothing. What cannot be scored, a folder or a scorer, is given to
+    `tell` as a line (printed to stderr when absent), and the rest is scored. Raises PalateError where nothing could be
+    scored, and for one `model` for several reward models.
+    """
+    from palate.evaluation.score import score as score_folders
+
+    common = without_none(model=None if model is None else fspath(model), device=device, dtype=dtype)
+    told = {} if tell is None else {"tell": tell}
+    return score_folders(places(models), list(names(scorer)), common, dict(settings or {}), batch_size, **told)
+
+
+@overload
+def compare(
+    models: Places, against: Place = "base", *, prompts: Prompts | None = None, part: str | None = None,
+    limit: int | None = None, column: str | None = None, scorer: str | Sequence[str] = (), votes: None = None,
+    judge: str | None = None, sampling: "Sampling | None" = None, device: str | None = None, group: bool = False,
+    out: Place | None = None,
+) -> "Comparison": ...  # fmt: skip
+@overload
+def compare(
+    models: Places, against: Place = "base", *, prompts: Prompts | None = None, part: str | None = None,
+    limit: int | None = None, column: str | None = None, votes: Place, judge: str | None = None,
+    sampling: "Sampling | None" = None, device: str | None = None, out: Place | None = None,
+) -> "Contest": ...  # fmt: skip
+def compare(
+    models: Places,
+    against: Place = "base",
+    *,
+    prompts: Prompts | None = None,
+    part: str | None = None,
+    limit: int | None = None,
+    column: str | None = None,
+    scorer: str | Sequence[str] = (),
+    votes: Place | None = None,
+    judge: str | None = None,
+    sampling: "Sampling | None" = None,
+    device: str | None = None,
+    group: bool = False,
+    out: Place | None = None,
+) -> "Comparison | Contest":
+    """Compare runs with their base model, another run, or a folder of samples: paired win rates with 95 % intervals.
+
+    What is missing is sampled first: `prompts` (as in `sample`) and `sampling` say of what and how. `scorer` is who
+    judges, one or several; when absent, those that scored the first model's samples, else the world's truth for its
+    prompts. Or `votes` decide, a dataset of pairs of these two models' pictures, helped by its `judge`. With `group`
+    all models are training seeds of one method. The result is also written to `out`, compare.json in the first model's
+    folder when absent (compare-votes.json with `votes`), where `report` finds it.
+
+    Raises PalateError for samples that are no pairs, runs that started from different bases, and a reward model that
+    has not scored all of them yet.
+    """
+    from palate.data.samples import Sampling
+    from palate.evaluation.compare import compare as compare_models
+    from palate.evaluation.compare import two_models
+    from palate.evaluation.contest import contest
+    from palate.evaluation.results import save
+    from palate.sampling.prompts import as_suite
+
+    if prompts is None and (part or limit or column):
+        raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")
+    if judge and votes is None:
+        raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
+    suite = None if prompts is None else as_suite(prompts, part, limit, column)
+    how, rivals = sampling or Sampling(), places(models)
+    if votes is None:
+        found = compare_models(
+            rivals, fspath(against), prompts=suite, scorer=list(names(scorer)) or None, sampling=how, device=device,
+            group=group,
+        )  # fmt: skip
+        save(found, Path(out or f"{rivals[0]}/compare.json"))
+        return found
+    if scorer:
+        raise PalateError("compare: votes and scorers are two comparisons. Call it once with each.")
+    if len(rivals) != 1:
+        raise PalateError(f"--votes compares one model with --against, and {len(rivals)} are named.")
+    titles, samples = two_models(rivals[0], fspath(against), suite, how, device)
+    decided = contest(*samples, opened(votes), judge, titles)
+    save(decided, Path(out or f"{rivals[0]}/compare-votes.json"))
+    return decided
+
+
+def report(
+    runs: Places,
+    out: Place | None = None,
+    *,
+    scorer: str | Sequence[str] = (),
+    votes: Place | None = None,
+    judge: str | None = None,
+    group: bool = False,
+    card: bool = False,
+    pictures: int = 24,
+) -> Path:
+    """Write one html page of runs that have samples: pictures, win rates, votes, curves; returns its path.
+
+    It goes to `out`, RUN/report.html when absent. `scorer` and `group` as in `compare`; `votes` is a dataset of votes
+    on these pictures and `judge` whose votes there help, when absent what `compare` used last. `card` also writes each
+    run's model card. Raises PalateError for a folder that is not a run, runs without samples or sampled differently,
+    and a card for a run without a model, or one that was edited.
+    """
+    from palate.reports.runs import report as write_page
+
+    page, contest = (None if one is None else Path(one) for one in (out, votes))
+    scorers = list(names(scorer)) or None
+    return write_page(
+        [Path(run) for run in places(runs)], page, scorers, pictures, votes=contest, judge=judge,
+        group=group, card=card,
+    )  # fmt: skip
+
+
+def export(
+    run: Place,
+    format: "Format" = "diffusers",
+    to: Place | None = None,
+    *,
+    dtype: Literal["fp16", "bf16", "fp32"] | None = None,
+    whole_pipeline: bool = False,
+) -> Path:
+    """Write what a run trained in another tool's format; returns the file or folder, RUN/exports/FORMAT when `to` is
+    absent.
+
+    diffusers: the adapters or the denoiser, with a model card. kohya, comfyui: one file of adapters. fused: the
+    denoiser with the adapters in its weights, with `whole_pipeline` in a copy of the base model's folder. single-file:
+    the whole model by Stable Diffusion's original names. Raises PalateError, before anything is written, for a folder
+    that is no finished run, what the format cannot hold, and a place where something stands already.
+    """
+    from palate.sharing.export import export as write
+
+    return write(fspath(run), format, None if to is None else Path(to).expanduser(), dtype, whole_pipeline)
+
+
+@overload
+def push(run: Place, repository: str, *, private: bool = True, dry_run: Literal[False] = False) -> str: ...
+@overload
+def push(run: Place, repository: str, *, private: bool = True, dry_run: Literal[True]) -> "Sending": ...
+def push(run: Place, repository: str, *, private: bool = True, dry_run: bool = False) -> "str | Sending":
+    """Send a finished run's model and card to `repository` (owner/name) on the hub; returns the address of the commit.
+
+    With `dry_run` nothing is sent, and what would be is returned. The login is the hub's own. Raises PalateError
+    without a login, when the hub refuses or cannot be reached, and when the repository is public and `private` was
+    asked for.
+    """
+    from palate.sharing.push import plan
+    from palate.sharing.push import push as send
+
+    planned = plan(fspath(run), repository)
+    return planned if dry_run else send(fspath(run), repository, private, planned)
+
+
+def demo(out: Place = "demo-run", *, quick: bool = False, seed: int = 0) -> "Page":
+    """From imperfect votes to a better model in the small world: trains six models (`quick`: two), prints a table, and
+    writes a page into the folder `out`. Run again to resume. Returns the page's content."""
+    from palate.demos.demo import demo as whole_way
+
+    return whole_way(Path(out), quick, seed)

@@ -1,0 +1,21 @@
+"""Every other verb killed at ten random moments: the same call again ends as one that nobody disturbed."""
+
+import kills
+import pytest
+from kills_of_verbs import VERBS, prepare
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def given(pipeline_folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("given") / "given"
+    prepare(pipeline_folder, place)
+    return place
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ten_kills_change_nothing(verb, given, tmp_path):
+    work, results = VERBS[verb]
+    killed, finished = kills.survives(work, results, given, given / "prefs", tmp_path, kills=10, seed=2)
+    assert killed == 10 and finished >= 1
