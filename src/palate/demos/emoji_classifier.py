@@ -53,7 +53,8 @@ class Network(nn.Module):
             x = F.leaky_relu(conv(x), 0.1)
         x = x.permute(0, 2, 3, 1).flatten(1)
         x = F.leaky_relu(self.hidden(F.dropout(x, drop, self.training)), 0.1)
-        return self.out(F.dropout(x, drop, self.training))
+        scores: Tensor = self.out(F.dropout(x, drop, self.training))
+        return scores
 
 
 def main(options: Options) -> None:
@@ -113,7 +114,8 @@ def write_weights(path: Path, network: Network) -> None:
     """The arrays that `emoji_measure` reads, fp16: convolutions [k, k, C, D], linear layers [in, out]."""
     arrays: dict[str, Tensor] = {}
     for i, conv in enumerate(network.convs):
-        arrays |= {f"conv{i}/weight": conv.weight.permute(2, 3, 1, 0), f"conv{i}/bias": conv.bias}
+        weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+        arrays |= {f"conv{i}/weight": weight.permute(2, 3, 1, 0), f"conv{i}/bias": bias}
     for name, layer in (("hidden", network.hidden), ("out", network.out)):
         arrays |= {f"{name}/weight": layer.weight.T, f"{name}/bias": layer.bias}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -139,7 +139,7 @@ def _side(backbone: Backbone, model: str, generator: Generator, seed: int, pair:
     noise = torch.randn(backbone.latent_shape(backbone.resolution), generator=random)
     style = STYLES[address("style", seed, pair, side) % len(STYLES)] if generator.styled else None
     prompt, how = caption(_name(seed, pair), style), generator.sampling
-    made_by = {
+    made_by: dict[str, str | float] = {
         "name": generator.name, "model": model, "sampler": how.sampler, "steps": how.steps or 0,
         "guidance": how.guidance or 0.0, "prompt": prompt, "seed": f"{seed}/{pair}/{side}",
     }  # fmt: skip

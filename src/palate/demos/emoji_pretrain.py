@@ -205,7 +205,8 @@ def encode_pictures(options: Options, vae: AutoencoderKL, pictures: Pictures) ->
             torch.save({"latents": stacked, "mean": mean, "deviation": deviation}, temporary)
     loaded = torch.load(state, weights_only=True)
     normalize(vae, loaded["mean"], loaded["deviation"])
-    return loaded["latents"].reshape(-1, len(NAMES), len(STYLES), LATENT, SIZE // 8, SIZE // 8)
+    latents: Tensor = loaded["latents"]
+    return latents.reshape(-1, len(NAMES), len(STYLES), LATENT, SIZE // 8, SIZE // 8)
 
 
 def normalize(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> None:
