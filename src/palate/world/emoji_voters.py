@@ -87,20 +87,20 @@ DEPARTURE = 0.35
 _OF_ALL = by_group(MAJORITY) + departures("majority", DEPARTURE)
 _GLOSS = by_group({group: (0.0, -0.3, -0.3, 1.0) for group in GROUPS})
 
-_MAJORITY = EmojiVoter("majority", "human", _OF_ALL, temperature=0.7)
+_MAJORITY = EmojiVoter("majority", "human", _OF_ALL, temperature=0.25)
 EMOJI_VOTERS = {
     voter.name: voter
     for voter in (
         _MAJORITY,
-        replace(_MAJORITY, name="hesitant", temperature=1.4),
+        replace(_MAJORITY, name="hesitant", temperature=0.6),
         replace(_MAJORITY, name="minority", table=turned(_OF_ALL, MINORITY_IN)),
         *(replace(_MAJORITY, name=f"person-{k}", table=random_table(k)) for k in range(1, 6)),
         # Judges are sure of themselves: believing them costs something that can be seen.
-        EmojiVoter("good-judge", "judge", by_group(MAJORITY), temperature=0.4),
-        EmojiVoter("context-judge", "judge", turned(by_group(MAJORITY), ("food", "places")), temperature=0.4),
-        EmojiVoter("gloss-judge", "judge", 0.5 * by_group(MAJORITY) + _GLOSS, temperature=0.4),
-        EmojiVoter("saturation-judge", "judge", 0.5 * by_group(MAJORITY), temperature=0.4, saturation=4.0),
-        EmojiVoter("blind-judge", "judge", np.zeros_like(_OF_ALL), temperature=0.4, noise=0.3),
+        EmojiVoter("good-judge", "judge", by_group(MAJORITY), temperature=0.2),
+        EmojiVoter("context-judge", "judge", turned(by_group(MAJORITY), ("food", "places")), temperature=0.2),
+        EmojiVoter("gloss-judge", "judge", 0.5 * by_group(MAJORITY) + _GLOSS, temperature=0.2),
+        EmojiVoter("saturation-judge", "judge", 0.5 * by_group(MAJORITY), temperature=0.2, saturation=4.0),
+        EmojiVoter("blind-judge", "judge", np.zeros_like(_OF_ALL), temperature=0.2, noise=0.3),
     )
 }
 
