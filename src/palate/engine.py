@@ -61,8 +61,7 @@ def _on_ray(
         return worker.start.remote(make), (worker, None)
 
     # future result -> its worker and its batch (None: the worker only starts). Work goes to workers that have started,
-    # because
-    # a machine that was lost may leave no room for another worker, and a batch given to it would wait for ever
+    # because a machine that was lost may leave no room for another worker, and a batch given to it would wait for ever
     busy: dict[Any, tuple[Any, Batch | None]] = dict(started() for _ in range(workers))
     idle: list[Any] = []
     again: deque[Batch] = deque()

@@ -14,11 +14,10 @@ from palate.backbones.configs import read_json
 from palate.backbones.folders import component_class, require_safetensors, resolve_folder
 from palate.backbones.stable_diffusion import StableDiffusion
 from palate.errors import PalateError
+from palate.world import SHIPPED
 
 __all__ = ["Backbone", "StableDiffusion", "load_backbone"]
 
-WORLD = "world"  # the name of the pipeline that comes with palate
-WORLD_FOLDER = Path(__file__).parent.parent / "world" / "pipeline"
 
 # Class of the stock pipeline, as model_index.json has it -> module and class of the family
 FAMILIES = {
@@ -37,15 +36,15 @@ FAMILIES = {
 def load_backbone(
     name_or_path: str, revision: str | None = None, variant: str | None = None, vae: str | None = None
 ) -> Backbone:
-    """The backbone for a diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" (the
-    pipeline inside the package). `variant` names the copy of the weights to read (fp16); `vae` is another autoencoder:
-    a folder, file or hub name.
+    """The backbone for a diffusers pipeline folder, a .safetensors file of a whole model, a hub name, or "world" or
+    "emoji" (the pipelines inside the package). `variant` names the copy of the weights to read (fp16); `vae` is another
+    autoencoder: a folder, file or hub name.
 
     Raises PalateError when the folder is not a pipeline, lacks a component, has a denoiser with pickled weights, or is
     of a family that palate does not know.
     """
-    if name_or_path == WORLD:
-        name_or_path = str(WORLD_FOLDER)
+    if name_or_path in SHIPPED:
+        name_or_path = str(SHIPPED[name_or_path])
     folder = resolve_folder(name_or_path, revision, variant, vae)
     pipeline = pipeline_class(folder)
     if pipeline is None or pipeline not in FAMILIES:

@@ -31,6 +31,7 @@ Examples:
   palate import folders my-pictures --to prefs --annotator ana
   palate import rankings imagereward/test.json --to prefs
   palate import world --pairs 384 --voters biased-judge --to prefs
+  palate import world --world emoji --voters majority context-judge --to prefs
   palate import trl hf:owner/name --split train --to prefs
   palate import samples runs/dedpo runs/dpo --to contest
 """
@@ -54,6 +55,8 @@ class Options:
     """Whether those votes come from a human or a judge."""
     pairs: int = 384
     """With `world`: how many pairs to make."""
+    world: Literal["shapes", "emoji"] = "shapes"
+    """With `world`: which of the two small worlds."""
     voters: tuple[str, ...] = ()
     """With `world`: simulated people and judges who vote on every pair."""
     split: str | None = None

@@ -22,9 +22,9 @@ Examples:
 @dataclass
 class Options:
     model: Annotated[str, tyro.conf.Positional]
-    """A run, a diffusers pipeline folder, or "world"."""
+    """A run, a diffusers pipeline folder, or "world" or "emoji"."""
     prompts: str
-    """A file of prompts (.txt, .json, .jsonl, .csv, .tsv, .parquet), a folder of such files, or "world"."""
+    """A file of prompts (.txt, .json, .jsonl, .csv, .tsv, .parquet), a folder of such files, or "world" or "emoji"."""
     part: str | None = None
     """Only one category, style or challenge of the prompts, or rows like 2400:3200."""
     limit: int | None = None

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from palate.backbones import WORLD
 from palate.command import command_line
 from palate.demos.dataset import SAMPLING, make_dataset
 from palate.evaluation.compare import Comparison, evaluate
@@ -18,6 +17,7 @@ from palate.reports.runs import page_of
 from palate.reports.terminal import results_table
 from palate.sampling.samples import sample
 from palate.training.train import train
+from palate.world import WORLD
 from palate.world.pictures import PROMPTS
 
 JUDGE = "biased-judge"

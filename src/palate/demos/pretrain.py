@@ -1,5 +1,7 @@
 """Train the world's base pipeline from scratch: `python -m palate.demos.pretrain --out FOLDER`.
 
+`--world emoji` trains the other world's: see palate.demos.emoji_pretrain.
+
 Two stages, each seeded; after an interruption the same command resumes:
 
 1. an autoencoder, 64x64x3 pictures to 8x8x12 latents, `VAE_STEPS` steps of 32 (about 15 minutes on 2 cores);
@@ -10,10 +12,9 @@ align. The result is a stock diffusers `StableDiffusionPipeline` folder, autoenc
 `palate/world/pipeline` was made by this script with its defaults.
 """
 
-import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from diffusers.training_utils import EMAModel
 from rich.progress import track
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from palate.demos.steps import log, optimizer_step, psnr, resume, save_state, set_rate
+from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.world.pictures import COLOURS, SHAPES, SIZE, draw, random_scene
 
@@ -41,15 +44,23 @@ class Options:
 
     out: Path
     """The pipeline folder to write."""
+    world: Literal["shapes", "emoji"] = "shapes"
+    """Which of the two small worlds; see palate.demos.emoji_pretrain for the second."""
+    pictures: Path | None = None
+    """With emoji: the file of pictures that `python -m palate.demos.emoji_collect` wrote."""
     work: Path = Path("pretrain-work")
     """Where states to resume from are stored."""
     seed: int = 0
-    vae_steps: int = VAE_STEPS
-    unet_steps: int = UNET_STEPS
+    vae_steps: int = 0
+    unet_steps: int = 0
+    """Fewer or more steps than the shipped pipeline was trained for; 0 is as many."""
 
 
 def main(options: Options) -> None:
-    torch.set_flush_denormal(True)  # denormals make the small network several times slower
+    if options.world == "emoji":
+        return _emoji(options)
+    options = replace(options, vae_steps=options.vae_steps or VAE_STEPS, unet_steps=options.unet_steps or UNET_STEPS)
+    torch.set_flush_denormal(True)  # denormals slow the small network down several times
     vae = train_vae(options)
     text_encoder, unet = train_unet(options, vae)
     pipeline = StableDiffusionPipeline(
@@ -61,6 +72,18 @@ def main(options: Options) -> None:
         # the text encoder is small and stays fp32: stored in fp16 it would be loaded in fp16, the others in fp32
         unet.half()
         pipeline.save_pretrained(folder)
+
+
+def _emoji(options: Options) -> None:
+    from palate.demos import emoji_pretrain
+
+    if options.pictures is None:
+        raise PalateError(
+            "--world emoji: name the file of pictures, --pictures FILE (palate.demos.emoji_collect makes it)."
+        )
+    given = emoji_pretrain.Options(options.pictures, options.out, options.work, options.seed)
+    steps = (options.vae_steps or given.vae_steps, options.unet_steps or given.unet_steps)
+    emoji_pretrain.main(replace(given, vae_steps=steps[0], unet_steps=steps[1]))
 
 
 def pictures(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -159,12 +182,6 @@ def train_vae(options: Options) -> AutoencoderKL:
     return vae.eval()
 
 
-def psnr(decoded: torch.Tensor, image: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1] (clamped as when they are saved), mean over the batch."""
-    error = ((decoded.clamp(-1, 1) - image) / 2).pow(2).mean(dim=(1, 2, 3))
-    return (-10 * error.log10()).mean().item()
-
-
 # --- stage 2 ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,44 +231,6 @@ def encode_pictures(options: Options, vae: AutoencoderKL) -> tuple[torch.Tensor,
     stacked = torch.cat(latents)
     vae.register_to_config(scaling_factor=round(1 / stacked.std().item(), 5))
     return stacked * vae.config.scaling_factor, captions
-
-
-# --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
-    """Warm-up over 100 steps, then a cosine to a hundredth of the peak."""
-    warm, cosine = min(1, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
-    for group in optimizer.param_groups:
-        group["lr"] = peak * warm * (0.01 + 0.99 * cosine)
-
-
-def optimizer_step(loss: torch.Tensor, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-
-def save_state(path: Path, step: int, *parts: torch.nn.Module | torch.optim.Optimizer | EMAModel) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"step": step, "parts": [part.state_dict() for part in parts]}, temporary)
-
-
-def resume(path: Path, *parts: torch.nn.Module | torch.optim.Optimizer | EMAModel) -> int:
-    """Load the newest state into `parts`; returns the step to resume from."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for part, values in zip(parts, state["parts"], strict=True):
-        part.load_state_dict(values)
-    return int(state["step"])
-
-
-def log(work: Path, **values: float | str) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "log.jsonl", "a") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 if __name__ == "__main__":

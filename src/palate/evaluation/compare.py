@@ -19,9 +19,10 @@ from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, w
 from palate.run.load import base_model, load_config
 from palate.sampling.naming import require_models
 from palate.sampling.origin import require_one_base, run_of, trained_since
-from palate.sampling.prompts import Suite, listed, load_suite
+from palate.sampling.prompts import Suite, listed, load_suite, shipped_prompts
 from palate.sampling.provenance import learned_by_samples
 from palate.sampling.samples import sample
+from palate.world import SHIPPED
 
 __all__ = ["Comparison", "Evaluated", "base_samples_of", "compare", "evaluate", "samples_of"]
 
@@ -216,11 +217,10 @@ def _those_that_can(everyone: list[Samples]) -> list[str]:
 
 
 def _default(samples: Samples) -> list[str]:
-    """The world's truth for the world's prompts. PalateError for other prompts: the scorer must be named."""
-    from palate.world.pictures import PROMPTS
-
-    if set(samples.prompts) <= set(PROMPTS):
-        return ["world"]
+    """The truth of a small world for its prompts. PalateError for other prompts: the scorer must be named."""
+    for world in SHIPPED:
+        if set(samples.prompts) <= {prompt for prompt, _ in shipped_prompts(world)}:
+            return [world]
     raise PalateError(
         f"{samples.folder}: nothing has scored these pictures yet. Name who judges (--scorer NAME), or let a "
         f"reward model score them first: palate score {samples.folder} --scorer pickscore."

@@ -18,6 +18,7 @@ from palate.judges.base import SELF, Judge, Pair
 from palate.judges.covariates import picture_statistics
 from palate.judges.load import BUILT_IN, load_judge
 from palate.judges.rewards import STATISTICS, load_reward
+from palate.world import SHIPPED
 
 DRIFT, DIVERSITY = "drift", "diversity"
 _SIDE = 16  # pixels; diversity should measure content, not texture
@@ -80,10 +81,10 @@ def _reward(name: str) -> Callable[..., Any]:
     try:
         return load_reward(name)
     except PalateError as error:
-        if name in ("world", *STATISTICS, *entry_points(group="palate.scorers").names):
+        if name in (*SHIPPED, *STATISTICS, *entry_points(group="palate.scorers").names):
             raise
         models = sorted({*BUILT_IN, *entry_points(group="palate.judges").names} - set(_COMPARES))
-        others = ["world", *STATISTICS, *entry_points(group="palate.scorers").names, DRIFT, DIVERSITY]
+        others = [*SHIPPED, *STATISTICS, *entry_points(group="palate.scorers").names, DRIFT, DIVERSITY]
         near = did_you_mean(name, [*others, *models], "a package can add one (entry point palate.scorers).")
         raise PalateError(
             f"scorer {name!r} is not known: there are {', '.join(others)}, and the reward models"

@@ -14,6 +14,7 @@ from palate.errors import PalateError, did_you_mean
 from palate.judges.ask import raised
 from palate.judges.base import SELF, Judge, Pair
 from palate.judges.rewards import STATISTICS, Reward, load_reward
+from palate.world import SHIPPED
 
 # name -> module, class, and fixed arguments; all other settings are the user's
 BUILT_IN: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -70,7 +71,7 @@ def _reward(name: str, plug_ins: list[str]) -> Reward:
         return load_reward(name)
     except PalateError as error:
         known = [*BUILT_IN, f"{SELF}RUN", *plug_ins]
-        near = did_you_mean(name, [*known, "world", *STATISTICS], "a package can add one (entry point palate.judges).")
+        near = did_you_mean(name, [*known, *SHIPPED, *STATISTICS], "a package can add one (entry point palate.judges).")
         raise PalateError(
             f"judge {name!r} is not known: there are {', '.join(known)}, and the scorers (world, brightness, ...){near}"
         ) from error

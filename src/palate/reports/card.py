@@ -10,7 +10,6 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from palate.backbones import WORLD
 from palate.errors import PalateError
 from palate.evaluation.contest import Contest, VoteRate
 from palate.evaluation.results import warnings
@@ -26,6 +25,7 @@ from palate.reports.training import AGAIN, command_of, folder_of, training_of, v
 from palate.reports.words import and_, contest_words, shortened, summary
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
+from palate.world import EMOJI, SHIPPED, WORLD
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOTHING_MEASURED = (
@@ -208,7 +208,7 @@ def on_hub(config: TrainConfig, run: Path) -> bool:
 def license_of(config: TrainConfig, run: Path) -> tuple[dict[str, str], str]:
     """The license from the base model's card, with a remark if it is not known. Looks only at this machine."""
     name = config.pretrained_model_name_or_path
-    if name == WORLD:
+    if name in SHIPPED:
         return {"license": "apache-2.0"}, ""
     card, folder = None, base_folder(config, run)
     if on_hub(config, run):
@@ -303,6 +303,8 @@ def _cell(text: str) -> str:
 def _base_words(config: TrainConfig) -> str:
     if config.pretrained_model_name_or_path == WORLD:
         return "palate's small world, a toy pipeline that comes with the package"
+    if config.pretrained_model_name_or_path == EMOJI:
+        return "palate's emoji world, a small pipeline that comes with the package (artists and licences: its NOTICE)"
     return config.pretrained_model_name_or_path
 
 

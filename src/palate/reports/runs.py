@@ -27,6 +27,7 @@ from palate.reports.training import account_of, command_of, curves_of, folder_of
 from palate.reports.votes import contests_of
 from palate.reports.words import and_, limits, summary
 from palate.sampling.naming import require_models
+from palate.world import SHIPPED
 
 Changes = dict[str, tuple[float, Interval | None]]  # scorer -> (mean, its change from the base)
 
@@ -69,7 +70,7 @@ def report(
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
-    page = replace(page, limits=[*limits(page, comparison.scorer == "world"), *missing, *lost])
+    page = replace(page, limits=[*limits(page, comparison.scorer in SHIPPED), *missing, *lost])
     for warning in warnings(page.lost, page.older):
         print(f"WARNING: {warning}")
     place = Path(out) if out else folders[0] / "report.html"
@@ -122,7 +123,7 @@ def page_of(
         command=command,
         folder=str(Path.cwd()),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        utility_name="true utility" if comparison.scorer == "world" else f"mean {comparison.scorer}",
+        utility_name="true utility" if comparison.scorer in SHIPPED else f"mean {comparison.scorer}",
         scorer=comparison.scorer,
         version=comparison.version,
         statistic=headline.statistic,
@@ -142,7 +143,7 @@ def _command(runs: list[Path], comparison: Comparison, votes: str | Path | None,
 
 
 def _judge_words(scorer: str) -> str:
-    if scorer == "world":
+    if scorer in SHIPPED:
         return "the world's truth"
     return f"{scorer}, a statistic of the pictures: more of it is not better" if statistic_names(scorer) else scorer
 

@@ -4,7 +4,6 @@ learned from."""
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate.backbones import WORLD, WORLD_FOLDER
 from palate.backbones.folders import weights_hash
 from palate.command import command_line
 from palate.data.samples import open_samples
@@ -12,6 +11,7 @@ from palate.errors import PalateError
 from palate.run.load import read_yaml
 from palate.sampling.provenance import Learned, found_from, learned_from, run_beside
 from palate.version import __version__
+from palate.world import SHIPPED
 
 Base = dict[str, str | None]  # of a run, the model that it started from: `model`, `revision`, and its `place`
 
@@ -30,7 +30,9 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None) -> 
     """Facts that are lost once the model is moved, trained further or deleted; collect them before sampling."""
     learned = learned_from(model, revision) | (learned_from(negative) if negative else Learned())
     parts = {"model": str(model), **({"negative": negative} if negative else {})}
-    places = {key: str(Path(name).resolve()) for key, name in parts.items() if name != WORLD and Path(name).exists()}
+    places = {
+        key: str(Path(name).resolve()) for key, name in parts.items() if name not in SHIPPED and Path(name).exists()
+    }
     weights = {key: weights_of(name) for key, name in parts.items()}
     return said() | {
         "places": places,
@@ -42,7 +44,7 @@ def origin_of(model: str | Path, negative: str | None, revision: str | None) -> 
 
 def weights_of(model: str | Path) -> str | None:
     """A hash of a run's trained weights, or of a pipeline folder's denoiser; None where neither exists."""
-    folder = WORLD_FOLDER if str(model) == WORLD else Path(model)
+    folder = SHIPPED.get(str(model), Path(model))
     if folder.is_file():  # a whole model in one file
         return weights_hash([folder])
     if (folder / "config.yaml").is_file():
@@ -73,7 +75,7 @@ def same_model(samples: "Samples", key: str, name: str) -> bool:
     if key == "model" and (beside := run_beside(samples.folder)):
         return Path(name).resolve() == beside
     before = samples.settings.get(key)
-    if not before or not name or WORLD in (before, name):
+    if not before or not name or before in SHIPPED or name in SHIPPED:
         return before == name
     place = samples.origin.get("places", {}).get(key) or str(Path(before).resolve())
     return before == name or place == str(Path(name).resolve())
@@ -133,8 +135,8 @@ def _place(samples: "Samples", key: str) -> str | None:
     """The model's path; a run's own samples find it even after both were moved together."""
     if key == "model" and (beside := run_beside(samples.folder)):
         return str(beside)
-    if samples.settings.get(key) == WORLD:
-        return WORLD
+    if samples.settings.get(key) in SHIPPED:
+        return str(samples.settings[key])
     place = samples.origin.get("places", {}).get(key)
     if not samples.origin and samples.settings.get(key):
         found = found_from(samples.settings[key], samples.folder)

@@ -17,6 +17,7 @@ from palate.addresses import number
 from palate.errors import PalateError
 from palate.files import short_hash
 from palate.reading import open_plain, parse_json, quoted, read_text
+from palate.world import EMOJI, SHIPPED
 
 COLUMNS = ("prompt", "prompts", "caption", "text")  # names of the column of prompts, in upper or lower case
 PARTS = ("category", "style", "challenge", "split", "source", "class", "tag")  # columns that name its part
@@ -50,7 +51,8 @@ class Suite:
 def load_suite(
     source: str | Path, part: str | None = None, limit: int | None = None, column: str | None = None
 ) -> Suite:
-    """The suite in a file, in a folder of such files (each then a part), or the small world's for "world".
+    """The suite in a file, in a folder of such files (each then a part), or a world's for "world" (shapes) or
+    "emoji".
 
     Text is one prompt a line; JSON, JSONL, CSV, TSV and parquet are lists of prompts or of rows with a column prompt,
     caption or text, or the one that `column` names; a JSON object of lists has a part for each key, one of rows is a
@@ -61,12 +63,9 @@ def load_suite(
     Raises PalateError when the file is missing, of another kind, broken, or without prompts, and for a part that does
     not exist (naming those that do).
     """
-    if str(source) == "world":
-        from palate.world.pictures import PROMPTS
-
-        rows: list[tuple[Any, set[str]]] = [(prompt, set()) for prompt in PROMPTS]
-    else:
-        rows = _read(Path(source), column)
+    rows: list[tuple[Any, set[str]]] = (
+        [*shipped_prompts(str(source))] if str(source) in SHIPPED else _read(Path(source), column)
+    )
     read = [(_prompt(row, f"{source}: row {k + 1}", column), parts) for k, (row, parts) in enumerate(rows)]
     texts = [text for text, _ in (read if part is None else _part(read, part, str(source)))]
     prompts = list(dict.fromkeys(text for text in texts if text))
@@ -90,15 +89,27 @@ def load_suite(
     )
 
 
+def shipped_prompts(world: str) -> list[tuple[str, set[str]]]:
+    """The prompts of a world that comes with palate, with the parts (groups) that each belongs to."""
+    if world == EMOJI:
+        from palate.world.emoji_pictures import GROUP_OF
+        from palate.world.emoji_pictures import PROMPTS as names
+
+        return [(name, {GROUP_OF[name]}) for name in names]
+    from palate.world.pictures import PROMPTS
+
+    return [(prompt, set()) for prompt in PROMPTS]
+
+
 def as_suite(
     prompts: "PathLike[str] | Iterable[str] | Suite", part: str | None = None, limit: int | None = None,
     column: str | None = None,
 ) -> Suite:  # fmt: skip
     """The suite of one prompt, of several, or of a file, as a caller may give them.
 
-    A text is a prompt unless it is "world", names a file or folder that is there, or ends like a file of prompts: the
-    name of a missing file does not count as a prompt. Raises PalateError as `load_suite` does, for no prompts, and for
-    a part of prompts that are not in a file.
+    A text is a prompt unless it is "world" or "emoji", names a file or folder that is there, or ends like a file of
+    prompts: the name of a missing file does not count as a prompt. Raises PalateError as `load_suite` does, for no
+    prompts, and for a part of prompts that are not in a file.
     """
     if isinstance(prompts, PathLike) or (isinstance(prompts, str) and _names_a_file(prompts)):
         return load_suite(fspath(prompts), part, limit, column)
@@ -113,7 +124,7 @@ def as_suite(
 
 
 def _names_a_file(text: str) -> bool:
-    return text == "world" or text.lower().endswith(_FILES) or exists(text)
+    return text in SHIPPED or text.lower().endswith(_FILES) or exists(text)
 
 
 def listed(prompts: Iterable[str], source: str = "a list") -> Suite:
@@ -147,7 +158,9 @@ def _read(path: Path, column: str | None) -> list[tuple[Any, set[str]]]:
     try:
         return [(row, parts | _parts(row)) for row, parts in _rows(path, column)]
     except OSError as error:
-        raise PalateError(f"{path}: {error.strerror or error}. Give a file of prompts, or 'world'.") from error
+        raise PalateError(
+            f"{path}: {error.strerror or error}. Give a file of prompts, or 'world' or 'emoji'."
+        ) from error
     except (ValueError, csv.Error) as error:
         told = " ".join(str(error).split())
         raise PalateError(

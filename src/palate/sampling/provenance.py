@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from palate.backbones import WORLD
 from palate.backbones.folders import TRAINED_ON
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
@@ -18,6 +17,7 @@ from palate.judges.load import BUILT_IN
 from palate.judges.rewards import STATISTICS
 from palate.run.checks import SELF as ITSELF
 from palate.run.load import read_yaml
+from palate.world import SHIPPED, WORLD
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples
@@ -52,7 +52,7 @@ def learned_from(model: str | Path, revision: str | None = None) -> Learned:
     in the current folder.
     """
     found, seen, first = Learned(), set(), Path(model)
-    waiting = [first.resolve() if first.is_dir() and str(model) != WORLD else first]
+    waiting = [first.resolve() if first.is_dir() and str(model) not in SHIPPED else first]
     while waiting:
         run = waiting.pop()
         if run in seen:
@@ -97,7 +97,7 @@ def found_from(name: str | Path, near: Path, holds: str = "") -> Path | None:
 
     `holds` names a file that the folder must contain.
     """
-    if str(name) == WORLD:
+    if str(name) in SHIPPED:
         return None
     above = () if Path(name).is_absolute() else near.resolve().parents
     places = (place / name for place in (*above, Path()))
@@ -116,7 +116,7 @@ def _of_older_samples(samples: "Samples") -> Learned:
         place = place or (found_from(name, folder) if name else None)
         if place:
             found |= learned_from(place)
-        elif name and name != WORLD and not _cached(name, "model_index.json", settings.get("revision")):
+        elif name and name not in SHIPPED and not _cached(name, "model_index.json", settings.get("revision")):
             found |= Learned(lost=(f"{'the model' if key == 'model' else 'the negative run'} {name}",))
     if (folder / "config.yaml").is_file():
         found |= learned_from(folder)
@@ -126,7 +126,7 @@ def _of_older_samples(samples: "Samples") -> Learned:
 def _of_pipeline(name: str, revision: str | None) -> Learned:
     """The record that `palate export` wrote into a pipeline folder, or into the hub's local copy of one."""
     path = Path(name) / TRAINED_ON if Path(name).is_dir() else _cached(name, TRAINED_ON, revision)
-    if name == WORLD or path is None or not path.is_file():
+    if name in SHIPPED or path is None or not path.is_file():
         return Learned()
     try:
         return learned_from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -165,7 +165,7 @@ def _of_run(run: Path, config: dict[str, Any]) -> Learned:
 def _is_scorer(name: str) -> bool:
     """Whether an annotator id alone identifies the judge: a judge of palate or of a package, or the model itself."""
     plug_ins = (entry_points(group=f"palate.{kind}").names for kind in ("judges", "scorers"))
-    known = {*BUILT_IN, *STATISTICS, WORLD, ITSELF}.union(*plug_ins)
+    known = {*BUILT_IN, *STATISTICS, *SHIPPED, ITSELF}.union(*plug_ins)
     return name in known or name.startswith(SELF) or set(name.split("+")) <= known
 
 

@@ -32,6 +32,7 @@ def import_pairs(
     annotator: str = "unknown",
     source: Literal["human", "judge"] = "human",
     pairs: int = 384,
+    world: Literal["shapes", "emoji"] = "shapes",
     voters: str | Sequence[str] = (),
     split: str | None = None,
     config: str | None = None,
@@ -41,16 +42,19 @@ def import_pairs(
 
     `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not. `split` and
     `config` choose one of a dataset's several. `allow_outside` allows paths that lead outside the source's folder. The
-    format "world" has no sources: its `pairs` are made now, and the simulated `voters` vote on all of them. A second
-    call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or nothing
-    could be imported; everything readable is written first.
+    format "world" has no sources: `pairs` of that `world` are made now, and the simulated `voters` vote on all of them.
+    A second call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or
+    nothing could be imported; everything readable is written first.
     """
     if format == "world":
-        from palate.demos.dataset import import_world
+        if world == "emoji":
+            from palate.demos.emoji_dataset import import_emoji as made_now
+        else:
+            from palate.demos.dataset import import_world as made_now
 
         if given := places(sources):
             raise PalateError(f"world: it has no sources, but {given[0]} was given. Its pairs are made now.")
-        return import_world(Path(to), pairs, voters=names(voters), name=name)
+        return made_now(Path(to), pairs, voters=names(voters), name=name)
     from palate.data.importing import import_pairs as from_files
 
     return from_files(

@@ -39,18 +39,25 @@ class Voter:
     def vote(self, shown_0: Measurement, shown_1: Measurement, seed: int) -> tuple[Bools, Floats]:
         """Votes on pairs: (prefers image 0 [N] bool, probability [N]; a person's probability is NaN, because people do
         not give one)."""
-        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         difference = self.utility(shown_0) - self.utility(shown_1)
-        difference = difference + self.noise * np.sqrt(2) * rng.standard_normal(len(difference))
-        probability = expit(difference / self.temperature)
-        if self.source == "judge":
-            return probability > 0.5, probability
-        return rng.random(len(probability)) < probability, np.full(len(probability), np.nan)
+        return bradley_terry(self.name, self.source, difference, self.temperature, self.noise, seed)
+
+
+def bradley_terry(
+    name: str, source: str, difference: Floats, temperature: float, noise: float, seed: int
+) -> tuple[Bools, Floats]:
+    """The votes of `Voter.vote` for differences of utility u_0 - u_1 [N]; each voter's name draws numbers of its
+    own."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    difference = difference + noise * np.sqrt(2) * rng.standard_normal(len(difference))
+    probability = expit(difference / temperature)
+    if source == "judge":
+        return probability > 0.5, probability
+    return rng.random(len(probability)) < probability, np.full(len(probability), np.nan)
 
 
 # The majority likes a dark ground; the biased judge likes a bright one and is sure of itself, so that believing it
-# costs
-# something that can be seen. Agreement with the majority's votes and with its utility is checked in tests/world.
+# costs something that can be seen. Agreement with the majority's votes and with its utility is checked in tests/world.
 VOTERS = {
     voter.name: voter
     for voter in (
