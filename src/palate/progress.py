@@ -22,30 +22,35 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
+def progress_bar(
+    description: str, total: int, done: int = 0, unit: str = "", counted: bool = True
+) -> Iterator[Advance]:
     """Show the progress of the block while it runs; gives a function that advances it by a count.
 
-    `unit` is the name of one item where the time for one should be shown ("step"). With several processes one prints.
+    `unit` is the name of one item where the time for one should be shown ("step"). Where items are not `counted`, because
+    nobody knows how many there are, `total` stands for the whole and a percentage is shown. With several processes one
+    prints.
     """
     console = Console(stderr=True)
     if os.environ.get("RANK", "0") != "0":
         yield lambda count, told="", /: None
     elif not console.is_terminal:
-        lines = _Lines(description, total, done, unit)
+        lines = _Lines(description, total, done, unit, counted)
         yield lines.advance
         lines.finish()
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        how_many = MofNCompleteColumn() if counted else TextColumn("{task.fields[told]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), how_many, TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(description, total=total, completed=done)
-            yield lambda count, told="", /: progress.advance(task, count)
+            task = progress.add_task(description, total=total, completed=done, told="")
+            yield lambda count, told="", /: progress.update(task, advance=count, told=told)
 
 
 class _Lines:
     """Progress as lines in a log, to be read later."""
 
-    def __init__(self, description: str, total: int, done: int, unit: str):
-        self.description, self.total, self.unit = description, total, unit
+    def __init__(self, description: str, total: int, done: int, unit: str, counted: bool):
+        self.description, self.total, self.unit, self.counted = description, total, unit, counted
         self.first = self.done = self.last_done = done
         self.began = self.last = time.monotonic()
 
@@ -60,15 +65,14 @@ class _Lines:
     def finish(self) -> None:
         """A last line, where there was one before."""
         if self.last > self.began:
-            print(
-                f"{self.description}: {self.done:,} of {self.total:,}, in {duration(time.monotonic() - self.began)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            of = f"{self.done:,} of {self.total:,}" if self.counted else "done"
+            took = duration(time.monotonic() - self.began)
+            print(f"{self.description}: {of}, in {took}", file=sys.stderr, flush=True)
 
     def _say(self, now: float, told: str) -> None:
         each = (now - self.began) / max(1, self.done - self.first)
-        share = f"{self.done:,} of {self.total:,} ({100 * self.done / max(1, self.total):.0f} %)"
+        percent = f"{100 * self.done / max(1, self.total):.0f} %"
+        share = f"{self.done:,} of {self.total:,} ({percent})" if self.counted else percent
         pace = f"{each:.3g} s a {self.unit}" if self.unit else ""
         left = f"{duration(each * (self.total - self.done))} left"
         parts = ", ".join(part for part in (share, told, pace, left) if part)

@@ -11,9 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from palate.data.dataset import BYTES_PER_SHARD, ROWS_PER_SHARD, PreferenceDataset
 from palate.data.identity import stored_contents
 from palate.data.images import bytes_of_pair
@@ -23,6 +20,7 @@ from palate.data.importers.tables import is_hub
 from palate.data.schema import IMAGE_COLUMNS, content_id, pair_row, vote_row
 from palate.errors import PalateError, did_you_mean
 from palate.pictures import decode, size
+from palate.progress import progress_bar
 from palate.reading import read_plain, shown
 
 Format = Literal["pickapic", "folders", "jsonl", "rankings", "trl", "samples"]
@@ -39,6 +37,7 @@ LARGE = 16_000_000  # pixels: larger pictures are decoded one at a time, to save
 _large = threading.Lock()
 REMEDY = "rerun with the file repaired to add the rest"
 MISSING = "no such file or folder."
+PARTS = 10_000  # of a source, in which its progress is told
 
 
 def import_pairs(
@@ -48,7 +47,6 @@ def import_pairs(
     name: str | None = None,
     annotator: str = "unknown",
     source: Literal["human", "judge"] = "human",
-    progress: bool = False,
     allow_outside: bool = False,
     split: str | None = None,
     config: str | None = None,
@@ -71,10 +69,8 @@ def import_pairs(
     target = _Target(Path(to), name, annotator, source, provenance)
     report, how = ImportReport(), Reading(allow_outside, split, config)
     _file.cache_clear()  # files may have changed since an earlier import
-    pairs = TextColumn("{task.fields[pairs]} pairs")
-    columns = (TextColumn("{task.description}"), BarColumn(), pairs, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("importing", total=1 if format == "samples" else len(sources), pairs="0")
+    whole, seen = PARTS * (1 if format == "samples" else len(sources)), 0
+    with progress_bar("importing", whole, counted=False) as advance:
         for number, path in enumerate(map(Path, sources)):
             if format == "samples" and number:
                 break  # the first source reads the others with it
@@ -87,7 +83,9 @@ def import_pairs(
                     else READERS[format](path, report, replace(how, allow_outside=allow_outside and not is_hub(path)))
                 )
                 for row in _write_while_reading(rows, target, report):
-                    bar.update(task, completed=number + row.done, pairs=f"{report.pairs_added:,}")
+                    now = int(PARTS * (number + row.done))
+                    advance(max(now - seen, 0), f"{report.pairs_added:,} pairs")
+                    seen = max(seen, now)
             except (PalateError, OSError, ValueError) as error:
                 if target.failed:
                     raise

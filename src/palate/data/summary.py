@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from palate.arithmetic import HALF_95
@@ -20,21 +19,22 @@ from palate.data.identity import single_images
 from palate.data.images import image_size
 from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
 from palate.data.shards import open_shard, shard_paths
+from palate.progress import progress_bar
 
 SIZES_FROM = 4096  # pairs whose image sizes are read: enough for a histogram, and quick
 SIZES_FROM_SHARDS = 64
 SIZES_SHOWN = 8
 
 
-def summarise(dataset: PreferenceDataset, progress: bool = False) -> dict[str, Any]:
+def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
     """Counts of pairs and votes, image sizes, agreement between humans and propensities, ready for JSON.
 
     Single images and the votes on them are counted apart, under "single_images", where choice 0 is liked.
     """
     rows = dataset.pairs(["pair_id", "prompt", "group_id", "propensity"])
     every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
-    lacking = _lacking_images(dataset, progress)
-    sizes, looked_at = _image_sizes(dataset, progress)
+    lacking = _lacking_images(dataset)
+    sizes, looked_at = _image_sizes(dataset)
     single = pa.array(sorted(single_images(dataset)), pa.string())
     pairs, singles = _split(rows, single)
     votes, single_votes = _split(every_vote, single)
@@ -195,11 +195,11 @@ def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
     return {"given": given, "mean": pc.mean(values).as_py(), "min": bounds["min"], "max": bounds["max"]}
 
 
-def _lacking_images(dataset: PreferenceDataset, progress: bool) -> set[str]:
+def _lacking_images(dataset: PreferenceDataset) -> set[str]:
     """Ids of pairs with a picture stored by path whose file is missing; reads the paths only, no bytes."""
     lacking: set[str] = set()
     there: dict[str, bool] = {}
-    for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images", progress):
+    for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images"):
         with open_shard(path, PAIRS) as file:
             table = file.read(columns=["pair_id", *(f"{name}.path" for name in IMAGE_COLUMNS)])
         paths = [pc.struct_field(table[name], "path").to_pylist() for name in IMAGE_COLUMNS]
@@ -212,14 +212,14 @@ def _lacking_images(dataset: PreferenceDataset, progress: bool) -> set[str]:
     return lacking
 
 
-def _image_sizes(dataset: PreferenceDataset, progress: bool) -> tuple[Counter[tuple[int, int]], int]:
+def _image_sizes(dataset: PreferenceDataset) -> tuple[Counter[tuple[int, int]], int]:
     """Counts of images by (width, height), from the headers of about SIZES_FROM pairs spread over the shards."""
     every = shard_paths(dataset.path / "pairs")
     shards = every[:: math.ceil(len(every) / SIZES_FROM_SHARDS) or 1]
     each = math.ceil(SIZES_FROM / max(len(shards), 1))
     sizes: Counter[tuple[int, int]] = Counter()
     looked_at = 0
-    for path in _tracked(shards, "reading image sizes", progress):
+    for path in _tracked(shards, "reading image sizes"):
         with open_shard(path, PAIRS) as file:
             left = each
             for batch in file.iter_batches(batch_size=64, columns=list(IMAGE_COLUMNS)):
@@ -234,5 +234,8 @@ def _image_sizes(dataset: PreferenceDataset, progress: bool) -> tuple[Counter[tu
     return sizes, looked_at
 
 
-def _tracked(paths: list[Path], what: str, progress: bool) -> Iterator[Path]:
-    return iter(track(paths, what, console=Console(stderr=True), transient=True, disable=not progress))
+def _tracked(paths: list[Path], what: str) -> Iterator[Path]:
+    with progress_bar(what, len(paths)) as advance:
+        for path in paths:
+            yield path
+            advance(1)

@@ -1,6 +1,5 @@
 """The verbs that work on a dataset: pairs and votes come in, people and programs vote, and the votes are audited."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import fspath
@@ -59,7 +58,7 @@ def import_pairs(
 
     return from_files(
         format, places(sources), Path(to), name=name, annotator=annotator, source=source,
-        progress=sys.stderr.isatty(), split=split, config=config, allow_outside=allow_outside,
+        split=split, config=config, allow_outside=allow_outside,
     )  # fmt: skip
 
 
@@ -70,7 +69,7 @@ def info(dataset: Dataset) -> dict[str, Any]:
     """
     from palate.data.summary import summarise
 
-    return summarise(opened(dataset), progress=sys.stderr.isatty())
+    return summarise(opened(dataset))
 
 
 def label(
