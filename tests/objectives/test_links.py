@@ -314,6 +314,10 @@ def test_moving_alpha_is_the_mean_confidence_in_the_favoured_sides():
     torch.testing.assert_close(alpha_dpo(z, p), alpha_dpo(z, p, expected), rtol=1e-12, atol=1e-12)
 
 
+def test_a_logit_that_is_no_number_makes_the_loss_none_so_that_its_pairs_are_named():
+    assert alpha_dpo(double(0.5, math.nan), double(1.0, 1.0)).isnan().all()
+
+
 def test_moving_alpha_stays_usable_when_every_pair_is_saturated():
     for z in (-1e4, 1e4):
         values = torch.full((3,), z, requires_grad=True)
@@ -442,6 +446,16 @@ def test_the_parameter_of_a_made_link_is_bound_and_its_default_is_that_of_the_fu
     assert not torch.allclose(make_link(name)(z, p), expected)
     if entry.default is not None:
         torch.testing.assert_close(make_link(name)(z, p), make_link(name, entry.default)(z, p), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("link", "parameter"),
+    [(alpha_dpo, -0.1), (dmpo, -0.1), (dmpo, 1.5), (linear, 0.6), (linear, -0.1), (poly, -2.0),
+     (gce, 1.5), (mixture, 0.4), (mixture, 1.1)],
+)  # fmt: skip
+def test_a_link_called_by_itself_refuses_a_parameter_for_which_its_formula_is_another(link, parameter):
+    with pytest.raises(PalateError, match=r"is outside \["):
+        link(double(0.5), double(1.0), parameter)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from palate.objectives.adaptive import label_side
-from palate.objectives.links_pulling import both_sides
+from palate.objectives.links_pulling import both_sides, within
 from palate.objectives.logit import full_precision
 
 MOVING_FACTOR = 0.9999  # of alpha-DPO's moving alpha, as released
@@ -22,7 +22,7 @@ def dmpo(z: Tensor, target: Tensor, alpha: float = 0.01) -> Tensor:
     A hard label is satisfied at z_w = log((1 - alpha)/alpha). alpha in [0, 1], clamped to [1e-6, 1 - 1e-6] as in the
     published code: at either end the divergence itself has no finite value.
     """
-    alpha = min(max(alpha, _DMPO_END), 1 - _DMPO_END)
+    alpha = min(max(within("dmpo", "alpha", alpha, 0, 1), _DMPO_END), 1 - _DMPO_END)
     log_liked, log_other = math.log1p(-alpha), math.log(alpha)
 
     def divergence(winner: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def alpha_dpo(z: Tensor, target: Tensor, alpha: float | None = None) -> Tensor:
     number itself depends on which side each target favours. Deviation: computed from log h, so that the gradient is
     finite where h underflows (NaN in the released code) and a near 1 loses no digits.
     """
-    alpha = float(moving_alpha(z, target) if alpha is None else alpha)
+    alpha = within("alpha-dpo", "alpha", float(moving_alpha(z, target) if alpha is None else alpha), 0, math.inf)
     return both_sides(lambda winner: _alpha_divergence(logsigmoid(winner), alpha), z, target)
 
 
@@ -97,7 +97,7 @@ def gce(z: Tensor, target: Tensor, q: float = 0.5) -> Tensor:
     Slope -h^q*(1 - h): a contradicted label is given up as h^q. q = 0 is the sigmoid link, q = 1 is 1 - h. h^q is
     exp(q*log h), whose gradient stays finite where h underflows.
     """
-    if q == 0:
+    if within("gce", "q", q, 0, 1) == 0:
         return both_sides(lambda winner: -logsigmoid(winner), z, target)
     return both_sides(lambda winner: -_expm1(q * logsigmoid(winner)) / q, z, target)
 
@@ -110,7 +110,7 @@ def mixture(z: Tensor, target: Tensor, eta: float = 0.9) -> Tensor:
     posterior that a vote is right weighs both sides. A contradicted label is given up, it is not turned round; the loss
     of a hard label is below -log(1 - eta). eta = 1 is the sigmoid link.
     """
-    if eta == 1:
+    if within("mixture", "eta", eta, 0.5, 1) == 1:
         return both_sides(lambda winner: -logsigmoid(winner), z, target)
     right, wrong = math.log(eta), math.log1p(-eta)
     return both_sides(

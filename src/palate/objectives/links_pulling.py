@@ -1,11 +1,13 @@
 """Links that keep pulling at a label which the policy contradicts, and what makes a loss linear in its label."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from palate.errors import PalateError
 from palate.objectives.logit import full_precision
 
 _SATISFIED = 1.25  # logit at which Linear-DPO's straight part ends, as IPO with this margin does
@@ -15,6 +17,15 @@ def both_sides(loss: Callable[[Tensor], Tensor], z: Tensor, target: Tensor) -> T
     """p*loss(z) + (1 - p)*loss(-z): a loss of the winner's logit made linear in the label; z and target [B] -> [B]."""
     z, target = full_precision(z), full_precision(target)
     return target * loss(z) + (1 - target) * loss(-z)
+
+
+def within(link: str, name: str, value: float, low: float, high: float) -> float:
+    """The parameter of a link, unchanged. Raises PalateError where it is outside [low, high]: some formulas would go on
+    with another value there, and none would say so. A moving one that is not a number makes the loss one, which is told
+    with its pairs."""
+    if value < low or value > high:
+        raise PalateError(f"link {link}: {name} {value:g} is outside [{low:g}, {high:g}].")
+    return value
 
 
 def sigmoid(z: Tensor, target: Tensor) -> Tensor:
@@ -56,7 +67,7 @@ def linear(z: Tensor, target: Tensor, eta: float = 0.001) -> Tensor:
     difference of errors, is not centred on the reference. Its gradient is 2/beta times that of this one.
     """
     z, target = full_precision(z), full_precision(target)
-    knee = _SATISFIED - 2.5 * eta
+    knee = _SATISFIED - 2.5 * within("linear", "eta", eta, 0, 0.5)
     straight = z.detach().clamp(-knee, knee)  # z between the knees: slope 0.4*straight, continued as it is there
     return 0.4 * straight * z - 0.2 * straight.square() - (target - 0.5) * z
 
@@ -69,6 +80,7 @@ def poly(z: Tensor, target: Tensor, alpha: float = 8.0) -> Tensor:
     sigmoid link at z = 0. It does not give up a contradicted label. alpha = -1 is alpha-dpo at 0; below that the slope
     would change its sign at h = -1/alpha.
     """
+    within("poly", "alpha", alpha, -1, math.inf)
     return both_sides(lambda winner: -logsigmoid(winner) + alpha * torch.sigmoid(-winner), z, target)
 
 
