@@ -125,6 +125,7 @@ def _target(config: TrainConfig, account: dict[str, Any]) -> str:
         "human": "human votes alone",
         "mix": "human votes, the judge's elsewhere",
         "judge": "the judge's votes alone",
+        "auto": account.get("choice", {}).get("way", "the way of least risk"),
         "dedpo": "the judge's votes, debiased by human votes (DeDPO)",
     }
     power = account.get("power", config.power)
