@@ -29,6 +29,7 @@ JUDGES = {  # name: how it errs
 FLIPS = (0.0, 0.2)
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4)  # of the flips of all votes, without a judge
 ALONE, ADVISED, ALL = "human only", "advised", "all votes"
+STEPPED = (ALL, ALONE, "mix", "DeDPO", "DeDPO, tuned", "context, residual 0.5", ADVISED)  # also read at equal steps
 PUBLISHED = {  # gains at equal drift that a first version of this world gave, another program: (votes, judge) -> way -> gain
     (32, "w 2"): (0.19, 0.10, 0.14, 0.15, 0.17, 0.30, 0.29, 0.28, 0.25, 0.18),
     (32, "i 1"): (0.19, 0.31, 0.14, 0.17, 0.32, 0.29, 0.27, 0.27, 0.24, 0.17),
@@ -71,7 +72,7 @@ def measure(votes: int, judge: dict, flips: float, repeats: int, ways: Iterable[
 def _gains(worlds: list[World], taste: np.ndarray, way: Way, seen: list[Seen]) -> tuple[np.ndarray, np.ndarray | None]:
     pull = np.stack([_pull(world, way, one) for world, one in zip(worlds, seen, strict=True)])
     drift = gains_at_drift(pull, taste, way.link, adaptive=way.adaptive)
-    return drift, gains_at_steps(pull, taste)[0] if way.link == "sigmoid" and not way.adaptive else None
+    return drift, gains_at_steps(pull, taste)[0] if way.name in STEPPED else None
 
 
 def _pull(world: World, way: Way, seen: Seen) -> np.ndarray:
@@ -92,7 +93,9 @@ def _rounded(value: float) -> float:
 def points() -> dict[str, tuple[int, str, float, tuple[Way, ...]]]:
     """key -> votes, judge, flips and ways of each point of the map."""
     grid = {f"{v} votes, {j}, flips {f:g}": (v, j, f, WAYS) for f, v, j in product(FLIPS, VOTES, JUDGES)}
-    return grid | {f"all votes, flips {f:g}": (PAIRS, "right", f, (WAYS[0], *ROBUST)) for f in RATES}
+    rates = {f"all votes, flips {f:g}": (PAIRS, "right", f, (WAYS[0], *ROBUST)) for f in RATES}
+    first = {key: point for key, point in grid.items() if point[2] == 0}
+    return first | rates | grid
 
 
 def holds(found: dict) -> dict[str, float]:
