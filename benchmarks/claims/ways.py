@@ -7,10 +7,11 @@ import numpy as np
 
 from benchmarks.claims.proxy import World
 from palate.data.labels import Labels
-from palate.judges.correction import calibrate_judge
+from palate.judges.choice import RESIDUALS, choose_way
+from palate.judges.choice import Way as Advised
+from palate.judges.contexts import given_contexts
+from palate.judges.correction import calibrate_judge, correct_judge
 from palate.labels.targets import Targets, dedpo, human_only, judge_only, mix, ramped, robust, tuned_power
-
-RESIDUALS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,35 +30,48 @@ class Seen:
 
     labels: Labels
     calibrated: Labels
+    context: Labels
+    chosen: Advised
     flips: float
 
 
 def see(world: World, votes: int, flips: float) -> Seen:
     """The first `votes` human votes of a repetition and its judge, corrected by palate."""
-    human = world.labelled(votes)
+    human, nothing = world.labelled(votes), np.empty((len(world.human), 0))
+    contexts = given_contexts(world.group.tolist())
     labels = _labels(human, world.judge)
-    groups = world.prompt
-    return Seen(labels, _labels(human, calibrate_judge(world.judge, human, groups=groups).probability), flips)
+    judges = {
+        "none": world.judge,
+        "calibrate": calibrate_judge(world.judge, human, groups=world.prompt).probability,
+        "context": correct_judge(
+            world.judge, nothing, human, names=(), contexts=contexts, groups=world.prompt
+        ).probability,
+    }
+    choice = choose_way(labels, judges, groups=world.prompt, contexts=len(contexts.names))
+    calibrated, context = _labels(human, judges["calibrate"]), _labels(human, judges["context"])
+    return Seen(labels, calibrated, context, choice.chosen, flips)
 
 
 def _labels(human: np.ndarray, judge: np.ndarray) -> Labels:
     return Labels(human, judge, np.full(len(human), np.mean(~np.isnan(human))))
 
 
-def all_votes(world: World, flips: float) -> Seen:
-    """The same with every pair labelled: what the ways are measured against."""
-    labels = _labels(world.human, world.judge)
-    return Seen(labels, labels, flips)
-
-
-def kept(labels: Labels, residual: float) -> Targets:
+def kept(labels: Labels, residual: float, power: float = 1.0) -> Targets:
     """DeDPO with a share of the residual, as the key `residual` makes it."""
-    whole = dedpo(labels)
+    whole = dedpo(labels, power)
     return Targets(ramped(whole.target, labels.judge, residual), whole.weight, whole.labelled)
 
 
 def _tuned(labels: Labels) -> Targets:
     return dedpo(labels, tuned_power(labels.human, labels.judge))
+
+
+def _advised(seen: Seen) -> Targets:
+    way = seen.chosen
+    if not way.correction:
+        return human_only(seen.labels)
+    judges = {"none": seen.labels, "calibrate": seen.calibrated, "context": seen.context}
+    return kept(judges[way.correction], way.residual, way.power)
 
 
 def _undone(seen: Seen) -> Targets:
@@ -73,6 +87,10 @@ WAYS = (
     Way("DeDPO, tuned", lambda seen: _tuned(seen.labels)),
     Way("calibrated, DeDPO", lambda seen: dedpo(seen.calibrated)),
     Way("calibrated, mix", lambda seen: mix(seen.calibrated)),
+    *(Way(f"as it is, residual {r:g}", lambda seen, r=r: kept(seen.labels, r)) for r in RESIDUALS[1:-1]),
+    *(Way(f"calibrated, residual {r:g}", lambda seen, r=r: kept(seen.calibrated, r)) for r in RESIDUALS[:-1]),
+    *(Way(f"context, residual {r:g}", lambda seen, r=r: kept(seen.context, r)) for r in RESIDUALS),
+    Way("advised", _advised),
 )
 # What flipped votes ask for: on the human votes alone
 ROBUST = (

@@ -27,9 +27,9 @@ def progress_bar(
 ) -> Iterator[Advance]:
     """Show the progress of the block while it runs; gives a function that advances it by a count.
 
-    `unit` is the name of one item where the time for one should be shown ("step"). Where items are not `counted`, because
-    nobody knows how many there are, `total` stands for the whole and a percentage is shown. With several processes one
-    prints.
+    `unit` is the name of one item where the time for one should be shown ("step"). Where items are not `counted`,
+    because nobody knows how many there are, `total` stands for the whole and a percentage is shown. With several
+    processes one prints.
     """
     console = Console(stderr=True)
     if os.environ.get("RANK", "0") != "0":

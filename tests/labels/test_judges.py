@@ -183,3 +183,21 @@ def test_a_run_with_a_list_of_judges_trains_goes_on_and_is_another_than_with_one
 def test_lists_that_cannot_work_are_refused_with_the_reason(voted, changes, words):
     with pytest.raises(PalateError, match=words):
         rows_of(voted, **changes)
+
+
+def test_auto_trains_what_it_says_and_leaves_a_judge_of_noise_out(tmp_path, capsys):
+    rng = np.random.default_rng(4)
+    fidelity = rng.normal(size=PAIRS)
+    votes = rng.random(PAIRS) < expit(3 * fidelity)
+    judges = {"good": expit(2 * fidelity + 0.5 * rng.normal(size=PAIRS)), "noise": rng.random(PAIRS)}
+    dataset = make_dataset(tmp_path / "data", {i: "0" if votes[i] else "1" for i in range(60)}, judges)
+    common = {"pretrained_model_name_or_path": "world", "dataset": str(dataset.path), "output_dir": "out"}
+    rows = prepare_rows(dataset, load_config({**common, "method": "auto", "judge": "good"}))
+    choice = rows.account["choice"]
+    assert choice["target"] == "dedpo" and choice["residual"] < 1 and choice["why"] in capsys.readouterr().out
+    keys = {key: value for key, value in choice.items() if key in ("correction", "residual", "power")}
+    same = prepare_rows(dataset, load_config({**common, "method": "dedpo", "judge": "good", **keys}))
+    np.testing.assert_array_equal(rows.target, same.target)
+    np.testing.assert_array_equal(rows.weight, same.weight)
+    alone = prepare_rows(dataset, load_config({**common, "method": "auto", "judge": "noise"}))
+    assert alone.account["choice"]["target"] == "human" and len(alone) == 60 and set(alone.target) == {0.0, 1.0}

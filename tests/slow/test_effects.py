@@ -28,7 +28,7 @@ FEW = {"human_votes": 128}  # the judge has a say where people have not
 BIASED = {"judge": "biased-judge", "hard_votes": True}
 # What a method needs in the small world beyond its preset, and how long it takes there.
 EXTRA = {
-    "mix": FEW | BIASED, "dedpo": FEW | {"judge": "biased-judge"}, "dedpo-tuned": FEW | {"judge": "poor-judge"}, "doubly-robust": FEW | BIASED,
+    "auto": FEW | {"judge": "biased-judge"}, "mix": FEW | BIASED, "dedpo": FEW | {"judge": "biased-judge"}, "dedpo-tuned": FEW | {"judge": "poor-judge"}, "doubly-robust": FEW | BIASED,
     "madpo": {"judge": "biased-judge", "max_train_steps": 80}, "smpo": {"judge": "biased-judge", "max_train_steps": 60}, "self-training": {"human_votes": 192, "self_draws": 2},
     "self-training-crossfit": {"human_votes": 192, "self_draws": 2}, "kto": {"train_batch_size": 32}, "threshold-guided": {"train_batch_size": 32},
     "diffusion-nft": {"train_batch_size": 32}, "sdpo": {"safeguard": 0.3},
@@ -36,7 +36,7 @@ EXTRA = {
     "dspo-sdxl": {"beta": BETA}, "dspo-sd15": {"beta": 0.001},
 }  # fmt: skip
 LEARNS_THE_TRUTH = [
-    "adaptive-dpo", "adaptive-ipo", "alpha-dpo", "amapo", "cdpo", "dedpo", "dedpo-tuned", "diffusion-lpo", "dmpo", "doubly-robust", "dpo", "dpo-sft", "dspo-sdxl",
+    "adaptive-dpo", "adaptive-ipo", "alpha-dpo", "amapo", "auto", "cdpo", "dedpo", "dedpo-tuned", "diffusion-lpo", "dmpo", "doubly-robust", "dpo", "dpo-sft", "dspo-sdxl",
     "diffusion-nft", "gce", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "madpo", "mapo", "mix", "poly-dpo", "rankdpo", "rdpo", "re-po", "rn-dpo", "sce", "sdpo", "sdpo-exact", "self-training",
     "self-training-crossfit", "sudo", "threshold-guided", "uncertainty-dpo",
 ]  # fmt: skip
@@ -219,7 +219,7 @@ def test_a_preference_classifier_guides_the_untouched_model(world, table):
 def test_every_method_trains_here_with_adapters_too(name, world):
     judge = (
         {"judge": "biased-judge"}
-        if name in ("mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo")
+        if name in ("auto", "mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo")
         else {}
     )
     steps = (

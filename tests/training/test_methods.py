@@ -16,7 +16,7 @@ from palate.presets import methods
 from palate.run.load import load_config
 from palate.run.metrics import MetricsLog
 
-NEEDS_JUDGE = {"mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo"}
+NEEDS_JUDGE = {"auto", "mix", "judge", "dedpo", "dedpo-tuned", "doubly-robust", "smpo", "madpo"}
 REWARD = {"tailorpo", "spo"}
 
 

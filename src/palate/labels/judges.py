@@ -14,6 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
+from palate.judges.choice import Choice, choose_way
 from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
@@ -73,6 +74,26 @@ def corrected(
         contexts=contexts, seed=config.seed, groups=prompts,
     )  # fmt: skip
     return _as_it_voted(correction, labels), " and ".join(told)
+
+
+def chosen_way(
+    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+) -> tuple[TrainConfig, Choice]:
+    """The configuration with the target, correction, residual and power of least risk, and what they were chosen from.
+
+    A correction for which there are too few votes is not among them."""
+    prompts = pairs["prompt"].to_pylist()
+    found = {"none": labels.judge}
+    for correction in ("calibrate", "covariates", "context"):
+        try:
+            tried = replace(config, target="dedpo", correction=correction)
+            found[correction] = corrected(dataset, pairs, labels, judged, tried)[0].probability
+        except PalateError as error:
+            print(f"labels: not tried: {correction} ({error})")
+    contexts = len(find_contexts(prompts, config.seed).names)
+    choice = choose_way(labels, found, groups=prompts, contexts=contexts, seed=config.seed)
+    chosen: dict[str, Any] = dict(choice.chosen.configuration)
+    return replace(config, **chosen), choice
 
 
 def _as_it_voted(correction: Correction, labels: Labels) -> Correction:

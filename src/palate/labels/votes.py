@@ -17,6 +17,7 @@ from palate.files import write_text
 from palate.judges.correction import combine
 from palate.labels.judges import (
     account_of,
+    chosen_way,
     confidence_of_images,
     corrected,
     disagreement,
@@ -143,7 +144,13 @@ def _rows_of_pairs(
         if judged.shape[1] > 1:
             columns = zip(judges_of(config), judged.T, strict=True)
             account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
-        if config.correction != "none":
+        if config.target == "auto":
+            config, choice = chosen_way(dataset, pairs, labels, judged, config)
+            account["choice"] = {
+                "way": choice.chosen.in_words(),
+                "why": choice.sentence(),
+            } | choice.chosen.configuration
+        if config.target != "human" and config.correction != "none":
             correction, covariates = corrected(dataset, pairs, labels, judged, config)
             labels = replace(labels, judge=correction.probability)
             told = {"finding": correction.sentence(), "covariates": covariates}
@@ -281,6 +288,8 @@ def _tell(account: dict[str, Any]) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
     tell_judges(account)
+    if "choice" in account:
+        print(f"labels: {account['choice']['why']}")
     if "power" in account:
         ratio = account.get("predicted variance relative to human votes alone")
         told = "" if ratio is None else f"; predicted variance {ratio:.2f} x that of human votes alone"

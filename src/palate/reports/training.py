@@ -112,10 +112,11 @@ def _target(config: TrainConfig, account: dict[str, Any]) -> str:
         "human": "human votes alone",
         "mix": "human votes, the judge's elsewhere",
         "judge": "the judge's votes alone",
+        "auto": str(account.get("choice", {}).get("way", "the way of least risk")),
         "dedpo": "the judge's votes, debiased by human votes (DeDPO)",
     }
     power = account.get("power", config.power)
-    told = words[config.target]
+    told: str = words[config.target]
     if config.target == "dedpo":
         told += f", power {power:.2f}" if isinstance(power, float) else f", power {power}"
     return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")

@@ -91,6 +91,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "residual acts on votes that are there before training; use self_judge: cross-fitted, or another judge."),
         (c.label_smoothing > 0 and c.flip_rate > 0,
          "label_smoothing and flip_rate assume opposite things of the same error; give one of them."),
+        (c.judge == SELF and c.target == "auto",
+         "target: auto needs votes that exist before training; with judge: self use method self-training-crossfit."),
         (c.judge == SELF and c.target not in ("dedpo", "mix", "judge"),
          "judge: self needs a target that uses a judge; use method self-training."),
         (c.judge == SELF and c.correction != "none",
@@ -116,10 +118,10 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         ((c.link != "sigmoid" or c.link_parameter is not None) and "preference" not in losses,
          f"link belongs to the preference loss, and losses are {', '.join(c.losses)}; remove link, or add "
          "preference."),
-        (c.target == "dedpo" and bool(losses & {"ranking", "rankdpo", "dspo-sdxl"}),
+        (c.target in ("dedpo", "auto") and bool(losses & {"ranking", "rankdpo", "dspo-sdxl"}),
          f"losses: {', '.join(sorted(losses & {'ranking', 'rankdpo', 'dspo-sdxl'}))} is not linear in the label, "
          "so debiased targets do not stay unbiased in it; use preference."),
-        (c.target == "dedpo" and "preference" in losses and not linear_in_label(c.link, c.link_parameter),
+        (c.target in ("dedpo", "auto") and "preference" in losses and not linear_in_label(c.link, c.link_parameter),
          f"link {c.link!r} is not linear in its label, so debiased targets do not stay unbiased in it; use one of "
          f"{', '.join(sorted(LINEAR_IN_LABEL))}."),
         (c.alpha_factor != 0.9999 and (c.link != "alpha-dpo" or c.link_parameter is not None),

@@ -50,11 +50,12 @@ class ObjectiveConfig:
     mismatch: a preferred image against one of another prompt (SUDO). samples: a preferred image against a sample of the
     reference (SPIN). teacher: an image against the reference's unconditional view of it (Self-NPO). steps: two next
     steps of the model's own sampling, ranked by a reward (SPO, TailorPO)."""
-    target: Literal["human", "mix", "dedpo", "judge"] = key(
+    target: Literal["human", "mix", "dedpo", "judge", "auto"] = key(
         "human", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
     """human: human votes alone. mix: human votes, and the judge's raw votes where there are none. dedpo: the judge's
-    votes everywhere, debiased by the human ones. judge: the judge's votes alone."""
+    votes everywhere, debiased by the human ones. judge: the judge's votes alone. auto: human, or
+    dedpo with the correction, residual and power of least risk for these votes."""
     judge: str | tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="reset", error="no", told="judge", first=True
     )

@@ -158,7 +158,7 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
                 stopped = validation.over
             if log:
                 log.write(step, metrics)
-            if config.target == "dedpo":
+            if config.target in ("dedpo", "auto"):
                 warned = large_logit_warning(metrics.get("largest_labelled_logit", 0.0), warned, print, step)
             if done % config.checkpointing_steps == 0 or done == config.max_train_steps or stopped:
                 keep(done)
