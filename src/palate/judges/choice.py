@@ -16,6 +16,7 @@ all of the variance.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Way:
     cautious: float  # the quantile that ways are ranked by
 
     @property
-    def configuration(self) -> dict[str, str | float]:
+    def configuration(self) -> dict[str, Any]:
         """The keys of a configuration that train this way, beside the judge."""
         if not self.correction:
             return {"target": "human"}
