@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.claims.proxy import PAIRS, World, draw_world, gains_at_drift, gains_at_steps, pulls
+from benchmarks.claims.proxy import (
+    BETA,
+    BETA_OF_LOSSES,
+    PAIRS,
+    World,
+    draw_world,
+    gains_at_drift,
+    gains_at_steps,
+    pulls,
+)
 from benchmarks.claims.ways import ROBUST, WAYS, Seen, Way, see
 from palate.files import write_text
 from palate.labels.targets import human_only
@@ -53,8 +62,9 @@ def measure(votes: int, judge: dict, flips: float, repeats: int, ways: Iterable[
     worlds = [draw_world(seed, **judge, flips=flips) for seed in range(repeats)]
     seen = [see(world, votes, flips) for world in worlds]
     taste = np.stack([world.taste for world in worlds])
-    gains = {ALL: _gains(worlds, taste, Way(ALL, lambda seen: human_only(seen.labels)), seen)}
-    gains |= {way.name: _gains(worlds, taste, way, seen) for way in ways}
+    beta = BETA_OF_LOSSES if votes == PAIRS else BETA
+    gains = {ALL: _gains(worlds, taste, Way(ALL, lambda seen: human_only(seen.labels)), seen, beta)}
+    gains |= {way.name: _gains(worlds, taste, way, seen, beta) for way in ways}
     alone = gains[ALONE][0] if ALONE in gains else gains[ALL][0]
     told = {
         name: {
@@ -69,9 +79,11 @@ def measure(votes: int, judge: dict, flips: float, repeats: int, ways: Iterable[
     return {"agreement": _rounded(agreement), "ways": told, "advice": dict(chosen.most_common(5)), "expected share": _rounded(share)}  # fmt: skip
 
 
-def _gains(worlds: list[World], taste: np.ndarray, way: Way, seen: list[Seen]) -> tuple[np.ndarray, np.ndarray | None]:
+def _gains(
+    worlds: list[World], taste: np.ndarray, way: Way, seen: list[Seen], beta: float
+) -> tuple[np.ndarray, np.ndarray | None]:
     pull = np.stack([_pull(world, way, one) for world, one in zip(worlds, seen, strict=True)])
-    drift = gains_at_drift(pull, taste, way.link, adaptive=way.adaptive)
+    drift = gains_at_drift(pull, taste, way.link, adaptive=way.adaptive, beta=beta)
     return drift, gains_at_steps(pull, taste)[0] if way.name in STEPPED else None
 
 

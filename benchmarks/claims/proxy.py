@@ -19,6 +19,7 @@ GROUPS, PROMPTS, STYLES, PAIRS = 6, 60, 4, 1024
 DEVIATION, TEMPERATURE = 0.35, 0.7
 SURE = 2.0  # a judge's logits are so many times those of a person
 DRIFT = 0.1  # mean KL from the base at which ways are compared
+BETA_OF_LOSSES = 5.0  # where losses are compared: beta so large that votes can be met, which is where losses differ
 STEPS = 150  # of the comparison at equal steps
 _STEPS_TO_DRIFT, _MOST_STEPS_TO_DRIFT = 40, 160
 BETA = 0.02  # the logit of a pair is beta times the difference of two log-probabilities: far from where a soft target is met
@@ -86,7 +87,12 @@ def pulls(world: World, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def gains_at_drift(
-    pull: np.ndarray, taste: np.ndarray, link: str = "sigmoid", parameter: float | None = None, adaptive: bool = False
+    pull: np.ndarray,
+    taste: np.ndarray,
+    link: str = "sigmoid",
+    parameter: float | None = None,
+    adaptive: bool = False,
+    beta: float = BETA,
 ) -> np.ndarray:
     """Gains in expected utility over the base, [B], of B runs at once, each where its mean KL from the base reaches DRIFT:
     pull [B, 2, P, KINDS] of `pulls`, taste [B, P, S]. Every run has a step size of its own, for which some fifty steps are
@@ -95,13 +101,13 @@ def gains_at_drift(
     towards, away = (torch.tensor(pull[:, side]) for side in (0, 1))  # [B, P, KINDS]
     truth = torch.tensor(taste)
     policy, averages = _start(truth)
-    first = _step(policy, averages, towards, away, value, False)
+    first = _step(policy, averages, towards, away, value, False, beta)
     size = first.square().sum(dim=2).mean(dim=1).sqrt().clamp_min(1e-12)  # [B]
     rate = (np.sqrt(2 * DRIFT * STYLES) / _STEPS_TO_DRIFT / size)[:, None, None]
     ends = torch.full((len(truth),), torch.nan, dtype=torch.float64)
     gain, drift = torch.zeros_like(ends), torch.zeros_like(ends)
     for step in range(_MOST_STEPS_TO_DRIFT):
-        policy = policy + rate * _step(policy, averages, towards, away, value, adaptive and step > 1)
+        policy = policy + rate * _step(policy, averages, towards, away, value, adaptive and step > 1, beta)
         _follow(averages, policy)
         before, (gain, drift) = (gain, drift), _measured(policy, truth)
         part = ((DRIFT - before[1]) / (drift - before[1]).clamp_min(1e-12)).clamp(0, 1)
@@ -139,9 +145,17 @@ def _measured(policy: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return gain, (log.exp() * (log + np.log(STYLES))).sum(dim=2).mean(dim=1)
 
 
-def _step(policy: Tensor, averages: list[Tensor], towards: Tensor, away: Tensor, link: Link, adaptive: bool) -> Tensor:
+def _step(
+    policy: Tensor,
+    averages: list[Tensor],
+    towards: Tensor,
+    away: Tensor,
+    link: Link,
+    adaptive: bool,
+    beta: float = BETA,
+) -> Tensor:
     """Minus the gradient, as the logits [B, P, S] feel it: what a prompt learns is shared with its group."""
-    z = (BETA * (policy[..., FIRST] - policy[..., SECOND])).requires_grad_()
+    z = (beta * (policy[..., FIRST] - policy[..., SECOND])).requires_grad_()
     weights = _adaptive(policy, averages, towards, away) if adaptive else (1.0, 1.0)
     loss = weights[0] * towards * link(z, torch.ones_like(z)) + weights[1] * away * link(z, torch.zeros_like(z))
     (slope,) = torch.autograd.grad(loss.sum(), z)

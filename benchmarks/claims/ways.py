@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.claims.proxy import World
 from palate.data.labels import Labels
-from palate.judges.choice import RESIDUALS, choose_way
+from palate.judges.choice import RESIDUALS, RESOLUTION, choose_way
 from palate.judges.choice import Way as Advised
 from palate.judges.contexts import given_contexts
 from palate.judges.correction import calibrate_judge, correct_judge
@@ -47,7 +47,9 @@ def see(world: World, votes: int, flips: float) -> Seen:
             world.judge, nothing, human, names=(), contexts=contexts, groups=world.prompt
         ).probability,
     }
-    choice = choose_way(labels, judges, groups=world.prompt, contexts=len(contexts.names))
+    choice = choose_way(
+        labels, judges, groups=world.prompt, contexts=len(contexts.names), resolution=RESOLUTION * (1 - 2 * flips) ** 2
+    )
     calibrated, context = _labels(human, judges["calibrate"]), _labels(human, judges["context"])
     return Seen(labels, calibrated, context, choice.chosen, flips)
 
