@@ -52,7 +52,7 @@ def page(found: dict) -> str:
 Every number of this page comes from [`results/map.json`](../benchmarks/claims/results/map.json) and can be made again:
 
 ```sh
-python -m benchmarks.claims.map                    # goes on where it stopped
+python -m benchmarks.claims.map                    # resumes where it stopped
 python -m benchmarks.claims.map --quick            # a small grid, printed alone
 ```
 
