@@ -201,3 +201,10 @@ def test_auto_trains_what_it_says_and_leaves_a_judge_of_noise_out(tmp_path, caps
     np.testing.assert_array_equal(rows.weight, same.weight)
     alone = prepare_rows(dataset, load_config({**common, "method": "auto", "judge": "noise"}))
     assert alone.account["choice"]["target"] == "human" and len(alone) == 60 and set(alone.target) == {0.0, 1.0}
+
+
+def test_madpo_weighs_by_the_corrected_judge_with_targets_of_human_votes_alone(voted):
+    corrected_judge = rows_of(voted, target="human", madpo=1.0)
+    as_it_is = rows_of(voted, target="human", madpo=1.0, correction="none")
+    assert "corrected judge" in corrected_judge.account and "corrected judge" not in as_it_is.account
+    assert not np.allclose(corrected_judge.judge_margin, as_it_is.judge_margin)

@@ -144,13 +144,15 @@ def _rows_of_pairs(
         if judged.shape[1] > 1:
             columns = zip(judges_of(config), judged.T, strict=True)
             account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
-        if config.target == "auto":
+        auto = config.target == "auto"
+        if auto:
             config, choice = chosen_way(dataset, pairs, labels, judged, config)
             account["choice"] = {
                 "way": choice.chosen.in_words(),
                 "why": choice.sentence(),
             } | choice.chosen.configuration
-        if config.target != "human" and config.correction != "none":
+        unused = auto and config.target == "human" and config.madpo is None  # the judge was not chosen
+        if config.correction != "none" and not unused:
             correction, covariates = corrected(dataset, pairs, labels, judged, config)
             labels = replace(labels, judge=correction.probability)
             told = {"finding": correction.sentence(), "covariates": covariates}
