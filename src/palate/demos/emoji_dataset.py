@@ -16,9 +16,10 @@ from PIL import Image
 from palate.addresses import address
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import PreferenceDataset
-from palate.data.images import decode_image, encode_image
+from palate.data.images import encode_image
 from palate.data.importers.common import ImportReport
 from palate.data.samples import Sampling
+from palate.demos.pairs import pictures_of_pairs, vote_rows
 from palate.errors import PalateError
 from palate.progress import progress_bar
 from palate.sampling.samples import generate
@@ -155,30 +156,13 @@ def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> It
     for name in voters:
         voter = EMOJI_VOTERS[name]
         prefers_0, probability = voter.vote(shown_0, shown_1, seed)
-        for pair_id, first, p in zip(pair_ids, prefers_0, probability, strict=True):
-            yield {
-                "vote_id": f"{pair_id}/{name}", "pair_id": pair_id, "annotator_id": name, "source": voter.source,
-                "choice": "0" if first else "1", "probability": None if np.isnan(p) else float(p),
-            }  # fmt: skip
+        yield from vote_rows(name, voter.source, pair_ids, prefers_0, probability)
 
 
 def measure_emoji_pairs(dataset: PreferenceDataset) -> tuple[EmojiMeasurement, EmojiMeasurement, list[str]]:
     """What both images of every pair show, and the pairs' ids, in the order of the dataset."""
-    images: list[list[np.ndarray]] = [[], []]
-    prompts, pair_ids = [], []
-    for batch in dataset.iter_pairs(columns=["pair_id", "prompt", "image_0", "image_1"]):
-        for row in batch.to_pylist():
-            pair_ids.append(row["pair_id"])
-            prompts.append(row["prompt"])
-            for side in (0, 1):
-                images[side].append(np.asarray(decode_image(row[f"image_{side}"], dataset.path)))
-    if len({picture.shape for side in images for picture in side}) > 1:
-        raise PalateError(f"{dataset.path}: its pictures are not all of one size, so they are not of the emoji world.")
-    return (
-        measure_emoji(np.stack(images[0]), prompts),
-        measure_emoji(np.stack(images[1]), prompts),
-        pair_ids,
-    )
+    images_0, images_1, prompts, pair_ids = pictures_of_pairs(dataset, "emoji")
+    return measure_emoji(images_0, prompts), measure_emoji(images_1, prompts), pair_ids
 
 
 def _pair_id(seed: int, index: int) -> str:
