@@ -147,7 +147,8 @@ def test_a_colour_profile_is_followed(format):
     assert np.abs(found[3, 3] - [0, 255, 0]).max() <= 2 and found[0, 0].tolist() == list(WHITE)
 
 
-@pytest.mark.parametrize("profile", [b"no profile at all", swapped_profile()[:200]])
+# Named, because a profile carries the second of its making: two processes would collect two names.
+@pytest.mark.parametrize("profile", [b"no profile at all", swapped_profile()[:200]], ids=["no profile", "cut"])
 def test_a_broken_profile_and_one_of_other_colours_change_nothing(profile):
     assert pixels(saved(Image.new("RGB", (1, 1), RED), icc_profile=profile))[0, 0].tolist() == list(RED)
     assert pixels(saved(Image.new("L", (1, 1), 90), icc_profile=swapped_profile()))[0, 0].tolist() == [90] * 3
