@@ -1,21 +1,17 @@
 """Pipeline folders: where they are, what they hold, and a fingerprint of their weights."""
 
-import difflib
 import hashlib
 import json
-from itertools import islice
 from pathlib import Path
 
 from palate.backbones.assembled import assembled
 from palate.backbones.configs import read_json
-from palate.backbones.quiet import quiet_hub
 from palate.errors import PalateError
 from palate.files import add_file
+from palate.hub import PICKLED, fetch, why_no_repository
 
 PARTS, PART = 64, 1 << 20  # how many parts, of how many bytes, of a large file are hashed
 HASHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # weights, configurations, vocabularies, chat templates
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")  # weights that are refused
-FILES = (".safetensors", *PICKLED, ".gguf", ".json", ".yaml", ".yml", ".zip", ".tar", ".gz")  # ends of files' names
 TRAINED_ON = "trained_on.json"  # `palate export` writes it beside a model that is separate from its run
 OTHER_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*")  # other copies of the same weights, which are never loaded
 
@@ -45,7 +41,7 @@ def _folder(name_or_path: str, revision: str | None, variant: str | None) -> Pat
         return folder
     if folder.is_file():
         return _one_file(folder)
-    if (why := _is_path(name_or_path)) is not None:
+    if (why := why_no_repository(name_or_path)) is not None:
         raise PalateError(
             f"{name_or_path}: no such folder{why}. Give a diffusers pipeline folder, a .safetensors file of a whole"
             " model, a hub name (owner/model), or 'world'."
@@ -63,54 +59,17 @@ def _one_file(file: Path) -> Path:
     return converted(file)
 
 
-def _is_path(name: str) -> str | None:
-    """Why a missing name must be a path and no repository of the hub; "" where its form shows that; None where it can
-    be a repository."""
-    owner, slash, model = name.partition("/")
-    if name.startswith((".", "/", "~")) or not slash or "/" in model or "." in owner or not model:
-        return _nearest(Path(name))
-    if Path(name).suffix.lower() in FILES or "\\" in name:
-        return _nearest(Path(name))
-    return (_nearest(Path(name)) or f" in {owner}/") if Path(owner).is_dir() else _nearest(Path(name)) or None
-
-
-def _nearest(path: Path) -> str:
-    """ "; did you mean X?" where something with a similar name exists, else ""."""
-    found: list[Path] = [Path(path.anchor or ".")]
-    for part in path.expanduser().parts[1 if path.anchor else 0 :]:
-        found = [
-            folder / name for folder in found if folder.is_dir()
-            for name in difflib.get_close_matches(part, _names(folder), n=2, cutoff=0.8)
-        ]  # fmt: skip
-    return f"; did you mean {found[0]}?" if found and found[0] != Path(path.anchor or ".") else ""
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in islice(folder.iterdir(), 10_000)]
-    except OSError:
-        return []
-
-
 def _from_hub(name: str, revision: str | None, variant: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
+    remedy = "Give the path of a downloaded pipeline folder."
+    index = read_json(fetch(name, ["model_index.json"], revision, remedy=remedy) / "model_index.json")
+    parts = [part for part, entry in index.items() if isinstance(entry, list)]
+    wanted = ["model_index.json", "README.md", "LICENSE*", TRAINED_ON]
+    wanted += [f"{part}/*{end}" for part in parts for end in HASHED]
     others = [pattern for pattern in OTHER_COPIES if variant is None or variant not in pattern]
-    try:
-        with quiet_hub():
-            index = read_json(Path(hf_hub_download(name, "model_index.json", revision=revision)))
-            parts = [part for part, entry in index.items() if isinstance(entry, list)]
-            wanted = ["model_index.json", "README.md", "LICENSE*", TRAINED_ON]
-            wanted += [f"{part}/*{end}" for part in parts for end in HASHED]
-            folder = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others)
-            if variant is None and any(_lacks_weights(Path(folder) / part) for part in parts):
-                folder = snapshot_download(name, revision=revision, allow_patterns=wanted)  # it has only other copies
-    except PalateError:
-        raise
-    except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
-        raise PalateError(f"{name}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
-                          "Give the path of a downloaded pipeline folder.") from error  # fmt: skip
-    return Path(folder)
+    folder = fetch(name, wanted, revision, others, remedy)
+    if variant is None and any(_lacks_weights(folder / part) for part in parts):
+        folder = fetch(name, wanted, revision, remedy=remedy)  # it has only other copies
+    return folder
 
 
 def _lacks_weights(part: Path) -> bool:
@@ -129,18 +88,10 @@ def _autoencoder(vae: str, folder: Path) -> Path:
     found = next((place for place in (path, path / "vae") if (place / "config.json").is_file()), None)
     if found:
         return found
-    if path.is_dir() or (why := _is_path(vae)) is not None:
+    if path.is_dir() or (why := why_no_repository(vae)) is not None:
         told = "a folder without config.json" if path.is_dir() else f"no such folder or file{why}"
         raise PalateError(f"vae: {vae} is {told}. Give an autoencoder's folder, a .safetensors file, or a hub name.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        with quiet_hub():
-            return Path(snapshot_download(vae, allow_patterns=["config.json", "*.safetensors"]))
-    except Exception as error:  # as above
-        raise PalateError(
-            f"vae: {vae} is neither here nor reachable on the hub ({type(error).__name__}). Give a local folder."
-        ) from error
+    return fetch(vae, ["config.json", "*.safetensors"], remedy="vae: give an autoencoder's local folder.")
 
 
 def component_class(folder: Path, component: str) -> str | None:

@@ -1,20 +1,9 @@
 """Silence the messages and progress bars of the libraries that read models; palate reports the outcome in one line."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Silence the hub client's lines about retries."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+from palate.hub import quiet_hub
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 
 from palate.errors import PalateError, did_you_mean
 from palate.files import add_file
+from palate.hub import fetch, why_no_repository
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP, BLIP and their heirs
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -25,17 +26,11 @@ def find_model(address: str, patterns: Sequence[str]) -> Path:
     path = Path(address).expanduser()
     if path.exists():
         return path
-    if address.startswith((".", "/", "~")) or address.count("/") != 1:
-        raise PalateError(f"{address}: no such file or folder. Give the model's files, or a hub name (owner/model).")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(address, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client raises a family of network, authentication and not-found errors
+    if (why := why_no_repository(address)) is not None:
         raise PalateError(
-            f"{address}: neither a local folder nor reachable on the hub ({type(error).__name__}). "
-            "Give the path of a downloaded folder."
-        ) from error
+            f"{address}: no such file or folder{why}. Give the model's files, or a hub name (owner/model)."
+        )
+    return fetch(address, patterns)
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
