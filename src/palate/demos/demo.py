@@ -28,7 +28,7 @@ from palate.reports.runs import page_of
 from palate.sampling.samples import sample
 from palate.training.train import train
 from palate.world import EMOJI
-from palate.world.emoji_pictures import PROMPTS
+from palate.world.emoji_pictures import GROUPS
 
 # Everything that decides what the demo shows and how long it takes.
 PEOPLE, JUDGE = "majority", "context-judge"
@@ -57,9 +57,14 @@ class Scale:
     human: int  # of them with a human vote, but for the row that has all
     steps: int  # of training, per model
     repetitions: int  # pictures per prompt and model
+    names: int  # of each of the eight groups
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(name for group in GROUPS.values() for name in group[: self.names])
 
 
-FULL, REDUCED = Scale(pairs=512, human=64, steps=100, repetitions=1), Scale(256, 64, 50, 1)
+FULL, REDUCED = Scale(pairs=512, human=64, steps=100, repetitions=2, names=8), Scale(256, 64, 50, 1, 8)
 QUICK = (FEW, ADVISED)
 
 
@@ -96,19 +101,22 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
         f"palate demo · emoji world · {scale.pairs:,} pairs · {scale.human:,} with a human vote, all with one of a "
         "judge that is wrong about food and places"
     )
-    dataset = make_emoji_dataset(out / "dataset", scale.pairs, seed, voters=(PEOPLE, JUDGE), generators=GENERATORS)
+    prompts = list(scale.prompts)
+    dataset = make_emoji_dataset(
+        out / "dataset", scale.pairs, seed, voters=(PEOPLE, JUDGE), generators=GENERATORS, names=scale.prompts
+    )
     rows = {name: row for name, row in rows_of_demo(scale).items() if name in QUICK or not quick}
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
         _train(dataset, out / name, settings, seed, scale.steps)
 
     sampling = replace(SAMPLING, seed=seed, repetitions=scale.repetitions)
-    base = evaluate("base", out / "base", sample(EMOJI, list(PROMPTS), out / "base" / "samples", sampling), EMOJI)
+    base = evaluate("base", out / "base", sample(EMOJI, prompts, out / "base" / "samples", sampling), EMOJI)
     compared = [
-        evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), EMOJI, base)
+        evaluate(name, out / name, sample(out / name, prompts, out / name / "samples", sampling), EMOJI, base)
         for name in rows
     ]
-    gains = {row.name: _gains(row, base) for row in compared}
+    gains = {row.name: _gains(row, base, len(prompts)) for row in compared}
     write_text(out / "gains.json", json.dumps(gains) + "\n")
     others = {} if quick else read_kept(settings_of_demo(scale), but=seed)
     page = _page({name: title for name, (title, _) in rows.items()}, base, compared, scale, len(others) + 1)
@@ -133,10 +141,9 @@ def _train(dataset: PreferenceDataset, out: Path, settings: Mapping[str, Any], s
     train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=steps)
 
 
-def _gains(row: Evaluated, base: Evaluated) -> list[float]:
+def _gains(row: Evaluated, base: Evaluated, prompts: int) -> list[float]:
     """Gain in true utility of each prompt, in the suite's order."""
-    repetitions = len(base.samples.prompts) // len(PROMPTS)
-    return [float(gain) for gain in (row.scores - base.scores).reshape(len(PROMPTS), repetitions).mean(axis=1)]
+    return [float(gain) for gain in (row.scores - base.scores).reshape(prompts, -1).mean(axis=1)]
 
 
 def _page(

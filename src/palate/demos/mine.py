@@ -26,10 +26,10 @@ from palate.sampling.samples import sample
 from palate.training.train import train
 from palate.world import EMOJI
 from palate.world.emoji_measure import measure_emoji
-from palate.world.emoji_pictures import GROUP_OF, PROMPTS, STYLES
+from palate.world.emoji_pictures import GROUP_OF, GROUPS, STYLES
 from palate.world.emoji_voters import EMOJI_VOTERS
 
-GROUPS = ("food", "animals", "vehicles", "tools")  # four of eight, so that forty votes are ten of each
+OF_MINE = ("food", "animals", "vehicles", "tools")  # four of eight, so that forty votes are ten of each
 CRITICS = tuple(f"{style}-critic" for style in STYLES)
 QUESTION = "Which emoji do you like better?"
 _SURE = 0.75  # probability that a style is the best liked one, from which on it is said
@@ -44,7 +44,7 @@ class Small:
     pairs: int = 256
     votes: int = 40
     steps: int = 100  # of training
-    columns: int = 6  # names of each group on the wall
+    names: int = 16  # of each of the four groups
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def mine(
     if taste and taste not in people:
         raise PalateError(f"--taste {taste}: the simulated people are {', '.join(people)}{did_you_mean(taste, people)}")
     began, console, scale = time.monotonic(), a_console(), scale or Small()
-    names = tuple(name for name in PROMPTS if GROUP_OF[name] in GROUPS)
+    names = tuple(name for group in OF_MINE for name in GROUPS[group][: scale.names])
     console.print(
         f"palate demo --mine · {scale.pairs:,} pairs of emoji, two styles each · {scale.votes} votes are yours"
     )
@@ -96,7 +96,7 @@ def mine(
     }  # fmt: skip
     wall = out / "wall.png"
     draw_wall(names, base.images(), aligned.images(), ("emoji", "emoji as you like them"),
-              words, wall, columns=scale.columns)  # fmt: skip
+              words, wall)  # fmt: skip
     for group, (own, new) in style.items():
         told = ", ".join(f"{name} {100 * a:.0f} → {100 * b:.0f} %" for name, a, b in zip(STYLES, own, new, strict=True))
         console.print(f"{group}: {told}")
@@ -146,7 +146,7 @@ def taste_in_words(dataset: PreferenceDataset, who: str) -> str:
     human = collect_labels(ids, votes.filter(pc.equal(votes["source"], "human"))).human
     group = np.array([GROUP_OF[name] for name in shown_0.asked])
     liked, open_ = [], []
-    for name in dict.fromkeys(GROUPS):
+    for name in OF_MINE:
         here = (group == name) & ~np.isnan(human)
         if not (group == name).any():
             continue
