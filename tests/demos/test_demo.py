@@ -14,7 +14,7 @@ from palate.demos.demo_seeds import over_seeds, read_kept
 from palate.demos.wall import draw_wall
 from palate.evaluation.seeds import seeds_mean
 
-TINY = Scale(pairs=48, human=24, steps=2, repetitions=1, names=1)
+TINY = Scale(each=1, pairs=40, human=20, steps=1, repetitions=1, names=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_every_row_of_the_demo_is_trained_compared_and_reported(made):
     for title in titles:
         assert title[:12] in printed and title in html
     account = json.loads((folder / "dedpo" / "labels.json").read_text())
-    assert account["pairs with human votes"] == 24 and account["pairs used"] == 48
+    assert account["pairs with human votes"] == 20 and account["pairs used"] == 40
     assert json.loads((folder / "advised" / "labels.json").read_text())["choice"]["why"] in " ".join(printed.split())
     gains = json.loads((folder / "gains.json").read_text())
     assert list(gains) == list(rows_of_demo(TINY)) and all(len(own) == 8 for own in gains.values())

@@ -18,7 +18,7 @@ from palate.errors import PalateError
 from palate.verbs.models import demo
 from palate.world.emoji_pictures import STYLES
 
-SMALL = Small(pairs=40, votes=24, steps=1, names=2)
+SMALL = Small(each=1, pairs=40, votes=24, steps=1, names=2)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -51,11 +51,12 @@ def test_the_whole_way_by_somebody_simulated(done):
 
 def test_it_goes_on_without_asking_again(done, capsys):
     folder, first = done
-    kept = (folder / "run" / "model").stat().st_mtime_ns
+    kept = (folder / "run" / "metrics.jsonl").read_text(), (folder / "aligned" / "000000.png").stat().st_mtime_ns
     assert mine(folder, "glossy-food", scale=SMALL, browse=False).words == first.words
     assert mine(folder, "", scale=SMALL, browse=False).words.removeprefix("You like") in (
         first.words, first.words.removeprefix("glossy-food likes"))  # fmt: skip
-    assert (folder / "run" / "model").stat().st_mtime_ns == kept and "label:" not in capsys.readouterr().out
+    now = (folder / "run" / "metrics.jsonl").read_text(), (folder / "aligned" / "000000.png").stat().st_mtime_ns
+    assert now == kept and "label:" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
@@ -77,7 +78,7 @@ def test_votes_in_a_browser_end_the_asking_and_the_rest_follows(tmp_path):
     out = tmp_path / "mine"
     script = (
         "from pathlib import Path\nfrom palate.demos.mine import Small, mine\n"
-        f"mine(Path({str(out)!r}), scale=Small(40, 12, 1, 2), browse=False)"
+        f"mine(Path({str(out)!r}), scale=Small(1, 40, 16, 1, 2), browse=False)"
     )
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -101,7 +102,7 @@ def test_votes_in_a_browser_end_the_asking_and_the_rest_follows(tmp_path):
         page = browser.new_context().new_page()
         page.set_default_timeout(60_000)
         page.goto(link)
-        for _ in range(12):
+        for _ in range(16):
             page.wait_for_selector("#left img")
             page.wait_for_selector("#tie:enabled")
             number = page.evaluate("document.body.dataset.number")
@@ -113,4 +114,4 @@ def test_votes_in_a_browser_end_the_asking_and_the_rest_follows(tmp_path):
     assert process.returncode == 0, "".join(said)
     assert (out / "wall.png").exists() and any("You like" in line or "do not tell" in line for line in said)
     votes = live_votes(open_store(default_store(out / "dataset")))
-    assert len(votes) == 12 and {vote["choice"] == vote["order_shown"][0] for vote in votes} == {True}
+    assert len(votes) == 16 and {vote["choice"] == vote["order_shown"][0] for vote in votes} == {True}

@@ -15,8 +15,9 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import collect_labels
 from palate.data.schema import content_id
 from palate.data.store import Settings, default_store, open_store, progress, settings_of
-from palate.demos.demo import COMMON, GENERATORS, SAMPLING, a_console
-from palate.demos.emoji_dataset import make_emoji_dataset, measure_emoji_pairs
+from palate.demos.demo import COMMON, SAMPLING, a_console
+from palate.demos.emoji_dataset import measure_emoji_pairs
+from palate.demos.emoji_pool import make_pool_dataset
 from palate.demos.simulate import simulate_votes
 from palate.demos.wall import draw_wall, shares
 from palate.errors import PalateError, did_you_mean
@@ -41,10 +42,11 @@ _DRAWS = 4000
 class Small:
     """The size of this demo."""
 
-    pairs: int = 256
+    each: int = 3  # pictures of every name in every style
+    pairs: int = 384
     votes: int = 40
-    steps: int = 100  # of training
-    names: int = 16  # of each of the four groups
+    steps: int = 80  # of training
+    names: int = 8  # of each of the four groups
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,7 @@ def mine(
     console.print(
         f"palate demo --mine · {scale.pairs:,} pairs of emoji, two styles each · {scale.votes} votes are yours"
     )
-    dataset = make_emoji_dataset(
-        out / "dataset", scale.pairs, seed, voters=CRITICS, generators=GENERATORS, names=names, name="my taste"
-    )
+    dataset = make_pool_dataset(out / "dataset", names, scale.each, scale.pairs, seed, CRITICS, SAMPLING)
     _vote(dataset, taste, seed, scale.votes, browse)
     dataset = PreferenceDataset.open(out / "dataset")
     words = taste_in_words(dataset, "You like" if not taste else f"{taste} likes")
