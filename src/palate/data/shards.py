@@ -22,12 +22,41 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
+class CountedFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow brings no types
+    """A parquet file that raises ArrowInvalid when it gives other than the rows that its footer promises: the checksum
+    of a page does not cover the page's header, and some versions of the reader end quietly at a damaged one."""
+
+    def read(self, columns: list[str] | None = None, **options: Any) -> pa.Table:
+        table = super().read(columns=columns, **options)
+        _require_rows(len(table), self.metadata.num_rows)
+        return table
+
+    def iter_batches(
+        self,
+        batch_size: int = 65536,
+        row_groups: list[int] | None = None,
+        columns: list[str] | None = None,
+        **options: Any,
+    ) -> Iterator[pa.RecordBatch]:
+        groups = range(self.num_row_groups) if row_groups is None else row_groups
+        found = 0
+        for batch in super().iter_batches(batch_size=batch_size, row_groups=row_groups, columns=columns, **options):
+            found += len(batch)
+            yield batch
+        _require_rows(found, sum(self.metadata.row_group(group).num_rows for group in groups))
+
+
+def _require_rows(found: int, promised: int) -> None:
+    if found != promised:
+        raise pa.ArrowInvalid(f"{found} rows of {promised}")
+
+
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path) -> Iterator[CountedFile]:
     """Open a parquet file; errors while opening or reading it become a PalateError that names the file."""
     try:
         open_plain(path).close()
-        with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
+        with CountedFile(path, memory_map=False, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise PalateError(
@@ -36,7 +65,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 @contextmanager
-def open_shard(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+def open_shard(path: Path, schema: pa.Schema) -> Iterator[CountedFile]:
     """Open a shard that must have the columns of `schema`; raises PalateError otherwise."""
     with open_parquet(path) as file:
         found = file.schema_arrow

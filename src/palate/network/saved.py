@@ -3,10 +3,11 @@ bit."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -71,6 +72,14 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
     return Adapters(path, layers, rank, alphas[0] if alphas else float(rank))
 
 
+def lora_metadata(rank: int, alpha: float, modules: Sequence[str]) -> dict[str, Any]:
+    """What diffusers reads of a file of adapters to scale them. It has the two empty patterns, though peft fills them in:
+    diffusers 0.37 raises KeyError where they are missing."""
+    return {
+        "r": rank, "lora_alpha": alpha, "target_modules": list(modules), "rank_pattern": {}, "alpha_pattern": {}
+    }  # fmt: skip
+
+
 def require_alpha(found: Adapters, alpha: float | None) -> None:
     """Raises PalateError for a file that does not give the alpha of its run (None is the rank)."""
     if found.alpha != (alpha or found.rank):
@@ -93,7 +102,7 @@ def require_modules(network: nn.Module, found: Adapters) -> None:
 def add_adapters(network: ModelMixin, found: Adapters) -> None:
     """Add adapters to a network of diffusers. Raises PalateError when not all of them load unchanged."""
     require_modules(network, found)
-    config = {"r": found.rank, "lora_alpha": found.alpha, "target_modules": found.modules}
+    config = lora_metadata(found.rank, found.alpha, found.modules)
     try:
         network.load_lora_adapter(dict(found.layers), prefix=None, metadata=config)
     except (ValueError, RuntimeError) as error:  # shapes
