@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,66 @@ SIZES_FROM_SHARDS = 64
 SIZES_SHOWN = 8
 
 
-def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
+class Agreement(TypedDict):
+    """How often two people gave the same answer on a pair: the mean over so many pairs, with its 95 % interval."""
+
+    pairs: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Propensity(TypedDict):
+    """Over the pairs that have one."""
+
+    given: int
+    mean: float | None
+    min: float | None
+    max: float | None
+
+
+class ImageSize(TypedDict):
+    width: int
+    height: int
+    images: int
+
+
+class SingleImages(TypedDict):
+    """Counts of single images and of the votes on them."""
+
+    images: int
+    without_votes: int
+    lacking: int
+    votes: int
+    choices: dict[str, dict[str, int]]
+    annotators: list[dict[str, Any]]
+    human_agreement: Agreement
+
+
+class Summary(TypedDict):
+    """What a dataset holds. `choices` has a count per source and answer, `annotators` an entry per person or program:
+    source, annotator_id, votes, and a count per answer."""
+
+    name: str
+    path: str
+    pairs: int
+    prompts: int
+    groups: int
+    pairs_without_votes: int
+    pairs_with_human_votes: int
+    pairs_lacking_images: int
+    votes: int
+    choices: dict[str, dict[str, int]]
+    annotators: list[dict[str, Any]]
+    human_agreement: Agreement
+    single_images: SingleImages
+    propensity: Propensity
+    image_sizes: list[ImageSize]
+    image_sizes_other: int
+    image_sizes_from_pairs: int
+
+
+def summarise(dataset: PreferenceDataset) -> Summary:
     """Counts of pairs and votes, image sizes, agreement between humans and propensities, ready for JSON.
 
     Single images and the votes on them are counted apart, under "single_images", where choice 0 is liked.
@@ -67,7 +126,7 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
     }
 
 
-def human_agreement(votes: pa.Table) -> dict[str, Any]:
+def human_agreement(votes: pa.Table) -> Agreement:
     """How often two humans who voted on the same pair gave the same answer, of `votes` (skips are left out).
 
     Per pair, the share of equal answers among all couples of its annotators (a tie equals only a tie); then the mean
@@ -95,7 +154,7 @@ def human_agreement(votes: pa.Table) -> dict[str, Any]:
     return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
 
 
-def print_summary(summary: dict[str, Any], console: Console) -> None:
+def print_summary(summary: Summary, console: Console) -> None:
     """`summary` as rich tables on `console`."""
     console.print(f"[bold]{escape(summary['name'])}[/bold]  {escape(summary['path'])}")
     facts = Table(box=None, show_header=False, padding=(0, 2))
@@ -145,7 +204,7 @@ def _votes_table(annotators: list[dict[str, Any]], columns: tuple[str, ...], sho
     return table
 
 
-def _sizes_table(summary: dict[str, Any]) -> Table:
+def _sizes_table(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="")
     table.add_column("image size")
     table.add_column("images", justify="right")
@@ -189,7 +248,7 @@ def _annotators(votes: pa.Table) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda e: (e["source"], -e["votes"], e["annotator_id"]))
 
 
-def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
+def _propensity(values: pa.ChunkedArray) -> Propensity:
     given = len(values) - values.null_count
     bounds = pc.min_max(values).as_py()
     return {"given": given, "mean": pc.mean(values).as_py(), "min": bounds["min"], "max": bounds["max"]}

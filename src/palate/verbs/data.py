@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from palate.data.importers.common import ImportReport
     from palate.data.importing import Format
     from palate.demos.simulate import Simulated
+    from palate.data.summary import Summary
     from palate.judges.annotate import Report
     from palate.judges.correction import Correction
     from palate.web.export import Exported
@@ -62,7 +63,7 @@ def import_pairs(
     )  # fmt: skip
 
 
-def info(dataset: Dataset) -> dict[str, Any]:
+def info(dataset: Dataset) -> "Summary":
     """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
 
     Plain values, ready for JSON. Raises PalateError if there is no readable dataset.
