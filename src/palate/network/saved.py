@@ -73,8 +73,8 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
 
 
 def lora_metadata(rank: int, alpha: float, modules: Sequence[str]) -> dict[str, Any]:
-    """What diffusers reads of a file of adapters to scale them. It has the two empty patterns, though peft fills them in:
-    diffusers 0.37 raises KeyError where they are missing."""
+    """What diffusers reads of a file of adapters to scale them. It has the two empty patterns, though peft fills them
+    in: diffusers 0.37 raises KeyError where they are missing."""
     return {
         "r": rank, "lora_alpha": alpha, "target_modules": list(modules), "rank_pattern": {}, "alpha_pattern": {}
     }  # fmt: skip

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from palate.data.dataset import PreferenceDataset
     from palate.data.importers.common import ImportReport
     from palate.data.importing import Format
-    from palate.demos.simulate import Simulated
     from palate.data.summary import Summary
+    from palate.demos.simulate import Simulated
     from palate.judges.annotate import Report
     from palate.judges.correction import Correction
     from palate.web.export import Exported
