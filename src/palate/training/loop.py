@@ -125,6 +125,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
     log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
+    if stopped and validation:
+        print(f"train: done: it had stopped at step {first}: {validation.reason()}")
     with (
         progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
         log or contextlib.nullcontext(),
@@ -166,10 +168,7 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
                     distributed.in_turn(stepper.shared.save)
             advance(1, _briefly(metrics))
             if stopped and validation:
-                print(
-                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
-                    f" {validation.best:.3f}, {validation.since} validations before"
-                )
+                print(f"train: stopped at step {done}: {validation.reason()}")
                 break
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
