@@ -59,7 +59,8 @@ class Comparison:
 
     @property
     def unequal(self) -> str:
-        """One sentence where the models moved unequally far from their base; "" where they did not, or none can tell."""
+        """One sentence where the models moved unequally far from their base; "" where they did not, or nothing
+        tells."""
         return unequal_drift({row.name: row.moved for row in self.models if row.moved is not None})
 
     def show(self) -> None:

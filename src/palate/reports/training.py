@@ -75,8 +75,8 @@ def training_of(run: Path) -> dict[str, str]:
 
 
 def curves_of(run: Path) -> dict[str, list[tuple[float, float]]]:
-    """The run's metrics for the page: metric -> (step, value); and how well it agrees with held-out votes, by drift from
-    the base, where it begins: (drift, value)."""
+    """The run's metrics for the page: metric -> (step, value); and its agreement with held-out votes by drift, from the
+    base on: (drift, value)."""
     lines = read_metrics(run)
     chosen = [name for name in CURVES if any(name in line for line in lines)]
     if "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:

@@ -36,6 +36,7 @@ def drift_of(run: Path) -> Interval | None:
 
 def unequal_drift(drifts: Mapping[str, Interval]) -> str:
     """One sentence where models (name -> drift) moved unequally far, beyond the noise of their measurement; else ""."""
+    drifts = {name: drift for name, drift in drifts.items() if not math.isnan(drift[1])}  # with an interval
     if len(drifts) < 2:
         return ""
     near, far = (pick(drifts, key=lambda name: drifts[name][0]) for pick in (min, max))

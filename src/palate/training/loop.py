@@ -170,6 +170,9 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
             if stopped and validation:
                 print(f"train: stopped at step {done}: {validation.reason()}")
                 break
+    if validation and not validation.over and config.max_drift is not None:
+        told = f"the drift is {validation.drift:.3g} after {config.max_train_steps} steps"
+        print(f"train: max_drift was not reached: {told}")
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
     if parts.average:

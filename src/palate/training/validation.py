@@ -62,12 +62,13 @@ class Validation:
     def reason(self) -> str:
         """Why training should stop."""
         if self._moved_enough:
-            return f"the denoising error on held-out pairs is {self.drift:.3g} above the base's (max_drift {self.max_drift:g})"
+            told = f"the denoising error on held-out pairs is {self.drift:.3g} above the base's"
+            return f"{told} (max_drift {self.max_drift:g})"
         return f"the cross-entropy of held-out votes was best, {self.best:.3f}, {self.since} validations before"
 
     def measure(self, networks: Networks) -> dict[str, float]:
-        """Cross-entropy and accuracy of held-out votes and drift, with standard errors; where training may stop for want
-        of a better model, the best weights are kept."""
+        """Cross-entropy and accuracy of held-out votes and drift, with standard errors; with patience the best weights
+        are kept."""
         z, rise = self.compared(networks).double().unbind(dim=1)
         vote = torch.tensor(self.setting.rows.target, dtype=torch.float64)
         losses = sigmoid(z, vote)
@@ -93,7 +94,7 @@ class Validation:
 
     def state(self) -> dict[str, torch.Tensor]:
         best = {f"validation.{name}": tensor for name, tensor in self.weights.items()}
-        return best | {"validation": torch.tensor([self.best, float(self.since), self.drift]).double()}
+        return best | {"validation": torch.tensor([self.best, float(self.since), self.drift], dtype=torch.float64)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.best, since, *drift = state["validation"].tolist()
