@@ -208,6 +208,9 @@ class TrainConfig(ObjectiveConfig):
     """Draws per held-out pair."""
     early_stop: int | None = key(None, GUARD, resume="fixed", folds="reset", error="no", low=1, unit="validations")
     """Stop after this many validations without a lower cross-entropy, and keep the best model; off when absent."""
+    max_drift: float | None = key(None, GUARD, resume="free", folds="reset", error="no", low=1e-9)
+    """Stop at the first validation at which the denoising error on held-out pairs, mean of both images, is this much
+    above the base's: methods are then compared at equal drift. Off when absent."""
 
     checkpointing_steps: int = key(
         200, BOOKS, resume="free", folds="same", error="no", low=1, unit="steps", told="nowhere"

@@ -271,6 +271,15 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "amapo, madpo and uncertainty weigh preferences on pairs; use source: pairs with losses: preference."),
         (c.early_stop is not None and c.held_out_votes == 0,
          "early_stop needs votes to validate on: add held_out_votes: 0.1."),
+        (c.max_drift is not None and (c.trains == "classifier" or c.source != "pairs"),
+         "max_drift compares denoising errors on held-out pairs with the base's, and "
+         f"{'a classifier has none' if c.trains == 'classifier' else f'source {c.source!r} has no such pairs'}. "
+         "Remove it, and limit max_train_steps."),
+        (c.max_drift is not None and c.held_out_votes == 0,
+         "max_drift is measured on held-out pairs: add held_out_votes: 0.1."),
+        (c.max_drift is not None and c.ema_decay is not None,
+         "max_drift measures the weights in training, and ema_decay saves an average of them, which moved less; give "
+         "one."),
         (c.held_out_votes > 0 and c.source != "pairs",
          "held_out_votes validates on pairs with votes; this source has none."),
         (c.labelled_per_batch is not None and c.batches == "uniform",

@@ -128,6 +128,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
     log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
+    if stopped and validation:
+        print(f"train: done: it had stopped at step {first}: {validation.reason()}")
     with (
         progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
         log or contextlib.nullcontext(),
@@ -169,11 +171,11 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
                     distributed.in_turn(stepper.shared.save)
             advance(1, _briefly(metrics))
             if stopped and validation:
-                print(
-                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
-                    f" {validation.best:.3f}, {validation.since} validations before"
-                )
+                print(f"train: stopped at step {done}: {validation.reason()}")
                 break
+    if validation and not validation.over and config.max_drift is not None:
+        told = f"the drift is {validation.drift:.3g} after {config.max_train_steps} steps"
+        print(f"train: max_drift was not reached: {told}")
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
     if parts.average:
