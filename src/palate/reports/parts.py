@@ -87,6 +87,7 @@ class Source:
     brier: float | None = None
     bias: str = ""  # in words
     n: int | None = None  # pairs with votes of both
+    brier_reference: float | None = None  # of always saying one half on the same votes; older runs did not keep it
 
 
 @dataclass(frozen=True)
