@@ -17,13 +17,14 @@ def find_problems(dataset: Path) -> list[str]:
     problems = _about_problems(dataset / "dataset.json")
     pair_ids: dict[str, str] = {}
     for path in shard_paths(dataset / "pairs"):
-        table = _read(path, PAIRS, ["pair_id", "prompt", "propensity", "image_0.path"], problems)
+        table = _read(path, PAIRS, ["pair_id", "prompt", "propensity", "image_0.path", "image_1.path"], problems)
         if table is None:
             continue
         problems += _duplicates(path, table["pair_id"], pair_ids, "pair")
         blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table["prompt"], "")), "")
         problems += _first(path, blank, "no prompt", "Import those pairs again with their prompts.")
-        problems += _first(path, pc.is_null(table["image_0"]), "no image_0", "Store a single image as image_0.")
+        half = pc.and_(pc.is_null(table["image_0"]), pc.is_valid(table["image_1"]))
+        problems += _first(path, half, "no image_0", "Store a single image as image_0.")
         outside = pc.or_(pc.less_equal(table["propensity"], 0.0), pc.greater(table["propensity"], 1.0))
         problems += _first(path, outside, "propensity outside (0, 1]", "It is the probability to be shown to humans.")
     vote_ids: dict[str, str] = {}

@@ -129,9 +129,10 @@ class _Target:
         self.votes: list[dict[str, Any]] = []
         self.bytes = 0
         self.contents: dict[str, str] = {}  # pair_id -> a hash of its prompt and pictures, where one was needed
+        self.prompts: dict[str, str] = {}  # pair_id -> prompt, those on disk once one was needed
         self.failed = False  # a write failed: the next source would fail the same way
 
-    def has(self, pair_id: str | None) -> bool:
+    def has(self, pair_id: str) -> bool:
         """Whether the pair is on disk, or is waiting to be written."""
         return pair_id in self.pairs or pair_id in self.known
 
@@ -140,6 +141,13 @@ class _Target:
         if pair_id not in self.contents and self.dataset is not None and pair_id in self.known:
             self.contents |= stored_contents(self.dataset, self.path / self.known[pair_id])
         return self.contents.get(pair_id, content) != content
+
+    def other_prompt(self, pair_id: str, prompt: str) -> bool:
+        """Whether this pair_id already belongs to another prompt."""
+        if pair_id not in self.prompts and self.dataset is not None and pair_id in self.known:
+            rows = self.dataset.pairs(["pair_id", "prompt"])
+            self.prompts |= dict(zip(rows["pair_id"].to_pylist(), rows["prompt"].to_pylist(), strict=True))
+        return self.prompts.get(pair_id, prompt) != prompt
 
     def write(self, report: ImportReport) -> None:
         """Write the waiting rows: pairs before the votes on them."""
@@ -207,7 +215,7 @@ class _Looked(NamedTuple):
 
 def _look(row: Row, target: _Target) -> _Looked:
     """Decode the pictures of `row`, unless the pair is known; compare them with one another."""
-    if target.has(row.pair["pair_id"]) or target.has(row.mirror_id):
+    if any(target.has(pair_id) for pair_id in (row.pair["pair_id"], *row.other_ids)):
         return _Looked()
     try:
         files = [(name, row.pair[name]) for name in IMAGE_COLUMNS if row.pair[name] is not None]
@@ -216,7 +224,7 @@ def _look(row: Row, target: _Target) -> _Looked:
         return _Looked(f"cannot be used ({type(error).__name__}: {shown(error)})", "cannot be used")
     if wrong := next((found.problem for found in seen if found.problem), None):
         return _Looked(wrong)
-    lacking = any(found.lacking for found in seen)
+    lacking = not seen or any(found.lacking for found in seen)
     if len(seen) == 2 and not lacking and seen[0].content == seen[1].content and not row.same_allowed:
         return _Looked("image_0 and image_1 are the same picture", "both images are the same")
     return _Looked(lacking=lacking, animated=sum(found.animated for found in seen))
@@ -245,9 +253,17 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
     if looked.problem:
         report.refuse(row.where, looked.reason, looked.problem)
         return
-    mirrored = row.mirror_id != row.pair["pair_id"] and target.has(row.mirror_id)
-    pair_id = str(row.mirror_id) if mirrored else row.pair["pair_id"]
-    if row.named and target.other_content(pair_id, _content(row, mirrored)):
+    pair_id, mirrored = row.pair["pair_id"], False
+    if not target.has(pair_id):
+        pair_id, mirrored = next(
+            ((other, turned) for other, turned in row.other_ids.items() if target.has(other)), (pair_id, False)
+        )
+    unseen = row.pair["image_0"] is None
+    if row.named and (
+        target.other_prompt(pair_id, row.pair["prompt"])
+        if unseen
+        else target.other_content(pair_id, _content(row, mirrored))
+    ):
         told = f"{shown(pair_id, 60)} stands for another prompt or other pictures already"
         report.refuse(row.where, "name of another pair", f"the pair of this name, {told}")
         return
@@ -263,11 +279,12 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
         report.pairs_known += 1
     else:
         target.pairs[pair_id] = pair
-        if row.named:
+        target.prompts[pair_id] = pair["prompt"]
+        if row.named and not unseen:
             target.contents[pair_id] = _content(row, False)
         target.bytes += bytes_of_pair(pair)
         report.animated += looked.animated
-        report.single_images += pair["image_1"] is None
+        report.single_images += pair["image_1"] is None and not unseen
         report.without_vote += not votes
         report.without_images += looked.lacking
     target.votes += votes

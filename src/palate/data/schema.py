@@ -72,8 +72,8 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`row` in the form of PAIRS; raises PalateError, naming `where`, when something is missing or out of range.
 
     An image is {"bytes", "path"}, or the encoded bytes alone; where bytes are given the path is dropped, so that a path
-    always means a picture outside the table. Without image_1 (or with None) the row is a single image. A generator is
-    JSON or a dict. Propensity is in (0, 1] or None.
+    always means a picture outside the table. Without image_1 (or with None) the row is a single image; without
+    both it is a pair whose pictures are not known. A generator is JSON or a dict. Propensity is in (0, 1] or None.
     """
     _known_fields(row, PAIRS, where)
     _check_texts(row, PAIRS, where)
@@ -86,10 +86,11 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if propensity is not None and not 0 < propensity <= 1:
         raise PalateError(f"{where}: propensity {propensity} of pair '{pair_id}' is outside (0, 1].")
     out = {name: row.get(name) for name in PAIRS.names} | {"propensity": propensity}
-    if row.get("image_1") is None and row.get("generator_1") is not None:
+    unseen = row.get("image_0") is None and row.get("image_1") is None
+    if not unseen and row.get("image_1") is None and row.get("generator_1") is not None:
         raise PalateError(f"{where}: pair '{pair_id}' has a generator_1 and no image_1. Give that image, or neither.")
     for i in ("0", "1"):
-        if i == "0" or row.get("image_1") is not None:
+        if not unseen and (i == "0" or row.get("image_1") is not None):
             out[f"image_{i}"] = _image(row.get(f"image_{i}"), f"{where}: pair '{pair_id}'", f"image_{i}")
         if isinstance(out[f"generator_{i}"], Mapping):
             out[f"generator_{i}"] = json.dumps(out[f"generator_{i}"], sort_keys=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset
-from palate.data.identity import single_images
+from palate.data.identity import single_images, without_pictures
 from palate.data.images import image_size
 from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
 from palate.data.shards import open_shard, shard_paths
@@ -47,6 +47,7 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
         "pairs_without_votes": len(pairs) - _with_votes(pairs, votes),
         "pairs_with_human_votes": _with_votes(pairs, votes, "human"),
         "pairs_lacking_images": len(lacking - set(single.to_pylist())),
+        "pairs_without_pictures": len(without_pictures(dataset)),
         "votes": len(votes),
         "choices": _choices(votes),
         "annotators": _annotators(votes),
@@ -109,7 +110,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         votes = f"{singles['votes']:,} votes, {singles['without_votes']:,} without, {singles['lacking']:,} lacking"
         facts.add_row("single images", f"{singles['images']:,}", votes)
     facts.add_row("prompts", f"{summary['prompts']:,}")
-    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", "pairs")
+    unseen = summary["pairs_without_pictures"]
+    told = f"pairs, {unseen:,} of them imported without pictures" if unseen else "pairs"
+    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", told)
     facts.add_row("without votes", f"{summary['pairs_without_votes']:,}", "pairs")
     facts.add_row("with human votes", f"{summary['pairs_with_human_votes']:,}", "pairs")
     facts.add_row("votes", f"{summary['votes']:,}")
@@ -196,8 +199,9 @@ def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
 
 
 def _lacking_images(dataset: PreferenceDataset) -> set[str]:
-    """Ids of pairs with a picture stored by path whose file is missing; reads the paths only, no bytes."""
-    lacking: set[str] = set()
+    """Ids of pairs without pictures, or with one stored by path whose file is missing; reads the paths only, no
+    bytes."""
+    lacking = without_pictures(dataset)
     there: dict[str, bool] = {}
     for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images"):
         with open_shard(path, PAIRS) as file:

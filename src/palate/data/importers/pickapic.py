@@ -49,7 +49,7 @@ def _build(folder: Path, how: Reading, where: str, done: float, content: Mapping
         if model := text_id(content.get(f"model_{i}"), f"model_{i}"):
             pair[f"generator_{i}"] = {"model": model}
     votes = [_vote(content, content_id(*sorted([prompt, *keys])))] if _has_label(content.get("has_label")) else []
-    yield Row(where, done, pair, votes, mirror_id=content_id(prompt, *reversed(keys)), named=any(uids))
+    yield Row(where, done, pair, votes, other_ids={content_id(prompt, *reversed(keys)): True}, named=any(uids))
 
 
 def _has_label(value: Any) -> bool:
