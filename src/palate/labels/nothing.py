@@ -40,7 +40,7 @@ def _why_tied(rows: Rows, votes: pa.Table) -> str:
 
 
 def _all_identical(dataset: PreferenceDataset, rows: Rows) -> bool:
-    """Whether image_0 and image_1 are the same bytes, or the same file, in every row; not where they are unknown."""
+    """Whether image_0 and image_1 are the same bytes, or the same file, in every row; unknown ones are not."""
     used = set(rows.id.tolist())
     for batch in dataset.iter_pairs(["pair_id", "image_0", "image_1"], batch_size=16):
         for row in batch.to_pylist():
