@@ -50,10 +50,11 @@ def import_pairs(
     allow_outside: bool = False,
     split: str | None = None,
     config: str | None = None,
+    question: str | None = None,
 ) -> ImportReport:
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it does not exist.
 
-    `annotator` and `source` say who voted where the files do not. A pair's id is made of its content, so running again
+    `annotator` and `source` say who voted where the files do not, `question` what the votes answer. A pair's id is made of its content, so running again
     adds only what is missing. Rows that cannot be used are counted in the report with file and row, and do not stop the
     import. `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of
     a dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub. Raises PalateError
@@ -64,10 +65,10 @@ def import_pairs(
     if format not in get_args(Format):
         known = get_args(Format)
         raise PalateError(f"format {format!r} is not one of {', '.join(known)}{did_you_mean(format, known)}")
-    told = {name: value for name, value in (("split", split), ("config", config)) if value}
+    told = {name: value for name, value in (("split", split), ("config", config), ("question", question)) if value}
     provenance = {"format": format, "sources": [str(path) for path in sources], **told}
-    target = _Target(Path(to), name, annotator, source, provenance)
-    report, how = ImportReport(), Reading(allow_outside, split, config)
+    target = _Target(Path(to), name, annotator, source, question, provenance)
+    report, how = ImportReport(), Reading(allow_outside, split, config, question)
     _file.cache_clear()  # files may have changed since an earlier import
     whole, seen = PARTS * (1 if format == "samples" else len(sources)), 0
     with progress_bar("importing", whole, counted=False) as advance:
@@ -120,8 +121,11 @@ def summary_lines(report: ImportReport) -> list[str]:
 class _Target:
     """The dataset to write: made at the first write, so that an import of nothing leaves nothing behind."""
 
-    def __init__(self, path: Path, name: str | None, annotator: str, source: str, provenance: dict[str, Any]):
+    def __init__(
+        self, path: Path, name: str | None, annotator: str, source: str, question: str | None, provenance: dict[str, Any]
+    ):  # fmt: skip
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
+        self.question = question
         self.provenance = provenance
         self.dataset = PreferenceDataset.open(path) if (path / "dataset.json").exists() else None
         self.known = self.dataset.pair_ids() if self.dataset is not None else {}
@@ -299,11 +303,13 @@ def _content(row: Row, mirrored: bool) -> str:
 
 
 def _vote(given: dict[str, Any], pair_id: str, where: str, target: _Target) -> dict[str, Any]:
-    vote = {"annotator_id": target.annotator, "source": target.source, "pair_id": pair_id}
+    vote = {"annotator_id": target.annotator, "source": target.source, "pair_id": pair_id, "question": target.question}
     vote |= {name: value for name, value in given.items() if value is not None}
     if not (given.get("annotator_id") or given.get("vote_id")):
         # the voter is unknown: two different votes count as two people, two equal ones as one row read twice
-        vote["vote_id"] = content_id("anonymous", target.annotator, pair_id, vote["choice"])
+        asked = vote_row(vote, where)["question"]
+        own = [] if asked is None else ["question", asked]
+        vote["vote_id"] = content_id("anonymous", target.annotator, pair_id, vote["choice"], *own)
     return vote_row(vote, where)
 
 

@@ -17,7 +17,8 @@ from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images, without_pictures
 from palate.data.images import image_size
-from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
+from palate.data.questions import questions_of
+from palate.data.schema import CHOICES, IMAGE_COLUMNS, OVERALL, PAIRS
 from palate.data.shards import open_shard, shard_paths
 from palate.progress import progress_bar
 
@@ -32,7 +33,7 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
     Single images and the votes on them are counted apart, under "single_images", where choice 0 is liked.
     """
     rows = dataset.pairs(["pair_id", "prompt", "group_id", "propensity"])
-    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice", "question"], question=None)
     lacking = _lacking_images(dataset)
     sizes, looked_at = _image_sizes(dataset)
     single = pa.array(sorted(single_images(dataset)), pa.string())
@@ -51,7 +52,8 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
         "votes": len(votes),
         "choices": _choices(votes),
         "annotators": _annotators(votes),
-        "human_agreement": human_agreement(votes),
+        "human_agreement": human_agreement(_by_question(votes)),
+        "questions": questions_of(dataset),
         "single_images": {
             "images": len(singles),
             "without_votes": len(singles) - _with_votes(singles, single_votes),
@@ -59,7 +61,7 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
             "votes": len(single_votes),
             "choices": _choices(single_votes),
             "annotators": _annotators(single_votes),
-            "human_agreement": human_agreement(single_votes),
+            "human_agreement": human_agreement(_by_question(single_votes)),
         },
         "propensity": _propensity(rows["propensity"]),
         "image_sizes": [{"width": w, "height": h, "images": n} for (w, h), n in sizes.most_common(SIZES_SHOWN)],
@@ -96,6 +98,15 @@ def human_agreement(votes: pa.Table) -> dict[str, Any]:
     return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
 
 
+def _by_question(votes: pa.Table) -> pa.Table:
+    """The votes with the question in the pair's id: people who answered different questions neither agree nor not."""
+    asked = votes["question"]
+    if asked.null_count == len(asked):
+        return votes
+    own = pc.binary_join_element_wise(votes["pair_id"], pc.fill_null(asked, OVERALL), "\n")
+    return votes.set_column(votes.schema.get_field_index("pair_id"), "pair_id", own)
+
+
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """`summary` as rich tables on `console`."""
     console.print(f"[bold]{escape(summary['name'])}[/bold]  {escape(summary['path'])}")
@@ -116,6 +127,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     facts.add_row("without votes", f"{summary['pairs_without_votes']:,}", "pairs")
     facts.add_row("with human votes", f"{summary['pairs_with_human_votes']:,}", "pairs")
     facts.add_row("votes", f"{summary['votes']:,}")
+    if set(summary["questions"]) - {OVERALL}:
+        facts.add_row("questions", "", escape(", ".join(f"{q} {n:,}" for q, n in summary["questions"].items())))
     agreement, propensity = summary["human_agreement"], summary["propensity"]
     if agreement["pairs"]:
         interval = "" if agreement["low"] is None else f"[{agreement['low']:.2f}, {agreement['high']:.2f}] 95 %, "

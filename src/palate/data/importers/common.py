@@ -66,6 +66,7 @@ class Reading:
     allow_outside: bool = False  # paths may leave the folder of the source that names them
     split: str | None = None  # of a dataset with several splits
     config: str | None = None  # of a dataset on the hub with several configurations
+    question: str | None = None  # what the votes answer, where the source does not say
 
 
 class Refused(Exception):

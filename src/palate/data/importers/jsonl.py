@@ -31,7 +31,7 @@ from palate.reading import quoted
 PAIR_FIELDS = ("group_id", "generator_0", "generator_1", "propensity")
 VOTE_FIELDS = (
     "vote_id", "annotator_id", "source", "probability", "score_0", "score_1",
-    "order_shown", "seconds", "instruction_version", "created_at",
+    "order_shown", "seconds", "instruction_version", "created_at", "question",
 )  # fmt: skip
 ADDRESS = "://"
 NOT_OF_SINGLE = ("image_0", "image_1", "generator_1", "choice", "label_0", "label_1", "score_1", "order_shown")
