@@ -49,11 +49,11 @@ def _why_tied(rows: Rows, votes: pa.Table) -> str:
 
 
 def _all_identical(dataset: PreferenceDataset, rows: Rows) -> bool:
-    """Whether image_0 and image_1 are the same bytes, or the same file, in every row."""
+    """Whether image_0 and image_1 are the same bytes, or the same file, in every row; unknown ones are not."""
     used = set(rows.id.tolist())
     for batch in dataset.iter_pairs(["pair_id", "image_0", "image_1"], batch_size=16):
         for row in batch.to_pylist():
-            if row["pair_id"] in used and row["image_0"] != row["image_1"]:
+            if row["pair_id"] in used and (row["image_0"] is None or row["image_0"] != row["image_1"]):
                 return False
     return True
 
@@ -74,5 +74,5 @@ def _cancel_across_pairs(dataset: PreferenceDataset, rows: Rows) -> bool:
     for i in decided:
         first, second = (names.get((rows.id[i], side), f"{rows.id[i]}/{side}") for side in (0, 1))
         sign = (first < second) - (first > second)  # 0: one picture twice says nothing
-        pulls.setdefault((rows.prompt[i], *sorted((first, second))), []).append(sign * pull[i])
+        pulls.setdefault((rows.prompt[i], min(first, second), max(first, second)), []).append(sign * pull[i])
     return all(abs(sum(some)) <= TIE * sum(map(abs, some)) for some in pulls.values())

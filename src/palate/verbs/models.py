@@ -176,7 +176,8 @@ def compare(
     when absent, those that scored the first model's samples, else the world's truth for its prompts. Or `votes` decide:
     a dataset of pairs of these two models' pictures, supported by its `judge`. With `group` all models are training
     seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
-    (compare-votes.json with `votes`), where `report` finds it.
+    (compare-votes.json with `votes`), where `report` finds it. Where neither model is a folder, both are names of
+    generators in the pairs of `votes`, and the result is written to `out` alone.
 
     Raises PalateError for samples that cannot be paired, runs that started from different base models, and a reward
     model that has not scored all samples yet.
@@ -184,7 +185,7 @@ def compare(
     from palate.data.samples import Sampling
     from palate.evaluation.compare import compare as compare_models
     from palate.evaluation.compare import two_models
-    from palate.evaluation.contest import contest
+    from palate.evaluation.contest import contest, contest_of_generators
     from palate.evaluation.results import save
     from palate.sampling.prompts import as_suite
 
@@ -205,6 +206,11 @@ def compare(
         raise PalateError("compare: votes and scorers are two comparisons. Call it once with each.")
     if len(rivals) != 1:
         raise PalateError(f"--votes compares one model with --against, and {len(rivals)} are named.")
+    if against != "base" and not any(Path(one).exists() for one in (rivals[0], fspath(against))):
+        by_name = contest_of_generators(rivals[0], fspath(against), opened(votes), judge)
+        if out is not None:
+            save(by_name, Path(out))
+        return by_name
     titles, samples = two_models(rivals[0], fspath(against), suite, how, device)
     decided = contest(*samples, opened(votes), judge, titles)
     save(decided, Path(out or f"{rivals[0]}/compare-votes.json"))

@@ -47,7 +47,7 @@ def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = 
     with atomic_path(file) as temporary, open(temporary, "w", encoding="utf-8") as out:
         for batch in dataset.iter_pairs(["pair_id", "prompt", "image_0", "image_1"]):
             for pair in batch.to_pylist():
-                if pair["image_1"] is None:
+                if pair["image_1"] is None and pair["image_0"] is not None:
                     continue
                 tasks += 1
                 annotations += len(votes[pair["pair_id"]])
@@ -118,6 +118,8 @@ def _read_annotation(
 def _task(number: int, pair: dict[str, Any], votes: list[dict[str, Any]], read: Pictures | None) -> dict[str, Any]:
     data = {"pair_id": pair["pair_id"], "prompt": pair["prompt"]}
     for side in ("0", "1"):
+        if pair[f"image_{side}"] is None:
+            continue
         if read:
             picture, kind = read.picture(pair["pair_id"], side)
             data[f"image_{side}"] = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
