@@ -10,6 +10,7 @@ For people's pairs from another source than the judge's (arXiv 2602.08259) the s
 p(x without votes) / p(x with votes) is proportional to (1 - e)/e.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from scipy.stats import f, norm, rankdata
 
 from palate.arithmetic import bounded_logit
 from palate.arrays import Bools, Floats, Ints
+from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts
 from palate.judges.ridge import choose_ridge, deal_folds, fit_ridge
@@ -119,17 +121,19 @@ def seen_of_pairs(
     differences [N, K]: statistics of image 0 minus those of image 1. judges [N, J]: probabilities of image 0, NaN where
     a judge did not vote; one that voted on less than 90 % of the pairs with a human vote, or of those without, is left
     out, because its silence would tell them apart. directions [N, C]: differences of embeddings, without names.
+    A pair whose differences are all 0, because a picture cannot be read or has no embedding, is taken as a mean one.
     contexts: the kind of each prompt. made_by [N]: the generators of a pair, in words, whichever made image 0. With
     `oriented` image 0 is not any of the two (a contest of two models), so signed differences are seen too.
     """
     used = [j for j in range(judges.shape[1]) if _voted_everywhere(judges[:, j], labelled)]
     logits: Floats = np.nan_to_num(bounded_logit(judges[:, used])).reshape(len(labelled), -1)  # [N, J]
     together = logits.mean(axis=1) if used else np.zeros(len(labelled))
+    known = differences.any(axis=1)  # else a picture cannot be read, which must not tell pairs apart
     columns: list[tuple[str, Floats]] = []
     for k, name in enumerate(statistics):
-        columns.append((f"the difference in {_plain(name)}", np.abs(differences[:, k])))
+        columns.append((f"the difference in {_plain(name)}", _filled(np.abs(differences[:, k]), known)))
         if used:
-            columns.append((f"{_plain(name)} of the judges' choice", differences[:, k] * together))
+            columns.append((f"{_plain(name)} of the judges' choice", _filled(differences[:, k] * together, known)))
     columns += [(f"how sure {judge_names[j]} is", np.abs(logits[:, c])) for c, j in enumerate(used)]
     if used:
         columns.append(("how sure the judges are, squared", together**2))
@@ -145,10 +149,33 @@ def seen_of_pairs(
     if oriented:
         columns += [(f"{_plain(name)} of a over b", differences[:, k]) for k, name in enumerate(statistics)]
         columns += [(f"{judge_names[j]} for a", logits[:, c]) for c, j in enumerate(used)]
-    unnamed = np.abs(directions) if directions is not None else np.empty((len(labelled), 0))
+    unnamed: Floats = np.empty((len(labelled), 0))
+    if directions is not None and directions.shape[1]:
+        unnamed = _filled(np.abs(directions), directions.any(axis=1))
     names, named = zip(*columns, strict=True)
     features: Floats = np.column_stack([*named, unnamed])
     return Seen(features, names, tuple(judge_names[j] for j in range(judges.shape[1]) if j not in used))
+
+
+def generators_of_pairs(dataset: PreferenceDataset, pair_ids: Sequence[str]) -> list[str] | None:
+    """The models that made the pictures of each pair [N], in words and whichever made image 0; None where no pair names
+    one."""
+    rows = dataset.pairs(["pair_id", "generator_0", "generator_1"])
+    sides = [[_model(text) for text in rows[name].to_pylist()] for name in ("generator_0", "generator_1")]
+    if not any(name for side in sides for name in side):
+        return None
+    both = (" and ".join(sorted({one or "not named", two or "not named"})) for one, two in zip(*sides, strict=True))
+    of_pair = dict(zip(rows["pair_id"].to_pylist(), both, strict=True))
+    return [of_pair[pair_id] for pair_id in pair_ids]
+
+
+def _model(generator: str | None) -> str | None:
+    """The model in a generator of the pairs table, which is JSON or a name."""
+    try:
+        told = json.loads(generator or "null")
+    except ValueError:
+        return generator
+    return str(told["model"]) if isinstance(told, dict) and told.get("model") is not None else None
 
 
 def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0) -> Selection:
@@ -241,6 +268,15 @@ def _hotelling(square: float, dimensions: int, clusters: int) -> float:
 def _voted_everywhere(judge: Floats, labelled: Bools) -> bool:
     voted = ~np.isnan(judge)
     return all(bool(part.any()) and voted[part].mean() >= _MOST_SEEN for part in (labelled, ~labelled))
+
+
+def _filled(values: Floats, known: Bools) -> Floats:
+    """[N, ...] with the mean of the known ones where nothing is known."""
+    if known.all() or not known.any():
+        return values
+    filled: Floats = values.copy()
+    filled[~known] = values[known].mean(axis=0)
+    return filled
 
 
 def _standardised(features: Floats) -> Floats:
