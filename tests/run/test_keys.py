@@ -79,8 +79,8 @@ def test_what_keys_say_of_values_is_of_their_type(kind):
 
 def test_what_may_change_on_resume(tmp_path):
     assert set(FREE_ON_RESUME) == {
-        "dataset", "output_dir", "cache", "max_train_steps", "checkpointing_steps", "checkpoints_total_limit",
-        "report_to", "processes", "parallel", "on_spike", "spike_factor",
+        "dataset", "output_dir", "cache", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit",
+        "report_to", "processes", "parallel", "on_spike", "spike_factor", "max_drift",
     }  # fmt: skip
     config = load_config(REQUIRED_KEYS)
     save_config(config, tmp_path / "config.yaml")

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from palate.audits.agreement import a_person, ceiling
 from palate.audits.evidence import read_evidence
+from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge, audit_judges
 from palate.audits.minority import Suspect, flip_probabilities, predicted_votes, read_metric, suspects
 from palate.audits.people import People, audit_people
@@ -30,6 +32,9 @@ class Findings:
     recommendation: Recommendation
     judges: list[Judge]
     people: People
+    person: Estimate | None  # what a person scores, judged by the others as the judges are
+    ceiling: float | None  # the most that any judge can score, where people differ so much
+    skill_ceiling: float | None  # the same for the skill of Brier scores
     suspects: list[Suspect]
     suspects_by: str  # "run" or "flip probability"
     suspect_share: float | None  # the share of human votes that is expected to be wrong
@@ -68,6 +73,7 @@ def audit(
     labelled, pairs = int((~np.isnan(human)).sum()), len(human)
     gains = {f"{judge.name}/{judge.correction}": judge.gain for judge in judges if judge.gain}
     square = float(np.nanmean((human - 0.5) ** 2)) if labelled else float("nan")
+    person = a_person(followed.human, followed.group, 1 / followed.labels().propensity)
     notes = evidence.notes + people.notes
     if not evidence.judges.names:
         notes.append("No judge voted: nothing can stand in for human votes.")
@@ -86,6 +92,9 @@ def audit(
         human_votes=len(evidence.human),
         judges=judges,
         people=people,
+        person=person,
+        ceiling=ceiling(person),
+        skill_ceiling=min((person.value - 0.5) / 2 / square, 1.0) if person and person.value > 0.5 else None,
         recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
         suspects=suspects(evidence, flip, metric, most_suspects),
         suspects_by="flip probability" if run is None else "run",

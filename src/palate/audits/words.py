@@ -84,6 +84,20 @@ def bias(judge: Judge) -> str:
     return f"{word} {100 * estimate.value:+.0f}"
 
 
+def person_line(findings: Findings) -> str:
+    """What a person scores where the judges are measured, and the most that a judge can; "" where it is not known."""
+    if findings.person is None:
+        return ""
+    person = findings.person
+    interval = "" if math.isnan(person.low) else f" (95 % {100 * person.low:.0f} to {100 * person.high:.0f})"
+    told = f"A person, judged by the others in the same way, agrees with people on {100 * person.value:.0f} %{interval}"
+    if findings.ceiling is None or findings.skill_ceiling is None:
+        return f"{told}: no more than by chance."
+    return f"{told}; no judge can on more than {100 * findings.ceiling:.0f} %, nor have a skill above" + (
+        f" {100 * findings.skill_ceiling:.0f} %."
+    )
+
+
 def configuration(findings: Findings) -> str:
     """The recommended keys of a training configuration, as YAML lines; the power with what it is today."""
     lines = []

@@ -27,7 +27,7 @@ SIZES_SHOWN = 8
 
 
 class Agreement(TypedDict):
-    """How often two people gave the same answer on a pair: the mean over so many pairs, with its 95 % interval."""
+    """How far two people agree on a pair, a tie being a coin: the mean over so many pairs, with its 95 % interval."""
 
     pairs: int
     mean: float | None
@@ -127,22 +127,23 @@ def summarise(dataset: PreferenceDataset) -> Summary:
 
 
 def human_agreement(votes: pa.Table) -> Agreement:
-    """How often two humans who voted on the same pair gave the same answer, of `votes` (skips are left out).
+    """How far two humans who voted on the same pair agree, of `votes` (skips are left out).
 
-    Per pair, the share of equal answers among all couples of its annotators (a tie equals only a tie); then the mean
-    over pairs with a 95 % interval from the spread between pairs. Of several votes of one person on a pair the first
-    counts.
+    Per pair, the mean over all couples of its annotators of 1 for the same image, 0 for opposite ones and 1/2 where
+    either is a tie, as `palate audit` measures judges; then the mean over pairs with a 95 % interval from the spread
+    between pairs. Of several votes of one person on a pair the first counts.
     Values are None without such pairs, the interval also with only one.
     """
     kept = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
     people = kept.group_by(["pair_id", "annotator_id"], use_threads=False).aggregate([("choice", "first")])
-    counts = people.group_by(["pair_id", "choice_first"]).aggregate([("annotator_id", "count")])
-    n = counts["annotator_id_count"]
-    counts = counts.append_column("equal", pc.multiply(n, pc.subtract(n, 1)))
-    totals = counts.group_by("pair_id").aggregate([("annotator_id_count", "sum"), ("equal", "sum")])
-    voters = totals["annotator_id_count_sum"].to_numpy().astype(float)  # [pairs]
+    for_0, for_1 = (pc.equal(people["choice_first"], choice).cast("int64") for choice in ("0", "1"))
+    side = pc.subtract(for_0, for_1)
+    people = people.append_column("side", side).append_column("decided", pc.abs(side))  # 1 image 0, -1 image 1, 0 a tie
+    totals = people.group_by("pair_id").aggregate([("side", "count"), ("side", "sum"), ("decided", "sum")])
+    voters, sided, decided = (totals[name].to_numpy() for name in ("side_count", "side_sum", "decided_sum"))
     several = voters > 1
-    shares = totals["equal_sum"].to_numpy()[several] / (voters * (voters - 1))[several]  # [pairs with several voters]
+    couples = (voters * (voters - 1))[several]
+    shares = 0.5 + (sided**2 - decided)[several] / (2 * couples)  # [pairs with several voters]
     if not len(shares):
         return {"pairs": 0, "mean": None, "low": None, "high": None}
     mean = float(shares.mean())

@@ -50,8 +50,14 @@ class Agreement:
     n: int
     accuracy: float  # mean credit; a tie on either side counts one half
     accuracy_error: float
-    brier: float  # mean (vote - probability)^2; 1/4 is a judge that always says 1/2
+    brier: float  # mean (vote - probability)^2
     brier_error: float
+    brier_reference: float  # the score of always saying 1/2 on these votes: 1/4 only where no vote is a tie or a mean
+
+    @property
+    def skill(self) -> float:
+        """1 - brier / brier_reference: 1 is perfect, 0 as good as always saying 1/2; NaN where every vote is a tie."""
+        return 1 - self.brier / self.brier_reference if self.brier_reference else float("nan")
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Correction:
         gain = (
             f"On {self.before.n} pairs agreement with people goes from {_percent(self.before)} "
             f"to {_percent(self.after)} and the Brier score from {self.before.brier:.2f} to {self.after.brier:.2f} "
-            "(0.25 is no information)."
+            f"(always one half: {self.after.brier_reference:.2f})."
         )
         return f"{self.finding()} {gain}"
 
@@ -233,6 +239,7 @@ def agreement(probability: Floats, human: Floats) -> Agreement:
         accuracy_error=float(credit.std(ddof=1) / root),
         brier=float(square.mean()),
         brier_error=float(square.std(ddof=1) / root),
+        brier_reference=float(np.mean((human - 0.5) ** 2)),
     )
 
 

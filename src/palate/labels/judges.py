@@ -108,10 +108,12 @@ def account_of(name: str, human: Floats, judge: Floats) -> dict[str, float | str
 
 
 def judge_account(human: Floats, judge: Floats) -> dict[str, float]:
-    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
+    """Agreement, Brier score and skill of a judge against human votes ([N], NaN where absent), as plain numbers."""
     both = ~np.isnan(human) & ~np.isnan(judge)
-    told: dict[str, float] = asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
-    return told
+    if both.sum() < 2:
+        return {"n": int(both.sum())}
+    found = agreement(judge[both], human[both])
+    return asdict(found) | ({"skill": found.skill} if found.brier_reference else {})
 
 
 def tell_judges(account: dict[str, Any]) -> None:
@@ -134,7 +136,7 @@ def _tell_judge(who: str, told: dict[str, Any]) -> None:
     low, high = told["accuracy"] - HALF_95 * told["accuracy_error"], told["accuracy"] + HALF_95 * told["accuracy_error"]
     print(
         f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
-        f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
+        f"{told['n']:,} pairs, Brier score {told['brier']:.2f} (always one half: {told['brier_reference']:.2f})"
     )
 
 

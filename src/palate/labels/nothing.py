@@ -1,10 +1,14 @@
 """Rows from which a run cannot learn, reported before it trains."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from palate.data.dataset import PreferenceDataset
+from palate.data.identity import image_ids
+from palate.data.views import TIE
 from palate.labels.rows import Rows
 from palate.run.checks import SELF
 from palate.run.config import TrainConfig
@@ -26,6 +30,11 @@ def nothing_to_learn(dataset: PreferenceDataset, rows: Rows, votes: pa.Table, co
         return f"{_why_tied(rows, votes)}: no pair has a better picture. Add votes that prefer one."
     if _all_identical(dataset, rows):
         return f"both pictures of all {len(rows):,} pairs are the same picture. Import pairs of two different ones."
+    if config.judge != SELF and _cancel_across_pairs(dataset, rows):
+        return (
+            f"the votes in {len(rows):,} pairs cancel out: they show the same pictures again (also with sides swapped),"
+            " once with the one preferred, once with the other. Remove the copies that are wrong."
+        )
     return None
 
 
@@ -47,3 +56,23 @@ def _all_identical(dataset: PreferenceDataset, rows: Rows) -> bool:
             if row["pair_id"] in used and row["image_0"] != row["image_1"]:
                 return False
     return True
+
+
+def _cancel_across_pairs(dataset: PreferenceDataset, rows: Rows) -> bool:
+    """Whether the votes on any two pictures, summed over all pairs that show them for one prompt on either side, are
+    none in the end: loss(z, p) has its slope p - 1/2 at z = 0, and z changes its sign where the sides are swapped.
+
+    Pictures are compared only where every prompt has two decided pairs or more, which is rare.
+    """
+    pull = np.asarray(rows.weight, float) * (np.asarray(rows.target, float) - 0.5)  # [N]
+    decided = np.flatnonzero(pull)
+    counts = Counter(rows.prompt[i] for i in decided)
+    if not counts or min(counts.values()) < 2:
+        return False
+    names = image_ids(dataset)
+    pulls: dict[tuple[str, str, str], list[float]] = {}
+    for i in decided:
+        first, second = (names.get((rows.id[i], side), f"{rows.id[i]}/{side}") for side in (0, 1))
+        sign = (first < second) - (first > second)  # 0: one picture twice says nothing
+        pulls.setdefault((rows.prompt[i], *sorted((first, second))), []).append(sign * pull[i])
+    return all(abs(sum(some)) <= TIE * sum(map(abs, some)) for some in pulls.values())

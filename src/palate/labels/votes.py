@@ -15,6 +15,7 @@ from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.judges.correction import combine
+from palate.labels.chosen import chosen_pairs, spread
 from palate.labels.judges import (
     account_of,
     chosen_way,
@@ -68,6 +69,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
         if config.source == "pairs"
         else dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     )
+    left_out, pairs = chosen_pairs(dataset, pairs, config)
     pairs = pairs.set_column(1, "prompt", pairs["prompt"].dictionary_encode())
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
     pa.default_memory_pool().release_unused()  # reading a million pairs keeps 100 MB
@@ -79,28 +81,31 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
                 f"labels: {len(dataset) - len(pairs):,} single images have no pair to compare and are left out (method"
                 " kto uses them)"
             )
-        rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes)
+        rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes, left_out)
     else:
         human = _collect(pairs, votes, config).human
+        of_dataset = spread(dataset, pairs, human)  # lists and single images are found in the whole dataset
         if config.source == "images":
-            rows, used = rows_of_images(dataset, pairs, human), "single images"
+            rows, used = rows_of_images(dataset, pairs, of_dataset), "single images"
             if config.confidence is not None:
                 images = [row[0] for row in rows.images]
                 rows.confidence, unscored = confidence_of_images(dataset, images, judges_of(config)[0])
                 rows.account["images without a score of the judge, which weigh 1"] = unscored
         elif config.source == "lists":
-            rows, used = rows_of_lists(dataset, pairs, human, config.list_length), "ranked lists"
+            rows, used = rows_of_lists(dataset, pairs, of_dataset, config.list_length), "ranked lists"
         elif config.source == "steps":
             rows, used = rows_of_prompts(pairs), "prompts, no votes"
         elif config.source == "teacher":
             rows, used = rows_of_every_image(dataset, pairs), "images, no votes"
         else:
-            rows, used = rows_of_preferred(dataset, pairs, human), "preferred images"
-        counts = {"pairs in the dataset": len(pairs), "rows": len(rows)} | rows.account
+            rows, used = rows_of_preferred(dataset, pairs, of_dataset), "preferred images"
+        counts = {"pairs in the dataset": len(pairs) + left_out, "rows": len(rows)} | rows.account
         print(f"labels: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
         if config.source not in ("steps", "teacher"):
             rows.votes_used = _ids_where(pairs, ~np.isnan(human))
+    if left_out:
+        rows.account["pairs left out by where and max_train_samples"] = left_out
     if nothing := nothing_to_learn(dataset, rows, votes, config):
         rows.account["nothing to learn"] = nothing
         print(f"labels: NOTHING TO LEARN: {nothing}")
@@ -119,15 +124,16 @@ def _swapped(rows: Rows) -> Rows:
 
 
 def _rows_of_pairs(
-    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: Floats | None
-) -> Rows:
+    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: Floats | None,
+    left_out: int,
+) -> Rows:  # fmt: skip
     labels = _collect(pairs, votes, config)
     judged = judge_votes(pairs, votes, config)
     if judged is not None:
         labels = replace(labels, judge=combine(judged))
     account: dict[str, Any] = {
         "method": config.method,
-        "pairs in the dataset": len(pairs),
+        "pairs in the dataset": len(pairs) + left_out,
         "pairs with human votes": int(labels.labelled.sum()),
     }
     prompts = texts(pairs["prompt"])

@@ -26,7 +26,8 @@ def sources_of(runs: list[Path]) -> list[Source]:
                 share, half = told["accuracy"], HALF_95 * told["accuracy_error"]
                 interval = (share, max(0.0, share - half), min(1.0, share + half))
                 votes = told.get("votes", judge.get("votes", told["n"]))
-                found[name] = Source(name, votes, interval, told["brier"], told.get("finding", ""), told["n"])
+                scores = told["brier"], told.get("finding", ""), told["n"], told.get("brier_reference")
+                found[name] = Source(name, votes, interval, *scores)
     return list(found.values())
 
 

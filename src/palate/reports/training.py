@@ -8,6 +8,7 @@ from palate.files import read_object
 from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
+from palate.run.drift import METRIC
 from palate.run.keys import default_of, key_of, keys
 from palate.run.load import load_config
 from palate.run.metrics import read_metrics
@@ -21,7 +22,9 @@ CURVES = (
     "lambda/mean",
     "loss_per_pair",
     "validation/cross_entropy",
+    METRIC,
 )
+BY_DRIFT = "validation/accuracy by drift"
 OTHERS = "other keys"
 AGAIN = "The run's `palate train` command writes it again; nothing is trained anew."
 _PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
@@ -71,13 +74,16 @@ def training_of(run: Path) -> dict[str, str]:
     return {row: told for row, told in rows.items() if told}
 
 
-def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """The run's metrics for the page: metric -> (step, value)."""
+def curves_of(run: Path) -> dict[str, list[tuple[float, float]]]:
+    """The run's metrics for the page: metric -> (step, value); and its agreement with held-out votes by drift, from the
+    base on: (drift, value)."""
     lines = read_metrics(run)
     chosen = [name for name in CURVES if any(name in line for line in lines)]
     if "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
         chosen.remove("lambda/mean")
-    return {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
+    curves = {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
+    measured = [(line[METRIC], line["validation/accuracy"]) for line in lines if METRIC in line]
+    return curves | ({BY_DRIFT: [(0.0, 0.5), *measured]} if measured else {})
 
 
 def versions_of(run: Path) -> dict[str, str]:

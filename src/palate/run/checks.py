@@ -70,6 +70,8 @@ def other_draws(config: TrainConfig) -> str | None:
         f"source: {c.source}": c.source != "pairs",
         f"noise: {c.noise}": c.noise != "random",
         "region": c.region is not None,
+        "noise_offset": c.noise_offset > 0,
+        "input_perturbation": c.input_perturbation > 0,
         f"losses: {', '.join(sorted(losses & NEEDS_SHIFT))} (it needs the reference's predictions)": bool(
             losses & NEEDS_SHIFT
         ),

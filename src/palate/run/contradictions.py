@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from palate.data.where import condition
 from palate.errors import PalateError, did_you_mean
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
 from palate.objectives.losses import LOSSES, NEEDS_SHIFT
@@ -28,6 +29,8 @@ def check(config: TrainConfig) -> TrainConfig:
     for wrong, reason in _contradictions(config):
         if wrong:
             raise PalateError(reason)
+    for text in config.where or ():
+        condition(text)
     if config.losses.get("preference"):
         make_link(config.link, config.link_parameter)
     return config
@@ -63,6 +66,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         _changed(c, "adaptive_"),
         [key for key in _changed(c, "adaptive_flip_") if key != "adaptive_flip_ratio"],
     )
+    offset = c.noise_offset > 0 or c.input_perturbation > 0
     per_image = ", ".join(sorted(PER_IMAGE))
     # One row per rule: its condition and its message. The formatter would spread each row over many lines.
     # fmt: off
@@ -180,6 +184,13 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"region compares two images where they differ; source {c.source!r} has no such two."),
         (c.noise != "random" and c.source in ("teacher", "steps"),
          f"source {c.source!r} makes its own noisy images; noise: {c.noise} cannot apply."),
+        (offset and (c.noise != "random" or c.source in ("teacher", "steps")),
+         "noise_offset and input_perturbation change random noise; use noise: random, and a source that noises "
+         "images."),
+        (c.lr_num_cycles != 1 and c.lr_scheduler != "cosine_with_restarts",
+         "lr_num_cycles belongs to lr_scheduler: cosine_with_restarts."),
+        (c.lr_power != 1 and c.lr_scheduler != "polynomial",
+         "lr_power belongs to lr_scheduler: polynomial."),
         (c.trains == "classifier" and not losses <= {"preference", "ranking"},
          "the classifier has no denoising error; it learns by losses: {preference: 1.0} or {ranking: 1.0}."),
         (c.trains == "classifier" and (c.safeguard is not None or c.region is not None or c.noise != "random"),
@@ -192,9 +203,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"source {c.source!r} trains a denoiser, not a classifier."),
         (c.share_reference and not uses_reference(c),
          "share_reference: this objective has no reference, so there are no reference errors to share. Remove it."),
-        (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None),
+        (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None or offset),
          "share_reference: reference errors can be shared where they depend on the pair and its draw alone; not "
-         "with another source, inversion or region."),
+         "with another source, inversion, region, noise_offset or input_perturbation."),
         (c.share_reference and bool(losses & NEEDS_SHIFT),
          "share_reference: DSPO needs the reference's predictions, and only errors are shared. Remove it."),
         (c.start_from is not None and (c.share_reference or c.trains == "classifier"),
@@ -263,6 +274,15 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "amapo, madpo and uncertainty weigh preferences on pairs; use source: pairs with losses: preference."),
         (c.early_stop is not None and c.held_out_votes == 0,
          "early_stop needs votes to validate on: add held_out_votes: 0.1."),
+        (c.max_drift is not None and (c.trains == "classifier" or c.source != "pairs"),
+         "max_drift compares denoising errors on held-out pairs with the base's, and "
+         f"{'a classifier has none' if c.trains == 'classifier' else f'source {c.source!r} has no such pairs'}. "
+         "Remove it, and limit max_train_steps."),
+        (c.max_drift is not None and c.held_out_votes == 0,
+         "max_drift is measured on held-out pairs: add held_out_votes: 0.1."),
+        (c.max_drift is not None and c.ema_decay is not None,
+         "max_drift measures the weights in training, and ema_decay saves an average of them, which moved less; give "
+         "one."),
         (c.held_out_votes > 0 and c.source != "pairs",
          "held_out_votes validates on pairs with votes; this source has none."),
         (c.labelled_per_batch is not None and c.batches == "uniform",

@@ -99,6 +99,11 @@ class ObjectiveConfig:
     less, hard votes as before. 0 is off."""
     swap: bool = key(False, VOTES, resume="fixed", folds="reset", error="no", told="target")
     """Diffusion-NPO: train towards the image that was not preferred; the result is a negative model for sampling."""
+    where: tuple[str, ...] | None = key(None, VOTES, resume="fixed", folds="same", error="no")
+    """Train on the pairs alone that fulfil all of these conditions, such as `generator_0 contains dreamlike`, `prompt
+    lacks text`, `group_id is 7`, `propensity >= 0.1`."""
+    max_train_samples: int | None = key(None, VOTES, resume="fixed", folds="same", error="no", low=1, unit="pairs")
+    """Train on only this many pairs, chosen at random by the seed; for a first look."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )
@@ -165,6 +170,11 @@ class ObjectiveConfig:
     )
     """The noise of a draw: random and shared by a pair, or each image's own, by inversion with the current model
     (InPO), or by ReNoise inversion (SmPO)."""
+    noise_offset: float = key(0.0, LOSS, resume="fixed", folds="same", error="refused", low=0)
+    """Adds this times one normal number per channel to the noise of a draw, so that whole pictures get lighter and
+    darker; it is shared by a pair."""
+    input_perturbation: float = key(0.0, LOSS, resume="fixed", folds="same", error="refused", low=0)
+    """Adds this times more noise to the network's input, and not to its target; it is shared by a pair."""
     inversion_steps: int = key(5, LOSS, resume="fixed", folds="same", error="no", low=1)
     """Steps of an inversion."""
     safeguard: float | None = key(None, LOSS, resume="fixed", folds="same", error="no", low=0, high=1, told="safeguard")

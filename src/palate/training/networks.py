@@ -107,12 +107,17 @@ class Networks:
             prediction = self.predict(network, problem)
             return self.errors(problem, prediction), prediction
 
-    @torch.no_grad()
     def logits(self, problem: Problem) -> torch.Tensor:
         """The policy's logit of every pair [B], without gradient."""
+        return self.compared(problem)[0]
+
+    @torch.no_grad()
+    def compared(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+        """The policy's logit of every pair, and how far its denoising error rose above the reference's, mean of both
+        images: [B] each, without gradient. A classifier's rise means nothing."""
         error, _ = self.policy_errors(problem)
         reference = torch.zeros_like(error) if self.policy.is_classifier else self.reference_errors(problem)[0]
-        return logit(error[0], error[1], reference[0], reference[1], self.beta)
+        return logit(error[0], error[1], reference[0], reference[1], self.beta), (error - reference).mean(dim=0)
 
 
 def by_image(values: torch.Tensor, problem: Problem) -> torch.Tensor:
