@@ -40,13 +40,16 @@ from palate.labels.rows import (
     rows_of_prompts,
     texts,
 )
+from palate.labels.selected import with_propensities
 from palate.labels.targets import (
+    OWN,
     Targets,
     conservative,
     dedpo,
     human_only,
     judge_only,
     mix,
+    of_another_source,
     ramped,
     robust,
     tuned_power,
@@ -155,6 +158,9 @@ def _rows_of_pairs(
     if config.leave_out_fold is not None:
         part, parts = config.leave_out_fold
         labels = _without(labels, folds_of(prompts, parts, config.seed) == part)
+    if config.propensity != "given":
+        labels, account["propensities"] = with_propensities(dataset, pairs, votes, labels, prompts, config)
+    elsewhere = config.propensity == "density-ratio"
 
     if config.judge == SELF:
         votes_of_model = np.full(len(pairs), 0.5) if self_votes is None else self_votes
@@ -173,7 +179,10 @@ def _rows_of_pairs(
                 "way": choice.chosen.in_words(),
                 "why": choice.sentence(),
             } | choice.chosen.configuration
-        unused = auto and config.target == "human" and config.madpo is None  # the judge was not chosen
+        alone = auto and config.target == "human"  # the judge was not chosen
+        unused = alone and config.madpo is None
+        if alone and config.propensity != "given":
+            config = replace(config, target="dedpo", power=0.0)  # human votes alone, each weighted
         if config.correction != "none" and not unused:
             correction, covariates = corrected(dataset, pairs, labels, judged, config)
             labels = replace(labels, judge=correction.probability)
@@ -184,8 +193,14 @@ def _rows_of_pairs(
         power = tuned_power(labels.human, labels.judge) if config.power == "auto" else power
         account |= {"power": power}
         if config.judge != SELF or self_votes is not None:
-            account |= {"predicted variance relative to human votes alone": variance_ratio(labels, power)}
+            account |= {
+                "predicted variance relative to human votes alone": variance_ratio(
+                    labels, power, OWN if elsewhere else 1.0
+                )
+            }
     targets = _targets(labels, config.target, power)
+    if elsewhere and config.target == "dedpo":
+        targets = of_another_source(targets)
     if config.residual != 1:
         judged = np.where(np.isnan(labels.judge), 0.5, labels.judge)
         targets = replace(targets, target=ramped(targets.target, judged, config.residual))
@@ -311,6 +326,8 @@ def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
 def _tell(account: dict[str, Any]) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
+    for sentence in account.get("propensities", {}).get("sentences", []):
+        print(f"labels: {sentence}")
     tell_judges(account)
     if "choice" in account:
         print(f"labels: {account['choice']['why']}")

@@ -84,6 +84,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
+        (c.propensity != "given" and c.target not in ("dedpo", "auto"),
+         f"propensity: {c.propensity} is what target 'dedpo' divides by, and target {c.target!r} does not. Remove it, or "
+         "use method dedpo (with power: 0 for human votes alone, weighted)."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp),

@@ -73,6 +73,12 @@ class ObjectiveConfig:
     )
     """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
     pictures (stored in the dataset by judges), or all that exist."""
+    propensity: Literal["given", "estimated", "density-ratio"] = key(
+        "given", VOTES, resume="fixed", folds="reset", error="no", told="target"
+    )
+    """With what probability pairs got a human vote, by which target: dedpo divides. given: as stored, and the labelled
+    share where nothing is. estimated: where nothing is stored, from what is seen of the pairs (for pairs that people
+    picked). density-ratio: people's pairs are another source than the judge's, and only correct the judge there."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
