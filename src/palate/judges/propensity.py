@@ -128,7 +128,7 @@ def seen_of_pairs(
     used = [j for j in range(judges.shape[1]) if _voted_everywhere(judges[:, j], labelled)]
     logits: Floats = np.nan_to_num(bounded_logit(judges[:, used])).reshape(len(labelled), -1)  # [N, J]
     together = logits.mean(axis=1) if used else np.zeros(len(labelled))
-    known = differences.any(axis=1)  # else a picture cannot be read, which must not tell pairs apart
+    known = np.asarray(differences.any(axis=1))  # else a picture cannot be read, which must not tell pairs apart
     columns: list[tuple[str, Floats]] = []
     for k, name in enumerate(statistics):
         columns.append((f"the difference in {_plain(name)}", _filled(np.abs(differences[:, k]), known)))
@@ -151,7 +151,7 @@ def seen_of_pairs(
         columns += [(f"{judge_names[j]} for a", logits[:, c]) for c, j in enumerate(used)]
     unnamed: Floats = np.empty((len(labelled), 0))
     if directions is not None and directions.shape[1]:
-        unnamed = _filled(np.abs(directions), directions.any(axis=1))
+        unnamed = _filled(np.abs(directions), np.asarray(directions.any(axis=1)))
     names, named = zip(*columns, strict=True)
     features: Floats = np.column_stack([*named, unnamed])
     return Seen(features, names, tuple(judge_names[j] for j in range(judges.shape[1]) if j not in used))
@@ -281,7 +281,8 @@ def _filled(values: Floats, known: Bools) -> Floats:
 
 def _standardised(features: Floats) -> Floats:
     spread = features.std(axis=0)
-    return (features - features.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    scaled: Floats = (features - features.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    return scaled
 
 
 def _kept(labelled: Bools, seed: int) -> tuple[Bools, float]:
@@ -303,7 +304,8 @@ def _scaled(score: Floats, labelled: Bools, floor: float) -> Floats:
         return float((1 / np.maximum(expit(mine + shift), floor)).sum() - total)
 
     reach = 40.0 + float(np.abs(mine).max())
-    return score + brentq(excess, -reach, reach)
+    shifted: Floats = score + brentq(excess, -reach, reach)
+    return shifted
 
 
 def _told_apart(score: Floats, labelled: Bools, fold: Ints, group: Ints) -> tuple[float, float]:
