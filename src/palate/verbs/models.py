@@ -10,6 +10,7 @@ from palate.verbs.given import Place, Places, Prompts, names, opened, places, pl
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples, Sampling
+    from palate.demos.mine import Mine
     from palate.evaluation.contest import Contest
     from palate.evaluation.results import Comparison
     from palate.evaluation.score import Scored
@@ -283,9 +284,36 @@ def push(run: Place, repository: str, *, private: bool = True, dry_run: bool = F
     return planned if dry_run else send(fspath(run), repository, private, planned)
 
 
-def demo(out: Place = "demo-run", *, quick: bool = False, seed: int = 0) -> "Page":
-    """From imperfect votes to a better model in the small world: train six models (`quick`: two), print a table, and
-    write a page into the folder `out`. The same call resumes. Returns the page's content."""
+@overload
+def demo(out: Place | None = None, *, quick: bool = False, seed: int = 0, mine: Literal[False] = False) -> "Page": ...
+@overload
+def demo(
+    out: Place | None = None, *, seed: int = 0, mine: Literal[True], taste: str = "", browser: bool = True
+) -> "Mine": ...
+def demo(
+    out: Place | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    mine: bool = False,
+    taste: str = "",
+    browser: bool = True,
+) -> "Page | Mine":
+    """From imperfect votes to a better model in the emoji world, into the folder `out` (demo-run, or demo-mine). The
+    same call resumes.
+
+    Trains five models (`quick`: two), prints a table, writes wall.png and report.html, and returns the page's content.
+    With `mine` it asks for forty votes of yours on a page (opened in the `browser`), or takes those of the simulated
+    person `taste`, and trains on them. Raises PalateError for a `taste` without `mine`, or one that nobody has.
+    """
+    if taste and not mine:
+        raise PalateError("taste is whose votes `mine` takes: give both, as in --mine --taste glossy-food.")
+    if mine and quick:
+        raise PalateError("quick is a smaller table, and mine makes none: give one of them.")
+    if mine:
+        from palate.demos.mine import mine as own_taste
+
+        return own_taste(Path(out or "demo-mine"), taste, seed, browse=browser)
     from palate.demos.demo import demo as whole_way
 
-    return whole_way(Path(out), quick, seed)
+    return whole_way(Path(out or "demo-run"), quick, seed)
