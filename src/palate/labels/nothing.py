@@ -70,7 +70,7 @@ def _cancel_across_pairs(dataset: PreferenceDataset, rows: Rows) -> bool:
     if not counts or min(counts.values()) < 2:
         return False
     names = image_ids(dataset)
-    pulls: dict[tuple[str, str, str], list[float]] = {}
+    pulls: dict[tuple[str, ...], list[float]] = {}
     for i in decided:
         first, second = (names.get((rows.id[i], side), f"{rows.id[i]}/{side}") for side in (0, 1))
         sign = (first < second) - (first > second)  # 0: one picture twice says nothing
