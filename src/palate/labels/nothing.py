@@ -68,7 +68,7 @@ def _cancel_across_pairs(dataset: PreferenceDataset, rows: Rows) -> bool:
     Pictures are read only where every prompt has two decided pairs or more, and at first those of one prompt alone.
     """
     pull = np.asarray(rows.weight, float) * (np.asarray(rows.target, float) - 0.5)  # [N]
-    decided = np.flatnonzero(pull)
+    decided: list[int] = np.flatnonzero(pull).tolist()
     counts = Counter(rows.prompt[i] for i in decided)
     if not counts or min(counts.values()) < 2:
         return False
