@@ -30,6 +30,7 @@ from palate.data.schema import (
 from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.foreign import record_without_passwords
 from palate.reading import read_text
 
 __all__ = ["Appended", "PreferenceDataset", "decode_image", "encode_image", "open_dataset"]
@@ -86,7 +87,7 @@ class PreferenceDataset:
             raise PalateError(f"{path}: already holds a dataset. Add to it, or choose another folder.")
         if path.exists() and not path.is_dir():
             raise PalateError(f"{path}: a file, not a folder. Choose another name for the dataset.")
-        about = {"name": name, "provenance": [] if provenance is None else [provenance]}
+        about = {"name": name, "provenance": [] if provenance is None else [record_without_passwords(provenance)]}
         dataset = cls(path, about)
         with locked(path):
             if (path / "dataset.json").exists():  # another process was faster
@@ -268,6 +269,7 @@ class PreferenceDataset:
     def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
         """Record where data came from; an entry that is already there is not repeated."""
         with locked(self.path):
+            entry = record_without_passwords(entry)
             if entry not in self.provenance:
                 self._about["provenance"] = [*self.provenance, entry]
             self._write_about()

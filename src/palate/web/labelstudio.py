@@ -210,6 +210,11 @@ def _read_tasks(file: Path) -> list[dict[str, Any]]:
         tasks = parse_json(read_text(file))
     except ValueError as error:
         raise PalateError(f"{file}: not JSON. In Label Studio choose Export, then JSON.") from error
+    if isinstance(tasks, list) and tasks and all(isinstance(t, dict) and "annotation_id" in t for t in tasks):
+        raise PalateError(
+            f"{file}: Label Studio's JSON-MIN, which lacks skips and the ids by which a vote is known, so that votes"
+            " would be counted twice. In Label Studio choose Export, then JSON."
+        )
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise PalateError(f"{file}: not a list of Label Studio's tasks. In Label Studio choose Export, then JSON.")
     return tasks
