@@ -91,7 +91,7 @@ class Correction:
         them, do, whose = ("the judges", "do", "The judges'") if several else ("the judge", "does", "The judge's")
         biases = [_bias(n, w) for n, w in self.weights.items() if n not in self.judges and self._clear(n)]
         if biases:
-            found = [f"People prefer {_join(biases)} pictures than {them} {do}."]
+            found = [f"People prefer {joined(biases)} pictures than {them} {do}."]
         elif len(self.weights) > len(self.judges):
             found = [f"No bias of {them} on the picture statistics is clear from these votes."]
         elif not self.directions:
@@ -107,7 +107,7 @@ class Correction:
             found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
         silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
         if silent:
-            found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
+            found.append(f"{joined(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
         return " ".join(found)
 
     def _clear(self, name: str) -> bool:
@@ -305,7 +305,8 @@ def _bias(name: str, weight: float) -> str:
     return more if weight > 0 else less
 
 
-def _join(words: list[str]) -> str:
+def joined(words: list[str] | tuple[str, ...]) -> str:
+    """Words as a sentence lists them: a, b and c."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
