@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from palate.audits.agreement import a_person, ceiling
+from palate.audits.choices import choices_of
 from palate.audits.evidence import read_evidence
 from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge, audit_judges
@@ -55,6 +56,7 @@ def audit(
     human_votes: int | None = None,
     most_suspects: int = 24,
     seed: int = 0,
+    contexts: str = "words",
 ) -> Findings:
     """Audit the votes of a dataset. Writes nothing but the cache of picture statistics.
 
@@ -62,7 +64,7 @@ def audit(
     those of `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a
     dataset without pairs and a run without the metric.
     """
-    evidence = read_evidence(dataset, human_annotators, human_votes, seed)
+    evidence = read_evidence(dataset, human_annotators, human_votes, seed, contexts)
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, read_known_votes(dataset.path), seed)
     followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
@@ -95,7 +97,16 @@ def audit(
         person=person,
         ceiling=ceiling(person),
         skill_ceiling=min((person.value - 0.5) / 2 / square, 1.0) if person and person.value > 0.5 else None,
-        recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
+        recommendation=recommend(
+            gains,
+            choices_of(followed, seed),
+            evidence.judges.names,
+            labelled,
+            pairs,
+            people.opposed,
+            people.agreeing,
+            {} if contexts == "words" else {"contexts": contexts},
+        ),
         suspects=suspects(evidence, flip, metric, most_suspects),
         suspects_by="flip probability" if run is None else "run",
         suspect_share=float(np.nanmean(flip)) if np.isfinite(flip).any() else None,

@@ -7,18 +7,17 @@ import numpy as np
 
 from palate.arithmetic import bounded_logit
 from palate.audits.agreement import credit, first_share, order_flips
+from palate.audits.choices import ALL
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
 from palate.audits.planning import Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.choice import SIMPLEST, choose_way
 from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
 _FEWEST_IN_BIN = 8
-ALL = "all judges"  # the name of their combination
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
     probabilities: dict[str, np.ndarray] = {}
     for j, name in enumerate(evidence.judges.names):
         labels = evidence.labels(name)
-        first = len(found)
         found.append(_as_it_is(evidence, name, labels))
         probabilities[f"{name}/none"] = labels.judge
         try:
@@ -82,7 +80,6 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
             if _better(fine.probability, correction.probability, labels.human):
                 found.append(_corrected(evidence, name, fine))
                 probabilities[f"{name}/{found[-1].correction}"] = fine.probability
-        found[first].notes.append(_advice(evidence, name, labels, probabilities, seed))
     several = evidence.judges.names
     if sum(judge.correction != "none" for judge in found) > 1:
         correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
@@ -192,14 +189,6 @@ def _by_length(right: np.ndarray, prompts: list[str], group: np.ndarray, weights
     value = long.value - short.value
     reach = np.hypot(long.high - long.value, short.high - short.value)  # independent: no prompt is on both sides
     return Estimate(value, value - reach, value + reach, len(right))
-
-
-def _advice(evidence: Evidence, name: str, labels: Labels, probabilities: dict[str, np.ndarray], seed: int) -> str:
-    """What `method: auto` would train, and why."""
-    judges = {c: probabilities[f"{name}/{c}"] for c in SIMPLEST if f"{name}/{c}" in probabilities}
-    contexts = 1 if evidence.contexts is None else len(evidence.contexts.names)
-    choice = choose_way(labels, judges, groups=evidence.group.tolist(), contexts=contexts, seed=seed)
-    return f"{choice.sentence()} (method: auto)"
 
 
 def _better(probability: np.ndarray, common: np.ndarray, human: np.ndarray) -> bool:

@@ -4,7 +4,7 @@ import json as json_module
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,6 +36,8 @@ class Options:
     """Use only these people's votes, like the configuration key of this name."""
     human_votes: int | None = None
     """Use only the human votes on so many pairs, like the key of this name."""
+    contexts: Literal["words", "group_id"] = "words"
+    """Where the kinds of prompts come from, like the key of this name."""
     seed: int = 0
 
 
@@ -56,6 +58,7 @@ def main(argv: list[str]) -> None:
             config=options.config,
             human_annotators=options.human_annotators,
             human_votes=options.human_votes,
+            contexts=options.contexts,
             seed=options.seed,
         )
     if options.json:

@@ -174,11 +174,9 @@ def _rows_of_pairs(
             account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
         auto = config.target == "auto"
         if auto:
-            config, choice = chosen_way(dataset, pairs, labels, judged, config)
-            account["choice"] = {
-                "way": choice.chosen.in_words(),
-                "why": choice.sentence(),
-            } | choice.chosen.configuration
+            config, choice, agreed = chosen_way(dataset, pairs, votes, labels, judged, config)
+            told = {"way": choice.chosen.in_words(), "why": choice.sentence(), "agreement of people": agreed}
+            account["choice"] = told | choice.chosen.configuration
         alone = auto and config.target == "human"  # the judge was not chosen
         unused = alone and config.madpo is None
         if alone and config.propensity != "given":
@@ -331,6 +329,8 @@ def _tell(account: dict[str, Any]) -> None:
     tell_judges(account)
     if "choice" in account:
         print(f"labels: {account['choice']['why']}")
+        if agreed := account["choice"]["agreement of people"]:
+            print(f"labels: {agreed}")
     if "power" in account:
         ratio = account.get("predicted variance relative to human votes alone")
         told = "" if ratio is None else f"; predicted variance {ratio:.2f} x that of human votes alone"

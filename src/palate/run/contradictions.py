@@ -84,6 +84,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
         (len(judges_of(c)) > 1 and SELF in judges_of(c),
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
+        (c.contexts != "words" and c.correction != "context" and c.target != "auto",
+         "contexts belong to correction: context and target: auto; add one of them, or remove contexts."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.propensity != "given" and c.target not in ("dedpo", "auto"),

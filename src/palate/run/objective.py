@@ -79,6 +79,9 @@ class ObjectiveConfig:
     """With what probability pairs got a human vote, by which target: dedpo divides. given: as stored, and the labelled
     share where nothing is. estimated: where nothing is stored, from what is seen of the pairs (for pairs that people
     picked). density-ratio: people's pairs are another source than the judge's, and only correct the judge there."""
+    contexts: Literal["words", "group_id"] = key("words", VOTES, resume="fixed", folds="same", error="no")
+    """The kinds of prompts of correction: context and target: auto: found by the prompts' words, or given by the pairs'
+    group_id."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
