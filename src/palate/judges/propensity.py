@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
-from scipy.stats import f, norm, rankdata
+from scipy.stats import chi2, f, rankdata
 
 from palate.arithmetic import bounded_logit
 from palate.arrays import Bools, Floats, Ints
@@ -63,7 +63,7 @@ class Selection:
     floor: float  # the least propensity: a tenth of the labelled share
     below: float  # share of all pairs whose estimate was below it
     auc: float  # how well the estimate tells labelled pairs from others, on prompts that it did not see; 1/2 by chance
-    chance: float  # p-value of this if labelled pairs had been drawn at random
+    chance: float  # p-value of features as different as these if labelled pairs had been drawn at random
     effective: float  # as many equally weighted labelled pairs would be as precise (Kish)
     largest: float  # share of the weight that the heaviest labelled pair has
     balance: tuple[Balance, ...]  # of the features with a name, the farthest first
@@ -212,15 +212,14 @@ def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0
     free = expit(_scaled(score, labelled, floor))
     propensity = np.maximum(free, floor)
     weight = 1 / propensity[labelled]
-    auc, chance = _told_apart(score, labelled, fold, group)
     return Selection(
         propensity=propensity,
         labelled=count,
         pairs=total,
         floor=floor,
         below=float((free < floor * (1 - 1e-9)).mean()),
-        auc=auc,
-        chance=chance,
+        auc=_told_apart(score, labelled, fold),
+        chance=_chance_of(x, labelled, group),
         effective=float(weight.sum() ** 2 / (weight**2).sum()),
         largest=float(weight.max() / weight.sum()),
         balance=_balance(x, seen.names, labelled, weight),
@@ -306,24 +305,32 @@ def _scaled(score: Floats, labelled: Bools, floor: float) -> Floats:
     return score + brentq(excess, -reach, reach)
 
 
-def _told_apart(score: Floats, labelled: Bools, fold: Ints, group: Ints) -> tuple[float, float]:
-    """AUC of the cross-fitted score inside each fold, and the p-value of scores as much higher on labelled pairs.
-
-    Inside a fold the score, which comes from other prompts, and R are unrelated if labelled pairs were drawn at random;
-    sums over a prompt are independent.
-    """
-    sums, right, both = np.zeros(group.max() + 1), 0.0, 0.0
+def _told_apart(score: Floats, labelled: Bools, fold: Ints) -> float:
+    """AUC of the cross-fitted score for labelled pairs against the others of their fold; 1/2 by chance."""
+    right, both = 0.0, 0.0
     for k in range(fold.max() + 1):
-        here = fold == k
-        r, s = labelled[here], score[here]
+        r, s = labelled[fold == k], score[fold == k]
         ones, zeros = int(r.sum()), int((~r).sum())
-        if not ones or not zeros:
-            continue
-        np.add.at(sums, group[here], (r - r.mean()) * (s - s.mean()))
-        right += rankdata(s)[r].sum() - ones * (ones + 1) / 2
-        both += ones * zeros
-    spread = float(np.sqrt((sums**2).sum()))
-    return (right / both if both else 0.5), (float(norm.sf(sums.sum() / spread)) if spread > 1e-12 else 1.0)
+        if ones and zeros:
+            right += rankdata(s)[r].sum() - ones * (ones + 1) / 2
+            both += ones * zeros
+    return right / both if both else 0.5
+
+
+def _chance_of(x: Floats, labelled: Bools, group: Ints) -> float:
+    """p-value of features [N, F], standardised, as different between labelled pairs and others by chance.
+
+    The sum over features of the squared differences of means; by chance these are normal with a covariance that is
+    clustered by group, and the sum of their squares is that of a scaled chi square (Satterthwaite).
+    """
+    sums = np.zeros((group.max() + 1, x.shape[1]))
+    np.add.at(sums, group, x * (labelled - labelled.mean())[:, None])
+    clusters, covariance = len(sums), sums.T @ sums
+    trace, square = float(np.trace(covariance)), float((covariance**2).sum())
+    if trace < 1e-9 or clusters < 2:
+        return 1.0
+    total = float((sums.sum(axis=0) ** 2).sum())
+    return float(chi2.sf(total * trace / square, trace**2 / square))
 
 
 def _balance(x: Floats, names: Sequence[str], labelled: Bools, weight: Floats) -> tuple[Balance, ...]:
