@@ -1,8 +1,8 @@
 """The propensity of pairs that nobody drew at random, estimated from what can be seen of them.
 
 R says whether people voted on a pair, e(x) = P(R = 1 | x) is its propensity and x what is seen: how the two pictures
-differ, how sure the judges are, the prompt, which models made them. It is a ridge logistic regression of R, cross-fitted
-by prompt. Its features do not change when the images of a pair are swapped, so neither does the propensity. Votes are
+differ, how sure the judges are, the prompt, which models made them. It is a ridge logistic regression of R,
+cross-fitted by prompt. Its features do not change when the images of a pair are swapped, so neither does the propensity. Votes are
 never looked at. A debiased target then has the bias E[(e/estimate - 1)(what people say - what the judge says)]: none if
 either the propensity or the judge is right, as long as R depends on the vote only through x (derived).
 
@@ -91,14 +91,16 @@ class Selection:
         if far and not self.at_random:
             listed = "; ".join(f"{b.name} {b.before:+.2f}, weighted {b.after:+.2f}" for b in far)
             told.append(f"They differ from all pairs, in standard deviations, in {listed}.")
+        if self.at_random:
+            return told
         told.append(
-            f"Overlap: estimated propensities {low:.3f} to {float(np.max(self.propensity)):.2f}; weighted, the labelled "
-            f"pairs count like {self.effective:,.0f}, and the heaviest has {self.largest:.1%} of the weight."
+            f"Overlap: estimated propensities {low:.3f} to {float(np.max(self.propensity)):.2f}; weighted, the "
+            f"labelled pairs count like {self.effective:,.0f}, and the heaviest has {self.largest:.1%} of the weight."
         )
         if self.below > 0:
             told.append(
-                f"{self.below:.1%} of all pairs are below the floor of {self.floor:.3g} and are clipped to it: hardly a "
-                f"labelled pair is like them, and the judge's errors there are not fully removed."
+                f"{self.below:.1%} of all pairs are below the floor of {self.floor:.3g} and are clipped to it: hardly "
+                f"a labelled pair is like them, and the judge's errors there are not fully removed."
             )
         return told
 
@@ -128,7 +130,7 @@ def seen_of_pairs(
     used = [j for j in range(judges.shape[1]) if _voted_everywhere(judges[:, j], labelled)]
     logits: Floats = np.nan_to_num(bounded_logit(judges[:, used])).reshape(len(labelled), -1)  # [N, J]
     together = logits.mean(axis=1) if used else np.zeros(len(labelled))
-    known = differences.any(axis=1)  # else a picture cannot be read, which must not tell pairs apart
+    known: Bools = np.any(differences != 0, axis=1)  # else a picture cannot be read, which must not tell pairs apart
     columns: list[tuple[str, Floats]] = []
     for k, name in enumerate(statistics):
         columns.append((f"the difference in {_plain(name)}", _filled(np.abs(differences[:, k]), known)))
@@ -151,7 +153,7 @@ def seen_of_pairs(
         columns += [(f"{judge_names[j]} for a", logits[:, c]) for c, j in enumerate(used)]
     unnamed: Floats = np.empty((len(labelled), 0))
     if directions is not None and directions.shape[1]:
-        unnamed = _filled(np.abs(directions), directions.any(axis=1))
+        unnamed = _filled(np.abs(directions), np.any(directions != 0, axis=1))
     names, named = zip(*columns, strict=True)
     features: Floats = np.column_stack([*named, unnamed])
     return Seen(features, names, tuple(judge_names[j] for j in range(judges.shape[1]) if j not in used))
@@ -179,7 +181,7 @@ def _model(generator: str | None) -> str | None:
 
 
 def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0) -> Selection:
-    """The propensity of N pairs, `labelled` [N] bool: ridge logistic regression, cross-fitted over groups [N] (prompts).
+    """The propensity of N pairs, `labelled` [N] bool: ridge logistic regression, cross-fitted over groups [N], prompts.
 
     The strength of the ridge is chosen by cross-validation. Where there are more than 100,000 pairs without a vote the
     fits see a random part of them. The odds are scaled so that 1/propensity sums to N over the labelled pairs, and
@@ -280,7 +282,8 @@ def _filled(values: Floats, known: Bools) -> Floats:
 
 def _standardised(features: Floats) -> Floats:
     spread = features.std(axis=0)
-    return (features - features.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    scaled: Floats = (features - features.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    return scaled
 
 
 def _kept(labelled: Bools, seed: int) -> tuple[Bools, float]:
@@ -302,7 +305,8 @@ def _scaled(score: Floats, labelled: Bools, floor: float) -> Floats:
         return float((1 / np.maximum(expit(mine + shift), floor)).sum() - total)
 
     reach = 40.0 + float(np.abs(mine).max())
-    return score + brentq(excess, -reach, reach)
+    moved: Floats = score + float(brentq(excess, -reach, reach))
+    return moved
 
 
 def _told_apart(score: Floats, labelled: Bools, fold: Ints) -> float:
