@@ -87,8 +87,8 @@ def _picked(evidence: Evidence, weighted: Evidence, selection: Selection, relate
     told = selection.sentences()
     if related is not None and not selection.at_random:
         told.append(
-            f"Votes differ with it (p {'< 0.001' if related < 0.001 else f'{related:.2g}'}): labelled pairs alone do not"
-            " show what people say of all pairs."
+            f"Votes differ with it (p {'< 0.001' if related < 0.001 else f'{related:.2g}'}): labelled pairs alone do "
+            "not show what people say of all pairs."
             if related < 0.05
             else f"Votes are not seen to differ with it (p {related:.2g})."
         )

@@ -2,9 +2,10 @@
 
 R says whether people voted on a pair, e(x) = P(R = 1 | x) is its propensity and x what is seen: how the two pictures
 differ, how sure the judges are, the prompt, which models made them. It is a ridge logistic regression of R,
-cross-fitted by prompt. Its features do not change when the images of a pair are swapped, so neither does the propensity. Votes are
-never looked at. A debiased target then has the bias E[(e/estimate - 1)(what people say - what the judge says)]: none if
-either the propensity or the judge is right, as long as R depends on the vote only through x (derived).
+cross-fitted by prompt. Its features do not change when the images of a pair are swapped, so neither does the
+propensity. Votes are never looked at. A debiased target then has the bias E[(e/estimate - 1)(what people say - what the
+judge says)]: none if either the propensity or the judge is right, as long as R depends on the vote only through x
+(derived).
 
 For people's pairs from another source than the judge's (arXiv 2602.08259) the same regression gives the density ratio:
 p(x without votes) / p(x with votes) is proportional to (1 - e)/e.
