@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from palate.audits.findings import Findings
-from palate.audits.words import bias, configuration, number, percent, person_line, source_name, step_name
+from palate.audits.words import bias, configuration, number, percent, person_line, picked_lines, source_name, step_name
 from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
@@ -31,6 +31,8 @@ def print_findings(findings: Findings, console: Console) -> None:
             _say(console, escape(line))
         for line in judge_lines(findings):
             _say(console, escape(line))
+    if findings.picked:
+        _say(console, escape("\n" + "\n".join(picked_lines(findings.picked))))
     if findings.people.persons:
         console.print()
         console.print(_people(findings, console.width))

@@ -5,6 +5,7 @@ import math
 from palate.audits.findings import Findings
 from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge
+from palate.audits.picked import Picked
 
 MORE = {
     "brightness": "brighter",
@@ -105,3 +106,15 @@ def configuration(findings: Findings) -> str:
         text = f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
         lines.append(f"{key}: {text}")
     return "\n".join(lines)
+
+
+def picked_lines(picked: Picked) -> list[str]:
+    """How labelled pairs were chosen, and what that changes for judges where it was not at random."""
+    lines = list(picked.sentences)
+    if picked.chance < 0.05:
+        lines += [
+            f"{name} agrees with people on {percent(alike)} of the labelled pairs, on {percent(all_pairs)} of all pairs as"
+            " estimated."
+            for name, (alike, all_pairs) in picked.agreement.items()
+        ]
+    return lines

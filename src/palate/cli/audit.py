@@ -16,6 +16,7 @@ Examples:
   palate audit prefs
   palate audit prefs --out audit.html --run runs/adaptive
   palate audit prefs --human-annotators ana ben --human-votes 192
+  palate audit prefs --propensity estimated       labelled pairs that were picked by hand
   palate audit prefs --config train.yaml          the configuration that it recommends, as a file
   palate audit prefs --json | jq .recommendation"""
 
@@ -38,6 +39,8 @@ class Options:
     """Use only the human votes on so many pairs, like the key of this name."""
     contexts: Literal["words", "group_id"] = "words"
     """Where the kinds of prompts come from, like the key of this name."""
+    propensity: Literal["given", "estimated"] = "given"
+    """estimated: pairs without a stored propensity count by the estimate, like the key of this name."""
     seed: int = 0
 
 
@@ -59,6 +62,7 @@ def main(argv: list[str]) -> None:
             human_annotators=options.human_annotators,
             human_votes=options.human_votes,
             contexts=options.contexts,
+            propensity=options.propensity,
             seed=options.seed,
         )
     if options.json:

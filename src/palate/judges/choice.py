@@ -14,7 +14,7 @@ variance, each in its share. Human votes alone are k = 0, r = 1; `mix` is r = pi
 all of the variance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ def choose_way(
     labels: Labels,
     judges: Mapping[str, Floats],
     *,
-    groups: Floats | list[object] | None = None,
+    groups: Floats | Sequence[object] | None = None,
     contexts: int = 1,
     resolution: float = RESOLUTION,
     seed: int = 0,

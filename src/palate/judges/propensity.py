@@ -1,10 +1,11 @@
 """The propensity of pairs that nobody drew at random, estimated from what can be seen of them.
 
 R says whether people voted on a pair, e(x) = P(R = 1 | x) is its propensity and x what is seen: how the two pictures
-differ, how sure the judges are, the prompt, which models made them. It is a ridge logistic regression of R, cross-fitted
-by prompt. Its features do not change when the images of a pair are swapped, so neither does the propensity. Votes are
-never looked at. A debiased target then has the bias E[(e/estimate - 1)(what people say - what the judge says)]: none if
-either the propensity or the judge is right, as long as R depends on the vote only through x (derived).
+differ, how sure the judges are, the prompt, which models made them. It is a ridge logistic regression of R,
+cross-fitted by prompt. Its features do not change when the images of a pair are swapped, so neither does the
+propensity. Votes are never looked at. A debiased target then has the bias E[(e/estimate - 1)(what people say - what the
+judge says)]: none if either the propensity or the judge is right, as long as R depends on the vote only through x
+(derived).
 
 For people's pairs from another source than the judge's (arXiv 2602.08259) the same regression gives the density ratio:
 p(x without votes) / p(x with votes) is proportional to (1 - e)/e.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
-from scipy.stats import f, norm, rankdata
+from scipy.stats import chi2, f, rankdata
 
 from palate.arithmetic import bounded_logit
 from palate.arrays import Bools, Floats, Ints
@@ -63,7 +64,7 @@ class Selection:
     floor: float  # the least propensity: a tenth of the labelled share
     below: float  # share of all pairs whose estimate was below it
     auc: float  # how well the estimate tells labelled pairs from others, on prompts that it did not see; 1/2 by chance
-    chance: float  # p-value of this if labelled pairs had been drawn at random
+    chance: float  # p-value of features as different as these if labelled pairs had been drawn at random
     effective: float  # as many equally weighted labelled pairs would be as precise (Kish)
     largest: float  # share of the weight that the heaviest labelled pair has
     balance: tuple[Balance, ...]  # of the features with a name, the farthest first
@@ -91,14 +92,16 @@ class Selection:
         if far and not self.at_random:
             listed = "; ".join(f"{b.name} {b.before:+.2f}, weighted {b.after:+.2f}" for b in far)
             told.append(f"They differ from all pairs, in standard deviations, in {listed}.")
+        if self.at_random:
+            return told
         told.append(
-            f"Overlap: estimated propensities {low:.3f} to {float(np.max(self.propensity)):.2f}; weighted, the labelled "
-            f"pairs count like {self.effective:,.0f}, and the heaviest has {self.largest:.1%} of the weight."
+            f"Overlap: estimated propensities {low:.3f} to {float(np.max(self.propensity)):.2f}; weighted, the "
+            f"labelled pairs count like {self.effective:,.0f}, and the heaviest has {self.largest:.1%} of the weight."
         )
         if self.below > 0:
             told.append(
-                f"{self.below:.1%} of all pairs are below the floor of {self.floor:.3g} and are clipped to it: hardly a "
-                f"labelled pair is like them, and the judge's errors there are not fully removed."
+                f"{self.below:.1%} of all pairs are below the floor of {self.floor:.3g} and are clipped to it: hardly "
+                f"a labelled pair is like them, and the judge's errors there are not fully removed."
             )
         return told
 
@@ -128,7 +131,7 @@ def seen_of_pairs(
     used = [j for j in range(judges.shape[1]) if _voted_everywhere(judges[:, j], labelled)]
     logits: Floats = np.nan_to_num(bounded_logit(judges[:, used])).reshape(len(labelled), -1)  # [N, J]
     together = logits.mean(axis=1) if used else np.zeros(len(labelled))
-    known = np.asarray(differences.any(axis=1))  # else a picture cannot be read, which must not tell pairs apart
+    known: Bools = np.any(differences != 0, axis=1)  # else a picture cannot be read, which must not tell pairs apart
     columns: list[tuple[str, Floats]] = []
     for k, name in enumerate(statistics):
         columns.append((f"the difference in {_plain(name)}", _filled(np.abs(differences[:, k]), known)))
@@ -151,7 +154,7 @@ def seen_of_pairs(
         columns += [(f"{judge_names[j]} for a", logits[:, c]) for c, j in enumerate(used)]
     unnamed: Floats = np.empty((len(labelled), 0))
     if directions is not None and directions.shape[1]:
-        unnamed = _filled(np.abs(directions), np.asarray(directions.any(axis=1)))
+        unnamed = _filled(np.abs(directions), np.any(directions != 0, axis=1))
     names, named = zip(*columns, strict=True)
     features: Floats = np.column_stack([*named, unnamed])
     return Seen(features, names, tuple(judge_names[j] for j in range(judges.shape[1]) if j not in used))
@@ -179,7 +182,7 @@ def _model(generator: str | None) -> str | None:
 
 
 def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0) -> Selection:
-    """The propensity of N pairs, `labelled` [N] bool: ridge logistic regression, cross-fitted over groups [N] (prompts).
+    """The propensity of N pairs, `labelled` [N] bool: ridge logistic regression, cross-fitted over groups [N], prompts.
 
     The strength of the ridge is chosen by cross-validation. Where there are more than 100,000 pairs without a vote the
     fits see a random part of them. The odds are scaled so that 1/propensity sums to N over the labelled pairs, and
@@ -212,15 +215,14 @@ def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0
     free = expit(_scaled(score, labelled, floor))
     propensity = np.maximum(free, floor)
     weight = 1 / propensity[labelled]
-    auc, chance = _told_apart(score, labelled, fold, group)
     return Selection(
         propensity=propensity,
         labelled=count,
         pairs=total,
         floor=floor,
         below=float((free < floor * (1 - 1e-9)).mean()),
-        auc=auc,
-        chance=chance,
+        auc=_told_apart(score, labelled, fold),
+        chance=_chance_of(x, labelled, group),
         effective=float(weight.sum() ** 2 / (weight**2).sum()),
         largest=float(weight.max() / weight.sum()),
         balance=_balance(x, seen.names, labelled, weight),
@@ -304,28 +306,36 @@ def _scaled(score: Floats, labelled: Bools, floor: float) -> Floats:
         return float((1 / np.maximum(expit(mine + shift), floor)).sum() - total)
 
     reach = 40.0 + float(np.abs(mine).max())
-    shifted: Floats = score + brentq(excess, -reach, reach)
-    return shifted
+    moved: Floats = score + float(brentq(excess, -reach, reach))
+    return moved
 
 
-def _told_apart(score: Floats, labelled: Bools, fold: Ints, group: Ints) -> tuple[float, float]:
-    """AUC of the cross-fitted score inside each fold, and the p-value of scores as much higher on labelled pairs.
-
-    Inside a fold the score, which comes from other prompts, and R are unrelated if labelled pairs were drawn at random;
-    sums over a prompt are independent.
-    """
-    sums, right, both = np.zeros(group.max() + 1), 0.0, 0.0
+def _told_apart(score: Floats, labelled: Bools, fold: Ints) -> float:
+    """AUC of the cross-fitted score for labelled pairs against the others of their fold; 1/2 by chance."""
+    right, both = 0.0, 0.0
     for k in range(fold.max() + 1):
-        here = fold == k
-        r, s = labelled[here], score[here]
+        r, s = labelled[fold == k], score[fold == k]
         ones, zeros = int(r.sum()), int((~r).sum())
-        if not ones or not zeros:
-            continue
-        np.add.at(sums, group[here], (r - r.mean()) * (s - s.mean()))
-        right += rankdata(s)[r].sum() - ones * (ones + 1) / 2
-        both += ones * zeros
-    spread = float(np.sqrt((sums**2).sum()))
-    return (right / both if both else 0.5), (float(norm.sf(sums.sum() / spread)) if spread > 1e-12 else 1.0)
+        if ones and zeros:
+            right += rankdata(s)[r].sum() - ones * (ones + 1) / 2
+            both += ones * zeros
+    return right / both if both else 0.5
+
+
+def _chance_of(x: Floats, labelled: Bools, group: Ints) -> float:
+    """p-value of features [N, F], standardised, as different between labelled pairs and others by chance.
+
+    The sum over features of the squared differences of means; by chance these are normal with a covariance that is
+    clustered by group, and the sum of their squares is that of a scaled chi square (Satterthwaite).
+    """
+    sums = np.zeros((group.max() + 1, x.shape[1]))
+    np.add.at(sums, group, x * (labelled - labelled.mean())[:, None])
+    clusters, covariance = len(sums), sums.T @ sums
+    trace, square = float(np.trace(covariance)), float((covariance**2).sum())
+    if trace < 1e-9 or clusters < 2:
+        return 1.0
+    total = float((sums.sum(axis=0) ** 2).sum())
+    return float(chi2.sf(total * trace / square, trace**2 / square))
 
 
 def _balance(x: Floats, names: Sequence[str], labelled: Bools, weight: Floats) -> tuple[Balance, ...]:

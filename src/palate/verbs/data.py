@@ -283,14 +283,15 @@ def audit(
     human_annotators: str | Sequence[str] | None = None,
     human_votes: int | None = None,
     contexts: Literal["words", "group_id"] = "words",
+    propensity: Literal["given", "estimated"] = "given",
     seed: int = 0,
 ) -> "Findings":
     """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
     Writes the page `out` and the recommended configuration `config`, a new file, if they are given. `run` is a run of
-    an adaptive method, whose minority metric ranks the suspect votes. `human_annotators`, `human_votes` and `contexts`
-    are like the configuration keys of these names. Raises PalateError for a dataset without pairs, a run without the
-    metric, and a `config` that exists.
+    an adaptive method, whose minority metric ranks the suspect votes. `human_annotators`, `human_votes`, `contexts` and
+    `propensity` are like the configuration keys of these names. Raises PalateError for a dataset without pairs, a run
+    without the metric, and a `config` that exists.
     """
     from palate.audits.findings import audit as find
     from palate.audits.page import write_page
@@ -301,13 +302,9 @@ def audit(
         raise PalateError(f"--config {config}: exists already, and may have been edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
-        data,
-        None if run is None else Path(run),
-        human_annotators=people,
-        human_votes=human_votes,
-        seed=seed,
-        contexts=contexts,
-    )
+        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes,
+        contexts=contexts, propensity=propensity, seed=seed,
+    )  # fmt: skip
     if out:
         write_page(findings, data, Path(out))
     if config:
