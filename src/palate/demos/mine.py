@@ -32,8 +32,8 @@ from palate.world.emoji_voters import EMOJI_VOTERS
 GROUPS = ("food", "animals", "vehicles", "tools")  # four of eight, so that forty votes are ten of each
 CRITICS = tuple(f"{style}-critic" for style in STYLES)
 QUESTION = "Which emoji do you like better?"
-_SURE = 0.8  # probability that a style is the best liked one, from which on it is said
-_RIDGE = 0.5  # on the liking of a style
+_SURE = 0.75  # probability that a style is the best liked one, from which on it is said
+_RIDGE = 0.25  # on the liking of a style
 _DRAWS = 4000
 
 

@@ -113,7 +113,7 @@ EMOJI_VOTERS = {
         EmojiVoter("saturation-judge", "judge", 0.5 * by_group(MAJORITY), temperature=0.2, saturation=4.0),
         EmojiVoter("blind-judge", "judge", np.zeros_like(_OF_ALL), temperature=0.2, noise=0.3),
         # For a taste of one's own (`palate demo --mine`): somebody simulated, and critics of whom none shares it.
-        EmojiVoter("glossy-food", "human", by_group(OWN_TASTE), temperature=0.25),
+        EmojiVoter("glossy-food", "human", by_group(OWN_TASTE), temperature=0.12),
         *(EmojiVoter(f"{style}-critic", "judge", np.tile(liking, (len(NAMES), 1)), 0.2) for style, liking in CRITICS),
     )
 }
