@@ -1,6 +1,6 @@
 """The votes of judges as a run uses them: one judge or several, raw or corrected, and how good they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -34,15 +34,20 @@ def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats
 
 
 def corrected(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+    dataset: PreferenceDataset,
+    pairs: pa.Table,
+    labels: Labels,
+    judged: Floats,
+    config: TrainConfig,
+    answers: Mapping[str, str],
 ) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and its covariates in words."""
+    """The correction of the judges [N, J], and its covariates in words. answers: the question of each judge's votes."""
     ids = pairs["pair_id"].to_pylist()
     names: tuple[str, ...] = ()
     names_of_judges = judges_of(config)
     if not config.hard_votes:
         columns = zip(names_of_judges, judged.T, strict=True)
-        judged = np.column_stack([unsaturated(dataset, name, ids, votes) for name, votes in columns])
+        judged = np.column_stack([unsaturated(dataset, name, ids, votes, answers[name]) for name, votes in columns])
     prompts = pairs["prompt"].to_pylist()
     if config.correction == "calibrate":
         return _as_it_voted(
@@ -77,7 +82,12 @@ def corrected(
 
 
 def chosen_way(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+    dataset: PreferenceDataset,
+    pairs: pa.Table,
+    labels: Labels,
+    judged: Floats,
+    config: TrainConfig,
+    answers: Mapping[str, str],
 ) -> tuple[TrainConfig, Choice]:
     """The configuration with the target, correction, residual and power of least risk, and what they were chosen from.
 
@@ -87,7 +97,7 @@ def chosen_way(
     for correction in ("calibrate", "covariates", "context"):
         try:
             tried = replace(config, target="dedpo", correction=correction)
-            found[correction] = corrected(dataset, pairs, labels, judged, tried)[0].probability
+            found[correction] = corrected(dataset, pairs, labels, judged, tried, answers)[0].probability
         except PalateError as error:
             print(f"labels: not tried: {correction} ({error})")
     contexts = len(find_contexts(prompts, config.seed).names)
@@ -161,10 +171,12 @@ def disagreement(pairs: pa.Table, votes: pa.Table) -> Floats:
     return spread
 
 
-def confidence_of_images(dataset: PreferenceDataset, images: Sequence[Image], judge: str) -> tuple[Floats, int]:
+def confidence_of_images(
+    dataset: PreferenceDataset, images: Sequence[Image], judge: str, question: str
+) -> tuple[Floats, int]:
     """How far the judge's score of each image is from the median of them all, in standard deviations, [N], and how many
     images have no score; 0 for those (threshold-guided optimisation, arXiv 2605.04653). PalateError where none has."""
-    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"])
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"], question=question)
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], judge)))
     found: dict[Image, float] = {}
     for side in (0, 1):

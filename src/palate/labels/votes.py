@@ -1,7 +1,7 @@
 """From the votes of a dataset to the rows of a run, with an account of how good each source was."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from palate.addresses import address
 from palate.arrays import Bools, Floats, Ints
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import without_pictures
-from palate.data.labels import Labels, collect_labels, only_people
+from palate.data.labels import Labels, collect_labels
+from palate.data.schema import OVERALL
 from palate.errors import PalateError
 from palate.files import write_text
 from palate.judges.correction import combine
@@ -28,6 +29,7 @@ from palate.labels.judges import (
     tell_judges,
 )
 from palate.labels.nothing import nothing_to_learn
+from palate.labels.questions import Asked, ask, combined, mean_votes, questions_in, weighted_targets
 from palate.labels.rows import (
     BothImages,
     Rows,
@@ -68,24 +70,24 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
     )
     _tell_unseen(dataset, config)
     pairs = pairs.set_column(1, "prompt", pairs["prompt"].dictionary_encode())
-    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
+    asked = [ask(dataset, pairs, config, name, weight) for name, weight in questions_in(config).items()]
     pa.default_memory_pool().release_unused()  # reading a million pairs keeps 100 MB
-    if config.human_annotators is not None:
-        votes = only_people(votes, config.human_annotators)
     if config.source == "pairs":
         if len(pairs) < len(dataset):
             print(
                 f"labels: {len(dataset) - len(pairs):,} single images have no pair to compare and are left out (method"
                 " kto uses them)"
             )
-        rows = _rows_of_pairs(dataset, pairs, votes, config, self_votes)
+        rows = _rows_of_pairs(dataset, pairs, asked, config, self_votes)
     else:
-        human = _collect(pairs, votes, config).human
+        humans = [_collect(pairs, one, config).human for one in asked]
+        human = combined(humans, asked, config)
         if config.source == "images":
             rows, used = rows_of_images(dataset, pairs, human), "single images"
             if config.confidence is not None:
                 images = [row[0] for row in rows.images]
-                rows.confidence, unscored = confidence_of_images(dataset, images, judges_of(config)[0])
+                judge = judges_of(config)[0]
+                rows.confidence, unscored = confidence_of_images(dataset, images, judge, asked[0].of_judge(judge))
                 rows.account["images without a score of the judge, which weigh 1"] = unscored
         elif config.source == "lists":
             rows, used = rows_of_lists(dataset, pairs, human, config.list_length), "ranked lists"
@@ -100,10 +102,11 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
         rows.account = {"method": config.method, "used": f"{len(rows):,} {used}"} | counts
         if config.source not in ("steps", "teacher"):
             rows.votes_used = _ids_where(pairs, ~np.isnan(human))
+    votes = pa.concat_tables([one.votes for one in asked]) if asked[1:] else asked[0].votes
     if nothing := nothing_to_learn(dataset, rows, votes, config):
         rows.account["nothing to learn"] = nothing
         print(f"labels: NOTHING TO LEARN: {nothing}")
-    del pairs, votes
+    del pairs, votes, asked
     pa.default_memory_pool().release_unused()
     return _swapped(rows) if config.swap else rows
 
@@ -131,25 +134,92 @@ def _swapped(rows: Rows) -> Rows:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What a run learns of one question."""
+
+    targets: Targets
+    judge: Floats  # [N], corrected where it is
+    account: dict[str, Any]
+
+
 def _rows_of_pairs(
-    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, config: TrainConfig, self_votes: Floats | None
+    dataset: PreferenceDataset, pairs: pa.Table, asked: list[Asked], config: TrainConfig, self_votes: Floats | None
 ) -> Rows:
-    labels = _collect(pairs, votes, config)
-    judged = judge_votes(pairs, votes, config)
-    if judged is not None:
-        labels = replace(labels, judge=combine(judged))
+    every = [_collect(pairs, one, config) for one in asked]
+    if config.question_rule != "weights":  # decided by people's votes before anything else: one question from here on
+        decided = combined([labels.human for labels in every], asked, config)
+        asked, every = [replace(asked[0], weight=1.0)], [replace(every[0], human=decided)]
+    weights = [one.weight for one in asked]
+    human = mean_votes([labels.human for labels in every], weights)
+    voted = ~np.isnan(human)
     account: dict[str, Any] = {
         "method": config.method,
         "pairs in the dataset": len(pairs),
-        "pairs with human votes": int(labels.labelled.sum()),
+        "pairs with human votes": int(voted.sum()),
     }
+    if config.question != OVERALL:
+        account["question"] = config.question
     prompts = texts(pairs["prompt"])
-    chosen = _held_out(labels, prompts, config)  # first, so that every part of the votes holds out the same pairs
-    validation, labels = labels, _without(labels, chosen)
+    chosen = _held_out(voted, prompts, config)  # first, so that every part of the votes holds out the same pairs
+    left_out = chosen
     if config.leave_out_fold is not None:
         part, parts = config.leave_out_fold
-        labels = _without(labels, folds_of(prompts, parts, config.seed) == part)
+        left_out = chosen | (folds_of(prompts, parts, config.seed) == part)
+    every = [_without(_without(labels, chosen), left_out) for labels in every]
+    learnt = [_part(dataset, pairs, one, labels, config, self_votes) for one, labels in zip(asked, every, strict=True)]
+    if learnt[1:]:
+        account["questions"] = {
+            one.name: {"weight": one.weight, "pairs with human votes": int(labels.labelled.sum())} | part.account
+            for one, labels, part in zip(asked, every, learnt, strict=True)
+        }
+    else:
+        account |= learnt[0].account
+    targets = weighted_targets([part.targets for part in learnt], weights)
 
+    used = targets.weight > 0
+    labelled = targets.labelled & (config.target != "judge")
+    weight = targets.weight / targets.weight[used].mean()
+    account |= {"pairs used": int(used.sum()), "of these with a human vote": int(labelled[used].sum())}
+    account["used"] = (
+        f"{account['pairs used']:,} pairs, {account['of these with a human vote']:,} of them with a human vote"
+    )
+    ids = np.array(pairs["pair_id"].to_pylist(), dtype=object)
+    judged = _sum(weights, [np.where(np.isnan(part.judge), 0.5, part.judge) for part in learnt])
+    rows = Rows(
+        id=ids, images=BothImages(ids), prompt=prompts,
+        target=_smoothed(targets.target, config), weight=weight, labelled=labelled, account=account,
+        human=mean_votes([labels.human for labels in every], weights), propensity=every[0].propensity,
+        pseudo=_smoothed(judged, config),
+        judge_margin=None if config.madpo is None else _sum(weights, [judge_margin(part.judge) for part in learnt]),
+        uncertainty=None if config.uncertainty is None
+        else _sum(weights, [disagreement(pairs, one.votes) for one in asked]),
+    )  # fmt: skip
+    held_out = replace(rows.take(chosen), target=human[chosen]) if chosen.any() else None
+    if held_out is not None:
+        account["pairs held out for validation"] = len(held_out)
+    _tell(account)
+    rows = rows if used.all() else rows.take(used)
+    seen = np.any([labels.labelled for labels in every], axis=0)
+    return replace(
+        rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config),
+        votes_used=_ids_where(pairs, _votes_used(seen, chosen, config)),
+    )  # fmt: skip
+
+
+def _sum(weights: list[float], values: list[Floats]) -> Floats:
+    return values[0] if len(values) == 1 else np.asarray(np.tensordot(weights, np.stack(values), 1))
+
+
+def _part(
+    dataset: PreferenceDataset, pairs: pa.Table, asked: Asked, labels: Labels, config: TrainConfig,
+    self_votes: Floats | None,
+) -> _Part:  # fmt: skip
+    """The targets of one question, debiased by its own judge, votes and propensity."""
+    account: dict[str, Any] = {}
+    judged = judge_votes(pairs, asked.votes, config)
+    if judged is not None:
+        labels = replace(labels, judge=combine(judged))
     if config.judge == SELF:
         votes_of_model = np.full(len(pairs), 0.5) if self_votes is None else self_votes
         labels = replace(labels, judge=votes_of_model)
@@ -160,16 +230,17 @@ def _rows_of_pairs(
         if judged.shape[1] > 1:
             columns = zip(judges_of(config), judged.T, strict=True)
             account["judges"] = [account_of(name, labels.human, votes) for name, votes in columns]
+        answers = {name: asked.of_judge(name) for name in judges_of(config)}
         auto = config.target == "auto"
         if auto:
-            config, choice = chosen_way(dataset, pairs, labels, judged, config)
+            config, choice = chosen_way(dataset, pairs, labels, judged, config, answers)
             account["choice"] = {
                 "way": choice.chosen.in_words(),
                 "why": choice.sentence(),
             } | choice.chosen.configuration
         unused = auto and config.target == "human" and config.madpo is None  # the judge was not chosen
         if config.correction != "none" and not unused:
-            correction, covariates = corrected(dataset, pairs, labels, judged, config)
+            correction, covariates = corrected(dataset, pairs, labels, judged, config, answers)
             labels = replace(labels, judge=correction.probability)
             told = {"finding": correction.sentence(), "covariates": covariates}
             account["corrected judge"] = judge_account(labels.human, labels.judge) | told
@@ -184,38 +255,14 @@ def _rows_of_pairs(
         judged = np.where(np.isnan(labels.judge), 0.5, labels.judge)
         targets = replace(targets, target=ramped(targets.target, judged, config.residual))
         account["share of the residual"] = config.residual
-
-    used = targets.weight > 0
-    labelled = targets.labelled & (config.target != "judge")
-    weight = targets.weight / targets.weight[used].mean()
-    account |= {"pairs used": int(used.sum()), "of these with a human vote": int(labelled[used].sum())}
-    account["used"] = (
-        f"{account['pairs used']:,} pairs, {account['of these with a human vote']:,} of them with a human vote"
-    )
-    ids = np.array(pairs["pair_id"].to_pylist(), dtype=object)
-    rows = Rows(
-        id=ids, images=BothImages(ids), prompt=prompts,
-        target=_smoothed(targets.target, config), weight=weight, labelled=labelled, account=account, human=labels.human,
-        propensity=labels.propensity, pseudo=_smoothed(np.where(np.isnan(labels.judge), 0.5, labels.judge), config),
-        judge_margin=None if config.madpo is None else judge_margin(labels.judge),
-        uncertainty=None if config.uncertainty is None else disagreement(pairs, votes),
-    )  # fmt: skip
-    held_out = replace(rows.take(chosen), target=validation.human[chosen]) if chosen.any() else None
-    if held_out is not None:
-        account["pairs held out for validation"] = len(held_out)
-    _tell(account)
-    rows = rows if used.all() else rows.take(used)
-    return replace(
-        rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config),
-        votes_used=_ids_where(pairs, _votes_used(labels, chosen, config)),
-    )  # fmt: skip
+    return _Part(targets, labels.judge, account)
 
 
-def _votes_used(labels: Labels, held_out: Bools, config: TrainConfig) -> Bools:
+def _votes_used(labelled: Bools, held_out: Bools, config: TrainConfig) -> Bools:
     """[N] bool: pairs whose human votes the run uses: directly, through a judge corrected on them, or for early
     stopping."""
     of_judge_alone = config.target == "judge" and config.correction == "none" and config.judge != SELF
-    used = np.zeros(len(held_out), bool) if of_judge_alone else labels.labelled
+    used = np.zeros(len(held_out), bool) if of_judge_alone else labelled
     return used | held_out if config.early_stop is not None else used
 
 
@@ -230,14 +277,14 @@ def folds_of(prompts: list[str], folds: int, seed: int) -> Ints:
     return np.array([place[prompt] for prompt in prompts])
 
 
-def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> Bools:
+def _held_out(labelled: Bools, prompts: list[str], config: TrainConfig) -> Bools:
     """[N] bool: whole prompts in an addressed order, until the share of the labelled pairs is reached."""
     chosen = np.zeros(len(prompts), bool)
     if config.held_out_votes == 0:
         return chosen
-    wanted = max(1, round(config.held_out_votes * labels.labelled.sum()))
+    wanted = max(1, round(config.held_out_votes * labelled.sum()))
     of_prompt: dict[str, list[int]] = {}
-    for row in np.flatnonzero(labels.labelled).tolist():
+    for row in np.flatnonzero(labelled).tolist():
         of_prompt.setdefault(prompts[row], []).append(row)
     taken = 0
     for prompt in sorted(of_prompt, key=lambda prompt: address("held out", config.seed, prompt)):
@@ -245,7 +292,7 @@ def _held_out(labels: Labels, prompts: list[str], config: TrainConfig) -> Bools:
             break
         chosen[of_prompt[prompt]] = True
         taken += len(of_prompt[prompt])
-    if not (labels.labelled & ~chosen).any():
+    if not (labelled & ~chosen).any():
         raise PalateError(
             "held_out_votes: all votes belong to one prompt, so none would be left to train on. Set it to 0."
         )
@@ -268,16 +315,17 @@ def _smoothed(target: Floats, config: TrainConfig) -> Floats:
     return robust(target, config.flip_rate) if config.flip_rate else target
 
 
-def _collect(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Labels:
-    """The human votes and propensities; judges are read separately."""
-    propensity = pairs["propensity"].to_numpy()
+def _collect(pairs: pa.Table, asked: Asked, config: TrainConfig) -> Labels:
+    """The human votes on a question, and propensities; judges are read separately."""
+    votes, propensity = asked.votes, asked.propensity
     labels = collect_labels(pairs["pair_id"], votes, propensity=propensity, seed=config.seed)
     if config.human_votes is None:
         return labels
     available = int(labels.labelled.sum())
     if config.human_votes > available:
         raise PalateError(
-            f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote."
+            f"human_votes: {config.human_votes} pairs were asked for, but only {available} have a human vote"
+            + ("." if asked.name == OVERALL else f" on {asked.name}.")
         )
     share = config.human_votes / available
     return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
@@ -305,6 +353,15 @@ def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
 def _tell(account: dict[str, Any]) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
+    parts = account.get("questions", {"": account})
+    for name, part in parts.items():
+        if name:
+            told = f"weight {part['weight']:.2f}, {part['pairs with human votes']:,} pairs with a human vote"
+            print(f"labels: question {name}: {told}")
+        _tell_part(part)
+
+
+def _tell_part(account: dict[str, Any]) -> None:
     tell_judges(account)
     if "choice" in account:
         print(f"labels: {account['choice']['why']}")

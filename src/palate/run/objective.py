@@ -93,6 +93,15 @@ class ObjectiveConfig:
     less, hard votes as before. 0 is off."""
     swap: bool = key(False, VOTES, resume="fixed", folds="reset", error="no", told="target")
     """Diffusion-NPO: train towards the image that was not preferred; the result is a negative model for sampling."""
+    question: str | dict[str, float] = key(
+        "overall", VOTES, resume="fixed", folds="same", error="no", low=0, told="question"
+    )
+    """The question whose votes are used (alignment, aesthetics, any name), or several with their weights."""
+    question_rule: Literal["weights", "majority", "pareto"] = key(
+        "weights", VOTES, resume="fixed", folds="same", error="no", told="question"
+    )
+    """How several questions become one target. weights: the weighted mean. majority: what more of them prefer. pareto:
+    only pairs that one image wins on a question and loses on none. The last two are for target: human."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )
