@@ -171,7 +171,7 @@ def test_a_report_tells_every_key_that_was_changed(tmp_path):
 
 
 def test_rows_of_a_report_are_those_that_keys_name(tmp_path):
-    everything = {"revision": "r", "start_from": "runs/0", "human_annotators": ["ana"], "safeguard": 0.9, "amapo": True,
+    everything = {"revision": "r", "start_from": "runs/0", "human_annotators": ["ana"], "question": "alignment", "safeguard": 0.9, "amapo": True,
                   "method": "dedpo", "judge": "clip", "mixed_precision": "bf16", "ema_decay": 0.5}  # fmt: skip
     save_config(load_config({**REQUIRED_KEYS, **everything}), tmp_path / "config.yaml")
     (tmp_path / "labels.json").write_text(json.dumps({"used": "8 pairs"}))

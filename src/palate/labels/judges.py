@@ -1,6 +1,6 @@
 """The votes of judges as a run uses them: one judge or several, raw or corrected, and how good they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -35,20 +35,27 @@ def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats
 
 
 def corrected(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+    dataset: PreferenceDataset,
+    pairs: pa.Table,
+    labels: Labels,
+    judged: Floats,
+    config: TrainConfig,
+    answers: Mapping[str, str],
 ) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and its covariates in words."""
-    seen, told = _seen(dataset, pairs, judged, config)
+    """The correction of the judges [N, J], and its covariates in words. answers: the question of each judge's votes."""
+    seen, told = _seen(dataset, pairs, judged, config, answers)
     correction = correct(config.correction, labels.human, seen, judges_of(config), config.seed)
     return _as_it_voted(correction, labels), told
 
 
-def _seen(dataset: PreferenceDataset, pairs: pa.Table, judged: Floats, config: TrainConfig) -> tuple[Seen, str]:
+def _seen(
+    dataset: PreferenceDataset, pairs: pa.Table, judged: Floats, config: TrainConfig, answers: Mapping[str, str]
+) -> tuple[Seen, str]:
     """What the correction of a configuration sees, and its covariates in words."""
     ids, prompts = pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist()
     if not config.hard_votes:
         columns = zip(judges_of(config), judged.T, strict=True)
-        judged = np.column_stack([unsaturated(dataset, name, ids, votes) for name, votes in columns])
+        judged = np.column_stack([unsaturated(dataset, name, ids, votes, answers[name]) for name, votes in columns])
     contexts = (
         kinds_of_prompts(dataset, ids, prompts, config.contexts, config.seed)
         if config.correction == "context"
@@ -78,17 +85,18 @@ def _seen(dataset: PreferenceDataset, pairs: pa.Table, judged: Floats, config: T
 
 
 def chosen_way(
-    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
-) -> tuple[TrainConfig, Choice, str]:
+    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, labels: Labels, judged: Floats, config: TrainConfig,
+    answers: Mapping[str, str],
+) -> tuple[TrainConfig, Choice, str]:  # fmt: skip
     """The configuration with the target, correction, residual and power of least risk, what they were chosen from, and
     what repeated votes say of people's agreement, in words.
 
     A correction for which there are too few votes is not among them."""
     try:
-        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="covariates"))
+        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="covariates"), answers)
     except PalateError as error:
         print(f"labels: no covariates: {error}")
-        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="calibrate"))
+        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="calibrate"), answers)
     contexts = kinds_of_prompts(dataset, pairs["pair_id"].to_pylist(), seen.prompts, config.contexts, config.seed)
     seen = replace(seen, contexts=contexts)
     resolution, n = resolution_of(pairs["pair_id"].filter(pa.array(labels.labelled)).to_pylist(), votes)
@@ -167,10 +175,12 @@ def disagreement(pairs: pa.Table, votes: pa.Table) -> Floats:
     return spread
 
 
-def confidence_of_images(dataset: PreferenceDataset, images: Sequence[Image], judge: str) -> tuple[Floats, int]:
+def confidence_of_images(
+    dataset: PreferenceDataset, images: Sequence[Image], judge: str, question: str
+) -> tuple[Floats, int]:
     """How far the judge's score of each image is from the median of them all, in standard deviations, [N], and how many
     images have no score; 0 for those (threshold-guided optimisation, arXiv 2605.04653). PalateError where none has."""
-    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"])
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"], question=question)
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], judge)))
     found: dict[Image, float] = {}
     for side in (0, 1):

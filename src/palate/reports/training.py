@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from palate.data.schema import OVERALL
 from palate.files import read_object
 from palate.foreign import without_passwords
 from palate.presets import preset
@@ -60,6 +61,7 @@ def training_of(run: Path) -> dict[str, str]:
         "target": _target(config, account),
         "judge": judge_name(config) or config.reward,
         "correction of the judge": _correction(config, account),
+        "question": _question(config),
         "human votes of": ", ".join(config.human_annotators) if config.human_annotators else None,
         "safeguard": None if config.safeguard is None else f"μ {config.safeguard:g}, {config.safeguard_mode}",
         "weights": _set(config, "weights"),
@@ -127,6 +129,13 @@ def _target(config: TrainConfig, account: dict[str, Any]) -> str:
     if config.target == "dedpo":
         told += f", power {power:.2f}" if isinstance(power, float) else f", power {power}"
     return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")
+
+
+def _question(config: TrainConfig) -> str | None:
+    if isinstance(config.question, str):
+        return None if config.question == OVERALL else config.question
+    told = ", ".join(f"{name} {weight:g}" for name, weight in config.question.items())
+    return told + ("" if config.question_rule == "weights" else f"; {config.question_rule}")
 
 
 def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:

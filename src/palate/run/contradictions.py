@@ -86,6 +86,18 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
         (c.contexts != "words" and c.correction != "context" and c.target != "auto",
          "contexts belong to correction: context and target: auto; add one of them, or remove contexts."),
+        (isinstance(c.question, dict) and not sum(c.question.values()) > 0,
+         "question: give at least one question a weight above 0, as in {alignment: 0.5, aesthetics: 0.5}."),
+        (c.question != "overall" and not voted,
+         f"question names votes, and source {c.source!r} takes none; remove it."),
+        (c.question_rule != "weights" and not isinstance(c.question, dict),
+         f"question_rule: {c.question_rule} puts several questions together; name them with weights in question."),
+        (c.question_rule != "weights" and c.target != "human",
+         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is biased: the "
+         "majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs by their "
+         "votes selects by the outcome. Use question_rule: weights, or target: human."),
+        (isinstance(c.question, dict) and c.judge == SELF,
+         "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.propensity != "given" and c.target not in ("dedpo", "auto"),

@@ -107,6 +107,15 @@ class ObjectiveConfig:
     lacks text`, `group_id is 7`, `propensity >= 0.1`."""
     max_train_samples: int | None = key(None, VOTES, resume="fixed", folds="same", error="no", low=1, unit="pairs")
     """Train on only this many pairs, chosen at random by the seed; for a first look."""
+    question: str | dict[str, float] = key(
+        "overall", VOTES, resume="fixed", folds="same", error="no", low=0, told="question"
+    )
+    """The question whose votes are used (alignment, aesthetics, any name), or several with their weights."""
+    question_rule: Literal["weights", "majority", "pareto"] = key(
+        "weights", VOTES, resume="fixed", folds="same", error="no", told="question"
+    )
+    """How several questions become one target. weights: the weighted mean. majority: what more of them prefer. pareto:
+    only pairs that one image wins on a question and loses on none. The last two are for target: human."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )
