@@ -159,7 +159,7 @@ def shows(given: Path, dataset: Path, folder: Path) -> None:
     from palate.demos.demo import Scale, demo
 
     with said_as("palate demo"):
-        demo(folder / "demo", quick=True, scale=Scale(pairs=48, steps=2, repetitions=1))
+        demo(folder / "demo", quick=True, scale=Scale(pairs=128, steps=2, repetitions=1))
 
 
 def reads_label_studio(given: Path, dataset: Path, folder: Path) -> None:

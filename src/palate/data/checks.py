@@ -54,7 +54,7 @@ def find_problems(dataset: Path) -> list[str]:
 def _about_problems(file: Path) -> list[str]:
     try:
         version = json.loads(file.read_text(encoding="utf-8"))["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [f"{file}: missing, or not the description of a dataset. Restore it, or import the data again."]
     if version != SCHEMA_VERSION:
         return [f"{file}: schema version {version} instead of {SCHEMA_VERSION}. Use the palate that wrote it."]

@@ -51,7 +51,7 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
             entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             told = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         alphas = [float(value) for name, value in told.items() if name.endswith(".lora_alpha")]
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PalateError(f"{path}: could not be read ({first_line(error)}). {AGAIN}") from error
     layers, strange = {}, []
     for name, tensor in convert_unet_state_dict_to_peft(entries).items():
