@@ -13,7 +13,7 @@ from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditio
 from benchmarks.claims.emoji_world import IN_POOL, NAMES, PAIRS, REPETITIONS, WRONG_IN
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.figures import COLOURS, SIZE
-from benchmarks.claims.tables import Gain
+from benchmarks.claims.tables import Gain, behind
 
 SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
 WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
@@ -111,7 +111,7 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
         f"**{_verdict(gap, at_drift)}: all {PAIRS:,} votes gain {estimate(every).text()}, {FEW} of them {estimate(few).text()}; "
         f"the difference is {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
     )
-    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{_behind(_table(emoji, list(names)))}"
+    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, list(names)))}"
 
 
 def _verdict(steps: Estimate, drift: Estimate) -> str:
@@ -144,7 +144,7 @@ def _judges(emoji: Emoji, folder: Path) -> str:
         f"### Few votes and a judge: as good as all votes?\n\n{_headline(emoji, there)}\n\n![gain over drift]({CURVES})\n\n"
         f"Lines are means over seeds at {' and '.join(map(str, MARKS))} steps.\n\n"
         + "\n".join(lines)
-        + f"\n\n{_behind(_table(emoji, names))}"
+        + f"\n\n{behind(_table(emoji, names))}"
     )
 
 
@@ -196,11 +196,6 @@ def _percent(share: Estimate) -> str:
         return "–"
     text = f"{100 * share.mean:.0f} %"
     return text if share.low != share.low else f"{text} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-
-
-def _behind(table: str) -> str:
-    """A table that opens on request."""
-    return f"<details><summary>Table</summary>\n\n{table}\n\n</details>"
 
 
 def _points(axis: plt.Axes, x: list[float], found: list[Estimate], label: str, colour: str) -> None:
