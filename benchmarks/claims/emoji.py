@@ -118,11 +118,11 @@ def keep(told: dict, path: Path = RESULTS) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(conditions()), choices=list(conditions()))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="0 1 2 3 4")
     parser.add_argument("--folder", type=Path, default=Path("claims-run/emoji"))
     parser.add_argument("--tell", action="store_true")
     options = parser.parse_args()
-    todo = [(name, seed) for seed in range(options.seeds) for name in options.only]
+    todo = [(name, seed) for seed in options.seeds for name in options.only]
     torch.set_num_threads(1)
     if not options.tell and "base" not in load():
         keep({"key": "base", "condition": "base", "commit": commit(), **rounded(base()[2])})
