@@ -30,7 +30,7 @@ from palate.world import EMOJI
 RESULTS = Path(__file__).parent / "results" / "emoji.jsonl"
 MARKS = (30, 60)  # steps at which a run is measured
 COMMON = {
-    "pretrained_model_name_or_path": EMOJI, "human_annotators": ["majority"], "method": "dpo", "beta": 500.0, "learning_rate": 5e-5,
+    "pretrained_model_name_or_path": EMOJI, "human_annotators": ["majority"], "method": "dpo", "beta": 500.0, "learning_rate": 1e-4,
     "lr_scheduler": "constant", "train_batch_size": 16, "max_train_steps": MARKS[-1], "checkpointing_steps": MARKS[0],
     "checkpoints_total_limit": len(MARKS), "share_reference": True, "report_to": "none",
 }  # fmt: skip
@@ -49,7 +49,8 @@ def conditions() -> dict[str, dict[str, Any]]:
         out[f"dedpo/{judge}"] = {"method": "dedpo", **beside, **AS_IS}
         out[f"auto/{judge}"] = {"method": "auto", **beside}
     out |= {f"few-{share}": {"human_votes": count} for share, count in SHARES.items() if share != "5"}
-    return out
+    slower = {"learning_rate": 5e-5}
+    return out | {"all-slower": slower, "few-5-slower": slower | {"human_votes": FEW}}
 
 
 def key(name: str, seed: int) -> str:
@@ -105,7 +106,7 @@ def rounded(value: Any) -> Any:
 
 
 def load(path: Path = RESULTS) -> dict[str, dict]:
-    """key -> run."""
+    """key -> run, the last one where it was made again."""
     return {run["key"]: run for run in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
 
 
