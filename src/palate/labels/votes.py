@@ -14,7 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.files import write_text
-from palate.judges.correction import combine
+from palate.judges.correction import combine, majority
 from palate.labels.judges import (
     account_of,
     chosen_way,
@@ -121,7 +121,8 @@ def _rows_of_pairs(
     labels = _collect(pairs, votes, config)
     judged = judge_votes(pairs, votes, config)
     if judged is not None:
-        labels = replace(labels, judge=combine(judged))
+        together = majority if config.judges_together == "majority" else combine
+        labels = replace(labels, judge=together(judged))
     account: dict[str, Any] = {
         "method": config.method,
         "pairs in the dataset": len(pairs),

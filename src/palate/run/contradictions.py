@@ -80,6 +80,11 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
         (len(judges_of(c)) > 1 and SELF in judges_of(c),
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
+        (c.judges_together == "majority" and len(judges_of(c)) < 2,
+         "judges_together: majority counts the votes of several judges: give judge a list of them."),
+        (c.judges_together == "majority" and (c.correction != "none" or c.target == "auto"),
+         "judges_together: majority leaves one vote of all judges, without their scores to correct; set correction: "
+         "none, or judges_together: mean."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.ramp and c.power != 1.0,

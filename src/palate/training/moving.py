@@ -72,7 +72,7 @@ class MovingReference:
             for weight, parameter in zip(self.weights.values(), own, strict=True):
                 weight.copy_(parameter)
         else:
-            get_ema_multi_avg_fn(decay)(list(self.weights.values()), own, 0)  # type: ignore[no-untyped-call]
+            get_ema_multi_avg_fn(decay)(list(self.weights.values()), own, 0)
         self.moves += 1
 
     @contextmanager
