@@ -4,7 +4,7 @@ from scipy.special import expit, logit
 
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge
+from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge, majority
 from palate.judges.together import chance_of_set
 from palate.labels.targets import dedpo
 
@@ -307,6 +307,17 @@ def test_a_pair_is_judged_where_any_judge_voted_and_a_missing_vote_is_neutral():
     assert logit(plain[50:]) == pytest.approx(logit(judges[50:].clip(0.02, 0.98)).mean(axis=1))
     with pytest.raises(PalateError, match="one name per judge"):
         correct_judge(judges, differences, human, names=["brightness"])
+
+
+def test_the_majority_counts_sides_not_sureness_and_mirrors_when_images_are_exchanged():
+    none = np.nan
+    judges = np.array(
+        [[0.99, 0.4, 0.4], [0.6, 0.9, 0.1], [0.9, 0.1, none], [none, 0.2, none], [none] * 3, [0.5, 0.5, 0.7]]
+    )
+    expected = np.array([0.0, 1.0, 0.5, 0.0, none, 1.0])
+    np.testing.assert_array_equal(majority(judges), expected)
+    np.testing.assert_array_equal(majority(1 - judges), 1 - expected)
+    assert combine(judges)[0] > 0.5  # the mean of logits follows the surest judge
 
 
 # --- directions of embeddings ----------------------------------------------------------------------------------------

@@ -250,6 +250,15 @@ def combine(judges: Floats) -> Floats:
     return together
 
 
+def majority(judges: Floats) -> Floats:
+    """The majority of several judges [N, J], uncorrected: 1 where more of them prefer image 0 than image 1, 0 where
+    fewer do, 1/2 where as many do; NaN where none voted (BalancedDPO, arXiv 2503.12575)."""
+    voted = ~np.isnan(judges)
+    lead = np.sign(np.nan_to_num(judges, nan=0.5) - 0.5).sum(axis=1)
+    together: Floats = np.where(voted.any(axis=1), (1 + np.sign(lead)) / 2, np.nan)
+    return together
+
+
 def agreement(probability: Floats, human: Floats) -> Agreement:
     """Accuracy and Brier score of probabilities against human votes, [n] each without NaN, n >= 2."""
     side = np.sign(2 * probability - 1)

@@ -113,8 +113,9 @@ def towards_liked(m: Measured) -> Tensor:
 
 
 def anchor(m: Measured) -> Tensor:
-    """How far the predictions have moved since the start: the mean square of the change, over the row's images."""
-    return torch.stack([drift(one) for one in given(m.moved)]).mean(dim=0)
+    """How far the predictions have moved since the start: (beta/2) times the mean square of the change, over the row's
+    images. Times beta like a log ratio, so that its weight has no unit."""
+    return 0.5 * m.beta * torch.stack([drift(one) for one in given(m.moved)]).mean(dim=0)
 
 
 def ranking(m: Measured) -> Tensor:

@@ -98,6 +98,11 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "votes selects by the outcome. Use question_rule: weights, or target: human."),
         (isinstance(c.question, dict) and c.judge == SELF,
          "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
+        (c.judges_together == "majority" and len(judges_of(c)) < 2,
+         "judges_together: majority counts the votes of several judges: give judge a list of them."),
+        (c.judges_together == "majority" and (c.correction != "none" or c.target == "auto"),
+         "judges_together: majority leaves one vote of all judges, without their scores to correct; set correction: "
+         "none, or judges_together: mean."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.propensity != "given" and c.target not in ("dedpo", "auto"),

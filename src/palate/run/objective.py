@@ -61,6 +61,11 @@ class ObjectiveConfig:
     )
     """annotator_id of the judge whose votes are used, or a list of several that count together; "self" is the model in
     training."""
+    judges_together: Literal["mean", "majority"] = key(
+        "mean", VOTES, resume="fixed", folds="same", error="no", told="judge"
+    )
+    """How several judges count together. mean: the mean of their logits. majority: 1 where more of them prefer image 0,
+    0 where fewer do, 1/2 in between (BalancedDPO)."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")
     """Take the judge's choice (0, 1) instead of its probability."""
     correction: Literal["covariates", "context", "calibrate", "none"] = key(
@@ -137,8 +142,8 @@ class ObjectiveConfig:
     losses: dict[str, float] = key(
         lambda: {"preference": 1.0}, LOSS, resume="fixed", folds="same", error="no", low=None, told="loss"
     )
-    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, single, nft, ranking,
-    rankdpo, self-npo."""
+    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, single, nft, anchor,
+    ranking, rankdpo, self-npo."""
     beta: float = key(5000.0, LOSS, resume="fixed", folds="same", error="no", low=0, told="beta", first=True)
     """Strength of the pull toward the reference: z = (beta/2)·[(e_ref,0 - e_0) - (e_ref,1 - e_1)], errors averaged over
     C, H, W."""
