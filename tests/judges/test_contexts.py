@@ -99,3 +99,10 @@ def test_contexts_are_found_from_the_words_and_named_by_them():
     np.testing.assert_array_equal(found.place, find_contexts(prompts).place)
     assert find_contexts(["a cat"] * 50).names == ("all prompts",)
     assert given_contexts(["tools", None, "food"]).names == ("food", "other", "tools")
+
+
+def test_the_names_of_the_emoji_world_have_its_groups():
+    found = find_contexts(["red apple", "penguin", "banana", "hammer"])
+    assert found.names == ("animals", "food", "tools") and found.given
+    assert found.place.tolist() == [1, 0, 1, 2]
+    assert not find_contexts(["red apple", "penguin", "a red wolf"]).given

@@ -57,6 +57,12 @@ MORE = {
     "samples in shards": FSDP2 | {"method": "spin", "sampling_steps": 2},
     "lists": LORA | {"method": "diffusion-lpo"},
     "average in shards": FSDP2 | {"ema_decay": 0.9},
+    "moving reference": LORA | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
+    "moving reference in shards": FSDP2 | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
+    "moving adapter in shards": LORA | FSDP2 | {
+        "reference": "round", "reference_steps": 2, "held_out_votes": 0.4, "validation_steps": 1, "validation_draws": 2, "method": "dedpo", "judge": "bright",
+        "correction": "none",
+    },
     "copied reference in shards": LORA | FSDP2 | {"reference": "copy"},
     "adafactor": {"optimizer": "adafactor"},
     "shared in shards": LORA | FSDP2 | {"share_reference": True, "seed": 7},

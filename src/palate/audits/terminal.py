@@ -9,6 +9,7 @@ from palate.audits.words import bias, configuration, number, percent, person_lin
 from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
+_COUPLES_SHOWN = 5
 _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
 
 
@@ -35,6 +36,9 @@ def print_findings(findings: Findings, console: Console) -> None:
     if findings.people.persons:
         console.print()
         console.print(_people(findings, console.width))
+    if findings.people.warning:
+        console.print(_couples(findings))
+        _say(console, f"[red]{escape(findings.people.warning)}[/]")
     if findings.plan:
         console.print()
         console.print(_plan(findings))
@@ -113,6 +117,18 @@ def _people(findings: Findings, width: int) -> Table:
     ]
     if told:
         table.caption, table.caption_justify = escape("\n".join(told)), "left"
+    return table
+
+
+def _couples(findings: Findings) -> Table:
+    """The couples that answer most alike beyond what being right explains."""
+    table = _table("\ncouple", "\nsame image", "\nexcess", "\nn")
+    for couple in findings.people.couples[:_COUPLES_SHOWN]:
+        name = escape(f"{couple.first} and {couple.second}")
+        cells = [percent(couple.same), number(couple.excess), f"{couple.shared:,}"]
+        table.add_row(f"[red]{name}[/]" if couple.flagged else name, *map(escape, cells))
+    if len(findings.people.couples) > _COUPLES_SHOWN:
+        table.add_row(f"{len(findings.people.couples) - _COUPLES_SHOWN:,} more")
     return table
 
 

@@ -20,7 +20,8 @@ Examples:
   palate compare runs/dedpo runs/dpo --against base
   palate compare runs/dedpo --against runs/dpo --scorer pickscore --scorer aesthetic
   palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json
-  palate compare runs/dedpo --against runs/dpo --votes contest --judge pickscore"""
+  palate compare runs/dedpo --against runs/dpo --votes contest --judge pickscore
+  palate compare sd2.1 --against sd1.5 --votes prefs     two generators that the pairs name; no pictures are needed"""
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Options:
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world
     for the small world's prompts."""
     votes: Path | None = None
-    """A dataset of pairs of these two models' pictures (palate import samples), whose votes decide; scorers are used
-    only if --scorer names them."""
+    """A dataset of pairs of these two models' pictures (palate import samples), or whose pairs name both as their
+    generators; its votes decide; scorers are used only if --scorer names them."""
     judge: str | None = None
     """With --votes: a judge with votes on all pairs, to make people's votes on some of them more precise; the only
     judge when absent."""

@@ -15,12 +15,23 @@ Image = tuple[str, int]  # pair_id, side
 
 
 def single_images(dataset: PreferenceDataset) -> set[str]:
-    """The pair_ids of all single images: rows whose image_1 is null. Reads no image."""
+    """The pair_ids of all single images: rows whose image_1 alone is null. Reads no image."""
+    found = _without(dataset, "image_1")
+    return found - _without(dataset, "image_0") if found else found
+
+
+def without_pictures(dataset: PreferenceDataset) -> set[str]:
+    """The pair_ids of all pairs whose pictures are not known, neither their bytes nor a path. Reads no image."""
+    found = _without(dataset, "image_0")
+    return found & _without(dataset, "image_1") if found else found
+
+
+def _without(dataset: PreferenceDataset, name: str) -> set[str]:
     found: set[str] = set()
     for path in shard_paths(dataset.path / "pairs"):
         with open_shard(path, PAIRS) as file:
-            table = file.read(columns=["pair_id", "image_1.path"])  # either field shows whether the struct is null
-        found.update(table["pair_id"].filter(pc.is_null(table["image_1"])).to_pylist())
+            table = file.read(columns=["pair_id", f"{name}.path"])  # either field shows whether the struct is null
+        found.update(table["pair_id"].filter(pc.is_null(table[name])).to_pylist())
     return found
 
 

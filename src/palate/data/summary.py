@@ -15,9 +15,10 @@ from rich.table import Table
 
 from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset
-from palate.data.identity import single_images
+from palate.data.identity import single_images, without_pictures
 from palate.data.images import image_size
-from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
+from palate.data.questions import questions_of
+from palate.data.schema import CHOICES, IMAGE_COLUMNS, OVERALL, PAIRS
 from palate.data.shards import open_shard, shard_paths
 from palate.progress import progress_bar
 
@@ -74,10 +75,12 @@ class Summary(TypedDict):
     pairs_without_votes: int
     pairs_with_human_votes: int
     pairs_lacking_images: int
+    pairs_without_pictures: int
     votes: int
     choices: dict[str, dict[str, int]]
     annotators: list[dict[str, Any]]
     human_agreement: Agreement
+    questions: dict[str, int]
     single_images: SingleImages
     propensity: Propensity
     image_sizes: list[ImageSize]
@@ -91,7 +94,7 @@ def summarise(dataset: PreferenceDataset) -> Summary:
     Single images and the votes on them are counted apart, under "single_images", where choice 0 is liked.
     """
     rows = dataset.pairs(["pair_id", "prompt", "group_id", "propensity"])
-    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice", "question"], question=None)
     lacking = _lacking_images(dataset)
     sizes, looked_at = _image_sizes(dataset)
     single = pa.array(sorted(single_images(dataset)), pa.string())
@@ -106,10 +109,12 @@ def summarise(dataset: PreferenceDataset) -> Summary:
         "pairs_without_votes": len(pairs) - _with_votes(pairs, votes),
         "pairs_with_human_votes": _with_votes(pairs, votes, "human"),
         "pairs_lacking_images": len(lacking - set(single.to_pylist())),
+        "pairs_without_pictures": len(without_pictures(dataset)),
         "votes": len(votes),
         "choices": _choices(votes),
         "annotators": _annotators(votes),
-        "human_agreement": human_agreement(votes),
+        "human_agreement": human_agreement(_by_question(votes)),
+        "questions": questions_of(dataset),
         "single_images": {
             "images": len(singles),
             "without_votes": len(singles) - _with_votes(singles, single_votes),
@@ -117,7 +122,7 @@ def summarise(dataset: PreferenceDataset) -> Summary:
             "votes": len(single_votes),
             "choices": _choices(single_votes),
             "annotators": _annotators(single_votes),
-            "human_agreement": human_agreement(single_votes),
+            "human_agreement": human_agreement(_by_question(single_votes)),
         },
         "propensity": _propensity(rows["propensity"]),
         "image_sizes": [{"width": w, "height": h, "images": n} for (w, h), n in sizes.most_common(SIZES_SHOWN)],
@@ -155,6 +160,15 @@ def human_agreement(votes: pa.Table) -> Agreement:
     return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
 
 
+def _by_question(votes: pa.Table) -> pa.Table:
+    """The votes with the question in the pair's id: people who answered different questions neither agree nor not."""
+    asked = votes["question"]
+    if asked.null_count == len(asked):
+        return votes
+    own = pc.binary_join_element_wise(votes["pair_id"], pc.fill_null(asked, OVERALL), "\n")
+    return votes.set_column(votes.schema.get_field_index("pair_id"), "pair_id", own)
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """`summary` as rich tables on `console`."""
     console.print(f"[bold]{escape(summary['name'])}[/bold]  {escape(summary['path'])}")
@@ -169,10 +183,14 @@ def print_summary(summary: Summary, console: Console) -> None:
         votes = f"{singles['votes']:,} votes, {singles['without_votes']:,} without, {singles['lacking']:,} lacking"
         facts.add_row("single images", f"{singles['images']:,}", votes)
     facts.add_row("prompts", f"{summary['prompts']:,}")
-    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", "pairs")
+    unseen = summary["pairs_without_pictures"]
+    told = f"pairs, {unseen:,} of them imported without pictures" if unseen else "pairs"
+    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", told)
     facts.add_row("without votes", f"{summary['pairs_without_votes']:,}", "pairs")
     facts.add_row("with human votes", f"{summary['pairs_with_human_votes']:,}", "pairs")
     facts.add_row("votes", f"{summary['votes']:,}")
+    if set(summary["questions"]) - {OVERALL}:
+        facts.add_row("questions", "", escape(", ".join(f"{q} {n:,}" for q, n in summary["questions"].items())))
     agreement, propensity = summary["human_agreement"], summary["propensity"]
     if agreement["pairs"]:
         interval = "" if agreement["low"] is None else f"[{agreement['low']:.2f}, {agreement['high']:.2f}] 95 %, "
@@ -256,8 +274,9 @@ def _propensity(values: pa.ChunkedArray) -> Propensity:
 
 
 def _lacking_images(dataset: PreferenceDataset) -> set[str]:
-    """Ids of pairs with a picture stored by path whose file is missing; reads the paths only, no bytes."""
-    lacking: set[str] = set()
+    """Ids of pairs without pictures, or with one stored by path whose file is missing; reads the paths only, no
+    bytes."""
+    lacking = without_pictures(dataset)
     there: dict[str, bool] = {}
     for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images"):
         with open_shard(path, PAIRS) as file:

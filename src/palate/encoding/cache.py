@@ -277,8 +277,10 @@ def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _images(row: Row) -> list[Row]:
-    """The images of a row of the pairs: two, or one of a single image."""
-    return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
+    """The images of a row of the pairs: two, or one of a single image; of a pair without pictures two that are none."""
+    return (
+        [row["image_0"]] if row["image_1"] is None and row["image_0"] is not None else [row["image_0"], row["image_1"]]
+    )
 
 
 def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from palate.command import command_line
 from palate.data.dataset import PreferenceDataset
+from palate.data.generators import compared_models, models_of_pairs
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.data.samples import Samples
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import Ids, binomial_interval, rate_interval, sign_test
 from palate.files import plain
@@ -105,12 +106,52 @@ def contest(
     """
     table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     sides = _sides(a, b, dataset, table["pair_id"].to_pylist(), table["prompt"].to_pylist())
-    mine = np.flatnonzero(~np.isnan(sides))
-    if not len(mine):
+    if np.isnan(sides).all():
         raise PalateError(
             f"{dataset.path}: no pair of pictures of {a.folder} and {b.folder}. Make them: palate import samples "
             f"{a.folder} {b.folder} --to {dataset.path}."
         )
+    older = tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples))
+    return _contest(names, dataset, table, sides, judge, (a, b), older)
+
+
+def contest_of_generators(a: str, b: str, dataset: PreferenceDataset, judge: str | None = None) -> Contest:
+    """How often the pictures of model a beat those of model b by the votes of `dataset`, by what its pairs say of who
+    made them (generator_0, generator_1). No picture is needed.
+
+    Raises PalateError as `contest` does, and for models that the pairs do not name.
+    """
+    table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
+    models = models_of_pairs(dataset)
+    places: dict[tuple[str | None, str | None], float] = {(a, b): 0.0, (b, a): 1.0}
+    sides = np.array([places.get(models[pair_id], np.nan) for pair_id in table["pair_id"].to_pylist()])
+    if np.isnan(sides).all():
+        there = compared_models(models)
+        unknown = next((name for name in (a, b) if name not in there), None)
+        if not there:
+            told = "and its pairs do not say which models made them (generator_0, generator_1)"
+        elif unknown is None:
+            told = "and none of its pairs shows one beside the other"
+        else:
+            hint = did_you_mean(unknown, there, f"there are {', '.join(sorted(there))}.")
+            told = f"and its pairs name no model {unknown!r}{hint}"
+        raise PalateError(
+            f"{a} and {b} are no folders of samples with pairs in {dataset.path}, {told.removesuffix('.')}."
+        )
+    return _contest((a, b), dataset, table, sides, judge, None, ())
+
+
+def _contest(
+    names: tuple[str, str],
+    dataset: PreferenceDataset,
+    table: pa.Table,
+    sides: np.ndarray,
+    judge: str | None,
+    samples: tuple[Samples, Samples] | None,
+    older: tuple[str, ...],
+) -> Contest:
+    """sides [N]: which image of each pair of `table` is a's, NaN for pairs of other pictures."""
+    mine = np.flatnonzero(~np.isnan(sides))
     ids, prompts = (np.array(table[name].to_pylist(), dtype=object)[mine] for name in ("pair_id", "prompt"))
     known = np.array([np.nan if p is None else p for p in table["propensity"].to_pylist()])[mine]
     votes = dataset.votes()
@@ -128,7 +169,7 @@ def contest(
         hard = collect_labels(list(ids), votes, judge=judge, hard=True).judge
         judged = vote_rate(np.where(first, hard, 1 - hard), prompts)
         powered = vote_rate(human, prompts, labels.propensity, judge=g)
-    used = _used_in_training(judge, dataset, a, b)
+    used = None if samples is None else _used_in_training(judge, dataset, *samples)
     return Contest(
         *names,
         dataset.path,
@@ -142,7 +183,7 @@ def contest(
         powered,
         bool(~np.isnan(known[labels.labelled]).any()),
         command_line(),
-        tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)),
+        older,
     )
 
 

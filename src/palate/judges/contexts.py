@@ -15,6 +15,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from palate.arrays import Bools, Floats, Ints
+from palate.world.emoji_pictures import GROUP_OF
 
 MOST = 8  # contexts that are looked for
 _FEWEST_PROMPTS = 4  # different prompts that a context has on the mean
@@ -48,8 +49,11 @@ def find_contexts(prompts: Sequence[str], seed: int = 0) -> Contexts:
 
     Every prompt is a bag of hashed words, rare words counting more (the logarithm of how rare), of length 1; the
     clusters are those of k-means. No human vote is looked at. One context where the prompts are too few, or all alike.
+    The names of the emoji world have no words that say what is alike, so they have their world's groups.
     """
     distinct = sorted(set(prompts))
+    if distinct and all(prompt in GROUP_OF for prompt in distinct):
+        return given_contexts([GROUP_OF[prompt] for prompt in prompts])
     count = min(MOST, len(distinct) // _FEWEST_PROMPTS)
     if count < 2:
         return Contexts(np.zeros(len(prompts), dtype=int), ("all prompts",), False)

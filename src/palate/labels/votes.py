@@ -11,6 +11,7 @@ import pyarrow as pa
 from palate.addresses import address
 from palate.arrays import Bools, Floats, Ints
 from palate.data.dataset import PreferenceDataset
+from palate.data.identity import without_pictures
 from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.files import write_text
@@ -70,6 +71,7 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
         else dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     )
     left_out, pairs = chosen_pairs(dataset, pairs, config)
+    _tell_unseen(dataset, config)
     pairs = pairs.set_column(1, "prompt", pairs["prompt"].dictionary_encode())
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
     pa.default_memory_pool().release_unused()  # reading a million pairs keeps 100 MB
@@ -112,6 +114,20 @@ def prepare_rows(dataset: PreferenceDataset, config: TrainConfig, self_votes: Fl
     del pairs, votes
     pa.default_memory_pool().release_unused()
     return _swapped(rows) if config.swap else rows
+
+
+def _tell_unseen(dataset: PreferenceDataset, config: TrainConfig) -> None:
+    """Say how many pairs have no pictures. Raises PalateError where none has any and the source needs some."""
+    unseen = len(without_pictures(dataset)) if config.source != "steps" else 0
+    if unseen and unseen == len(dataset):
+        raise PalateError(
+            f"{dataset.path}: all its {unseen:,} pairs were imported without pictures, and training needs both of each"
+            " pair. Import them again with image_0 and image_1; `palate audit` and `palate compare --votes` need none."
+        )
+    if unseen:
+        print(
+            f"labels: {unseen:,} pairs were imported without pictures: their votes correct judges, no step shows them"
+        )
 
 
 def _swapped(rows: Rows) -> Rows:

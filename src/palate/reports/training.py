@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.files import read_object
+from palate.foreign import without_passwords
 from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
@@ -71,7 +72,7 @@ def training_of(run: Path) -> dict[str, str]:
         "seed": str(config.seed),
         OTHERS: _others(config),
     }
-    return {row: told for row, told in rows.items() if told}
+    return {row: without_passwords(told) for row, told in rows.items() if told}
 
 
 def curves_of(run: Path) -> dict[str, list[tuple[float, float]]]:

@@ -93,7 +93,7 @@ class TrainConfig(ObjectiveConfig):
     compile: bool = key(False, MODEL, resume="fixed", folds="same", error="value")
     """Compile the networks with torch.compile: minutes at the start, faster steps."""
 
-    reference: Literal["auto", "adapter-off", "copy", "offloaded", "precomputed"] = key(
+    reference: Literal["auto", "adapter-off", "copy", "offloaded", "precomputed", "ema", "round"] = key(
         "auto",
         REFERENCE,
         resume="fixed",
@@ -104,7 +104,22 @@ class TrainConfig(ObjectiveConfig):
     )
     """Where the reference comes from. adapter-off: the policy without its adapters. copy: a frozen copy. offloaded: a
     frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
-    copy otherwise."""
+    copy otherwise. ema and round: it moves, as an average of the policy or as its copy; the start stays what validation
+    compares with."""
+    reference_decay: float = key(0.99, REFERENCE, resume="fixed", folds="same", error="no", low=0, high=0.999999)
+    """With reference: ema: the share of the reference that each move keeps."""
+    reference_steps: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="no", low=1, unit="steps")
+    """Optimiser steps between two moves. Absent, ema moves at every step, and round whenever held-out votes are better
+    by more than a standard error than at its last move."""
+    reference_warmup: Literal["none", "ratio", "linear"] = key(
+        "none", REFERENCE, resume="fixed", folds="same", error="no"
+    )
+    """How the decay reaches reference_decay. none: it is there at once. ratio: (1 + k)/(10 + k) at step k. linear:
+    reference_rise for each step after reference_wait (DiffusionNFT)."""
+    reference_rise: float = key(0.001, REFERENCE, resume="fixed", folds="same", error="no", low=0, high=1)
+    """What the decay gains in a step of the linear warm-up."""
+    reference_wait: int = key(0, REFERENCE, resume="fixed", folds="same", error="no", low=0, unit="steps")
+    """Optimiser steps before it, in which the reference is the policy itself."""
     reference_draws: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="draws", low=1)
     """Each pair has only this many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
     absent."""

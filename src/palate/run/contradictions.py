@@ -5,14 +5,16 @@ from dataclasses import fields
 from palate.data.where import condition
 from palate.errors import PalateError, did_you_mean
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
-from palate.objectives.losses import LOSSES, NEEDS_SHIFT
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT, NEEDS_START
 from palate.run.checks import (
     PAIRED,
     PER_IMAGE,
     SELF,
     UNVOTED,
     judges_of,
+    moves,
     needs_reference,
+    needs_start,
     other_draws,
     uses_judge,
     uses_reference,
@@ -151,8 +153,10 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "single takes single images; set source: images (pairs are taken apart into images there)."),
         ("nft" in losses and c.source not in ("images", "pairs"),
          f"nft learns from images that people judged, and source {c.source!r} has none; use source: images or pairs."),
-        ("nft" in losses and c.region is not None,
-         "nft compares whole predictions; remove region."),
+        (bool(losses & NEEDS_START) and c.region is not None,
+         f"{' and '.join(sorted(losses & NEEDS_START))} compare whole predictions; remove region."),
+        (losses == {"anchor"},
+         "losses: anchor alone holds the model where it starts; add the loss that it restrains."),
         (bool(_changed(c, "nft_")) and "nft" not in losses,
          f"{', '.join(_changed(c, 'nft_'))} belongs to losses: nft."),
         (bool(_changed(c, "kto_")) and "kto" not in losses,
@@ -207,7 +211,28 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "share_reference: reference errors can be shared where they depend on the pair and its draw alone; not "
          "with another source, inversion, region, noise_offset or input_perturbation."),
         (c.share_reference and bool(losses & NEEDS_SHIFT),
-         "share_reference: DSPO needs the reference's predictions, and only errors are shared. Remove it."),
+         f"share_reference: losses: {', '.join(sorted(losses & NEEDS_SHIFT))} needs the reference's predictions, and "
+         "only errors are shared. Remove it."),
+        (c.share_reference and moves(c),
+         f"reference: {c.reference} moves, so its errors belong to one step of one run and cannot be shared. Remove "
+         "share_reference."),
+        (moves(c) and not uses_reference(c),
+         f"reference: {c.reference} follows the policy, and none of the losses compares with it. Remove it."),
+        (moves(c) and c.source == "samples",
+         f"source: samples takes its samples once, from where the run starts, and reference: {c.reference} moves away "
+         "from there. Use start_from for the next round."),
+        (c.reference == "round" and c.reference_steps is None and c.held_out_votes == 0,
+         "reference: round needs to know when: add reference_steps: 200, or held_out_votes: 0.1 to let held-out votes "
+         "decide."),
+        (c.reference != "ema" and bool(_changed(c, "reference_decay") + _changed(c, "reference_warmup")),
+         "reference_decay and reference_warmup say how an average follows; they belong to reference: ema."),
+        (c.reference_steps is not None and not moves(c),
+         "reference_steps says how often a reference moves; add reference: ema or round."),
+        (c.reference_warmup != "linear" and bool(_changed(c, "reference_rise") + _changed(c, "reference_wait")),
+         "reference_rise and reference_wait belong to reference_warmup: linear."),
+        (moves(c) and c.weight_dtype != "fp32" and c.lora is None and not needs_start(c),
+         f"weight_dtype: {c.weight_dtype} holds frozen weights, and with a moving reference and no adapters there are "
+         "none. Remove it."),
         (c.start_from is not None and (c.share_reference or c.trains == "classifier"),
          "start_from changes the denoiser and its reference; it goes neither with share_reference nor with "
          "trains: classifier."),
@@ -239,9 +264,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          or c.reference == "offloaded"),
          "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and "
          "reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
-        (c.compile and (c.adaptive or c.reference == "offloaded"),
-         "compile translates a network with its weights where they are; adaptive and reference: offloaded put "
-         "others in their place at each step. Remove compile."),
+        (c.compile and (c.adaptive or c.reference == "offloaded" or moves(c)),
+         "compile translates a network with its weights where they are; adaptive, a reference that moves and "
+         "reference: offloaded put others in their place at each step. Remove compile."),
         (c.ema_decay is not None and c.early_stop is not None,
          "ema_decay and early_stop both choose the weights that are saved; give one."),
         (c.safeguard is None and c.safeguard_mode != "pair",

@@ -151,10 +151,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
             rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
-            if parts.snapshots:
-                parts.snapshots.update(policy.parameters)
-            if parts.average:
-                parts.average.update(policy.parameters)
+            for follower in parts.followers:
+                follower.update(policy.parameters)
             done = step + 1
             metrics = {"learning_rate": rate, "gradient_norm": norm, "loss": stepper.take_loss()} | finished
             metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))

@@ -13,6 +13,7 @@ import torch
 
 from palate.distributed import counts, first_says, gather, part, processes
 from palate.objectives.links_pulling import sigmoid
+from palate.training.moving import MovingReference
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem
 
@@ -27,6 +28,7 @@ class Validation:
     draws: int
     patience: int | None
     max_drift: float | None = None
+    reference: MovingReference | None = None  # it may move when these votes say so
     best: float = float("inf")
     since: int = 0  # validations since the best one
     drift: float = float("nan")
@@ -90,6 +92,9 @@ class Validation:
                 self.weights = {name: p.detach().clone() for name, p in networks.policy.state().items()}
         else:
             self.since += 1
+        if self.reference is not None:
+            self.reference.hear(losses)
+            metrics["validation/reference_moves"] = float(self.reference.moves)
         return metrics
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -104,12 +109,14 @@ class Validation:
         }
 
 
-def make_validation(setting: Setting) -> Validation | None:
-    """The validation of a run with held-out votes."""
+def make_validation(setting: Setting, reference: MovingReference | None = None) -> Validation | None:
+    """The validation of a run with held-out votes, whose reference may move."""
     held_out, config = setting.rows.held_out, setting.config
     if held_out is None:
         return None
-    return Validation(replace(setting, rows=held_out), config.validation_draws, config.early_stop, config.max_drift)
+    return Validation(
+        replace(setting, rows=held_out), config.validation_draws, config.early_stop, config.max_drift, reference
+    )
 
 
 def large_logit_warning(largest: float, told: bool, tell: Callable[[str], None], step: int) -> bool:

@@ -37,10 +37,12 @@ def import_pairs(
     split: str | None = None,
     config: str | None = None,
     allow_outside: bool = False,
+    question: str | None = None,
 ) -> "ImportReport":
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is created if it does not exist.
 
-    `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not. `split` and
+    `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not, `question` what
+    the votes answer (alignment, aesthetics, any name; the overall preference when absent). `split` and
     `config` choose one of a dataset's several. `allow_outside` allows paths that lead outside the source's folder. The
     format "world" has no sources: `pairs` of that `world` are made now, and the simulated `voters` vote on all of them.
     A second call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or
@@ -59,7 +61,7 @@ def import_pairs(
 
     return from_files(
         format, places(sources), Path(to), name=name, annotator=annotator, source=source,
-        split=split, config=config, allow_outside=allow_outside,
+        split=split, config=config, allow_outside=allow_outside, question=question,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from palate.verbs.given import Place, Places, Prompts, names, opened, places, pl
 
 if TYPE_CHECKING:
     from palate.data.samples import Samples, Sampling
+    from palate.demos.mine import Mine
     from palate.evaluation.contest import Contest
     from palate.evaluation.results import Comparison
     from palate.evaluation.score import Scored
@@ -176,7 +177,8 @@ def compare(
     when absent, those that scored the first model's samples, else the world's truth for its prompts. Or `votes` decide:
     a dataset of pairs of these two models' pictures, supported by its `judge`. With `group` all models are training
     seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
-    (compare-votes.json with `votes`), where `report` finds it.
+    (compare-votes.json with `votes`), where `report` finds it. Where neither model is a folder, both are names of
+    generators in the pairs of `votes`, and the result is written to `out` alone.
 
     Raises PalateError for samples that cannot be paired, runs that started from different base models, and a reward
     model that has not scored all samples yet.
@@ -184,7 +186,7 @@ def compare(
     from palate.data.samples import Sampling
     from palate.evaluation.compare import compare as compare_models
     from palate.evaluation.compare import two_models
-    from palate.evaluation.contest import contest
+    from palate.evaluation.contest import contest, contest_of_generators
     from palate.evaluation.results import save
     from palate.sampling.prompts import as_suite
 
@@ -205,6 +207,11 @@ def compare(
         raise PalateError("compare: votes and scorers are two comparisons. Call it once with each.")
     if len(rivals) != 1:
         raise PalateError(f"--votes compares one model with --against, and {len(rivals)} are named.")
+    if against != "base" and not any(Path(one).exists() for one in (rivals[0], fspath(against))):
+        by_name = contest_of_generators(rivals[0], fspath(against), opened(votes), judge)
+        if out is not None:
+            save(by_name, Path(out))
+        return by_name
     titles, samples = two_models(rivals[0], fspath(against), suite, how, device)
     decided = contest(*samples, opened(votes), judge, titles)
     save(decided, Path(out or f"{rivals[0]}/compare-votes.json"))
@@ -277,9 +284,36 @@ def push(run: Place, repository: str, *, private: bool = True, dry_run: bool = F
     return planned if dry_run else send(fspath(run), repository, private, planned)
 
 
-def demo(out: Place = "demo-run", *, quick: bool = False, seed: int = 0) -> "Page":
-    """From imperfect votes to a better model in the small world: train six models (`quick`: two), print a table, and
-    write a page into the folder `out`. The same call resumes. Returns the page's content."""
+@overload
+def demo(out: Place | None = None, *, quick: bool = False, seed: int = 0, mine: Literal[False] = False) -> "Page": ...
+@overload
+def demo(
+    out: Place | None = None, *, seed: int = 0, mine: Literal[True], taste: str = "", browser: bool = True
+) -> "Mine": ...
+def demo(
+    out: Place | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    mine: bool = False,
+    taste: str = "",
+    browser: bool = True,
+) -> "Page | Mine":
+    """From imperfect votes to a better model in the emoji world, into the folder `out` (demo-run, or demo-mine). The
+    same call resumes.
+
+    Trains five models (`quick`: two), prints a table, writes wall.png and report.html, and returns the page's content.
+    With `mine` it asks for forty votes of yours on a page (opened in the `browser`), or takes those of the simulated
+    person `taste`, and trains on them. Raises PalateError for a `taste` without `mine`, or one that nobody has.
+    """
+    if taste and not mine:
+        raise PalateError("taste is whose votes `mine` takes: give both, as in --mine --taste glossy-food.")
+    if mine and quick:
+        raise PalateError("quick is a smaller table, and mine makes none: give one of them.")
+    if mine:
+        from palate.demos.mine import mine as own_taste
+
+        return own_taste(Path(out or "demo-mine"), taste, seed, browse=browser)
     from palate.demos.demo import demo as whole_way
 
-    return whole_way(Path(out), quick, seed)
+    return whole_way(Path(out or "demo-run"), quick, seed)

@@ -5,6 +5,7 @@ import ipaddress
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ def label(
     rate: float = 20.0,
     public_url: str | None = None,
     browse: bool = True,
+    until_done: bool = False,
 ) -> None:
-    """Serve the labelling page of a dataset until interrupted. Each vote is stored in the live store at once.
+    """Serve the labelling page of a dataset until interrupted, or with `until_done` until every pair that is to be shown
+    has an answer. Each vote is stored in the live store at once.
 
     Raises PalateError, before anything is served, for an interface other than loopback without named raters, a port
     that is taken, a database that cannot be written, or a dataset with nothing to show.
@@ -103,9 +106,23 @@ def label(
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    server = uvicorn.Server(config)
+    if until_done:
+        threading.Thread(target=_end_when_done, args=(server, engine), daemon=True).start()
     with suppress(KeyboardInterrupt):  # uvicorn shuts down cleanly and then raises it again
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     _farewell(engine, data)
+
+
+def _end_when_done(server: uvicorn.Server, engine: sa.Engine) -> None:
+    """Stop the server a moment after the last pair was answered, so that the page still hears that it was."""
+    while not server.should_exit:
+        time.sleep(1)
+        with suppress(Unreachable):
+            done = progress(engine)
+            if done["answered"] >= done["pairs"]:
+                time.sleep(3)
+                server.should_exit = True
 
 
 def make_links(secret: str, raters: tuple[str, ...], address: str) -> Links:
@@ -202,7 +219,11 @@ def _tell(engine: sa.Engine, settings: Settings, counts: dict[str, int], links: 
     done = progress(engine)
     left_out = [
         f"{counts[name]:,} {what}"
-        for name, what in (("had votes", "people voted on before"), ("single images", "single images"))
+        for name, what in (
+            ("had votes", "people voted on before"),
+            ("single images", "single images"),
+            ("without pictures", "pairs without pictures"),
+        )
         if counts[name]
     ]
     print(

@@ -28,6 +28,17 @@ MAJORITY = {
     "tools": (-1.0, -0.3, 1.0, 0.3),
     "play": (0.3, 1.0, -0.3, -1.0),
 }
+OWN_TASTE = {  # of somebody who likes glossy food and flat tools
+    "food": (-0.3, -0.3, -0.4, 1.0),
+    "animals": (-0.3, 1.0, -0.4, -0.3),
+    "nature": (0.0, 0.0, 0.0, 0.0),
+    "vehicles": (1.0, -0.3, -0.4, -0.3),
+    "places": (0.0, 0.0, 0.0, 0.0),
+    "clothes": (0.0, 0.0, 0.0, 0.0),
+    "tools": (-0.3, -0.3, 1.0, -0.4),
+    "play": (0.0, 0.0, 0.0, 0.0),
+}
+CRITICS = tuple((style, np.where(np.arange(len(STYLES)) == k, 1.0, -0.3)) for k, style in enumerate(STYLES))
 MINORITY_IN = ("animals", "vehicles", "clothes", "play")  # where the minority likes the opposite
 
 
@@ -101,6 +112,9 @@ EMOJI_VOTERS = {
         EmojiVoter("gloss-judge", "judge", 0.5 * by_group(MAJORITY) + _GLOSS, temperature=0.2),
         EmojiVoter("saturation-judge", "judge", 0.5 * by_group(MAJORITY), temperature=0.2, saturation=4.0),
         EmojiVoter("blind-judge", "judge", np.zeros_like(_OF_ALL), temperature=0.2, noise=0.3),
+        # For a taste of one's own (`palate demo --mine`): somebody simulated, and critics of whom none shares it.
+        EmojiVoter("glossy-food", "human", by_group(OWN_TASTE), temperature=0.25),
+        *(EmojiVoter(f"{style}-critic", "judge", np.tile(liking, (len(NAMES), 1)), 0.2) for style, liking in CRITICS),
     )
 }
 
