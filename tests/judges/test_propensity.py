@@ -135,6 +135,19 @@ def test_people_who_label_what_they_like_are_not_repaired():
     assert np.abs(found["estimated"]).min() > 3 * found["error"].max()  # and no standard error gives a hint
 
 
+def test_votes_on_a_random_part_of_the_rest_repair_what_no_estimate_can():
+    """What `palate label` stores: pairs with earlier votes stand for themselves, drawn ones for all others."""
+    errors = []
+    for seed in range(40):
+        world = World.draw(seed, 1800)
+        earlier = world.shown("the vote")
+        drawn = ~earlier & (world.rng.random(1800) < 0.1)
+        found = world.error(earlier | drawn, world.judge, np.where(earlier, 1.0, 0.1))
+        errors.append(found[0])
+    mean, error = mean_and_error(errors)
+    assert abs(mean) < 3.5 * error and error < 0.008
+
+
 def test_random_labels_are_called_random_and_nothing_is_lost():
     found = compared("chance", 15, 1800)
     assert np.mean(found["random"] < 0.05) <= 0.2 and np.mean(found["related"] < 0.05) <= 0.2

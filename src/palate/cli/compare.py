@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -47,6 +47,8 @@ class Options:
     judge: str | None = None
     """With --votes: a judge with votes on all pairs, to make people's votes on some of them more precise; the only
     judge when absent."""
+    propensity: Literal["given", "estimated"] = "given"
+    """With --votes. estimated: for pairs that people picked; those without a stored propensity count by an estimate."""
     group: bool = False
     """All models are training seeds of one method. Runs that differ only in their seed are found automatically."""
     out: Path | None = None
@@ -83,16 +85,19 @@ def main(argv: list[str]) -> None:
         "prompts": None if options.prompts is None else Path(options.prompts), "part": options.part,
         "limit": options.limit, "column": options.column, "sampling": sampling,
     }  # fmt: skip
-    models, against, judge = options.models, options.against, options.judge
+    models, against, judge, how = options.models, options.against, options.judge, options.propensity
     with said_as(["palate", "compare", *argv]):
         if options.votes is not None:
             out = None if options.scorer else options.out
-            _show(compare(models, against, votes=options.votes, judge=judge, out=out, **alike), options.json)
+            decided = compare(models, against, votes=options.votes, judge=judge, propensity=how, out=out, **alike)
+            _show(decided, options.json)
             if not options.scorer:
                 return
-            judge = None
+            judge, how = None, "given"
         scorer, group = options.scorer, options.group
-        found = compare(models, against, scorer=scorer, judge=judge, group=group, out=options.out, **alike)
+        found = compare(
+            models, against, scorer=scorer, judge=judge, propensity=how, group=group, out=options.out, **alike
+        )
         _show(found, options.json)
 
 

@@ -20,8 +20,11 @@ from palate.evaluation.winrate import Ids, binomial_interval, rate_interval, sig
 from palate.files import plain
 from palate.foreign import printable
 from palate.judges.base import SELF
+from palate.labels.selected import estimated
 from palate.sampling.origin import run_of, trained_since
 from palate.sampling.provenance import learned_by_samples
+
+Propensity = Literal["given", "estimated"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Contest:
     propensities: bool  # whether they are stored; else the labelled share is used
     command: str = ""
     older: tuple[str, ...] = ()  # models trained further since their pictures were made
+    picked: tuple[str, ...] = ()  # where propensities were estimated: how people's pairs were chosen, in words
 
     @property
     def judge_mark(self) -> str:
@@ -97,11 +101,13 @@ class Contest:
 
 
 def contest(
-    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
+    propensity: Propensity = "given",
 ) -> Contest:  # fmt: skip
     """How often a beats b by the votes of `dataset` (`palate import samples`). Pictures are matched by content.
 
-    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError when no pair
+    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. propensity "estimated": pairs
+    without a stored one are weighted by an estimate, for pairs that people picked. Raises PalateError when no pair
     shows these two models, when no person voted on one, for an unknown judge, and when one of several must be named.
     """
     table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
@@ -112,10 +118,12 @@ def contest(
             f"{a.folder} {b.folder} --to {dataset.path}."
         )
     older = tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples))
-    return _contest(names, dataset, table, sides, judge, (a, b), older)
+    return _contest(names, dataset, table, sides, judge, (a, b), older, propensity)
 
 
-def contest_of_generators(a: str, b: str, dataset: PreferenceDataset, judge: str | None = None) -> Contest:
+def contest_of_generators(
+    a: str, b: str, dataset: PreferenceDataset, judge: str | None = None, propensity: Propensity = "given"
+) -> Contest:
     """How often the pictures of model a beat those of model b by the votes of `dataset`, by what its pairs say of who
     made them (generator_0, generator_1). No picture is needed.
 
@@ -138,7 +146,7 @@ def contest_of_generators(a: str, b: str, dataset: PreferenceDataset, judge: str
         raise PalateError(
             f"{a} and {b} are no folders of samples with pairs in {dataset.path}, {told.removesuffix('.')}."
         )
-    return _contest((a, b), dataset, table, sides, judge, None, ())
+    return _contest((a, b), dataset, table, sides, judge, None, (), propensity)
 
 
 def _contest(
@@ -149,6 +157,7 @@ def _contest(
     judge: str | None,
     samples: tuple[Samples, Samples] | None,
     older: tuple[str, ...],
+    propensity: Propensity,
 ) -> Contest:
     """sides [N]: which image of each pair of `table` is a's, NaN for pairs of other pictures."""
     mine = np.flatnonzero(~np.isnan(sides))
@@ -163,6 +172,11 @@ def _contest(
             f" {dataset.path}."
         )
     first = sides[mine] == 0
+    picked: tuple[str, ...] = ()
+    if propensity == "estimated":
+        unknown, turn = np.isnan(known), np.where(first, 1.0, -1.0)
+        labels, told, _ = estimated(dataset, list(ids), list(prompts), votes, labels, unknown, sides=turn)
+        picked = tuple(told["sentences"])
     human, g = (np.where(first, x, 1 - x) for x in (labels.human, labels.judge))
     judged = powered = None
     if judge:
@@ -184,6 +198,7 @@ def _contest(
         bool(~np.isnan(known[labels.labelled]).any()),
         command_line(),
         older,
+        picked,
     )
 
 
@@ -321,7 +336,8 @@ def _lines(found: Contest) -> list[str]:
         out.append(f"  {name:<{width}}  wins {rate.rate:.3f} [{interval}]  {', '.join(facts)}")
     if found.other_pairs:
         out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
-    if not found.propensities and found.human.n < found.pairs:
+    out += [f"  {sentence}" for sentence in found.picked]
+    if not found.propensities and not found.picked and found.human.n < found.pairs:
         out.append("  no propensities are stored: the pairs that people saw are taken as drawn at random")
     out += [f"WARNING: {warning}" for warning in warnings({}, found.older)]
     best = found.headline

@@ -11,7 +11,6 @@ For people's pairs from another source than the judge's (arXiv 2602.08259) the s
 p(x without votes) / p(x with votes) is proportional to (1 - e)/e.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from scipy.stats import chi2, f, rankdata
 from palate.arithmetic import bounded_logit
 from palate.arrays import Bools, Floats, Ints
 from palate.data.dataset import PreferenceDataset
+from palate.data.generators import models_of_pairs
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts
 from palate.judges.ridge import choose_ridge, deal_folds, fit_ridge
@@ -163,22 +163,11 @@ def seen_of_pairs(
 def generators_of_pairs(dataset: PreferenceDataset, pair_ids: Sequence[str]) -> list[str] | None:
     """The models that made the pictures of each pair [N], in words and whichever made image 0; None where no pair names
     one."""
-    rows = dataset.pairs(["pair_id", "generator_0", "generator_1"])
-    sides = [[_model(text) for text in rows[name].to_pylist()] for name in ("generator_0", "generator_1")]
-    if not any(name for side in sides for name in side):
+    models = models_of_pairs(dataset)
+    own = [models[pair_id] for pair_id in pair_ids]
+    if not any(name for both in own for name in both):
         return None
-    both = (" and ".join(sorted({one or "not named", two or "not named"})) for one, two in zip(*sides, strict=True))
-    of_pair = dict(zip(rows["pair_id"].to_pylist(), both, strict=True))
-    return [of_pair[pair_id] for pair_id in pair_ids]
-
-
-def _model(generator: str | None) -> str | None:
-    """The model in a generator of the pairs table, which is JSON or a name."""
-    try:
-        told = json.loads(generator or "null")
-    except ValueError:
-        return generator
-    return str(told["model"]) if isinstance(told, dict) and told.get("model") is not None else None
+    return [" and ".join(sorted({one or "not named", two or "not named"})) for one, two in own]
 
 
 def estimate_propensity(seen: Seen, labelled: Bools, groups: Ints, seed: int = 0) -> Selection:

@@ -40,24 +40,40 @@ def with_propensities(
             f"propensity: density-ratio is for people's pairs of another source, and {(~unknown).sum():,} pairs have a "
             "stored propensity: they were drawn from these. Use propensity: estimated, or given."
         )
-    if labels.labelled[unknown].all() or not labels.labelled[unknown].any():
-        what = "all pairs have a stored propensity" if not unknown.any() else (
-            f"of the {unknown.sum():,} pairs without a stored propensity "
-            f"{'all' if labels.labelled[unknown].any() else 'none'} have a human vote"
-        )  # fmt: skip
-        told = [f"There is no propensity to estimate: {what}."]
-        return labels, {"propensity": config.propensity, "sentences": told}
+    ids = pairs["pair_id"].to_pylist()
+    labels, account, selection = estimated(dataset, ids, prompts, votes, labels, unknown, seed=config.seed)
+    if config.propensity == "density-ratio" and selection is not None:
+        labels = on_another_source(labels, selection.ratio)  # every pair is here, as none has a stored propensity
+    return labels, {"propensity": config.propensity} | account
+
+
+def estimated(
+    dataset: PreferenceDataset,
+    ids: list[str],
+    prompts: list[str],
+    votes: pa.Table,
+    labels: Labels,
+    unknown: Bools,
+    *,
+    sides: Floats | None = None,
+    seed: int = 0,
+) -> tuple[Labels, dict[str, Any], Selection | None]:
+    """The labels of N pairs with estimated propensities where they are `unknown` [N], what is to be told, and the
+    estimate; None where there is nothing to estimate. `sides` [N] are those of `seen_of_dataset`."""
+    if not unknown.any():
+        return labels, {"sentences": ["There is no propensity to estimate: all pairs have a stored propensity."]}, None
+    labelled = labels.labelled[unknown]
+    if labelled.all() or not labelled.any():
+        which = "all" if labelled.any() else "none"
+        told = f"of the {unknown.sum():,} pairs without a stored propensity {which} have a human vote."
+        return labels, {"sentences": [f"There is no propensity to estimate: {told}"]}, None
     place = np.flatnonzero(unknown)
-    own = [prompts[i] for i in place.tolist()]
-    ids = pairs["pair_id"].filter(pa.array(unknown)).to_pylist()
-    seen = seen_of_dataset(dataset, ids, own, votes, labels.labelled[place], config.seed)
-    selection = estimate_propensity(seen, labels.labelled[place], _groups(own), config.seed)
+    own_ids, own = [ids[i] for i in place.tolist()], [prompts[i] for i in place.tolist()]
+    seen = seen_of_dataset(dataset, own_ids, own, votes, labelled, seed, None if sides is None else sides[place])
+    selection = estimate_propensity(seen, labelled, _groups(own), seed)
     propensity = labels.propensity.copy()
     propensity[place] = selection.propensity
-    labels = replace(labels, propensity=propensity)
-    if config.propensity == "density-ratio":
-        labels = on_another_source(labels, selection.ratio)  # every pair is here, as none has a stored propensity
-    return labels, {"propensity": config.propensity} | account_of_selection(selection, seen)
+    return replace(labels, propensity=propensity), account_of_selection(selection, seen), selection
 
 
 def seen_of_dataset(
