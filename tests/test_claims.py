@@ -212,3 +212,19 @@ def test_the_page_is_what_the_committed_results_say(tmp_path):
         if line.startswith("![")
     }
     assert shown == {path.name for path in tmp_path.glob("*.png")}
+
+
+def test_telling_changes_no_results_and_what_collecting_leaves_out_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "true_utility", lambda shown: np.arange(6.0))
+    write_run(tmp_path, "base", 0, 0.0)
+    stale = write_run(tmp_path, "an-old-plan", 0, 0.5)
+    results.collect(tmp_path / "results", tmp_path / "out", {stale: "an-old-plan"})
+    before = (tmp_path / "out" / "runs.jsonl").read_text()
+    monkeypatch.setattr(benchmark, "COMMITTED", tmp_path / "out")
+    monkeypatch.setattr(benchmark, "HERE", tmp_path / "a" / "b")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(benchmark, "write_evidence", lambda asked, out, page: None)
+    benchmark.main(benchmark.Options(tell=True, folder=tmp_path / "nowhere"))
+    assert (tmp_path / "out" / "runs.jsonl").read_text() == before
+    results.collect(tmp_path / "nowhere", tmp_path / "out", {})
+    assert "1 runs of settings that are no longer planned are left out: an-old-plan" in capsys.readouterr().out

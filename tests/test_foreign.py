@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import PalateError
-from palate.foreign import one_line, printable, secrets_of, without_passwords, without_secrets
+from palate.foreign import one_line, printable, secrets_of, storable, without_passwords, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,27 @@ def test_what_is_no_part_of_a_secret_stays():
 def test_passwords_of_addresses_are_hidden():
     assert without_passwords("http://ana:pw@h:80/x and s3://k:s@b") == "http://***@h:80/x and s3://***@b"
     assert without_passwords("http://h/a@b mail ana@h") == "http://h/a@b mail ana@h"
+    assert without_passwords("sftp://ana:p/w@h/x and http://h:80/x@y") == "sftp://***@h/x and http://h:80/x@y"
+    assert without_passwords("https://h/x?a=1&Token=geheim&sig=g#x") == "https://h/x?a=1&Token=***&sig=***#x"
     assert secrets_of("http://ana:p%20w@h/v1") == ["p%20w", "p w", "YW5hOnAgdw=="]
     assert secrets_of("http://ana@h/v1") == secrets_of("http://h") == []
+
+
+@pytest.mark.parametrize(
+    ("address", "stored"),
+    [
+        ("sftp://ana:pw@h/x", "sftp://ana@h/x"),
+        ("sftp://ana@h/x", "sftp://ana@h/x"),
+        ("https://token@h/x", "https://h/x"),
+        ("https://token:x@h:80/x?sig=abc&a=1", "https://h:80/x?sig=***&a=1"),
+        ("s3://bucket/x@y", "s3://bucket/x@y"),
+        ("memory://x", "memory://x"),
+        ("C:/a b/@x", "C:/a b/@x"),
+        ("a/model", "a/model"),
+    ],
+)
+def test_what_is_stored_of_an_address_is_no_secret(address, stored):
+    assert storable(address) == stored == storable(stored)
 
 
 def test_an_error_shows_neither_control_characters_nor_passwords():

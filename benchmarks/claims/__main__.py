@@ -67,7 +67,8 @@ def main(options: Options) -> None:
     seeds, steps = (2, 40) if options.quick else (options.seeds, COMMON["max_train_steps"])
     out = options.folder / "evidence" if options.quick else COMMITTED
     planned = {job.key: job.condition.name for job in jobs_of(asked, range(MOST_SEEDS), steps, options.folder)}
-    collect(options.folder / "results", out, planned)
+    if not options.tell:
+        collect(options.folder / "results", out, planned)
     left = options.most if options.most is not None else sys.maxsize
     for when in (
         () if options.tell else (("always", "advised"), ("tuned",))

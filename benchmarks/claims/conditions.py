@@ -139,7 +139,7 @@ def allocation() -> list[Condition]:
 
 
 RATES = (2e-5, 5e-5, 1e-4, 2e-4)
-CONSTANT_PULL = {"link_parameter": 0.5}  # of link: linear, which is what was measured before its pull could fall
+CONSTANT_PULL = {"link_parameter": 0.5}  # of link: linear: what was measured before its pull could fall
 LINKS = ("ipo", "hinge", "dmpo", "alpha-dpo", "holder", "squared-sigmoid", "linear")  # the base losses besides DPO's
 SLACKS = (0.3, 0.6)  # mu below the published 0.9 of Stable Diffusion 1.5; 0.6 is that of SDXL
 
@@ -228,9 +228,9 @@ RANKED: dict[str, dict[str, Any]] = {
     name: {"method": name, **extra}
     for name, extra in {
         "dpo": {}, "sdpo": {"safeguard": 0.9}, "adaptive-dpo": {"human_annotators": PEOPLE}, "alpha-dpo": {}, "amapo": {}, "cdpo": {}, "dmpo": {}, "dpo-sft": {},
-        "dspo-sdxl": OWN_ERRORS, "hinge": {}, "holder-dpo": {}, "ipo": {}, "kto": OWN_ERRORS | {"train_batch_size": 24}, "linear-dpo": CONSTANT_PULL, "mapo": OWN_ERRORS,
+        "dspo-sdxl": OWN_ERRORS, "hinge": {}, "holder-dpo": {}, "ipo": {}, "kto": OWN_ERRORS | {"train_batch_size": 24}, "linear-dpo": CONSTANT_PULL | {"reference": "auto"}, "mapo": OWN_ERRORS,
         "rn-dpo": OWN_ERRORS, "sft": OWN_ERRORS, "sudo": OWN_ERRORS, "poly-dpo": {}, "sce": {}, "gce": {}, "re-po": {},
-        "diffusion-nft": OWN_ERRORS | {"train_batch_size": 24}, "threshold-guided": OWN_ERRORS | {"train_batch_size": 24},
+        "diffusion-nft": OWN_ERRORS | {"train_batch_size": 24}, "threshold-guided": OWN_ERRORS | {"train_batch_size": 24}, "rethinking-dpo": OWN_ERRORS,
     }.items()
 }  # fmt: skip
 KNOWN_AS = {"dpo": "human-100", "adaptive-dpo": "adaptive-flipped-0"}  # in other questions, at the common rate

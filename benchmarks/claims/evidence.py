@@ -15,6 +15,7 @@ from benchmarks.claims.answers_labels import (
 )
 from benchmarks.claims.answers_losses import tell_adaptive, tell_methods, tell_sdpo, tell_together
 from benchmarks.claims.conditions import COMMON, PAIRS
+from benchmarks.claims.emoji_page import tell_emoji
 from benchmarks.claims.estimates import estimate
 from benchmarks.claims.results import Results, load
 from benchmarks.claims.tables import MARGIN, Answer
@@ -34,6 +35,12 @@ QUESTIONS: dict[str, tuple[str, Callable[[Results, list[str], Path], Answer]]] =
     "methods": ("All other methods on the same votes", tell_methods),
 }
 
+OPENING = """# Evidence
+
+What the methods' claims come to where the truth is known: first in the emoji world, whose taste depends on what is shown, then in the world of
+shapes, whose taste is nearly one number, so that a hundred votes know it. Which way is best in which case is on the [map](map.md). Every number comes from
+committed results and can be made again."""
+
 
 def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
     """Write the page and its figures beside it; questions without any result yet are named as such."""
@@ -41,11 +48,11 @@ def write_evidence(asked: dict[str, list], out: Path, page: Path) -> None:
         print("claims: no results yet")
         return
     results = load(out)
-    parts = [introduction(results)]
+    parts = [OPENING, tell_emoji(out / "emoji.jsonl", page.parent), introduction(results)]
     for name, (title, tell) in QUESTIONS.items():
         if name in asked:
-            parts.append(f"## {title}\n\n{section(results, name, asked[name], tell, page.parent)}")
-    write_text(page, "\n\n".join(parts) + "\n")
+            parts.append(f"### {title}\n\n{section(results, name, asked[name], tell, page.parent)}")
+    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     print(f"claims: {page}")
 
 
@@ -66,10 +73,9 @@ def introduction(results: Results) -> str:
     commits = sorted({run["commit"].removesuffix("-dirty") for run in runs})
     seeds, hours = max(len(results.of(run["condition"])) for run in runs), sum(run["seconds"] for run in runs) / 3600
     base = results.base
-    return f"""# Evidence
+    return f"""## In the world of shapes
 
-What the methods' claims come to in the [small world](world.md), where the truth is known: {len(runs)} training runs, up to {seeds} seeds each
-({hours:.1f} hours of one core). Every number comes from committed results and can be made again:
+What the claims come to in the [small world](world.md): {len(runs)} training runs, up to {seeds} seeds each ({hours:.1f} hours of one core):
 
 ```sh
 python -m benchmarks.claims                        # goes on where it stopped; --questions NAME or --only CONDITION for some

@@ -89,6 +89,8 @@ def collect(folder: Path, out: Path, planned: dict[str, str]) -> None:
             elif run["commit"] != about[key]["commit"]:
                 about[key]["repeated"] = largest_difference(before, fresh[key])
     kept = [key for key in fresh if key in planned or key == BASE]
+    if dropped := [about[key]["condition"] for key in fresh if key not in kept]:
+        print(f"claims: {len(dropped)} runs of settings that are no longer planned are left out: {', '.join(dropped)}")
     about |= {key: about[key] | {"condition": planned.get(key, BASE)} for key in kept}
     kept = sorted(kept, key=lambda key: (about[key]["condition"], about[key]["seed"]))
     if not kept:

@@ -24,10 +24,15 @@ class Answer:
     shown: list[str] = field(default_factory=list)  # further paragraphs, before the figure
 
     def text(self) -> str:
-        """As Markdown."""
+        """As Markdown: a sentence and a figure, and behind them all else."""
         points = "\n".join(f"- {point}" for point in self.points if point)
-        parts = [f"**{self.headline}**", points, *self.shown, f"![{self.caption}]({self.figure.name})", self.table]
-        return "\n\n".join(part for part in parts if part)
+        more = "\n\n".join(part for part in (points, *self.shown, self.table) if part)
+        return f"**{self.headline}**\n\n![{self.caption}]({self.figure.name})\n\n{behind(more)}"
+
+
+def behind(more: str, told: str = "Details and table") -> str:
+    """What opens on request."""
+    return f"<details><summary>{told}</summary>\n\n{more}\n\n</details>"
 
 
 def point(title: str, content: str, more: str = "", aside: str = "") -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; _HOMES says the same of
     from palate.data.dataset import PreferenceDataset, open_dataset
     from palate.data.importers.common import ImportReport
     from palate.data.samples import Samples, Sampling
+    from palate.data.summary import Summary
     from palate.demos.simulate import Simulated
     from palate.errors import PalateError
     from palate.evaluation.contest import Contest
@@ -81,10 +82,12 @@ _HOMES = {
     "Scored": "palate.evaluation.score",
     "Sending": "palate.sharing.push",
     "Simulated": "palate.demos.simulate",
+    "Summary": "palate.data.summary",
 }
 __all__ = [
     "Annotated", "Comparison", "Contest", "Exported", "Findings", "ImportReport", "LoraOptions", "Method", "Page",
     "PalateError", "PreferenceDataset", "Run", "Samples", "Sampling", "Scored", "Sending", "Simulated", "Suite",
+    "Summary",
     "TrainConfig", "__version__", "annotate", "audit", "compare", "demo", "encode", "export", "import_pairs", "info",
     "label", "load_prompts", "methods", "open_dataset", "push", "report", "sample", "score", "train", "votes",
 ]  # fmt: skip

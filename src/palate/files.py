@@ -124,7 +124,7 @@ def damaged_file(folder: Path) -> str | None:
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         return next((n for n, s in sums.items() if not (folder / n).is_file() or sha256_of(folder / n) != s), None)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return CHECKSUMS
 
 

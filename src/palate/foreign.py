@@ -8,12 +8,17 @@ import base64
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 HIDDEN = "***"
 JOINERS = "\u200c\u200d"  # needed in emoji, Persian and the like; they do not move the cursor
-_USER = re.compile(r"(?<=://)[^/\s?#]*@")  # name:password@ of an address
+# name:password@ of an address; the password of one that nobody encoded may hold a slash
+_USER = re.compile(r"(?<=://)(?:[^/\s?#]*@|[^/\s?#@:]+:(?!\d+[/?#])[^\s@]*@)")
+_ASKED = re.compile(  # a value after ? or & that is a password, a token or a signature by its name
+    r"(?i)(?<=[?&])((?:[\w.-]*(?:passw|pwd|secret|token|signature|credential|api[_-]?key)[\w.-]*|sig|key)=)[^&\s#'\"]+"
+)
 _MOVES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")  # a terminal's control sequence
 _TELLING = 6  # this many characters of a secret in a row count as a part of it
 
@@ -32,8 +37,29 @@ def one_line(text: str, most: int = 200) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """`text` with name and password of every address in it hidden."""
-    return _USER.sub(f"{HIDDEN}@", text)
+    """`text` with name and password of every address in it hidden, and what is secret by its name in a query."""
+    return _ASKED.sub(rf"\g<1>{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+
+
+def record_without_passwords(value: Any) -> Any:
+    """A value for JSON with `without_passwords` for every text in it."""
+    if isinstance(value, str):
+        return without_passwords(value)
+    if isinstance(value, Mapping):
+        return {name: record_without_passwords(inner) for name, inner in value.items()}
+    return [record_without_passwords(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def storable(address: str) -> str:
+    """An address as it may stand in a file: without its password, and without the name too where that can be a token
+    (http, https); with secrets of a query hidden. Text that is no address stays as it is."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
+    user = _USER.match(address, len(scheme) + 3)
+    name = user[0][:-1].partition(":")[0] if user and not scheme.lower().endswith(("http", "https")) else ""
+    rest = address[user.end() :] if user else rest
+    return _ASKED.sub(rf"\g<1>{HIDDEN}", f"{scheme}://{name}{'@' if name else ''}{rest}")
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:

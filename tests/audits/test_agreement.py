@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 
 from palate.audits.agreement import (
+    a_person,
     agreement_with_others,
     alpha_estimate,
+    ceiling,
+    credit,
     first_share,
     krippendorff_alpha,
     order_flips,
@@ -94,11 +97,56 @@ def test_agreement_with_the_others_of_a_small_table():
     assert found["p0"].value == pytest.approx((0.5 + 0.5) / 2) and found["p0"].n == 2
     assert found["p1"].value == pytest.approx((0.5 + 0.5) / 2)
     assert found["p2"].value == 0 and found["p2"].n == 1
+    ties = agreement_with_others(people([0, 0], [0, 1], [0.5, 0.5]), np.arange(1))
+    assert ties["p0"].value == 0.5  # two ties are two coins: they name the same image half of the time
+
+
+def test_the_credit_is_the_chance_of_naming_the_same_image():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 50))
+    assert credit(a, b) == pytest.approx(a * b + (1 - a) * (1 - b))
+    assert (credit(np.full(50, 0.5), b) == 0.5).all() and (credit(np.ones(50), b) == b).all()
+    assert credit(a, np.mean([b, 1 - b**2], axis=0)) == pytest.approx((credit(a, b) + credit(a, 1 - b**2)) / 2)
+
+
+def many_people(rng, pairs, persons):
+    """Votes [pairs, persons] of people who differ, with ties, and the share of all people for image 0."""
+    share = rng.beta(0.5, 0.5, pairs)
+    value = (rng.random((pairs, persons)) < share[:, None]).astype(float)
+    value[rng.random(value.shape) < 0.3] = 0.5
+    return value, 0.5 + 0.7 * (share - 0.5)
+
+
+def test_a_person_is_measured_as_a_judge_is_and_no_judge_beats_the_ceiling():
+    rng = np.random.default_rng(2)
+    value, share = many_people(rng, 4000, 6)
+    pair, person = np.indices(value[:, :5].shape).reshape(2, -1)
+    told = a_person(people(pair.tolist(), person.tolist(), value[:, :5].ravel()), np.arange(4000))
+    as_a_judge = credit(value[:, 5], value[:, :5].mean(axis=1))  # a sixth person in the judges' column
+    assert told.value == pytest.approx(as_a_judge.mean(), abs=0.015)
+    truth = 0.5 + 2 * np.mean((share - 0.5) ** 2)
+    assert told.low < truth < told.high
+    oracle = 0.5 + np.mean(np.abs(share - 0.5))
+    assert oracle <= ceiling(told) < oracle + 0.04
+    assert ceiling(None) is None and ceiling(a_person(people([0, 0], [0, 1], [1, 0]), np.arange(1))) is None
+
+
+def test_one_rater_of_five_gets_a_persons_number_in_its_interval():
+    rng = np.random.default_rng(3)
+    held = []
+    for _ in range(150):
+        value, share = many_people(rng, 120, 4)
+        pair, person = np.indices(value.shape).reshape(2, -1)
+        told = a_person(people(pair.tolist(), person.tolist(), value.ravel()), np.arange(120))
+        held.append(told.low <= 0.5 + 2 * 0.49 * 0.125 <= told.high)  # variance of Beta(1/2, 1/2) is 1/8
+    assert 0.9 < np.mean(held) < 0.99
 
 
 def test_self_agreement_counts_couples_of_the_same_person_only():
     votes = people([0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1, 1], [1, 1, 0, 1, 0, 0, 0])
     overall, each = self_agreement(votes, np.arange(3))
+    tied, _ = self_agreement(people([0, 0, 1, 1], [0, 0, 0, 0], [0.5, 0.5, 1, 0.5]), np.arange(2))
+    assert tied.value == 0.5  # the formula of judges: a tie is a coin
     assert each["p0"].value == pytest.approx(1 / 3) and each["p0"].n == 1
     assert each["p1"].value == 1 and overall.value == pytest.approx(2 / 3) and overall.n == 2
     assert self_agreement(people([0, 1], [0, 0], [1, 1]), np.arange(2)) == (None, {"p0": None})

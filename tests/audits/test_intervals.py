@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
-from palate.audits.intervals import bootstrap_estimate, mean_estimate, resampled, share_estimate, slope_estimate
+from palate.audits.intervals import (
+    bootstrap_estimate,
+    mean_estimate,
+    ratio_estimate,
+    resampled,
+    share_estimate,
+    slope_estimate,
+)
 
 
 def clustered(rng, groups=25, spread=0.8):
@@ -55,6 +62,35 @@ def test_intervals_cover_the_truth_with_pairs_of_one_prompt_together():
         naive[i] = alone.low <= truth <= alone.high
     assert (np.abs(held.mean(axis=0) - 0.95) < 0.04).all()
     assert naive.mean() < held[:, 0].mean() - 0.04  # without the groups it would not hold
+
+
+@pytest.mark.parametrize(("tied", "width"), [(0.0, 0.218), (0.44, 0.166), (0.8, 0.100)])
+def test_ties_narrow_an_interval_and_it_still_holds(tied, width):
+    """40 prompts with two pairs each; a tie is one half, so that credits vary less than votes of 0 and 1."""
+    rng = np.random.default_rng(8)
+    group, held, widths = np.repeat(np.arange(40), 2), [], []
+    for _ in range(600):
+        right = (rng.random(80) < np.repeat(rng.beta(6, 4, 40), 2)).astype(float)
+        found = share_estimate(np.where(rng.random(80) < tied, 0.5, right), group)
+        held.append(found.low <= tied / 2 + (1 - tied) * 0.6 <= found.high)
+        widths.append(found.high - found.low)
+    assert 0.93 <= np.mean(held) <= 0.975
+    assert np.mean(widths) == pytest.approx(width, rel=0.08)  # capped at n it was .22 for all three
+
+
+def test_a_ratio_has_the_interval_of_its_means_and_holds():
+    rng = np.random.default_rng(9)
+    values, group = rng.normal(size=30), np.arange(30)
+    assert ratio_estimate(values, np.ones(30), group) == mean_estimate(values, group)
+    assert ratio_estimate(values, np.zeros(30), group) is None
+    held = []
+    for _ in range(400):
+        spread = np.repeat(0.5 + rng.random(40), 3)  # of a prompt
+        below = spread * rng.exponential(size=120)
+        above = 0.3 * below + spread * rng.normal(size=120) / 3
+        found = ratio_estimate(above, below, np.repeat(np.arange(40), 3))
+        held.append(found.low <= 0.3 <= found.high)
+    assert 0.92 < np.mean(held) < 0.98
 
 
 def test_unequal_chances_of_being_labelled_are_undone():

@@ -6,6 +6,7 @@ from scipy.special import expit
 
 from palate.audits.planning import Recommendation, gain_of, leading, plan, recommend
 from palate.data.labels import Labels
+from palate.judges.choice import Choice, Way
 from palate.labels.targets import dedpo, tuned_power, variance_ratio
 from palate.run.load import load_config
 
@@ -111,32 +112,43 @@ def test_where_every_pair_is_labelled_the_plan_looks_back():
     assert [step.votes for step in steps] == [25, 50, 100, 200, 400, 800] and steps[-1].now
 
 
-def advice(gain, judges=("clip",), labelled=150, pairs=600, **more) -> Recommendation:
-    return recommend({} if gain is None else {"clip/none": gain}, judges, labelled, pairs, **more)
+def choice(share: float, alone: float = 0.4, residual: float = 0.25, correction: str = "covariates") -> Choice:
+    """One in which a judge promises this share, or human votes alone where that is more."""
+    people = Way("", 1.0, 0.0, alone, alone, alone, alone)
+    judge = Way(correction, residual, 1.0, share, share - 0.1, share + 0.1, share)
+    return Choice(max((people, judge), key=lambda way: way.share), (judge, people))
 
 
-def test_a_judge_is_recommended_only_where_it_clearly_helps():
-    rng = np.random.default_rng(6)
-    good = gain_of(labels_of(rng, sharpness=1.0), np.arange(600))
-    told = advice(good)
-    assert told.configuration == {"method": "dedpo", "judge": "clip", "correction": "none", "power": "auto"}
-    assert "count like" in told.sentence and f"{good.variance.value:.2f}" in told.reason
-    few = gain_of(labels_of(rng, labelled=12, noise=3.0), np.arange(600))
-    told = advice(few, labelled=12)
-    assert (
-        few.variance.high > 0.95 and told.configuration == {"method": "dpo"} and "label 36 more pairs" in told.sentence
-    )
+def advice(gain, judges=("clip",), labelled=150, pairs=600, chosen=None, **more) -> Recommendation:
+    gains = {} if gain is None else {"clip/none": gain}
+    choices = {name: chosen or choice(0.0) for name in judges}
+    return recommend(gains, choices, judges, labelled, pairs, **more)
+
+
+def test_the_advice_is_the_choice_of_auto_and_says_why():
+    good = gain_of(labels_of(np.random.default_rng(6), sharpness=1.0), np.arange(600))
+    told = advice(good, chosen=choice(0.8))
+    assert told.configuration == {"method": "auto", "judge": "clip"}
+    assert "the corrected judge, 0.25 of the residual: at equal drift about 80 %" in told.sentence
+    assert "human votes alone 40 %" in told.sentence and "some bias toward the judge" in told.reason
+    assert "count like" in told.reason and f"{good.variance.value:.2f}" in told.reason  # what it is worth without one
+    assert "unbiased however wrong" in advice(good, chosen=choice(0.8, residual=1.0)).reason
+    told = advice(good, chosen=choice(0.3), labelled=12)
+    assert told.configuration == {"method": "dpo"} and "label 36 more pairs" in told.sentence
+    given = advice(good, chosen=choice(0.8), keys={"contexts": "group_id"})
+    assert load_config(REQUIRED | given.configuration).contexts == "group_id"
+    everything = advice(good, chosen=choice(0.9, alone=0.7), labelled=600)  # auto follows a judge there, too
+    assert everything.configuration["method"] == "auto" and "count like" not in everything.reason
 
 
 def test_the_combination_is_recommended_as_the_list_of_its_judges_where_it_is_best():
-    rng = np.random.default_rng(8)
-    good, poor = (gain_of(labels_of(rng, noise=noise), np.arange(600)) for noise in (0.3, 3.0))
-    told = recommend({"all judges/covariates": good, "clip/covariates": poor}, ("clip", "hps"), 150, 600)
-    assert told.configuration["judge"] == ["clip", "hps"] and "all judges, corrected" in told.sentence
-    assert f"the best single one, {poor.variance.value:.2f}" in told.reason
+    choices = {"clip": choice(0.5), "hps": choice(0.45), "all judges": choice(0.8)}
+    told = recommend({}, choices, ("clip", "hps"), 150, 600)
+    assert told.configuration["judge"] == ["clip", "hps"] and "clip, hps" in told.sentence
+    assert "promises 50 %" in told.reason
     assert load_config(REQUIRED | told.configuration).judge == ("clip", "hps")
-    told = recommend({"all judges/covariates": poor, "clip/covariates": good}, ("clip", "hps"), 150, 600)
-    assert told.configuration["judge"] == "clip"
+    nearly = choices | {"hps": choice(0.795)}
+    assert recommend({}, nearly, ("clip", "hps"), 150, 600).configuration["judge"] == "hps"  # one is simpler than two
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from audits.drawn_world import LABELLED, PAIRS, VOTED_AGAIN, with_votes, world_v
 from rich.console import Console
 from scipy.stats import rankdata
 
+from palate.audits.choices import choices_of
 from palate.audits.evidence import read_evidence
 from palate.audits.findings import audit
 from palate.audits.judges import audit_judges, calibration_curve, favours
@@ -23,9 +24,12 @@ from palate.data.known import write_known_votes
 from palate.errors import PalateError
 from palate.judges.correction import agreement
 from palate.judges.embeddings import FILE, EmbeddingStore
+from palate.labels.votes import prepare_rows
 from palate.run.checks import judges_of
 from palate.run.load import load_config
 from palate.world.voters import VOTERS
+
+REQUIRED = {"pretrained_model_name_or_path": "world", "dataset": "prefs", "output_dir": "runs/one"}
 
 
 def judge(findings, name, correction="none"):
@@ -61,15 +65,39 @@ def test_a_pair_that_was_seldom_shown_stands_for_more_pairs(world):
 
 def test_the_corrected_biased_judge_is_recommended_with_keys_that_a_run_takes(findings):
     told = findings.recommendation
-    best = min((j for j in findings.judges if j.gain), key=lambda j: j.gain.variance.value)
-    chosen = ["biased-judge", "poor-judge"] if best.name == "all judges" else best.name
-    assert told.configuration["method"] == "dedpo" and told.configuration["judge"] == chosen
-    assert told.configuration["correction"] == "covariates" and told.configuration["power"] == "auto"
-    required = {"pretrained_model_name_or_path": "world", "dataset": "prefs", "output_dir": "runs/one"}
-    assert "biased-judge" in judges_of(load_config(required | told.configuration))
+    assert told.configuration["method"] == "auto" and "biased-judge" in judges_of(
+        load_config(REQUIRED | told.configuration)
+    )
     gain = judge(findings, "biased-judge", "covariates").gain
     assert gain.variance.high < judge(findings, "biased-judge").gain.variance.value < 1
     assert gain.worth.low > LABELLED
+
+
+@pytest.mark.parametrize("votes", [None, 24, 6])
+@pytest.mark.parametrize("who", [("biased-judge",), ("poor-judge",), ("biased-judge", "poor-judge")], ids="+".join)
+def test_what_the_audit_says_of_auto_is_what_a_run_does(world, who, votes):
+    """From the same votes: the same way, and the same words for why."""
+    evidence = read_evidence(world, ("majority",), votes)
+    told = choices_of(evidence)[who[0] if len(who) == 1 else "all judges"]
+    keys = {"method": "auto", "judge": list(who), "human_annotators": ["majority"], "human_votes": votes}
+    account = prepare_rows(world, load_config(REQUIRED | {"dataset": str(world.path)} | keys)).account
+    assert account["choice"]["way"] == told.chosen.in_words() and account["choice"]["why"] == told.sentence()
+    assert told.chosen.configuration.items() <= account["choice"].items()
+
+
+@pytest.mark.parametrize("votes", [None, 24])
+def test_the_headline_is_what_auto_does_with_the_keys_that_it_gives(world, votes):
+    found = audit(world, human_annotators=("majority", "second", "hesitant"), human_votes=votes)
+    keys = found.recommendation.configuration | {"human_votes": votes}
+    keys["human_annotators"] = ["majority", "second", "hesitant"]
+    if keys["method"] == "dpo":  # the same as auto with any of the judges
+        keys |= {"method": "auto", "judge": ["biased-judge", "poor-judge"]}
+    account = prepare_rows(world, load_config(REQUIRED | {"dataset": str(world.path)} | keys)).account
+    if found.recommendation.configuration["method"] == "dpo":
+        assert account["choice"]["target"] == "human"
+    else:
+        assert account["choice"]["way"] in found.recommendation.sentence
+        assert account["choice"]["why"].removeprefix("Train on ") in found.recommendation.sentence
 
 
 def test_the_person_of_the_opposite_taste_is_found_among_the_majority(findings):

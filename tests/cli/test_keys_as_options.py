@@ -121,7 +121,7 @@ def test_the_help_shows_every_key_under_its_heading_and_ten_first(verb, capsys, 
 WRONG = {
     "trian": "there is no verb 'trian'; did you mean 'train'?",
     "train --lerning-rate 3": "there is no option '--lerning-rate'; did you mean '--learning-rate'?",
-    "train --allow_tf32": "there is no option '--allow-tf32'; set mixed_precision: bf16",
+    "train --allow_tf32": "there is no option '--allow-tf32'; it is tf32.",
     "train --scale_lr": "there is no option '--scale-lr'; write the learning_rate that you want.",
     "train --lora.rank 0": "--lora.rank: 0 is not a number between 1 and 4096.",
     "train --lora.rank 100000 --dry-run": "--lora.rank: 100000 is not a number between 1 and 4096.",

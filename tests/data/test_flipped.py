@@ -3,11 +3,12 @@
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from palate.data.dataset import PreferenceDataset, open_dataset
-from palate.data.shards import read_table
+from palate.data.shards import open_parquet, read_table, write_table
 from palate.errors import PalateError
 from palate.evaluation.scores import SCORES, read_scores
 
@@ -45,19 +46,13 @@ def test_flipped_bits_of_pairs_and_votes_are_noticed(tmp_path, pair):
 
 
 def test_flipped_bits_of_scores_are_noticed(tmp_path):
-    import pyarrow as pa
-
     rows = [{name: _value(SCORES.field(name).type, i) for name in SCORES.names} for i in range(200)]
     table = pa.Table.from_pylist(rows, schema=SCORES)
-    from palate.data.shards import write_table
-
     write_table(tmp_path / "scores.parquet", table)
     assert flips(tmp_path / "scores.parquet", lambda: read_scores(tmp_path).to_pylist(), 100) > 20
 
 
 def _value(kind, i: int):
-    import pyarrow as pa
-
     if pa.types.is_floating(kind):
         return i / 7
     return i if pa.types.is_integer(kind) else f"text {i}"
@@ -75,3 +70,21 @@ def test_every_table_is_written_with_checksums(tmp_path, pair):
     assert pq.read_table(shard, columns=["prompt"])["prompt"].to_pylist() != ["prompt a"]  # as parquet is by itself
     with pytest.raises(PalateError, match="truncated or damaged"):
         read_table(shard, columns=["prompt"])
+
+
+def test_a_reader_that_ends_early_is_noticed(tmp_path, monkeypatch):
+    """pyarrow 18 ends quietly at a damaged page header: here the reader itself is made to end early."""
+    table = pa.table({"x": list(range(10))})
+    write_table(tmp_path / "ten.parquet", table, row_group_size=4)
+    with open_parquet(tmp_path / "ten.parquet") as file:
+        assert len(file.read()) == 10 and sum(map(len, file.iter_batches(row_groups=[0, 2]))) == 6
+    whole, batches = pq.ParquetFile.read, pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *given, **options: whole(*given, **options)[:9])
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *given, **options: list(batches(*given, **options))[:-1])
+    with pytest.raises(PalateError, match=r"ten.parquet: not a complete parquet file"):
+        read_table(tmp_path / "ten.parquet")
+    with (
+        pytest.raises(PalateError, match=r"ten.parquet: not a complete parquet file"),
+        open_parquet(tmp_path / "ten.parquet") as file,
+    ):
+        list(file.iter_batches(batch_size=3))

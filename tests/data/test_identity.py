@@ -62,6 +62,30 @@ def test_images_by_path_are_named_by_where_it_leads_whether_or_not_they_are_ther
     assert before["a", 0] == before["b", 0] == before["b", 1] != before["a", 1]
 
 
+def test_a_folder_that_is_moved_keeps_every_name(dataset, pair, tmp_path):
+    inside, outside = str(dataset.path / "x.png"), str(tmp_path / "else" / "x.png")
+    dataset.add_pairs([
+        pair("a", image_0={"path": inside}, image_1={"path": "pictures/../x.png"}),
+        pair("b", image_0={"path": "../beside/x.png"}, image_1={"path": outside}),
+    ])  # fmt: skip
+    before = image_ids(dataset)
+    assert before["a", 0] == before["a", 1] and len(set(before.values())) == 3
+    moved = tmp_path / "other" / "name"
+    moved.parent.mkdir()
+    dataset.path.rename(moved)
+    after = image_ids(open_dataset(moved))
+    assert after == before | {("a", 0): after["a", 0]}  # what was stored with the old folder's name now leads elsewhere
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    assert image_ids(open_dataset(link)) == after
+
+
+def test_two_spellings_of_one_file_outside_are_one_name(dataset, pair, tmp_path):
+    spelt = {"path": "../x.png"}, {"path": str(tmp_path / "x.png")}
+    dataset.add_pairs([pair("a", image_0=spelt[0], image_1=spelt[1]), pair("b", image_0=spelt[0], image_1=spelt[0])])
+    assert len(set(image_ids(dataset).values())) == 1
+
+
 def test_hashes_are_computed_once_and_new_pairs_are_added(dataset, pair, picture, monkeypatch):
     dataset.add_pairs([pair("a"), pair("b", image_1=None)], rows_per_shard=1)
     first = image_ids(dataset)

@@ -14,13 +14,13 @@ def votes(*rows):
     return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(columns)})
 
 
-def test_agreement_is_the_mean_over_pairs_of_equal_couples():
+def test_agreement_is_the_mean_over_pairs_of_couples_that_agree():
     rows = [("a", who, "human", choice) for who, choice in zip("xyz", ("0", "0", "1"), strict=True)]  # 1 couple of 3
-    rows += [("b", "x", "human", "tie"), ("b", "y", "human", "tie")]  # 1 of 1
+    rows += [("b", "x", "human", "tie"), ("b", "y", "human", "0")]  # a tie is a coin
     rows += [("c", "x", "human", "0"), ("c", "y", "human", "skip"), ("c", "j", "judge", "1")]  # one human answer
     rows += [("d", "x", "human", "0"), ("d", "x", "human", "0")]  # one person twice
     found = human_agreement(votes(*rows))
-    assert found["pairs"] == 2 and math.isclose(found["mean"], (1 / 3 + 1) / 2)
+    assert found["pairs"] == 2 and math.isclose(found["mean"], (1 / 3 + 1 / 2) / 2)
     assert found["low"] < found["mean"] < found["high"]
     assert human_agreement(votes(("a", "x", "human", "0")))["mean"] is None
     assert human_agreement(votes(*rows[:3]))["low"] is None

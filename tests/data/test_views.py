@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from collections import Counter
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.data.dataset import PreferenceDataset
+from palate.data.dataset import PreferenceDataset, open_dataset
+from palate.data.importing import import_pairs
 from palate.data.views import copeland_ranks, liked_images, ranked_lists
 from palate.errors import PalateError
 
@@ -19,13 +21,13 @@ ENDINGS = ("", " tied", " without a human vote", " lacking an image")  # of the 
 def compared(tmp_path, picture):
     """Make a dataset of rows (two letters, or one; human vote; prompt; group). Equal letters are equal pictures."""
 
-    def make(*rows):
+    def make(*rows, numbered=True):
         dataset = PreferenceDataset.create(tmp_path / str(len(list(tmp_path.iterdir()))), "prefs")
         filled = [(*row, "a cat", None)[:4] if len(row) == 2 else (*row, None)[:4] for row in rows]
         image = [picture(ord(letter)) for letter in map(chr, range(128))]
         dataset.add_pairs(
             {
-                "pair_id": f"{i}-{letters}",
+                "pair_id": f"{i * numbered}-{letters}",
                 "prompt": prompt,
                 "group_id": group,
                 **{f"image_{side}": image[ord(letter)] for side, letter in enumerate(letters)},
@@ -163,7 +165,7 @@ def test_of_several_votes_on_two_images_the_balance_counts(compared):
 def test_the_name_of_a_list_does_not_depend_on_the_order_of_the_rows(compared):
     rows = [("AB", 1), ("BC", 1), ("DE", 1, "a dog"), ("EF", 1, "a dog"), ("AD", 1)]
     shuffled = random.Random(1).sample(rows, len(rows))
-    found = [ranked_lists(*compared(*some))[0] for some in (rows, shuffled)]
+    found = [ranked_lists(*compared(*some, numbered=False))[0] for some in (rows, shuffled)]
     assert set(found[0].list_id) == set(found[1].list_id) and len(found[0].list_id) == 2
     assert sorted(as_text(found[0])) == sorted(as_text(found[1]))
 
@@ -260,3 +262,26 @@ def test_ranks_follow_the_images_and_turn_round_with_the_votes(n, rng):
     np.testing.assert_array_equal(copeland_ranks(net[np.ix_(moved, moved)]), rank[moved])
     np.testing.assert_array_equal(copeland_ranks(-net), rank.max() - rank)
     assert set(rank) == set(range(rank.max() + 1))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_lists_of_pictures_by_path_are_the_same_wherever_the_folder_is(inside, tmp_path):
+    """Inside: dataset and pictures in one folder that is moved; else pictures are imported from one place or the other."""
+    entry = {"prompt": "a cat", "generations": ["a.png", "b.png", "c.png"], "ranking": [2, 1, 3]}
+    found = []
+    for name in ("here", "a longer name"):
+        folder = tmp_path / name
+        if not (inside and found):
+            folder.mkdir()
+            (folder / "ranked.json").write_text(json.dumps([entry, entry | {"prompt": "a dog"}]))
+            import_pairs("rankings", [folder / "ranked.json"], folder / "prefs")
+        else:
+            (tmp_path / "here").rename(folder)
+        dataset = open_dataset(folder / "prefs")
+        human = dataset.votes()
+        by_pair = dict(zip(human["pair_id"].to_pylist(), human["choice"].to_pylist(), strict=True))
+        means = np.array(
+            [by_pair[pair_id] == "0" for pair_id in dataset.pairs(["pair_id"])["pair_id"].to_pylist()], float
+        )
+        found.append(ranked_lists(dataset, means)[0])
+    assert found[0] == found[1] and len(found[0].list_id) == 2 and [len(r) for r in found[0].rank] == [3, 3]

@@ -1,12 +1,14 @@
 """The way chosen by risk: what it says of ways is what a simulation gives, and it leaves useless judges out."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.special import expit
 
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.choice import RESIDUALS, choose_way
+from palate.judges.choice import RESIDUALS, RESOLUTION, choose_way
+from palate.judges.ways import resolution_of
 
 
 def seen(seed: int, votes: int, own: float = 0.0, pairs: int = 1000) -> tuple[Labels, np.ndarray]:
@@ -75,3 +77,38 @@ def test_without_votes_there_is_nothing_to_choose_by():
     nothing = np.full(20, np.nan)
     with pytest.raises(PalateError, match="no human vote|no pair has a human vote"):
         choose_way(Labels(nothing, np.full(20, 0.6), np.full(20, 0.5)), {"none": np.full(20, 0.6)})
+
+
+def votes_of(*rows: tuple[str, str, str], source: str = "human") -> pa.Table:
+    """Votes (pair, person, choice) as a dataset has them."""
+    names = ("pair_id", "annotator_id", "choice")
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    return pa.table(columns | {"source": [source] * len(rows)})
+
+
+def test_repeated_votes_tell_how_large_a_taste_is():
+    """Three people on each of many pairs: E (q - 1/2)^2, whatever makes them differ; few pairs change little."""
+    rng = np.random.default_rng(0)
+    q = rng.choice([0.1, 0.3, 0.5, 0.8, 1.0], 2000)
+    ids = [f"p{i}" for i in range(2000)]
+    rows = [(pair, who, "0" if rng.random() < q[i] else "1") for i, pair in enumerate(ids) for who in ("a", "b", "c")]
+    found, n = resolution_of(ids, votes_of(*rows))
+    assert n == 2000 and found == pytest.approx(np.mean((q - 0.5) ** 2), abs=0.008)
+    flipped = [(pair, who, choice if rng.random() < 0.8 else str(1 - int(choice))) for pair, who, choice in rows]
+    assert resolution_of(ids, votes_of(*flipped))[0] == pytest.approx(0.36 * np.mean((q - 0.5) ** 2), abs=0.008)
+    few = [row for row in flipped if int(row[0][1:]) < 3]
+    assert resolution_of(ids, votes_of(*few)) == (pytest.approx(RESOLUTION, abs=0.03), 3)
+
+
+def test_what_says_nothing_of_agreement_is_left_out():
+    ids = ["p", "q"]
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("q", "a", "1"))) == (RESOLUTION, 0)
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "a", "0"))) == (RESOLUTION, 0)  # one person, twice
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "skip"))) == (RESOLUTION, 0)
+    assert resolution_of(ids, votes_of(("r", "a", "0"), ("r", "b", "0"))) == (RESOLUTION, 0)  # no such pair
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0"), source="judge")) == (RESOLUTION, 0)
+    agreed, n = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0")))
+    against, _ = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "1")))
+    assert n == 1 and against < RESOLUTION < agreed
+    many = [(f"p{i}", who, who) for i in range(500) for who in ("0", "1")]  # people who always differ
+    assert resolution_of([f"p{i}" for i in range(500)], votes_of(*many))[0] == 0.01

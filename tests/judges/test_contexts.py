@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from tiny import picture_bytes
 
+from palate.audits.findings import audit
+from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
 from palate.judges.contexts import find_contexts, given_contexts
 from palate.judges.correction import correct_judge
+from palate.labels.votes import prepare_rows
+from palate.run.load import load_config
 
 NAMES = np.array(["food", "animals", "tools", "places"])
 
@@ -106,3 +112,62 @@ def test_the_names_of_the_emoji_world_have_its_groups():
     assert found.names == ("animals", "food", "tools") and found.given
     assert found.place.tolist() == [1, 0, 1, 2]
     assert not find_contexts(["red apple", "penguin", "a red wolf"]).given
+
+
+def grouped_dataset(folder, kinds: list[str | None], seed: int = 3) -> PreferenceDataset:
+    """Pairs of two pictures whose prompts' words say nothing of their kind, and a judge that is wrong about tools."""
+    rng = np.random.default_rng(seed)
+    dataset = PreferenceDataset.create(folder, name="kinds")
+    images = {f"image_{side}": {"bytes": picture_bytes(rng, 16, 16, "PNG"), "path": None} for side in (0, 1)}
+    dataset.add_pairs(
+        {"pair_id": f"p{i:03}", "prompt": f"thing {i // 3}", "group_id": kind, **images} for i, kind in enumerate(kinds)
+    )
+    utility = 2 * rng.normal(size=len(kinds))
+    votes = []
+    for i, kind in enumerate(kinds):
+        believed = expit(2 * (-utility[i] if kind == "tools" else utility[i]))
+        said = "0" if rng.random() < expit(utility[i]) else "1"
+        common = {"pair_id": f"p{i:03}", "annotator_id": "ana", "source": "human", "choice": said}
+        votes += [common] if i % 2 else []
+        judged = {"annotator_id": "critic", "source": "judge", "choice": "0" if believed > 0.5 else "1"}
+        votes.append(common | judged | {"probability": float(believed)})
+    dataset.append_votes(votes)
+    return dataset
+
+
+def test_kinds_that_the_pairs_give_are_those_of_the_correction_and_of_auto(tmp_path, capsys):
+    kinds = ["tools" if i // 3 % 3 == 0 else "food" if i // 3 % 3 == 1 else None for i in range(240)]
+    dataset = grouped_dataset(tmp_path / "data", kinds)
+    common = {
+        "pretrained_model_name_or_path": "world", "dataset": str(dataset.path), "output_dir": "out", "judge": "critic",
+        "method": "dedpo", "correction": "context", "covariates": "statistics",
+    }  # fmt: skip
+
+    def finding(**keys):
+        config = load_config(common | keys)
+        return prepare_rows(dataset, config).account["corrected judge"]
+
+    given, found = finding(contexts="group_id"), finding()
+    assert "For tools people prefer what the judge does not." in given["finding"] and "3 kinds" in given["covariates"]
+    assert "For tools" not in found["finding"] and given["brier"] < found["brier"] - 0.02
+    auto = {"method": "auto", "contexts": "group_id"}
+    account = prepare_rows(
+        dataset, load_config({k: common[k] for k in common if k not in ("correction", "covariates")} | auto)
+    ).account
+    assert account["choice"]["correction"] == "context"
+    told = audit(dataset, contexts="group_id").recommendation
+    assert told.configuration == {"method": "auto", "judge": "critic", "contexts": "group_id"}
+    assert account["choice"]["way"] in told.sentence
+
+
+def test_kinds_that_are_none_are_refused(tmp_path):
+    many = grouped_dataset(tmp_path / "many", [f"list {i}" for i in range(120)])
+    none = grouped_dataset(tmp_path / "none", [None] * 30)
+    for dataset, count in ((many, "120"), (none, "1")):
+        with pytest.raises(PalateError, match=f"have {count} different ones"):
+            audit(dataset, contexts="group_id")
+    keys = {"pretrained_model_name_or_path": "world", "dataset": "d", "output_dir": "out", "judge": "critic"}
+    with pytest.raises(PalateError, match="contexts belong to correction: context"):
+        load_config(keys | {"method": "dedpo", "contexts": "group_id"})
+    with pytest.raises(PalateError, match="group_id"):
+        load_config(keys | {"method": "auto", "contexts": "group"})

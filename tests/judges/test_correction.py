@@ -4,7 +4,8 @@ from scipy.special import expit, logit
 
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge
+from palate.judges.correction import agreement, calibrate_judge, combine, correct_judge, majority
+from palate.judges.together import chance_of_set
 from palate.labels.targets import dedpo
 
 NAMES = ["brightness", "contrast", "warmth"]
@@ -226,8 +227,44 @@ def test_a_worthless_third_judge_hardly_hurts_and_is_named():
         )
     assert max(harm) < 0.004 and np.mean(harm) < 0.002
     found = correct_judge(three, differences, human, names=["brightness"], judges=["one", "two", "noise"])
-    assert "noise adds nothing clear to the rest." in found.sentence() and "the judges do" in found.sentence()
+    assert "they predict worse without one or without two; of noise this is not clear." in found.sentence()
+    assert "the judges do" in found.sentence() and found.missed == ("judge one", "judge two")
     assert abs(found.weights["judge noise"]) < found.weights["judge one"] / 3
+
+
+def test_a_judge_and_its_copy_help_together_and_which_one_cannot_be_told():
+    judges, differences, human, _ = several(3, noises=(0.9,), biases=(0.8,))
+    twice = np.column_stack([judges, judges])
+    found = correct_judge(twice, differences, human, names=["brightness"], judges=["one", "copy"])
+    assert found.together < 1e-6 and found.missed == ()
+    assert "Together the judges help; which one of them cannot be told." in found.finding()
+    alone = correct_judge(judges, differences, human, names=["brightness"])
+    assert alone.together is None and "Together" not in alone.finding()
+
+
+def test_judges_that_know_nothing_add_nothing_together():
+    _, differences, human, _ = several(4)
+    noise = expit(np.random.default_rng(8).normal(size=(len(human), 4)))
+    found = correct_judge(noise, differences, human, names=["brightness"], judges=list("abcd"))
+    assert found.together > 0.05 and "Even together the judges add nothing clear." in found.finding()
+
+
+def test_the_test_of_a_set_keeps_its_size_and_sees_what_no_single_weight_shows():
+    """Six judges that correlate by .8 or .95, fifty prompts with two pairs each."""
+    found = {(effect, alike): [] for effect in (0.0, 0.15) for alike in (0.8, 0.95)}
+    for (effect, alike), chances in found.items():
+        for seed in range(150):
+            rng = np.random.default_rng([9, seed, round(100 * alike)])
+            block = np.sqrt(alike) * rng.normal(size=(100, 1)) + np.sqrt(1 - alike) * rng.normal(size=(100, 6))
+            kept = rng.normal(size=(100, 2)) + block[:, :2] / 2
+            z = effect * block.sum(axis=1) + kept @ [0.5, 0.0] + np.repeat(0.3 * rng.normal(size=50), 2)
+            human = (rng.random(100) < expit(z)).astype(float)
+            chances.append(chance_of_set(block, kept, human, np.ones(2), np.repeat(np.arange(50), 2)))
+    for alike in (0.8, 0.95):
+        assert np.mean(np.array(found[0.0, alike]) < 0.05) < 0.1
+        assert np.mean(np.array(found[0.15, alike]) < 0.05) > 0.5
+    many = np.random.default_rng(0).normal(size=(20, 30))  # more judges than prompts: their leading directions
+    assert 0 < chance_of_set(many, np.empty((20, 0)), (many[:, 0] > 0).astype(float), np.empty(0), np.arange(20)) <= 1
 
 
 def test_several_judges_mirror_and_none_knows_a_pairs_own_vote():
@@ -270,6 +307,17 @@ def test_a_pair_is_judged_where_any_judge_voted_and_a_missing_vote_is_neutral():
     assert logit(plain[50:]) == pytest.approx(logit(judges[50:].clip(0.02, 0.98)).mean(axis=1))
     with pytest.raises(PalateError, match="one name per judge"):
         correct_judge(judges, differences, human, names=["brightness"])
+
+
+def test_the_majority_counts_sides_not_sureness_and_mirrors_when_images_are_exchanged():
+    none = np.nan
+    judges = np.array(
+        [[0.99, 0.4, 0.4], [0.6, 0.9, 0.1], [0.9, 0.1, none], [none, 0.2, none], [none] * 3, [0.5, 0.5, 0.7]]
+    )
+    expected = np.array([0.0, 1.0, 0.5, 0.0, none, 1.0])
+    np.testing.assert_array_equal(majority(judges), expected)
+    np.testing.assert_array_equal(majority(1 - judges), 1 - expected)
+    assert combine(judges)[0] > 0.5  # the mean of logits follows the surest judge
 
 
 # --- directions of embeddings ----------------------------------------------------------------------------------------

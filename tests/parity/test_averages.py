@@ -1,4 +1,4 @@
-"""The weight averages that act as Adaptive-DPO's annotators, against numbers computed by executing published code."""
+"""Weight averages, Adaptive-DPO's annotators and references that move, against numbers from executing published code."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from parity.cases import cases, close, errors, get, predictions
 from palate.network.model import Policy
 from palate.objectives.adaptive import winner_margin
 from palate.objectives.logit import logit
+from palate.run.load import load_config
+from palate.training.moving import MovingReference, decay_at
 from palate.training.snapshots import Snapshots
 
 
@@ -42,6 +44,48 @@ def test_the_average_that_training_keeps_has_the_published_schedule(case):
         assert average.cur_decay_value == pytest.approx(decays[k].item(), rel=1e-12)
         close(average.shadow_params[0], get(case, "shadow", torch.float32)[k], rtol=1e-6, atol=1e-7)
     assert decays[0] == 0 and decays[1] < decays[-1]  # the first update copies, later ones copy less and less
+
+
+# References that move --------------------------------------------------------------------------------------------------
+
+
+def moving_settings(**changes):
+    base = {"pretrained_model_name_or_path": "world", "dataset": "d", "output_dir": "o", "reference": "ema"}
+    return load_config(base | changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", cases("linear_ema"))
+def test_the_reference_that_moves_is_the_released_one_after_every_step(case, dtype):
+    hyper, single = case["hyper"], dtype == torch.float32
+    path, expected = (get(case, name + ("" if single else "_f64"), dtype) for name in ("params", "shadow"))
+    warmup = "ratio" if hyper["use_num_updates"] else "none"
+    config = moving_settings(reference_decay=min(hyper["decay"], 0.999999), reference_warmup=warmup)
+    config.reference_decay = hyper["decay"]  # 1 too, which a run refuses: it would never move
+    network = Weights(path[0]).to(dtype)
+    network.value.data.copy_(path[0])  # not rounded
+    moving = MovingReference(Policy(network, ["value"]), config)
+    assert len(path) == hyper["steps"] + 1
+    for value, shadow in zip(path[1:], expected[1:], strict=True):
+        network.value.data.copy_(value)
+        moving.update([network.value])
+        with moving.network() as lent:
+            close(lent(), shadow, rtol=1e-5 if single else 1e-12, atol=1e-6 if single else 1e-13)
+
+
+@pytest.mark.parametrize("case", cases("nft", "2"))
+def test_the_decays_of_the_old_policy_of_diffusion_nft(case):
+    keys = {
+        0: {"reference_decay": 0.0},
+        1: {"reference_decay": 0.5, "reference_warmup": "linear", "reference_rise": 0.001},
+        2: {"reference_decay": 0.999, "reference_warmup": "linear", "reference_rise": 0.0075, "reference_wait": 75},
+    }[case["hyper"]["decay_type"]]
+    config, steps = moving_settings(**keys), get(case, "step").tolist()
+    assert len(steps) > 5
+    close(torch.tensor([decay_at(int(step), config) for step in steps]), get(case, "decay"), rtol=1e-6)
+
+
+# Adaptive-DPO's annotators ------------------------------------------------------------------------------------------
 
 
 def sequences():

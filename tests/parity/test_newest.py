@@ -146,7 +146,7 @@ MODES = {
 
 
 @PRECISIONS
-@pytest.mark.parametrize("case", cases("nft"))
+@pytest.mark.parametrize("case", cases("nft", "1"))
 def test_diffusion_nft(case, dtype):
     hyper, most = case["hyper"], case["hyper"]["adv_clip_max"]
     names = ("x0", "noise", "prediction", "old_prediction", "ref_prediction", "timestep", "advantage")

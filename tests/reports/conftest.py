@@ -50,7 +50,7 @@ def page() -> Page:
         rows=rows,
         prompts=PROMPTS,
         sources=[
-            Source("biased judge", 1344, (0.71, 0.66, 0.76), 0.24, "likes bright grounds"),
+            Source("biased judge", 1344, (0.71, 0.66, 0.76), 0.24, "likes bright grounds", 96, 0.22),
             Source("an unused judge", 7),
         ],
         judged_by="the world's truth",

@@ -25,7 +25,9 @@ from palate.reports.page import render
 from palate.reports.parts import Votes, verdict
 from palate.reports.runs import page_of, report
 from palate.reports.terminal import results_table
+from palate.reports.training import BY_DRIFT, curves_of
 from palate.reports.words import shortened, summary
+from palate.run.drift import drift_of
 from palate.run.load import load_config, save_config
 
 
@@ -227,3 +229,63 @@ def test_the_page_says_what_was_trained_on_what_and_how_to_do_it_again(tmp_path)
         assert told in text, told
     missing = report(make_run(tmp_path / "gone", [grey + 5 for grey in base], base), scorer="contrast")
     assert "The dataset none is not there any more" in text_of(missing)
+
+
+def moved_so_far(run, drift: float, error: float, accuracy: float = 0.7) -> None:
+    """The metrics of a run whose held-out pairs say this of its end."""
+    ends = [(0, 0.0, 0.0, 0.5), (49, drift / 4, error, 0.6), (99, drift, error, accuracy)]
+    lines = [
+        {"step": step, "validation/drift": far, "validation/drift_error": e, "validation/accuracy": a, "validation/cross_entropy": 0.69 - far}
+        for step, far, e, a in ends
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_drift_stands_beside_the_win_rate_and_unequal_ones_are_told(tmp_path, capsys):
+    base = list(range(60, 100))
+    near = make_run(tmp_path / "near", [grey + 5 for grey in base], base, held_out_votes=0.2)
+    far = make_run(tmp_path / "far", [grey + 9 for grey in base], held_out_votes=0.2, beta=100.0)
+    silent = make_run(tmp_path / "silent", [grey + 1 for grey in base], beta=50.0)
+    moved_so_far(near, 0.002, 0.0001)
+    moved_so_far(far, 0.006, 0.0002, 0.8)
+    found = compare([str(near), str(far), str(silent), str(near / "samples")], scorer="contrast")
+    assert [row.moved and row.moved[0] for row in found.models] == [None, 0.002, 0.006, None, 0.002]
+    found.show()
+    told = capsys.readouterr().out
+    (line,) = [line for line in told.splitlines() if line.startswith("  far") and "wins" in line]
+    assert line.endswith(", drift +0.00600 [+0.00561, +0.00639]"), line
+    assert "far moved 3.0 times as far from the base as" in told and "(drift +0.006 and +0.002)" in told
+    rows = found.as_dict()["scorers"][0]["models"]
+    assert rows[1]["denoising_error_rise"][0] == 0.006 and rows[2]["denoising_error_rise"] is None
+    assert found.as_dict()["unequal_drift"] == found.unequal
+
+    path = report([near, far], scorer="contrast")
+    text, page = text_of(path), path.read_text(encoding="utf-8")
+    assert "drift +0.00600" in text and "far moved 3.0 times as far from the base as near" in text
+    for panel in ("Drift: denoising error on held-out pairs", "Agreement with held-out human votes, by drift", "Wins over the base, by drift"):  # fmt: skip
+        assert panel in text, panel
+    assert 'aria-label="Wins over the base, by drift"' in page  # and not "by training step"
+    moved_so_far(far, 0.0022, 0.0002)
+    assert "moved" not in compare([str(near), str(far)], scorer="contrast").unequal
+
+
+def test_the_curve_by_drift_begins_at_the_base_and_ends_where_the_run_did(tmp_path):
+    run = make_run(tmp_path / "run", [100] * 20, held_out_votes=0.2)
+    moved_so_far(run, 0.004, 0.0001, 0.75)
+    curve = curves_of(run)[BY_DRIFT]
+    assert curve == [(0.0, 0.5), (0.0, 0.5), (0.001, 0.6), (0.004, 0.75)]
+    assert curves_of(run)["validation/drift"] == [(1, 0.0), (50, 0.001), (100, 0.004)]
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss_per_pair": 0.7}\n')
+    assert BY_DRIFT not in curves_of(run) and drift_of(run) is None
+
+
+def test_the_drift_of_a_run_is_that_of_the_weights_it_saved(tmp_path):
+    best = make_run(tmp_path / "best", [100] * 20, held_out_votes=0.2, early_stop=2)
+    moved_so_far(best, 0.006, 0.0002)
+    lines = [json.loads(line) for line in (best / "metrics.jsonl").read_text().splitlines()]
+    lines[1]["validation/cross_entropy"] = 0.1  # better than the last
+    (best / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert drift_of(best)[0] == 0.0015
+    average = make_run(tmp_path / "average", [100] * 20, held_out_votes=0.2, ema_decay=0.9)
+    moved_so_far(average, 0.006, 0.0002)
+    assert drift_of(average) is None

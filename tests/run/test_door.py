@@ -80,7 +80,7 @@ REFUSED = {
     "power: atuo": "power: 'atuo' is not a number or auto; write `power: 1.0`.",
     "method: 3": "method: 3 is not text; write `method: '3'`.",
     "safegard: 0.9": "there is no key 'safegard'; did you mean 'safeguard'?",
-    "allow_tf32: true": "there is no key 'allow_tf32'; set mixed_precision: bf16",
+    "allow_tf32: true": "there is no key 'allow_tf32'; it is tf32.",
     "scale_lr: true": "there is no key 'scale_lr'; write the learning_rate that you want.",
     "beta: 1\nseed: 2\nbeta: 3": "beta stands in lines 4 and 6; remove one of them.",
     "lora: {rank: 4, rank: 8}": "rank stands in line 4 twice; remove one of them.",

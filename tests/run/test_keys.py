@@ -79,8 +79,8 @@ def test_what_keys_say_of_values_is_of_their_type(kind):
 
 def test_what_may_change_on_resume(tmp_path):
     assert set(FREE_ON_RESUME) == {
-        "dataset", "output_dir", "cache", "max_train_steps", "checkpointing_steps", "checkpoints_total_limit",
-        "report_to", "processes", "parallel", "on_spike", "spike_factor",
+        "dataset", "output_dir", "cache", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit",
+        "report_to", "processes", "parallel", "on_spike", "spike_factor", "max_drift",
     }  # fmt: skip
     config = load_config(REQUIRED_KEYS)
     save_config(config, tmp_path / "config.yaml")
@@ -171,7 +171,7 @@ def test_a_report_tells_every_key_that_was_changed(tmp_path):
 
 
 def test_rows_of_a_report_are_those_that_keys_name(tmp_path):
-    everything = {"revision": "r", "start_from": "runs/0", "human_annotators": ["ana"], "safeguard": 0.9, "amapo": True,
+    everything = {"revision": "r", "start_from": "runs/0", "human_annotators": ["ana"], "question": "alignment", "safeguard": 0.9, "amapo": True,
                   "method": "dedpo", "judge": "clip", "mixed_precision": "bf16", "ema_decay": 0.5}  # fmt: skip
     save_config(load_config({**REQUIRED_KEYS, **everything}), tmp_path / "config.yaml")
     (tmp_path / "labels.json").write_text(json.dumps({"used": "8 pairs"}))

@@ -102,6 +102,9 @@ def test_the_scale_of_adapters_is_alpha_over_rank(adapters, pipeline_folder, tmp
         module = name.split(".lora_A.")[0]
         assert torch.allclose(merged[f"{module}.weight"], base[f"{module}.weight"] + delta, atol=1e-6)
         assert delta.abs().max() > 1e-3
+    with safe_open(adapters / "model" / "pytorch_lora_weights.safetensors", "pt") as file:
+        (scaling,) = [json.loads(told) for name, told in file.metadata().items() if "adapter_metadata" in name]
+    assert scaling["unet.lora_alpha"] == 8 and scaling["unet.rank_pattern"] == {}  # which diffusers 0.37 asks for
     untouched = set(base) - {f"{name.split('.lora_A.')[0]}.weight" for name in names}
     assert all(torch.equal(merged[name], base[name]) for name in untouched)
 

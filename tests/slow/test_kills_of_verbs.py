@@ -1,8 +1,12 @@
 """Every other verb killed at ten random moments: the same call again ends as one that nobody disturbed."""
 
 import kills
+import kills_of_verbs
 import pytest
-from kills_of_verbs import VERBS, prepare
+from kills_of_verbs import ELSEWHERE, NOTHING, VERBS, prepare
+from sharing.hub_server import hub
+
+from palate import cli
 
 pytestmark = pytest.mark.slow
 
@@ -11,7 +15,15 @@ pytestmark = pytest.mark.slow
 def given(pipeline_folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("given") / "given"
     prepare(pipeline_folder, place)
-    return place
+    with hub() as server:
+        (place / "hub").write_text(server.address)
+        kills_of_verbs.HUBS.append(server)
+        yield place
+        kills_of_verbs.HUBS.remove(server)
+
+
+def test_no_verb_is_forgotten():
+    assert {name.split()[0] for name in VERBS} | {*ELSEWHERE, *NOTHING} == set(cli.VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -41,6 +41,8 @@ def voted(tmp_path_factory) -> PreferenceDataset:
 def configuration(name: str, **changes) -> dict:
     """A method with what it cannot do without, small."""
     extra = {"judge": "bright"} if name in NEEDS_JUDGE else {}
+    if name == "balanced-dpo":
+        extra = {"judge": ["bright", "coin"], "reference_steps": 2}
     if name in REWARD:
         extra |= {
             "reward": "brightness",

@@ -48,6 +48,7 @@ MORE = {
     "exact": LORA | {"safeguard": 0.5, "safeguard_mode": "exact"},
     "shared": LORA | {"share_reference": True},
     "validation": DEDPO | LORA | {"held_out_votes": 0.4, "validation_steps": 1, "validation_draws": 2, "early_stop": 2},
+    "drift": DEDPO | LORA | {"held_out_votes": 0.4, "validation_steps": 1, "validation_draws": 2, "max_drift": 2.7e-4},
     "validation in shards": DEDPO | FSDP2 | {"held_out_votes": 0.4, "validation_steps": 1, "validation_draws": 2, "early_stop": 2},
     "own votes in shards": LORA | FSDP2 | {"method": "self-training"},
     "cross-fitted": LORA | {"method": "self-training-crossfit", "train_batch_size": 3},
@@ -56,6 +57,12 @@ MORE = {
     "samples in shards": FSDP2 | {"method": "spin", "sampling_steps": 2},
     "lists": LORA | {"method": "diffusion-lpo"},
     "average in shards": FSDP2 | {"ema_decay": 0.9},
+    "moving reference": LORA | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
+    "moving reference in shards": FSDP2 | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
+    "moving adapter in shards": LORA | FSDP2 | {
+        "reference": "round", "reference_steps": 2, "held_out_votes": 0.4, "validation_steps": 1, "validation_draws": 2, "method": "dedpo", "judge": "bright",
+        "correction": "none",
+    },
     "copied reference in shards": LORA | FSDP2 | {"reference": "copy"},
     "adafactor": {"optimizer": "adafactor"},
     "shared in shards": LORA | FSDP2 | {"share_reference": True, "seed": 7},
@@ -205,6 +212,7 @@ def test_other_methods_too_end_in_two_processes_where_they_do_in_one(folder, mon
     far = {name: apart(*(folder / f"{name} {n}".replace(" ", "-") for n in (1, 2))) for name in (*MORE, "rolled back")}
     far["few"] = apart(folder / "shared-in-shards-1", folder / "few/shared-in-shards-2")
     assert {name: way for name, way in far.items() if not way <= bound(name)} == {}
+    assert [len(read_metrics(folder / f"drift-{n}")) for n in (1, 2)] == [3, 3]  # both ended at the same step, of 4
     lines = [read_spikes(folder / f"rolled-back-{n}") for n in (1, 2)]
     assert lines[0] == lines[1] and lines[0][0]["pairs"] == ["p005"]
     assert 0 < len(read_metrics(folder / "rolled-back-2")) < 6

@@ -178,7 +178,8 @@ def measured(images: int, target, **changes) -> Measured:
     rows_ = len(target)
     error, reference = draw(images, rows_).square(), draw(images, rows_).square()
     columns = {
-        "residual": draw(images, rows_, 2, 3, 3), "shift": draw(images, rows_, 2, 3, 3), "x0_scale": draw(images, rows_).abs()
+        "residual": draw(images, rows_, 2, 3, 3), "shift": draw(images, rows_, 2, 3, 3), "x0_scale": draw(images, rows_).abs(),
+        "moved": draw(images, rows_, 2, 3, 3),
     }  # fmt: skip
     zero = torch.zeros(rows_, dtype=torch.float64)
     return Measured(error, reference, zero, zero, target, 100.0, error, **(columns | changes))
@@ -209,9 +210,19 @@ def test_nft_of_a_pair_is_that_of_its_images_and_does_not_know_their_order():
     found = LOSSES["nft"](m)
     old = m.residual - m.shift
     parts = [nft(m.residual[k], old[k], m.x0_scale[k], r, 0.5) for k, r in enumerate((target, 1 - target))]
-    torch.testing.assert_close(found, (parts[0] + parts[1]) / 2 + 0.01 * m.shift.square().mean(dim=(0, 2, 3, 4)))
-    flipped = {name: getattr(m, name).flip(0) for name in ("residual", "shift", "x0_scale")}
+    torch.testing.assert_close(found, (parts[0] + parts[1]) / 2 + 0.01 * m.moved.square().mean(dim=(0, 2, 3, 4)))
+    flipped = {name: getattr(m, name).flip(0) for name in ("residual", "shift", "x0_scale", "moved")}
     torch.testing.assert_close(LOSSES["nft"](measured(2, 1 - target, nft_beta=0.5, nft_kl=0.01, **flipped)), found)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_anchor_is_half_of_beta_times_the_mean_square_of_the_change_since_the_start_whatever_the_vote(images):
+    target = torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
+    m = measured(images, target)
+    found = LOSSES["anchor"](m)
+    torch.testing.assert_close(found, 50 * m.moved.square().mean(dim=(0, 2, 3, 4)))
+    changed = measured(images, 1 - target, moved=m.moved.flip(0))
+    torch.testing.assert_close(LOSSES["anchor"](changed), found)
 
 
 def test_nft_measures_errors_as_those_of_x_0(parts):

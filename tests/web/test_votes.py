@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import refusal
 from web.served import People, new_id
 
 from palate.audits.evidence import read_evidence
@@ -438,3 +439,15 @@ def test_files_that_are_not_label_studios_are_one_line(unlabelled, tmp_path, tex
         (tmp_path / "ls.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(PalateError, match=line):
         votes_verb(["import", str(unlabelled.path), "--label-studio", str(tmp_path / "ls.json")])
+
+
+def test_json_min_which_lacks_what_tells_votes_apart_is_refused_by_name(unlabelled, tmp_path):
+    """As Label Studio 1.23.2 writes it (label_studio_sdk, converter.py, convert_to_json_min)."""
+    entry = {
+        "pair_id": "p00", "prompt": "x", "id": 1, "preference": [{"selected": "left"}], "annotator": 1, "annotation_id": 4,
+        "created_at": "2026-01-02T03:04:05.1Z", "updated_at": "2026-01-02T03:04:05.1Z", "lead_time": 3.2,
+    }  # fmt: skip
+    (tmp_path / "min.json").write_text(json.dumps([entry, entry | {"annotation_id": None}]))
+    line = refusal(lambda: import_annotations(unlabelled, tmp_path / "min.json"))
+    assert "JSON-MIN" in line and line.endswith("In Label Studio choose Export, then JSON.")
+    assert unlabelled.votes().num_rows == 0

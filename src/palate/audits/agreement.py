@@ -1,4 +1,10 @@
-"""How far votes agree: with the other voters (Krippendorff's alpha), and with the same voter's earlier answers."""
+"""How far votes agree, by one formula for people and judges: with the others, and with one's own earlier answers.
+
+    credit(a, b) = 1/2 + 2 (a - 1/2) (b - 1/2)          a, b in [0, 1]
+
+is the chance that an image drawn by a and one drawn by b are the same image; a tie is a coin. It is linear in both, so
+the credit against a mean vote is the mean credit against single votes, and 1/2 is chance whatever the share of ties.
+"""
 
 import numpy as np
 
@@ -6,6 +12,11 @@ from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled, share_estimate
 
 VALUES = np.array([0.0, 0.5, 1.0])  # image 1, tie, image 0
+
+
+def credit(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 for the same image, 0 for opposite ones, 1/2 for a tie on either side; elementwise for votes in [0, 1]."""
+    return np.asarray(0.5 + 2 * (a - 0.5) * (b - 0.5))
 
 
 def krippendorff_alpha(counts: np.ndarray, values: np.ndarray | None = None) -> float:
@@ -37,23 +48,46 @@ def alpha_estimate(votes: Votes, group: np.ndarray, seed: int = 0) -> Estimate |
 
 
 def agreement_with_others(votes: Votes, group: np.ndarray) -> dict[str, Estimate | None]:
-    """For each person the mean agreement 1 - |own vote - mean vote of the others| on pairs that others voted on too."""
+    """For each person the mean credit of the own vote against the others', on pairs that others voted on too."""
     votes = votes.first_only()
     total = np.bincount(votes.pair, weights=votes.value, minlength=len(group))
     count = np.bincount(votes.pair, minlength=len(group))
     shared = votes.take(count[votes.pair] > 1)
-    others = (total[shared.pair] - shared.value) / (count[shared.pair] - 1)
-    agree = 1 - np.abs(shared.value - others)
+    agree = credit(shared.value, (total[shared.pair] - shared.value) / (count[shared.pair] - 1))
     return {
         name: share_estimate(agree[shared.annotator == k], group[shared.pair[shared.annotator == k]])
         for k, name in enumerate(votes.names)
     }
 
 
-def self_agreement(votes: Votes, group: np.ndarray) -> tuple[Estimate | None, dict[str, Estimate | None]]:
-    """How often people give the same answer when they are shown a pair again: for all together, and for each person.
+def a_person(votes: Votes, group: np.ndarray, weights: np.ndarray | None = None) -> Estimate | None:
+    """What a person scores, judged by the others as a judge is: mean credit over all couples of voters of a pair, then
+    over pairs; weights [N] of the pairs. None if no pair was seen by two people."""
+    votes = votes.first_only()
+    count = np.bincount(votes.pair, minlength=len(group))
+    total = np.bincount(votes.pair, weights=votes.value - 0.5, minlength=len(group))
+    squares = np.bincount(votes.pair, weights=(votes.value - 0.5) ** 2, minlength=len(group))
+    shared = count > 1
+    together = (total**2 - squares)[shared] / (count * (count - 1))[shared]  # of couples, in [-1/4, 1/4]
+    return share_estimate(0.5 + 2 * together, group[shared], None if weights is None else weights[shared])
 
-    Each person and pair with several votes gives one number: the share of all two votes that are equal.
+
+def ceiling(person: Estimate | None) -> float | None:
+    """The most that any judge can score where a person scores so much: 1/2 + sqrt((person - 1/2) / 2).
+
+    The best judge says what most people would, and scores 1/2 + E|q - 1/2| for the share q of all people who prefer
+    image 0; that is at most 1/2 + sqrt(E (q - 1/2)^2), and a person scores 1/2 + 2 E (q - 1/2)^2. None where people
+    agree no more than by chance.
+    """
+    if person is None or not person.value > 0.5:
+        return None
+    return float(0.5 + np.sqrt((person.value - 0.5) / 2))
+
+
+def self_agreement(votes: Votes, group: np.ndarray) -> tuple[Estimate | None, dict[str, Estimate | None]]:
+    """How far people agree with their own answer when they are shown a pair again: all together, and each person.
+
+    Each person and pair with several votes gives one number: the mean credit of all two votes.
     """
     person, pair, same = _repeats(votes)
     by_person = {
@@ -90,13 +124,14 @@ def _counts(votes: Votes, pairs: int) -> np.ndarray:
 
 
 def _repeats(votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Person, pair, and the share of equal answers, for every pair that a person voted on more than once."""
+    """Person, pair, and the mean credit of two answers, for every pair that a person voted on more than once."""
     people = max(len(votes.names), 1)
     key, inverse = np.unique(votes.pair * people + votes.annotator, return_inverse=True)
     counts = np.bincount(inverse * 3 + np.rint(2 * votes.value).astype(int), minlength=3 * len(key)).reshape(-1, 3)
     times = counts.sum(axis=1)
     again = times > 1
-    same = (counts * (counts - 1)).sum(axis=1)[again] / (times * (times - 1))[again]
+    sided = (counts[:, 2] - counts[:, 0])[again]  # sum of 2 value - 1; its square has every couple twice, and each vote
+    same = 0.5 + (sided**2 - (counts[:, 0] + counts[:, 2])[again]) / (2 * (times * (times - 1))[again])
     return key[again] % people, key[again] // people, same
 
 

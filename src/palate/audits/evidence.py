@@ -11,7 +11,7 @@ from palate.data.identity import single_images
 from palate.data.labels import Labels, collect_labels, only_people
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
-from palate.judges.contexts import Contexts, find_contexts
+from palate.judges.contexts import Contexts, kinds_of_prompts
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
 
@@ -59,7 +59,7 @@ class Evidence:
     directions: np.ndarray  # [N, C] differences of picture embeddings; C = 0 if no judge stored any
     fitted: np.ndarray  # [N, J] the judges' probabilities for a correction, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
-    contexts: Contexts | None = None  # which prompts are alike, found by their words; None where all are
+    contexts: Contexts | None = None  # which prompts are alike, found by their words or given; None where all are
     notes: list[str] = field(default_factory=list)  # what could not be measured, and why
 
     def labels(self, judge: str | None = None) -> Labels:
@@ -77,12 +77,13 @@ def read_evidence(
     human_annotators: tuple[str, ...] | None = None,
     human_votes: int | None = None,
     seed: int = 0,
+    contexts: str = "words",
 ) -> Evidence:
     """Everything the audit uses. Single images, and pictures that cannot be read, are left out with a note.
 
     `human_annotators` keeps only these people's votes, and `human_votes` only those on so many pairs, like the
-    training keys of these names: the audit then sees the votes that a run would use. Picture statistics are computed
-    once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people
+    training keys of these names (so `contexts`): the audit then sees the votes that a run would use. Picture statistics
+    are computed once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people
     who never voted, and more pairs than have a human vote.
     """
     notes: list[str] = []
@@ -108,7 +109,7 @@ def read_evidence(
     if len(ids) > 1 and group.max() == 0:
         group = np.arange(len(ids))
         notes.append("All pairs have one prompt: intervals cover other pairs of this prompt, not other prompts.")
-    contexts = find_contexts(prompts, seed)
+    kinds = kinds_of_prompts(dataset, ids, prompts, contexts, seed)
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
     columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
@@ -126,7 +127,7 @@ def read_evidence(
         directions,
         fitted,
         both_orders,
-        contexts if len(contexts.names) > 1 else None,
+        kinds if len(kinds.names) > 1 else None,
         notes,
     )
 

@@ -1,15 +1,19 @@
 """The audit of a dataset: all findings as one record, for the terminal, the page and scripts."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from palate.audits.agreement import a_person, ceiling
+from palate.audits.choices import choices_of
 from palate.audits.evidence import read_evidence
+from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge, audit_judges
 from palate.audits.minority import Suspect, flip_probabilities, predicted_votes, read_metric, suspects
 from palate.audits.people import People, audit_people
+from palate.audits.picked import Picked, find_picked
 from palate.audits.planning import Recommendation, Step, leading, plan, recommend
 from palate.data.dataset import PreferenceDataset
 from palate.data.known import read_known_votes
@@ -30,11 +34,15 @@ class Findings:
     recommendation: Recommendation
     judges: list[Judge]
     people: People
+    person: Estimate | None  # what a person scores, judged by the others as the judges are
+    ceiling: float | None  # the most that any judge can score, where people differ so much
+    skill_ceiling: float | None  # the same for the skill of Brier scores
     suspects: list[Suspect]
     suspects_by: str  # "run" or "flip probability"
     suspect_share: float | None  # the share of human votes that is expected to be wrong
     plan: list[Step]
     notes: list[str] = field(default_factory=list)
+    picked: Picked | None = None  # how labelled pairs without a stored propensity were chosen
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes None."""
@@ -48,16 +56,20 @@ def audit(
     *,
     human_annotators: tuple[str, ...] | None = None,
     human_votes: int | None = None,
+    propensity: Literal["given", "estimated"] = "given",
     most_suspects: int = 24,
     seed: int = 0,
+    contexts: str = "words",
 ) -> Findings:
     """Audit the votes of a dataset. Writes nothing but the cache of picture statistics.
 
-    `run` is a run of an adaptive method; its minority metric then ranks the suspect votes. The other arguments are
+    `run` is a run of an adaptive method; its minority metric then ranks the suspect votes. With propensity "estimated",
+    pairs without a stored one count by the estimate, like the training key of this name. The other arguments are
     those of `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a
     dataset without pairs and a run without the metric.
     """
-    evidence = read_evidence(dataset, human_annotators, human_votes, seed)
+    evidence = read_evidence(dataset, human_annotators, human_votes, seed, contexts)
+    picked, evidence = find_picked(evidence, dataset, propensity == "estimated", seed)
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, read_known_votes(dataset.path), seed)
     followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
@@ -68,6 +80,7 @@ def audit(
     labelled, pairs = int((~np.isnan(human)).sum()), len(human)
     gains = {f"{judge.name}/{judge.correction}": judge.gain for judge in judges if judge.gain}
     square = float(np.nanmean((human - 0.5) ** 2)) if labelled else float("nan")
+    person = a_person(followed.human, followed.group, 1 / followed.labels().propensity)
     notes = evidence.notes + people.notes
     if not evidence.judges.names:
         notes.append("No judge voted: nothing can stand in for human votes.")
@@ -76,6 +89,18 @@ def audit(
             f"Position bias of {', '.join(unordered)}: the order in which the images were shown is not recorded"
             " (order_shown)."
         )
+    advice = recommend(
+        gains,
+        choices_of(followed, seed),
+        evidence.judges.names,
+        labelled,
+        pairs,
+        people.opposed,
+        people.agreeing,
+        {} if contexts == "words" else {"contexts": contexts},
+    )
+    if picked and picked.used and advice.configuration.get("method") in ("dedpo", "auto"):
+        advice = replace(advice, configuration=advice.configuration | {"propensity": "estimated"})
     return Findings(
         dataset=dataset.name,
         path=str(dataset.path),
@@ -86,10 +111,14 @@ def audit(
         human_votes=len(evidence.human),
         judges=judges,
         people=people,
-        recommendation=recommend(gains, evidence.judges.names, labelled, pairs, people.opposed, people.agreeing),
+        person=person,
+        ceiling=ceiling(person),
+        skill_ceiling=min((person.value - 0.5) / 2 / square, 1.0) if person and person.value > 0.5 else None,
+        recommendation=advice,
         suspects=suspects(evidence, flip, metric, most_suspects),
         suspects_by="flip probability" if run is None else "run",
         suspect_share=float(np.nanmean(flip)) if np.isfinite(flip).any() else None,
         plan=plan(leading(gains), labelled, pairs, square) if labelled else [],
         notes=notes,
+        picked=picked,
     )

@@ -45,8 +45,9 @@ def mean_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | 
 def share_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> Estimate | None:
     """`mean_estimate` of values in [0, 1] (1, 0, or between for a tie), with an interval that stays in [0, 1].
 
-    It is Wilson's interval (1927) for the number of independent votes with the same variance, at most n. If the values
-    do not vary, each group counts as one vote, so that ten agreements out of ten are not taken for certainty.
+    It is Wilson's interval (1927) for the number of independent votes of 0 or 1 with the same variance. That number may
+    exceed n: ties and mean votes vary less than single votes of 0 or 1. If the values do not vary, each group counts as
+    one vote, so that ten agreements out of ten are not taken for certainty.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
@@ -54,11 +55,23 @@ def share_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray |
     mean, variance, groups_found = _mean_and_variance(values, groups, weights)
     if groups_found < 2:
         return Estimate(mean, np.nan, np.nan, len(values))
-    size = min(mean * (1 - mean) / variance, len(values)) if variance > 1e-15 else groups_found
+    size = mean * (1 - mean) / variance if variance > 1e-15 else groups_found
     square = _quantile(groups_found) ** 2
     middle = (mean + square / (2 * size)) / (1 + square / size)
     reach = np.sqrt(square * mean * (1 - mean) / size + square**2 / (4 * size**2)) / (1 + square / size)
     return Estimate(mean, float(max(0, middle - reach)), float(min(1, middle + reach)), len(values))
+
+
+def ratio_estimate(
+    above: np.ndarray, below: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None
+) -> Estimate | None:
+    """sum(w above) / sum(w below), [n] each, with an interval as that of `mean_estimate`. None if that sum is 0."""
+    w = np.ones(len(below)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not np.sum(w * below):
+        return None
+    ratio, variance, groups_found = _ratio_and_variance(w * above, w * below, groups)
+    reach = _quantile(groups_found) * np.sqrt(variance)
+    return Estimate(ratio, ratio - reach, ratio + reach, len(below))
 
 
 def slope_estimate(
@@ -113,9 +126,14 @@ def bootstrap_estimate(value: float, draws: np.ndarray, groups: np.ndarray, n: i
 
 def _mean_and_variance(values: np.ndarray, groups: np.ndarray, weights: np.ndarray | None) -> tuple[float, float, int]:
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-    mean = np.sum(weights * values) / weights.sum()
-    sums = _by_group(weights * (values - mean), groups)
-    return float(mean), float(_widened(sums) / weights.sum() ** 2), len(sums)
+    return _ratio_and_variance(weights * values, weights, groups)
+
+
+def _ratio_and_variance(above: np.ndarray, below: np.ndarray, groups: np.ndarray) -> tuple[float, float, int]:
+    """sum(above) / sum(below), its linearised variance over groups, and their number."""
+    ratio = np.sum(above) / below.sum()
+    sums = _by_group(above - ratio * below, groups)
+    return float(ratio), float(_widened(sums) / below.sum() ** 2), len(sums)
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -6,19 +6,18 @@ from typing import Any
 import numpy as np
 
 from palate.arithmetic import bounded_logit
-from palate.audits.agreement import first_share, order_flips
+from palate.audits.agreement import credit, first_share, order_flips
+from palate.audits.choices import ALL
 from palate.audits.evidence import Evidence
-from palate.audits.intervals import Estimate, mean_estimate, share_estimate, slope_estimate
+from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
 from palate.audits.planning import Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.choice import SIMPLEST, choose_way
 from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
 _FEWEST_IN_BIN = 8
-ALL = "all judges"  # the name of their combination
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,10 @@ class Judge:
     name: str
     correction: str  # none | calibrate | covariates | context, as in a configuration
     votes: int  # pairs it voted on
-    accuracy: Estimate | None = None
-    brier: Estimate | None = None  # 1/4 is a judge that always says 1/2
+    accuracy: Estimate | None = None  # credit of its choice against the mean human vote
+    brier: Estimate | None = None
+    brier_reference: float | None = None  # of always saying 1/2 on these votes; 1/4 only without ties and mean votes
+    skill: Estimate | None = None  # 1 - brier / brier_reference: below 0 it is worse than saying nothing
     confidence: Estimate | None = (
         None  # logistic slope of the human vote on its logit: below 1 too sure, above too timid
     )
@@ -65,7 +66,6 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
     probabilities: dict[str, np.ndarray] = {}
     for j, name in enumerate(evidence.judges.names):
         labels = evidence.labels(name)
-        first = len(found)
         found.append(_as_it_is(evidence, name, labels))
         probabilities[f"{name}/none"] = labels.judge
         try:
@@ -80,7 +80,6 @@ def audit_judges(evidence: Evidence, seed: int = 0) -> tuple[list[Judge], dict[s
             if _better(fine.probability, correction.probability, labels.human):
                 found.append(_corrected(evidence, name, fine))
                 probabilities[f"{name}/{found[-1].correction}"] = fine.probability
-        found[first].notes.append(_advice(evidence, name, labels, probabilities, seed))
     several = evidence.judges.names
     if sum(judge.correction != "none" for judge in found) > 1:
         correction = _correct(evidence, evidence.fitted, evidence.labels().human, several, seed)
@@ -154,14 +153,16 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
         notes.append(f"{both.sum()} pairs have both a human vote and its vote: nothing can be said of its errors.")
         return measured
     g, y, group, weights = labels.judge[both], labels.human[both], evidence.group[both], 1 / labels.propensity[both]
-    credit = 0.5 + np.sign(2 * g - 1) * (y - 0.5)
+    right, square, reference = credit(0.5 + np.sign(g - 0.5) / 2, y), (y - g) ** 2, (y - 0.5) ** 2
     differences = evidence.differences[both]
     return measured | {
-        "accuracy": share_estimate(credit, group, weights),
-        "brier": mean_estimate((y - g) ** 2, group, weights),
+        "accuracy": share_estimate(right, group, weights),
+        "brier": mean_estimate(square, group, weights),
+        "brier_reference": float(np.average(reference, weights=weights)),
+        "skill": ratio_estimate(reference - square, reference, group, weights),
         "confidence": slope_estimate(bounded_logit(g), y, group, weights),
         "calibration": calibration_curve(g, y, group, weights),
-        "length": _by_length(credit, [evidence.prompts[i] for i in np.flatnonzero(both)], group, weights),
+        "length": _by_length(right, [evidence.prompts[i] for i in np.flatnonzero(both)], group, weights),
         "favours": {
             statistic: estimate
             for k, statistic in enumerate(evidence.statistics)
@@ -171,7 +172,7 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
     }
 
 
-def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
+def _by_length(right: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
     """Accuracy on prompts longer than the median minus accuracy on the others; None if all are equally long.
 
     Both images of a pair have the same prompt, so its length cannot favour one of them; it can only make the judge less
@@ -181,21 +182,13 @@ def _by_length(credit: np.ndarray, prompts: list[str], group: np.ndarray, weight
     longer = length > np.median(length)
     if longer.all() or not longer.any():
         return None
-    sides = [mean_estimate(credit[side], group[side], weights[side]) for side in (longer, ~longer)]
+    sides = [mean_estimate(right[side], group[side], weights[side]) for side in (longer, ~longer)]
     long, short = sides
     if long is None or short is None:
         return None
     value = long.value - short.value
     reach = np.hypot(long.high - long.value, short.high - short.value)  # independent: no prompt is on both sides
-    return Estimate(value, value - reach, value + reach, len(credit))
-
-
-def _advice(evidence: Evidence, name: str, labels: Labels, probabilities: dict[str, np.ndarray], seed: int) -> str:
-    """What `method: auto` would train, and why."""
-    judges = {c: probabilities[f"{name}/{c}"] for c in SIMPLEST if f"{name}/{c}" in probabilities}
-    contexts = 1 if evidence.contexts is None else len(evidence.contexts.names)
-    choice = choose_way(labels, judges, groups=evidence.group.tolist(), contexts=contexts, seed=seed)
-    return f"{choice.sentence()} (method: auto)"
+    return Estimate(value, value - reach, value + reach, len(right))
 
 
 def _better(probability: np.ndarray, common: np.ndarray, human: np.ndarray) -> bool:

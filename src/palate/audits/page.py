@@ -7,7 +7,17 @@ from typing import Any
 from palate.audits.findings import Findings
 from palate.audits.judges import Judge
 from palate.audits.planning import Step
-from palate.audits.words import bias, configuration, favoured, number, percent, points, source_name, step_name
+from palate.audits.words import (
+    bias,
+    configuration,
+    favoured,
+    number,
+    percent,
+    person_line,
+    points,
+    source_name,
+    step_name,
+)
 from palate.command import given_command
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
@@ -41,6 +51,7 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
             number=number,
             source_name=source_name,
             bias=bias,
+            person_line=person_line(findings),
             favoured=favoured,
             corrected=_corrected(findings),
             curve=calibration_points,

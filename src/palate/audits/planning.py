@@ -10,6 +10,7 @@ in the units in which the gradient of the logit has variance 1 (dedpo.md section
 judge, m votes are worth m * Var(alone) / Var(DeDPO) votes, never more than N.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from palate.arithmetic import HALF_95
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 from palate.data.labels import Labels
+from palate.judges.choice import ALIKE, Choice
 
-CLEAR = 0.95  # a judge is recommended if the whole interval of the variance ratio lies below this
+NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,22 @@ class Recommendation:
 
 def recommend(
     gains: dict[str, Gain],
+    choices: dict[str, Choice],
     judges: tuple[str, ...],
     labelled: int,
     pairs: int,
     opposed: tuple[str, ...] = (),
     agreeing: tuple[str, ...] = (),
+    keys: Mapping[str, str] = NOTHING,
 ) -> Recommendation:
-    """The recommendation when `labelled` of `pairs` pairs have human votes.
+    """The recommendation when `labelled` of `pairs` pairs have human votes: what `method: auto` would do with the best
+    judge, and why.
 
-    `judges` are names; the combination's name stands for all of them. `opposed` people vote against the others, the
-    `agreeing` do not. Gains and numbers exclude the votes of the opposed.
+    `choices` has what it would do with each of the `judges` and with all together, by name. `opposed` people vote
+    against the others, the `agreeing` do not. Gains, choices and numbers exclude the votes of the opposed. `keys` are
+    those of method: auto beside the judge.
     """
-    advice = _main_advice(gains, judges, labelled, pairs)
+    advice = _main_advice(gains, choices, judges, labelled, pairs, keys)
     if not opposed or not agreeing:
         return advice
     them = ", ".join(opposed)
@@ -154,7 +160,18 @@ def recommend(
     )
 
 
-def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int, pairs: int) -> Recommendation:
+def best_choice(choices: Mapping[str, Choice], judges: tuple[str, ...]) -> str:
+    """The judge whose choice promises most, a single one where several promise nearly as much."""
+    top = max(choice.chosen.cautious for choice in choices.values())
+    near = [name for name, choice in choices.items() if choice.chosen.cautious > top - ALIKE]
+    single = [name for name in near if name in judges]
+    return max(single or near, key=lambda name: choices[name].chosen.cautious)
+
+
+def _main_advice(
+    gains: dict[str, Gain], choices: Mapping[str, Choice], judges: tuple[str, ...], labelled: int, pairs: int,
+    keys: Mapping[str, str],
+) -> Recommendation:  # fmt: skip
     if not labelled:
         return _without_people(judges)
     alone: dict[str, str | float | list[str]] = {"method": "dpo"}
@@ -167,6 +184,17 @@ def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int,
             ),
             "There is no judge in the dataset, so human votes are all there is.",
             alone,
+        )
+    best = best_choice(choices, judges)
+    choice = choices[best]
+    if choice.chosen.correction:
+        to_name = best if best in judges else list(judges)
+        which = best if best in judges else ", ".join(judges)
+        more = "" if labelled == pairs else f" {_worth(gains, best, labelled, pairs)}"
+        return Recommendation(
+            f"Train with method: auto on the human votes and {which}, which takes {choice.promise()}.",
+            f"{_other_judges(choices, best)}{_bias(choice)}{more}",
+            {"method": "auto", "judge": to_name, **keys},
         )
     if labelled == pairs:
         return Recommendation(
@@ -181,28 +209,41 @@ def _main_advice(gains: dict[str, Gain], judges: tuple[str, ...], labelled: int,
             "About 50 pairs drawn at random show whether a judge is better than a coin, some 200 how much it is worth.",
             alone,
         )
-    best = min(gains, key=lambda name: gains[name].variance.value)
-    gain, (judge, correction) = gains[best], best.rsplit("/", 1)
-    which = judge if correction == "none" else f"{judge}, corrected,"
-    chosen = judge if judge in judges else list(judges)
-    ratio = (
-        f"predicted variance {gain.variance.value:.2f} (95 % {gain.variance.low:.2f} to {gain.variance.high:.2f}) of"
-        " that of the human votes alone"
-    )
-    if gain.variance.high < CLEAR:
-        double = min(float(gain.alone / gain.spread(2 * labelled)), pairs)
-        return Recommendation(
-            f"Train with DeDPO on the human votes and {which.rstrip(',')}: {labelled:,} labelled pairs then count like"
-            f" {gain.worth.value:,.0f} (95 % {gain.worth.low:,.0f} to {gain.worth.high:,.0f}), and"
-            f" {min(labelled, pairs - labelled):,} more would make that {double:,.0f}.",
-            f"It has a {ratio}{_second_best(gains, best)}.",
-            {"method": "dedpo", "judge": chosen, "correction": correction, "power": "auto"},
-        )
     needed = _votes_to_halve(labelled, pairs)
     return Recommendation(
         f"Train on the {labelled:,} human votes alone, and label {needed:,} more pairs before trusting a judge.",
-        f"No judge is clearly a help: the best, {which} has a {ratio}.", alone,
+        f"No judge is clearly a help (method: auto says so, too). {choice.sentence()}", alone,
     )  # fmt: skip
+
+
+def _bias(choice: Choice) -> str:
+    kept = choice.chosen.residual
+    if kept == 1:
+        return "It keeps the whole residual, so it is unbiased however wrong the judge is."
+    return "It keeps less than the whole residual: less noise, and some bias toward the judge."
+
+
+def _other_judges(choices: Mapping[str, Choice], best: str) -> str:
+    others = [choice.chosen for name, choice in choices.items() if name != best and choice.chosen.correction]
+    if not others:
+        return ""
+    other = max(others, key=lambda way: way.cautious)
+    return f"The next best judge or combination promises {100 * other.share:.0f} %. "
+
+
+def _worth(gains: dict[str, Gain], best: str, labelled: int, pairs: int) -> str:
+    """What the judge is worth without any bias, in its form of least variance."""
+    own = {name: gain for name, gain in gains.items() if name.rsplit("/", 1)[0] == best}
+    if not own:
+        return ""
+    gain = min(own.values(), key=lambda gain: gain.variance.value)
+    double = min(float(gain.alone / gain.spread(2 * labelled)), pairs)
+    return (
+        f"Without bias, by method: dedpo, {labelled:,} labelled pairs would count like {gain.worth.value:,.0f} (95 %"
+        f" {gain.worth.low:,.0f} to {gain.worth.high:,.0f}), and {min(labelled, pairs - labelled):,} more would make"
+        f" that {double:,.0f}: a predicted variance {gain.variance.value:.2f} (95 % {gain.variance.low:.2f} to"
+        f" {gain.variance.high:.2f}) of that of the human votes alone."
+    )
 
 
 def _without_people(judges: tuple[str, ...]) -> Recommendation:
@@ -216,15 +257,6 @@ def _without_people(judges: tuple[str, ...]) -> Recommendation:
         "Training on a judge alone gives its taste, bias included.",
         {"method": "judge", "judge": judges[0], "correction": "none"},
     )
-
-
-def _second_best(gains: dict[str, Gain], best: str) -> str:
-    judge = best.rsplit("/", 1)[0]
-    raw = gains.get(f"{judge}/none")
-    if raw and not best.endswith("/none"):
-        return f"; as it is, not corrected, {raw.variance.value:.2f}"
-    single = [gain.variance.value for name, gain in gains.items() if name != best]
-    return f"; the best single one, {min(single):.2f}" if single and not raw else ""
 
 
 def _votes_to_halve(labelled: int, pairs: int) -> int:

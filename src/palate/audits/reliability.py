@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, ndtri
 
 from palate.arithmetic import HALF_95
+from palate.audits.couples import voices
 from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
 
@@ -41,21 +42,24 @@ def dawid_skene(
     tolerance: float = 1e-8,
     times: np.ndarray | None = None,
     start: np.ndarray | None = None,
+    voice: np.ndarray | None = None,
 ) -> DawidSkene:
     """Expectation maximisation of A. P. Dawid and A. M. Skene (1979), started from the shares of the votes.
 
     `symmetric` (ours) makes a person's confusion and the prior invariant to swapping the images, because which image is
     called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to every count
-    of answers, `times` [N] are weights of the pairs, `start` [N, 2] is the initial posterior. With `symmetric` off,
-    `smoothing` 0 and no ties this is the published algorithm.
+    of answers, `times` [N] are weights of the pairs, `start` [N, 2] is the initial posterior, and `voice` [M] is how far
+    each vote counts in the posterior (`voices`). With `symmetric` off, `smoothing` 0 and no ties this is the published
+    algorithm.
     """
     answer = np.where(votes.value == 0.5, 2, votes.value).astype(int)
     people = len(votes.names)
     posterior = _vote_shares(votes, pairs) if start is None else start
     times = np.ones(pairs) if times is None else times
+    voice = np.ones(len(votes)) if voice is None else voice
     for _ in range(iterations):
         confusion, prior = _maximise(votes, answer, people, posterior, times, symmetric, smoothing)
-        log = np.log(np.maximum(confusion, 1e-300))[votes.annotator, :, answer]  # [M, 2]
+        log = np.log(np.maximum(confusion, 1e-300))[votes.annotator, :, answer] * voice[:, None]  # [M, 2]
         likelihood = np.stack([np.bincount(votes.pair, weights=log[:, t], minlength=pairs) for t in (0, 1)], axis=1)
         scaled = likelihood + np.log(np.maximum(prior, 1e-300))
         scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -67,20 +71,26 @@ def dawid_skene(
 
 
 def dawid_skene_estimates(
-    votes: Votes, group: np.ndarray, seed: int = 0, resamples: int = 200
+    votes: Votes,
+    group: np.ndarray,
+    seed: int = 0,
+    resamples: int = 200,
+    sets: tuple[tuple[str, ...], ...] = (),
 ) -> dict[str, Estimate | None]:
     """Reliability per person with a bootstrap interval over groups; a person's first vote on a pair counts.
 
-    None for a person with few shared pairs, and for everybody if fewer than three people share pairs.
+    `sets`: people who count as one (`counted_as_one`): on a pair on which several of them voted, their votes weigh as
+    much as one. None for a person with few shared pairs, and for everybody if fewer than three people share pairs.
     """
     votes, shared = shared_votes(votes, len(group))
     known = np.unique(votes.annotator)
-    if len(known) < FEWEST_PEOPLE:
+    if len(known) - sum(len(names) - 1 for names in sets) < FEWEST_PEOPLE:
         return dict.fromkeys(votes.names)
-    fit = dawid_skene(votes, len(group))
+    voice = voices(votes, sets)
+    fit = dawid_skene(votes, len(group), voice=voice)
     resamples = min(resamples, max(50, 4_000_000 // len(votes)))  # many votes need fewer: their spread is small
     draws = np.stack([
-        dawid_skene(votes, len(group), times=times, start=fit.posterior, iterations=12).reliability
+        dawid_skene(votes, len(group), times=times, start=fit.posterior, iterations=12, voice=voice).reliability
         for times in resampled(group, resamples, seed)
     ])  # fmt: skip
     return {

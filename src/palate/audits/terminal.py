@@ -5,10 +5,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from palate.audits.findings import Findings
-from palate.audits.words import bias, configuration, number, percent, source_name, step_name
+from palate.audits.words import bias, configuration, number, percent, person_line, picked_lines, source_name, step_name
 from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
+_COUPLES_SHOWN = 5
 _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
 
 
@@ -26,11 +27,18 @@ def print_findings(findings: Findings, console: Console) -> None:
     if findings.judges:
         console.print()
         console.print(_judges(findings, console.width))
+        if line := person_line(findings):
+            _say(console, escape(line))
         for line in judge_lines(findings):
             _say(console, escape(line))
+    if findings.picked:
+        _say(console, escape("\n" + "\n".join(picked_lines(findings.picked))))
     if findings.people.persons:
         console.print()
         console.print(_people(findings, console.width))
+    if findings.people.warning:
+        console.print(_couples(findings))
+        _say(console, f"[red]{escape(findings.people.warning)}[/]")
     if findings.plan:
         console.print()
         console.print(_plan(findings))
@@ -58,13 +66,13 @@ def _say(console: Console, text: str) -> None:
 def _judges(findings: Findings, width: int) -> Table:
     """A narrow table leaves out the judges' biases: the lines below it name them in words."""
     favours = ["favours"] if width >= _WIDE else []
-    table = _table("judge", "agrees with people", "Brier", "n", *favours, "power", "variance", "worth")
+    table = _table("judge", "agrees with people", "skill", "n", *favours, "power", "variance", "worth")
     for judge in findings.judges:
         gain = judge.gain
         cells = [
             source_name(judge),
             percent(judge.accuracy),
-            number(judge.brier),
+            percent(judge.skill),
             f"{judge.accuracy.n:,}" if judge.accuracy else "–",
             *[bias(judge) for _ in favours],
             f"{gain.power.value:.2f}" if gain else "–",
@@ -73,10 +81,17 @@ def _judges(findings: Findings, width: int) -> Table:
         ]
         table.add_row(*_fitted(cells, width))
     table.caption = (
+        f"skill: 1 − Brier score / that of always saying one half ({_reference(findings)} on these votes)\n"
         "variance: of DeDPO at that power, relative to human votes alone; worth: labelled pairs they alone would need"
     )
     table.caption_justify = "left"
     return table
+
+
+def _reference(findings: Findings) -> str:
+    """The Brier scores of always saying one half; several where judges voted on different pairs."""
+    found = sorted({f"{judge.brier_reference:.2f}" for judge in findings.judges if judge.brier_reference is not None})
+    return " to ".join(found[:1] + found[1:][-1:])
 
 
 def _people(findings: Findings, width: int) -> Table:
@@ -102,6 +117,18 @@ def _people(findings: Findings, width: int) -> Table:
     ]
     if told:
         table.caption, table.caption_justify = escape("\n".join(told)), "left"
+    return table
+
+
+def _couples(findings: Findings) -> Table:
+    """The couples that answer most alike beyond what being right explains."""
+    table = _table("\ncouple", "\nsame image", "\nexcess", "\nn")
+    for couple in findings.people.couples[:_COUPLES_SHOWN]:
+        name = escape(f"{couple.first} and {couple.second}")
+        cells = [percent(couple.same), number(couple.excess), f"{couple.shared:,}"]
+        table.add_row(f"[red]{name}[/]" if couple.flagged else name, *map(escape, cells))
+    if len(findings.people.couples) > _COUPLES_SHOWN:
+        table.add_row(f"{len(findings.people.couples) - _COUPLES_SHOWN:,} more")
     return table
 
 

@@ -5,6 +5,7 @@ import math
 from palate.audits.findings import Findings
 from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge
+from palate.audits.picked import Picked
 
 MORE = {
     "brightness": "brighter",
@@ -84,6 +85,20 @@ def bias(judge: Judge) -> str:
     return f"{word} {100 * estimate.value:+.0f}"
 
 
+def person_line(findings: Findings) -> str:
+    """What a person scores where the judges are measured, and the most that a judge can; "" where it is not known."""
+    if findings.person is None:
+        return ""
+    person = findings.person
+    interval = "" if math.isnan(person.low) else f" (95 % {100 * person.low:.0f} to {100 * person.high:.0f})"
+    told = f"A person, judged by the others in the same way, agrees with people on {100 * person.value:.0f} %{interval}"
+    if findings.ceiling is None or findings.skill_ceiling is None:
+        return f"{told}: no more than by chance."
+    return f"{told}; no judge can on more than {100 * findings.ceiling:.0f} %, nor have a skill above" + (
+        f" {100 * findings.skill_ceiling:.0f} %."
+    )
+
+
 def configuration(findings: Findings) -> str:
     """The recommended keys of a training configuration, as YAML lines; the power with what it is today."""
     lines = []
@@ -91,3 +106,15 @@ def configuration(findings: Findings) -> str:
         text = f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
         lines.append(f"{key}: {text}")
     return "\n".join(lines)
+
+
+def picked_lines(picked: Picked) -> list[str]:
+    """How labelled pairs were chosen, and what that changes for judges where it was not at random."""
+    lines = list(picked.sentences)
+    if picked.chance < 0.05:
+        lines += [
+            f"{name} agrees with people on {percent(alike)} of the labelled pairs, on {percent(all_pairs)} of all pairs as"
+            " estimated."
+            for name, (alike, all_pairs) in picked.agreement.items()
+        ]
+    return lines

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def component_config(folder: Path, name: str) -> Config:
 def pipeline_index(folder: Path) -> Config:
     """The model_index.json of a pipeline folder: `_class_name`, the components, and settings of the pipeline."""
     return read_json(folder / "model_index.json")
+
+
+def require_types(kind: type[Any], config: Config, where: Path) -> None:
+    """Raises PalateError for a setting that is text or a mapping where a class of diffusers takes a number (or no): some
+    are used only when the network runs, and would then end in anything."""
+    for name, parameter in signature(kind.__init__).parameters.items():
+        value, usual = config.get(name), parameter.default
+        nested = name == "trained_betas" and value is not None
+        nested = nested and not (isinstance(value, list) and value and all(isinstance(one, float) for one in value))
+        if nested or (isinstance(usual, int | float) and isinstance(value, str | dict)):
+            told = f"{name} is {str(value)[:20]!r}, which {kind.__name__} cannot use"
+            raise PalateError(f"{where}: {told}. Download that folder again.")
 
 
 def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> Any:
@@ -69,7 +82,9 @@ def load_model(kind: type[Any], folder: Path, name: str, device: str | torch.dev
     """A model in fp32 on this device, with its gradients on. Raises PalateError also where its weights are pickled
     alone."""
     require_safetensors(folder / name)
-    component_config(folder, name)  # refuses what no model has, before it is built
+    config = component_config(folder, name)  # refuses what no model has, before it is built
+    if issubclass(kind, ModelMixin):
+        require_types(kind, config, folder / name)
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
     options = {dtype: torch.float32, "use_safetensors": True, "output_loading_info": True}
     model, told = load_component(kind, folder, name, **options)
@@ -113,15 +128,15 @@ def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
     """Raises PalateError for a tokenizer that does not fit its encoder: it has more tokens, or allows prompts longer
     than the encoder's positions."""
     encoder = name.replace("tokenizer", "text_encoder")
-    if not (folder / encoder / "config.json").is_file():
-        return
-    config = component_config(folder, encoder)
+    config = component_config(folder, encoder) if (folder / encoder / "config.json").is_file() else {}
     inner = config.get("text_config")
     config = config | inner if isinstance(inner, dict) else config
     words, places = config.get("vocab_size"), config.get("max_position_embeddings")
     highest = max(tokenizer.get_vocab().values(), default=0)
     wrong = ""
-    if isinstance(words, int) and highest >= words:
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
+        wrong = f"its model_max_length is {str(tokenizer.model_max_length)[:20]!r}, no number of tokens"
+    elif isinstance(words, int) and highest >= words:
         wrong = f"it has {highest + 1:,} tokens, and {encoder} knows {words:,}"
     elif str(config.get("model_type")).startswith("clip") and isinstance(places, int):
         if tokenizer.model_max_length > places:
@@ -192,6 +207,7 @@ def make_scheduler(folder: Path, sampler: str, samplers: Mapping[str, type[Any]]
 
 def built_scheduler(kind: type[Any], config: Config, folder: Path, **options: Any) -> Any:
     """A scheduler of this class with a folder's settings. Raises PalateError where they do not fit the class."""
+    require_types(kind, config, folder / "scheduler")
     try:
         return kind.from_config(config, **options)
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:

@@ -156,7 +156,7 @@ def _add_weights(digest: "hashlib._Hash", file: Path) -> None:
         start = 8 + length if 8 + length <= size else 0
         try:
             header = json.loads(handle.read(length)) if start else None
-        except ValueError:  # not a safetensors file despite its name: hash its bytes
+        except (ValueError, RecursionError):  # not a safetensors file despite its name: hash its bytes
             start, header = 0, None
         digest.update(f"{json.dumps(header, sort_keys=True)} {size - start}".encode())
         parts = 1 if size - start <= PARTS * PART else PARTS

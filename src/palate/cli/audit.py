@@ -4,7 +4,7 @@ import json as json_module
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ Examples:
   palate audit prefs
   palate audit prefs --out audit.html --run runs/adaptive
   palate audit prefs --human-annotators ana ben --human-votes 192
+  palate audit prefs --propensity estimated       labelled pairs that were picked by hand
   palate audit prefs --config train.yaml          the configuration that it recommends, as a file
   palate audit prefs --json | jq .recommendation"""
 
@@ -36,6 +37,10 @@ class Options:
     """Use only these people's votes, like the configuration key of this name."""
     human_votes: int | None = None
     """Use only the human votes on so many pairs, like the key of this name."""
+    contexts: Literal["words", "group_id"] = "words"
+    """Where the kinds of prompts come from, like the key of this name."""
+    propensity: Literal["given", "estimated"] = "given"
+    """estimated: pairs without a stored propensity count by the estimate, like the key of this name."""
     seed: int = 0
 
 
@@ -56,6 +61,8 @@ def main(argv: list[str]) -> None:
             config=options.config,
             human_annotators=options.human_annotators,
             human_votes=options.human_votes,
+            contexts=options.contexts,
+            propensity=options.propensity,
             seed=options.seed,
         )
     if options.json:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -20,7 +20,8 @@ Examples:
   palate compare runs/dedpo runs/dpo --against base
   palate compare runs/dedpo --against runs/dpo --scorer pickscore --scorer aesthetic
   palate compare runs/dedpo-seed0 runs/dedpo-seed1 runs/dedpo-seed2 --json
-  palate compare runs/dedpo --against runs/dpo --votes contest --judge pickscore"""
+  palate compare runs/dedpo --against runs/dpo --votes contest --judge pickscore
+  palate compare sd2.1 --against sd1.5 --votes prefs     two generators that the pairs name; no pictures are needed"""
 
 
 @dataclass
@@ -41,11 +42,13 @@ class Options:
     """Who judges; can be given several times. When absent, those that scored the samples (`palate score`), else world
     for the small world's prompts."""
     votes: Path | None = None
-    """A dataset of pairs of these two models' pictures (palate import samples), whose votes decide; scorers are used
-    only if --scorer names them."""
+    """A dataset of pairs of these two models' pictures (palate import samples), or whose pairs name both as their
+    generators; its votes decide; scorers are used only if --scorer names them."""
     judge: str | None = None
     """With --votes: a judge with votes on all pairs, to make people's votes on some of them more precise; the only
     judge when absent."""
+    propensity: Literal["given", "estimated"] = "given"
+    """With --votes. estimated: for pairs that people picked; those without a stored propensity count by an estimate."""
     group: bool = False
     """All models are training seeds of one method. Runs that differ only in their seed are found automatically."""
     out: Path | None = None
@@ -82,16 +85,19 @@ def main(argv: list[str]) -> None:
         "prompts": None if options.prompts is None else Path(options.prompts), "part": options.part,
         "limit": options.limit, "column": options.column, "sampling": sampling,
     }  # fmt: skip
-    models, against, judge = options.models, options.against, options.judge
+    models, against, judge, how = options.models, options.against, options.judge, options.propensity
     with said_as(["palate", "compare", *argv]):
         if options.votes is not None:
             out = None if options.scorer else options.out
-            _show(compare(models, against, votes=options.votes, judge=judge, out=out, **alike), options.json)
+            decided = compare(models, against, votes=options.votes, judge=judge, propensity=how, out=out, **alike)
+            _show(decided, options.json)
             if not options.scorer:
                 return
-            judge = None
+            judge, how = None, "given"
         scorer, group = options.scorer, options.group
-        found = compare(models, against, scorer=scorer, judge=judge, group=group, out=options.out, **alike)
+        found = compare(
+            models, against, scorer=scorer, judge=judge, propensity=how, group=group, out=options.out, **alike
+        )
         _show(found, options.json)
 
 

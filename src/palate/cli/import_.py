@@ -20,7 +20,7 @@ Formats:
              or with single images in liked/ and disliked/
   jsonl      lines of {"prompt", "image_0", "image_1", "choice"}, paths relative to the file;
              or of {"prompt", "image", "label"}, a single image that was liked (true) or not
-  rankings   HPDv2 and ImageRewardDB JSON: ranked lists become all their pairs
+  rankings   HPDv2, HPDv3 and ImageRewardDB JSON: ranked lists become all their pairs
   samples    samples of two or more models (runs, or folders of palate sample): pairs to vote on, a contest
   trl        parquet or JSONL with prompt, chosen, rejected; or with prompt, completion (an image), label
              (trl and pickapic also read Arrow files, folders of datasets.save_to_disk, and hf:owner/name)
@@ -53,6 +53,9 @@ class Options:
     """Who voted, if the sources do not say."""
     source: Literal["human", "judge"] = "human"
     """Whether those votes come from a human or a judge."""
+    question: str | None = None
+    """What the votes answer, if the sources do not say: alignment, aesthetics, any name; the overall preference if
+    absent."""
     pairs: int = 384
     """With `world`: how many pairs to make."""
     world: Literal["shapes", "emoji"] = "shapes"

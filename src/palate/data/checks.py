@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palate.data.propensity import FILE, PROPENSITY
+from palate.data.propensity import BY_QUESTION, FILE, PROPENSITY
 from palate.data.schema import CHOICES, PAIRS, SCHEMA_VERSION, SOURCES, VOTES
 from palate.data.shards import open_shard, shard_paths
 from palate.errors import PalateError
@@ -17,21 +17,24 @@ def find_problems(dataset: Path) -> list[str]:
     problems = _about_problems(dataset / "dataset.json")
     pair_ids: dict[str, str] = {}
     for path in shard_paths(dataset / "pairs"):
-        table = _read(path, PAIRS, ["pair_id", "prompt", "propensity", "image_0.path"], problems)
+        table = _read(path, PAIRS, ["pair_id", "prompt", "propensity", "image_0.path", "image_1.path"], problems)
         if table is None:
             continue
         problems += _duplicates(path, table["pair_id"], pair_ids, "pair")
         blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table["prompt"], "")), "")
         problems += _first(path, blank, "no prompt", "Import those pairs again with their prompts.")
-        problems += _first(path, pc.is_null(table["image_0"]), "no image_0", "Store a single image as image_0.")
+        half = pc.and_(pc.is_null(table["image_0"]), pc.is_valid(table["image_1"]))
+        problems += _first(path, half, "no image_0", "Store a single image as image_0.")
         outside = pc.or_(pc.less_equal(table["propensity"], 0.0), pc.greater(table["propensity"], 1.0))
         problems += _first(path, outside, "propensity outside (0, 1]", "It is the probability to be shown to humans.")
     vote_ids: dict[str, str] = {}
     known = pa.array(pair_ids, pa.string())
-    if (path := dataset / FILE).exists() and (table := _read(path, PROPENSITY, PROPENSITY.names, problems)) is not None:
+    if (path := dataset / FILE).exists() and (
+        table := _read(path, PROPENSITY, BY_QUESTION.names, problems)
+    ) is not None:
         outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0.0), pc.less_equal(table["propensity"], 1.0)))
         problems += _first(path, pc.fill_null(outside, True), "propensity outside (0, 1]", "Export the votes again.")
-        problems += _duplicates(path, table["pair_id"], {}, "pair")
+        problems += _duplicates(path, _asked(table), {}, "pair")
     for path in shard_paths(dataset / "votes"):
         table = _read(path, VOTES, ["vote_id", "pair_id", "source", "choice", "probability"], problems)
         if table is None:
@@ -51,7 +54,7 @@ def find_problems(dataset: Path) -> list[str]:
 def _about_problems(file: Path) -> list[str]:
     try:
         version = json.loads(file.read_text(encoding="utf-8"))["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [f"{file}: missing, or not the description of a dataset. Restore it, or import the data again."]
     if version != SCHEMA_VERSION:
         return [f"{file}: schema version {version} instead of {SCHEMA_VERSION}. Use the palate that wrote it."]
@@ -78,6 +81,14 @@ def _duplicates(path: Path, ids: pa.ChunkedArray, seen: dict[str, str], what: st
             seen[name] = f"{path.name} row {row}"
     more = f" ({again - 1} more in this file)" if again > 1 else ""
     return [f"{first}{more}. Delete one of the two files, or write it again without them."] if again else []
+
+
+def _asked(table: pa.Table) -> pa.ChunkedArray:
+    """pair_ids of the propensities, with the question where one is named: one of each is no duplicate."""
+    if "question" not in table.column_names:
+        return table["pair_id"]
+    suffix = pc.fill_null(pc.binary_join_element_wise(" for ", table["question"], ""), "")
+    return pc.binary_join_element_wise(table["pair_id"], suffix, "")
 
 
 def _first(path: Path, bad: pa.ChunkedArray, what: str, remedy: str) -> list[str]:

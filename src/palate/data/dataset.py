@@ -10,32 +10,49 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from palate.data.checks import find_problems
 from palate.data.images import bytes_of_pair, decode_image, encode_image
 from palate.data.locks import locked
 from palate.data.propensity import apply_propensity, read_propensity, write_propensity
-from palate.data.schema import IMAGE_COLUMNS, PAIRS, SCHEMA_VERSION, VOTES, pair_row, vote_row
+from palate.data.schema import (
+    DTYPES,
+    IMAGE_COLUMNS,
+    OVERALL,
+    OVERALL_VOTES,
+    PAIRS,
+    SCHEMA_VERSION,
+    VOTES,
+    pair_row,
+    vote_row,
+)
 from palate.data.shards import count_rows, open_shard, read_columns, shard_paths, write_shard
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.foreign import record_without_passwords
 from palate.reading import read_text
 
 __all__ = ["Appended", "PreferenceDataset", "decode_image", "encode_image", "open_dataset"]
 
 ROWS_PER_SHARD = 1024
 BYTES_PER_SHARD = 256 * 2**20
-README = """---
+_README = """---
 configs:
 - config_name: pairs
   data_files: pairs/*.parquet
   default: true
 - config_name: votes
   data_files: votes/*.parquet
----
+{}---
 Pairs of pictures, and votes on them, as palate keeps them. The library `datasets` reads them:
 `load_dataset("this/folder")` gives the pairs, `load_dataset("this/folder", "votes")` the votes.
 """
+README_BEFORE = _README.format("")  # of versions without questions
+README = _README.format(  # with the columns of the votes: some shards lack the question
+    "dataset_info:\n- config_name: votes\n  features:\n"
+    + "".join(f"  - name: {f.name}\n    dtype: {DTYPES[f.type]}\n" for f in VOTES)
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ class PreferenceDataset:
             raise PalateError(f"{path}: already holds a dataset. Add to it, or choose another folder.")
         if path.exists() and not path.is_dir():
             raise PalateError(f"{path}: a file, not a folder. Choose another name for the dataset.")
-        about = {"name": name, "provenance": [] if provenance is None else [provenance]}
+        about = {"name": name, "provenance": [] if provenance is None else [record_without_passwords(provenance)]}
         dataset = cls(path, about)
         with locked(path):
             if (path / "dataset.json").exists():  # another process was faster
@@ -119,14 +136,17 @@ class PreferenceDataset:
         """Where the pairs and votes came from, one entry per source."""
         return list(self._about.get("provenance", []))
 
-    def pairs(self, columns: list[str] | None = None) -> pa.Table:
-        """The pairs as one table [N]: `columns`, or all but the two images, which may not fit into memory."""
+    def pairs(self, columns: list[str] | None = None, *, question: str = OVERALL) -> pa.Table:
+        """The pairs as one table [N]: `columns`, or all but the two images, which may not fit into memory.
+
+        The propensity is that of being asked this question.
+        """
         names = columns or [name for name in PAIRS.names if name not in IMAGE_COLUMNS]
         folder = self.path / "pairs"
         if "propensity" not in names:
             return read_columns(folder, PAIRS, names)
         rows = read_columns(folder, PAIRS, list(dict.fromkeys([*names, "pair_id"])))
-        return apply_propensity(rows, read_propensity(self.path)).select(names)
+        return apply_propensity(rows, read_propensity(self.path, question)).select(names)
 
     def iter_pairs(self, columns: list[str] | None = None, batch_size: int = 256) -> Iterator[pa.RecordBatch]:
         """All pairs in stored order, images included, as batches of at most `batch_size` rows, shard by shard."""
@@ -138,9 +158,18 @@ class PreferenceDataset:
                 for batch in file.iter_batches(batch_size=batch_size, columns=needed):
                     yield apply_propensity(batch, known).select(names)
 
-    def votes(self, columns: list[str] | None = None) -> pa.Table:
-        """The votes as one table [M], oldest shard first: `columns`, or all of them."""
-        return read_columns(self.path / "votes", VOTES, columns or VOTES.names)
+    def votes(self, columns: list[str] | None = None, *, question: str | None = OVERALL) -> pa.Table:
+        """The votes on one question as a table [M], oldest shard first: `columns`, or all of them.
+
+        question: what they answer, the overall preference unless another is named, because votes on different questions
+        are never averaged; None gives the votes on all of them.
+        """
+        names = columns or VOTES.names
+        rows = read_columns(self.path / "votes", VOTES, list(dict.fromkeys([*names, "question"])))
+        asked = rows["question"]
+        if question is not None and (question != OVERALL or asked.null_count < len(asked)):
+            rows = rows.filter(pc.equal(pc.fill_null(asked, OVERALL), question))
+        return rows.select(names)
 
     def pair_ids(self) -> Mapping[str, str]:
         """Every pair_id on disk with the name of the shard that holds it."""
@@ -211,13 +240,16 @@ class PreferenceDataset:
                 fresh.append(row)
             batches.append(pa.RecordBatch.from_pylist(fresh, schema=VOTES))
         if new:
-            shard = write_shard(self.path / "votes", pa.Table.from_batches(batches, schema=VOTES))
+            table = pa.Table.from_batches(batches, schema=VOTES)
+            if table["question"].null_count == len(table):
+                table = table.select(OVERALL_VOTES.names).replace_schema_metadata(OVERALL_VOTES.metadata)
+            shard = write_shard(self.path / "votes", table)
             self._remember(shard, new)
             self._write_about()
         return Appended(len(new), already)
 
-    def set_propensities(self, propensity: Mapping[str, float]) -> int:
-        """Set the propensity of these pairs, by pair_id; returns how many changed.
+    def set_propensities(self, propensity: Mapping[str, float], *, question: str = OVERALL) -> int:
+        """Set the propensity of these pairs to be asked this question, by pair_id; returns how many changed.
 
         It goes into a table of its own (propensity.parquet), which overrides the column of the pairs; unknown pairs are
         left out. Atomic: a reader sees all the old values or all the new ones. Raises PalateError, and writes nothing,
@@ -227,16 +259,17 @@ class PreferenceDataset:
             if not 0 < value <= 1:
                 raise PalateError(f"propensity {value} of pair '{pair_id}' is outside (0, 1].")
         with locked(self.path):
-            rows = self.pairs(["pair_id", "propensity"])
+            rows = self.pairs(["pair_id", "propensity"], question=question)
             before = dict(zip(rows["pair_id"].to_pylist(), rows["propensity"].to_pylist(), strict=True))
             changed = {p: value for p, value in propensity.items() if p in before and before[p] != value}
             if changed:
-                write_propensity(self.path, changed)
+                write_propensity(self.path, changed, question)
         return len(changed)
 
     def add_provenance(self, entry: Mapping[str, Any] | str) -> None:
         """Record where data came from; an entry that is already there is not repeated."""
         with locked(self.path):
+            entry = record_without_passwords(entry)
             if entry not in self.provenance:
                 self._about["provenance"] = [*self.provenance, entry]
             self._write_about()
@@ -297,8 +330,9 @@ class PreferenceDataset:
             "provenance": [*provenance, *(entry for entry in self.provenance if entry not in provenance)],
         }
         write_text(self.path / "dataset.json", json.dumps(self._about, indent=2, ensure_ascii=False) + "\n")
-        if not (self.path / "README.md").exists():
-            write_text(self.path / "README.md", README)
+        about = self.path / "README.md"
+        if not about.exists() or (about.stat().st_size == len(README_BEFORE) and read_text(about) == README_BEFORE):
+            write_text(about, README)
 
 
 def _about_on_disk(file: Path) -> dict[str, Any]:

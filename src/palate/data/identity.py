@@ -1,5 +1,6 @@
 """Which rows of the pairs are single images, and which images are the same."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,23 +15,36 @@ Image = tuple[str, int]  # pair_id, side
 
 
 def single_images(dataset: PreferenceDataset) -> set[str]:
-    """The pair_ids of all single images: rows whose image_1 is null. Reads no image."""
+    """The pair_ids of all single images: rows whose image_1 alone is null. Reads no image."""
+    found = _without(dataset, "image_1")
+    return found - _without(dataset, "image_0") if found else found
+
+
+def without_pictures(dataset: PreferenceDataset) -> set[str]:
+    """The pair_ids of all pairs whose pictures are not known, neither their bytes nor a path. Reads no image."""
+    found = _without(dataset, "image_0")
+    return found & _without(dataset, "image_1") if found else found
+
+
+def _without(dataset: PreferenceDataset, name: str) -> set[str]:
     found: set[str] = set()
     for path in shard_paths(dataset.path / "pairs"):
         with open_shard(path, PAIRS) as file:
-            table = file.read(columns=["pair_id", "image_1.path"])  # either field shows whether the struct is null
-        found.update(table["pair_id"].filter(pc.is_null(table["image_1"])).to_pylist())
+            table = file.read(columns=["pair_id", f"{name}.path"])  # either field shows whether the struct is null
+        found.update(table["pair_id"].filter(pc.is_null(table[name])).to_pylist())
     return found
 
 
 def image_ids(dataset: PreferenceDataset) -> dict[Image, str]:
     """The identity of every image: equal names are equal images.
 
-    An image stored as bytes is named by a hash of them, one stored by path by a hash of its resolved path, so that
-    images which do not exist yet have a name too; the file itself is not read. The hashes of a shard are computed once
-    and kept in the dataset's folder cache/images; shards that are added later are added there.
+    An image stored as bytes is named by a hash of them, one stored by path by a hash of that path, so that images which
+    do not exist yet have a name too; the file itself is not read. Paths that lead to one file are one name, and a path
+    in the dataset's folder, or one relative to it, is named as seen from there: moving the folder changes no name. The
+    hashes of a shard are computed once and kept in the dataset's folder cache/images; shards that are added later are
+    added there.
     """
-    resolved: dict[str, str] = {}
+    by_path: dict[Image, str] = {}
     ids: dict[Image, str] = {}
     with progress_bar("identifying images", len(dataset)) as advance:
         for shard in shard_paths(dataset.path / "pairs"):
@@ -41,12 +55,26 @@ def image_ids(dataset: PreferenceDataset) -> dict[Image, str]:
             for side, name in enumerate(IMAGE_COLUMNS):
                 paths = pc.struct_field(stored[name], "path").to_pylist()
                 for pair_id, path, content in zip(pair_ids, paths, hashes[name].to_pylist(), strict=True):
-                    if path and path not in resolved:
-                        resolved[path] = content_id("path", str(Path(dataset.path, path).resolve()))
                     if content or path:
-                        ids[pair_id, side] = content or resolved[path]
+                        ids[pair_id, side] = content  # keeps the order of the dataset; paths are filled in below
+                        by_path |= {} if content else {(pair_id, side): path}
             advance(len(pair_ids))
-    return ids
+    names = _names(dataset.path, set(by_path.values()))
+    return ids | {image: names[path] for image, path in by_path.items()}
+
+
+def _names(root: Path, paths: set[str]) -> dict[str, str]:
+    """The name of each path: the same for all that lead to one file, made of the one that says most about where it is
+    from the dataset's folder (relative before absolute)."""
+    here = root.resolve()
+    spellings: dict[Path, list[tuple[bool, str]]] = {}
+    leads = {path: Path(here, path).resolve() for path in paths}
+    for path, file in leads.items():
+        near = Path(path)
+        if near.is_absolute() and file.is_relative_to(here):
+            near = file.relative_to(here)
+        spellings.setdefault(file, []).append((near.is_absolute(), os.path.normpath(near)))
+    return {path: content_id("path", min(spellings[file])[1]) for path, file in leads.items()}
 
 
 def stored_contents(dataset: PreferenceDataset, shard: Path) -> dict[str, str]:

@@ -16,10 +16,11 @@ def image_bytes(image: Mapping[str, Any] | None, root: str | Path) -> bytes:
     """The encoded bytes of `image`; a relative path is taken from the dataset folder `root`.
 
     Raises PalateError when the file is missing or unreadable, when the image holds neither bytes nor a path, or when it
-    is None: image 1 of a single image.
+    is None: image 1 of a single image, or an image of a pair without pictures.
     """
     if image is None:
-        raise PalateError("there is no second picture: this is a single image, and only image_0 can be read.")
+        raise PalateError("nothing is stored here: there is no second picture of a single image, and none of a pair"
+                          " that was imported without pictures.")  # fmt: skip
     if image.get("bytes"):
         return bytes(image["bytes"])
     if not image.get("path"):

@@ -50,10 +50,11 @@ def import_pairs(
     allow_outside: bool = False,
     split: str | None = None,
     config: str | None = None,
+    question: str | None = None,
 ) -> ImportReport:
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it does not exist.
 
-    `annotator` and `source` say who voted where the files do not. A pair's id is made of its content, so running again
+    `annotator` and `source` say who voted where the files do not, `question` what the votes answer. A pair's id is made of its content, so running again
     adds only what is missing. Rows that cannot be used are counted in the report with file and row, and do not stop the
     import. `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of
     a dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub. Raises PalateError
@@ -64,10 +65,10 @@ def import_pairs(
     if format not in get_args(Format):
         known = get_args(Format)
         raise PalateError(f"format {format!r} is not one of {', '.join(known)}{did_you_mean(format, known)}")
-    told = {name: value for name, value in (("split", split), ("config", config)) if value}
+    told = {name: value for name, value in (("split", split), ("config", config), ("question", question)) if value}
     provenance = {"format": format, "sources": [str(path) for path in sources], **told}
-    target = _Target(Path(to), name, annotator, source, provenance)
-    report, how = ImportReport(), Reading(allow_outside, split, config)
+    target = _Target(Path(to), name, annotator, source, question, provenance)
+    report, how = ImportReport(), Reading(allow_outside, split, config, question)
     _file.cache_clear()  # files may have changed since an earlier import
     whole, seen = PARTS * (1 if format == "samples" else len(sources)), 0
     with progress_bar("importing", whole, counted=False) as advance:
@@ -120,8 +121,11 @@ def summary_lines(report: ImportReport) -> list[str]:
 class _Target:
     """The dataset to write: made at the first write, so that an import of nothing leaves nothing behind."""
 
-    def __init__(self, path: Path, name: str | None, annotator: str, source: str, provenance: dict[str, Any]):
+    def __init__(
+        self, path: Path, name: str | None, annotator: str, source: str, question: str | None, provenance: dict[str, Any]
+    ):  # fmt: skip
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
+        self.question = question
         self.provenance = provenance
         self.dataset = PreferenceDataset.open(path) if (path / "dataset.json").exists() else None
         self.known = self.dataset.pair_ids() if self.dataset is not None else {}
@@ -129,9 +133,10 @@ class _Target:
         self.votes: list[dict[str, Any]] = []
         self.bytes = 0
         self.contents: dict[str, str] = {}  # pair_id -> a hash of its prompt and pictures, where one was needed
+        self.prompts: dict[str, str] = {}  # pair_id -> prompt, those on disk once one was needed
         self.failed = False  # a write failed: the next source would fail the same way
 
-    def has(self, pair_id: str | None) -> bool:
+    def has(self, pair_id: str) -> bool:
         """Whether the pair is on disk, or is waiting to be written."""
         return pair_id in self.pairs or pair_id in self.known
 
@@ -140,6 +145,13 @@ class _Target:
         if pair_id not in self.contents and self.dataset is not None and pair_id in self.known:
             self.contents |= stored_contents(self.dataset, self.path / self.known[pair_id])
         return self.contents.get(pair_id, content) != content
+
+    def other_prompt(self, pair_id: str, prompt: str) -> bool:
+        """Whether this pair_id already belongs to another prompt."""
+        if pair_id not in self.prompts and self.dataset is not None and pair_id in self.known:
+            rows = self.dataset.pairs(["pair_id", "prompt"])
+            self.prompts |= dict(zip(rows["pair_id"].to_pylist(), rows["prompt"].to_pylist(), strict=True))
+        return self.prompts.get(pair_id, prompt) != prompt
 
     def write(self, report: ImportReport) -> None:
         """Write the waiting rows: pairs before the votes on them."""
@@ -207,7 +219,7 @@ class _Looked(NamedTuple):
 
 def _look(row: Row, target: _Target) -> _Looked:
     """Decode the pictures of `row`, unless the pair is known; compare them with one another."""
-    if target.has(row.pair["pair_id"]) or target.has(row.mirror_id):
+    if any(target.has(pair_id) for pair_id in (row.pair["pair_id"], *row.other_ids)):
         return _Looked()
     try:
         files = [(name, row.pair[name]) for name in IMAGE_COLUMNS if row.pair[name] is not None]
@@ -216,7 +228,7 @@ def _look(row: Row, target: _Target) -> _Looked:
         return _Looked(f"cannot be used ({type(error).__name__}: {shown(error)})", "cannot be used")
     if wrong := next((found.problem for found in seen if found.problem), None):
         return _Looked(wrong)
-    lacking = any(found.lacking for found in seen)
+    lacking = not seen or any(found.lacking for found in seen)
     if len(seen) == 2 and not lacking and seen[0].content == seen[1].content and not row.same_allowed:
         return _Looked("image_0 and image_1 are the same picture", "both images are the same")
     return _Looked(lacking=lacking, animated=sum(found.animated for found in seen))
@@ -245,9 +257,17 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
     if looked.problem:
         report.refuse(row.where, looked.reason, looked.problem)
         return
-    mirrored = row.mirror_id != row.pair["pair_id"] and target.has(row.mirror_id)
-    pair_id = str(row.mirror_id) if mirrored else row.pair["pair_id"]
-    if row.named and target.other_content(pair_id, _content(row, mirrored)):
+    pair_id, mirrored = row.pair["pair_id"], False
+    if not target.has(pair_id):
+        pair_id, mirrored = next(
+            ((other, turned) for other, turned in row.other_ids.items() if target.has(other)), (pair_id, False)
+        )
+    unseen = row.pair["image_0"] is None
+    if row.named and (
+        target.other_prompt(pair_id, row.pair["prompt"])
+        if unseen
+        else target.other_content(pair_id, _content(row, mirrored))
+    ):
         told = f"{shown(pair_id, 60)} stands for another prompt or other pictures already"
         report.refuse(row.where, "name of another pair", f"the pair of this name, {told}")
         return
@@ -263,11 +283,12 @@ def _take(row: Row, looked: _Looked, target: _Target, report: ImportReport) -> N
         report.pairs_known += 1
     else:
         target.pairs[pair_id] = pair
-        if row.named:
+        target.prompts[pair_id] = pair["prompt"]
+        if row.named and not unseen:
             target.contents[pair_id] = _content(row, False)
         target.bytes += bytes_of_pair(pair)
         report.animated += looked.animated
-        report.single_images += pair["image_1"] is None
+        report.single_images += pair["image_1"] is None and not unseen
         report.without_vote += not votes
         report.without_images += looked.lacking
     target.votes += votes
@@ -282,11 +303,13 @@ def _content(row: Row, mirrored: bool) -> str:
 
 
 def _vote(given: dict[str, Any], pair_id: str, where: str, target: _Target) -> dict[str, Any]:
-    vote = {"annotator_id": target.annotator, "source": target.source, "pair_id": pair_id}
+    vote = {"annotator_id": target.annotator, "source": target.source, "pair_id": pair_id, "question": target.question}
     vote |= {name: value for name, value in given.items() if value is not None}
     if not (given.get("annotator_id") or given.get("vote_id")):
         # the voter is unknown: two different votes count as two people, two equal ones as one row read twice
-        vote["vote_id"] = content_id("anonymous", target.annotator, pair_id, vote["choice"])
+        asked = vote_row(vote, where)["question"]
+        own = [] if asked is None else ["question", asked]
+        vote["vote_id"] = content_id("anonymous", target.annotator, pair_id, vote["choice"], *own)
     return vote_row(vote, where)
 
 

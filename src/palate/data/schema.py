@@ -17,6 +17,8 @@ SOURCES = ("human", "judge")
 CHOICES = ("0", "1", "tie", "skip")
 ORDERS = ("01", "10")
 IMAGE_COLUMNS = ("image_0", "image_1")
+OVERALL = "overall"  # the question of votes that name none
+LONGEST_QUESTION = 80  # characters of a question's name
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the datasets library stores images
 
@@ -43,20 +45,24 @@ _VOTE_FIELDS = [
     pa.field("seconds", pa.float64()),
     pa.field("instruction_version", pa.string()),
     pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("question", pa.string()),  # what it answers; null: overall
 ]
+
+
+DTYPES = {pa.string(): "string", pa.float64(): "float64", pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]"}
 
 
 def _readable_by_datasets(fields: list[pa.Field]) -> pa.Schema:
     """The fields with the metadata by which `datasets.load_dataset("parquet", ...)` decodes the image columns."""
-    names = {pa.string(): "string", pa.float64(): "float64", pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]"}
     features = {
-        f.name: {"_type": "Image"} if f.type == IMAGE else {"dtype": names[f.type], "_type": "Value"} for f in fields
+        f.name: {"_type": "Image"} if f.type == IMAGE else {"dtype": DTYPES[f.type], "_type": "Value"} for f in fields
     }
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 PAIRS = _readable_by_datasets(_PAIR_FIELDS)
 VOTES = _readable_by_datasets(_VOTE_FIELDS)
+OVERALL_VOTES = _readable_by_datasets(_VOTE_FIELDS[:-1])  # a shard of votes that name no question, as it ever was
 
 
 def content_id(*parts: str | bytes | None) -> str:
@@ -72,8 +78,8 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`row` in the form of PAIRS; raises PalateError, naming `where`, when something is missing or out of range.
 
     An image is {"bytes", "path"}, or the encoded bytes alone; where bytes are given the path is dropped, so that a path
-    always means a picture outside the table. Without image_1 (or with None) the row is a single image. A generator is
-    JSON or a dict. Propensity is in (0, 1] or None.
+    always means a picture outside the table. Without image_1 (or with None) the row is a single image; without
+    both it is a pair whose pictures are not known. A generator is JSON or a dict. Propensity is in (0, 1] or None.
     """
     _known_fields(row, PAIRS, where)
     _check_texts(row, PAIRS, where)
@@ -86,10 +92,11 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if propensity is not None and not 0 < propensity <= 1:
         raise PalateError(f"{where}: propensity {propensity} of pair '{pair_id}' is outside (0, 1].")
     out = {name: row.get(name) for name in PAIRS.names} | {"propensity": propensity}
-    if row.get("image_1") is None and row.get("generator_1") is not None:
+    unseen = row.get("image_0") is None and row.get("image_1") is None
+    if not unseen and row.get("image_1") is None and row.get("generator_1") is not None:
         raise PalateError(f"{where}: pair '{pair_id}' has a generator_1 and no image_1. Give that image, or neither.")
     for i in ("0", "1"):
-        if i == "0" or row.get("image_1") is not None:
+        if not unseen and (i == "0" or row.get("image_1") is not None):
             out[f"image_{i}"] = _image(row.get(f"image_{i}"), f"{where}: pair '{pair_id}'", f"image_{i}")
         if isinstance(out[f"generator_{i}"], Mapping):
             out[f"generator_{i}"] = json.dumps(out[f"generator_{i}"], sort_keys=True)
@@ -99,8 +106,8 @@ def pair_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`row` in the form of VOTES with vote_id and created_at filled; raises PalateError, naming `where`.
 
-    A vote without vote_id gets a hash of who voted, on which pair, in which order, under which instructions, and when
-    (if `created_at` is given): so a vote that is given twice keeps its id.
+    A vote without vote_id gets a hash of who voted, on which pair and question, in which order, under which
+    instructions, and when (if `created_at` is given): so a vote that is given twice keeps its id.
     """
     _known_fields(row, VOTES, where)
     _check_texts(row, VOTES, where)
@@ -118,11 +125,24 @@ def vote_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         given = f"probability {out['probability']} of a vote on pair '{out['pair_id']}'"
         raise PalateError(f"{where}: {given} is outside [0, 1].")
     out["created_at"] = _moment(row.get("created_at"), where)
+    out["question"] = _question(out["question"], where)
     who = [out[name] for name in ("pair_id", "source", "annotator_id", "order_shown", "instruction_version")]
     when = out["created_at"].isoformat() if out["created_at"] else None
-    out["vote_id"] = out["vote_id"] or content_id("vote", *who, when)
+    asked = [] if out["question"] is None else ["question", out["question"]]  # ids of overall votes are as ever
+    out["vote_id"] = out["vote_id"] or content_id("vote", *who, when, *asked)
     out["created_at"] = out["created_at"] or datetime.now(UTC)
     return out
+
+
+def _question(name: str | None, where: str) -> str | None:
+    """A question's name as the table has it: None for the overall one."""
+    if name is None or name.strip() == OVERALL:
+        return None
+    name = name.strip()
+    if not name or len(name) > LONGEST_QUESTION or not name.isprintable():
+        told = f"question {quoted(name)} is no name: give at most {LONGEST_QUESTION} characters on one line"
+        raise PalateError(f"{where}: {told}, or leave it out for the overall question.")
+    return name
 
 
 def _known_fields(row: Mapping[str, Any], schema: pa.Schema, where: str) -> None:

@@ -14,6 +14,7 @@ from palate.errors import PalateError
 from palate.files import atomic_path
 from palate.reading import open_plain
 
+LATER = ("question",)  # columns that shards of earlier versions lack; they read as null there
 ROWS_PER_GROUP = 64  # small, so that a reader of images holds few of them
 
 
@@ -22,25 +23,56 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
+class CountedFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow brings no types
+    """A parquet file that raises ArrowInvalid when it gives other than the rows that its footer promises: the checksum
+    of a page does not cover the page's header, and some versions of the reader end quietly at a damaged one."""
+
+    def read(self, columns: list[str] | None = None, **options: Any) -> pa.Table:
+        table = super().read(columns=columns, **options)
+        _require_rows(len(table), self.metadata.num_rows)
+        return table
+
+    def iter_batches(
+        self,
+        batch_size: int = 65536,
+        row_groups: list[int] | None = None,
+        columns: list[str] | None = None,
+        **options: Any,
+    ) -> Iterator[pa.RecordBatch]:
+        groups = range(self.num_row_groups) if row_groups is None else row_groups
+        found = 0
+        for batch in super().iter_batches(batch_size=batch_size, row_groups=row_groups, columns=columns, **options):
+            found += len(batch)
+            yield batch
+        _require_rows(found, sum(self.metadata.row_group(group).num_rows for group in groups))
+
+
+def _require_rows(found: int, promised: int) -> None:
+    if found != promised:
+        raise pa.ArrowInvalid(f"{found} rows of {promised}")
+
+
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path) -> Iterator[CountedFile]:
     """Open a parquet file; errors while opening or reading it become a PalateError that names the file."""
     try:
         open_plain(path).close()
-        with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
+        with CountedFile(path, memory_map=False, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PalateError(
             f"{path}: not a complete parquet file (truncated or damaged). Replace it by a good copy and run again."
         ) from error
 
 
 @contextmanager
-def open_shard(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
-    """Open a shard that must have the columns of `schema`; raises PalateError otherwise."""
+def open_shard(path: Path, schema: pa.Schema) -> Iterator[CountedFile]:
+    """Open a shard that must have the columns of `schema`, but for LATER; raises PalateError otherwise."""
     with open_parquet(path) as file:
         found = file.schema_arrow
-        wrong = [f.name for f in schema if f.name not in found.names or found.field(f.name).type != f.type]
+        foreign = set(found.names) - set(schema.names)  # one of them may be a column whose name was damaged
+        there = [f for f in schema if f.name in found.names or f.name not in LATER or foreign]
+        wrong = [f.name for f in there if f.name not in found.names or found.field(f.name).type != f.type]
         if wrong:
             names = ", ".join(wrong)
             raise PalateError(f"{path}: column {names} is missing or of another type. Import the data again.")
@@ -64,7 +96,13 @@ def read_columns(folder: Path, schema: pa.Schema, columns: list[str]) -> pa.Tabl
     tables = [pa.schema([schema.field(name) for name in columns]).empty_table()]
     for path in shard_paths(folder):
         with open_shard(path, schema) as file:
-            tables.append(file.read(columns=columns).select(columns).replace_schema_metadata())
+            table = file.read(columns=columns)
+            for name in columns:
+                if name not in file.schema_arrow.names:  # one of LATER
+                    table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+            if not set(columns) <= set(table.column_names):
+                raise pa.ArrowInvalid("a column whose name is damaged")
+            tables.append(table.select(columns).replace_schema_metadata())
     return pa.concat_tables(tables)
 
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ from rich.table import Table
 
 from palate.arithmetic import HALF_95
 from palate.data.dataset import PreferenceDataset
-from palate.data.identity import single_images
+from palate.data.identity import single_images, without_pictures
 from palate.data.images import image_size
-from palate.data.schema import CHOICES, IMAGE_COLUMNS, PAIRS
+from palate.data.questions import questions_of
+from palate.data.schema import CHOICES, IMAGE_COLUMNS, OVERALL, PAIRS
 from palate.data.shards import open_shard, shard_paths
 from palate.progress import progress_bar
 
@@ -26,13 +27,74 @@ SIZES_FROM_SHARDS = 64
 SIZES_SHOWN = 8
 
 
-def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
+class Agreement(TypedDict):
+    """How far two people agree on a pair, a tie being a coin: the mean over so many pairs, with its 95 % interval."""
+
+    pairs: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Propensity(TypedDict):
+    """Over the pairs that have one."""
+
+    given: int
+    mean: float | None
+    min: float | None
+    max: float | None
+
+
+class ImageSize(TypedDict):
+    width: int
+    height: int
+    images: int
+
+
+class SingleImages(TypedDict):
+    """Counts of single images and of the votes on them."""
+
+    images: int
+    without_votes: int
+    lacking: int
+    votes: int
+    choices: dict[str, dict[str, int]]
+    annotators: list[dict[str, Any]]
+    human_agreement: Agreement
+
+
+class Summary(TypedDict):
+    """What a dataset holds. `choices` has a count per source and answer, `annotators` an entry per person or program:
+    source, annotator_id, votes, and a count per answer."""
+
+    name: str
+    path: str
+    pairs: int
+    prompts: int
+    groups: int
+    pairs_without_votes: int
+    pairs_with_human_votes: int
+    pairs_lacking_images: int
+    pairs_without_pictures: int
+    votes: int
+    choices: dict[str, dict[str, int]]
+    annotators: list[dict[str, Any]]
+    human_agreement: Agreement
+    questions: dict[str, int]
+    single_images: SingleImages
+    propensity: Propensity
+    image_sizes: list[ImageSize]
+    image_sizes_other: int
+    image_sizes_from_pairs: int
+
+
+def summarise(dataset: PreferenceDataset) -> Summary:
     """Counts of pairs and votes, image sizes, agreement between humans and propensities, ready for JSON.
 
     Single images and the votes on them are counted apart, under "single_images", where choice 0 is liked.
     """
     rows = dataset.pairs(["pair_id", "prompt", "group_id", "propensity"])
-    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+    every_vote = dataset.votes(["pair_id", "annotator_id", "source", "choice", "question"], question=None)
     lacking = _lacking_images(dataset)
     sizes, looked_at = _image_sizes(dataset)
     single = pa.array(sorted(single_images(dataset)), pa.string())
@@ -47,10 +109,12 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
         "pairs_without_votes": len(pairs) - _with_votes(pairs, votes),
         "pairs_with_human_votes": _with_votes(pairs, votes, "human"),
         "pairs_lacking_images": len(lacking - set(single.to_pylist())),
+        "pairs_without_pictures": len(without_pictures(dataset)),
         "votes": len(votes),
         "choices": _choices(votes),
         "annotators": _annotators(votes),
-        "human_agreement": human_agreement(votes),
+        "human_agreement": human_agreement(_by_question(votes)),
+        "questions": questions_of(dataset),
         "single_images": {
             "images": len(singles),
             "without_votes": len(singles) - _with_votes(singles, single_votes),
@@ -58,7 +122,7 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
             "votes": len(single_votes),
             "choices": _choices(single_votes),
             "annotators": _annotators(single_votes),
-            "human_agreement": human_agreement(single_votes),
+            "human_agreement": human_agreement(_by_question(single_votes)),
         },
         "propensity": _propensity(rows["propensity"]),
         "image_sizes": [{"width": w, "height": h, "images": n} for (w, h), n in sizes.most_common(SIZES_SHOWN)],
@@ -67,23 +131,24 @@ def summarise(dataset: PreferenceDataset) -> dict[str, Any]:
     }
 
 
-def human_agreement(votes: pa.Table) -> dict[str, Any]:
-    """How often two humans who voted on the same pair gave the same answer, of `votes` (skips are left out).
+def human_agreement(votes: pa.Table) -> Agreement:
+    """How far two humans who voted on the same pair agree, of `votes` (skips are left out).
 
-    Per pair, the share of equal answers among all couples of its annotators (a tie equals only a tie); then the mean
-    over pairs with a 95 % interval from the spread between pairs. Of several votes of one person on a pair the first
-    counts.
+    Per pair, the mean over all couples of its annotators of 1 for the same image, 0 for opposite ones and 1/2 where
+    either is a tie, as `palate audit` measures judges; then the mean over pairs with a 95 % interval from the spread
+    between pairs. Of several votes of one person on a pair the first counts.
     Values are None without such pairs, the interval also with only one.
     """
     kept = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
     people = kept.group_by(["pair_id", "annotator_id"], use_threads=False).aggregate([("choice", "first")])
-    counts = people.group_by(["pair_id", "choice_first"]).aggregate([("annotator_id", "count")])
-    n = counts["annotator_id_count"]
-    counts = counts.append_column("equal", pc.multiply(n, pc.subtract(n, 1)))
-    totals = counts.group_by("pair_id").aggregate([("annotator_id_count", "sum"), ("equal", "sum")])
-    voters = totals["annotator_id_count_sum"].to_numpy().astype(float)  # [pairs]
+    for_0, for_1 = (pc.equal(people["choice_first"], choice).cast("int64") for choice in ("0", "1"))
+    side = pc.subtract(for_0, for_1)
+    people = people.append_column("side", side).append_column("decided", pc.abs(side))  # 1 image 0, -1 image 1, 0 a tie
+    totals = people.group_by("pair_id").aggregate([("side", "count"), ("side", "sum"), ("decided", "sum")])
+    voters, sided, decided = (totals[name].to_numpy() for name in ("side_count", "side_sum", "decided_sum"))
     several = voters > 1
-    shares = totals["equal_sum"].to_numpy()[several] / (voters * (voters - 1))[several]  # [pairs with several voters]
+    couples = (voters * (voters - 1))[several]
+    shares = 0.5 + (sided**2 - decided)[several] / (2 * couples)  # [pairs with several voters]
     if not len(shares):
         return {"pairs": 0, "mean": None, "low": None, "high": None}
     mean = float(shares.mean())
@@ -95,7 +160,16 @@ def human_agreement(votes: pa.Table) -> dict[str, Any]:
     return {"pairs": len(shares), "mean": mean, "low": low, "high": high}
 
 
-def print_summary(summary: dict[str, Any], console: Console) -> None:
+def _by_question(votes: pa.Table) -> pa.Table:
+    """The votes with the question in the pair's id: people who answered different questions neither agree nor not."""
+    asked = votes["question"]
+    if asked.null_count == len(asked):
+        return votes
+    own = pc.binary_join_element_wise(votes["pair_id"], pc.fill_null(asked, OVERALL), "\n")
+    return votes.set_column(votes.schema.get_field_index("pair_id"), "pair_id", own)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
     """`summary` as rich tables on `console`."""
     console.print(f"[bold]{escape(summary['name'])}[/bold]  {escape(summary['path'])}")
     facts = Table(box=None, show_header=False, padding=(0, 2))
@@ -109,10 +183,14 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         votes = f"{singles['votes']:,} votes, {singles['without_votes']:,} without, {singles['lacking']:,} lacking"
         facts.add_row("single images", f"{singles['images']:,}", votes)
     facts.add_row("prompts", f"{summary['prompts']:,}")
-    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", "pairs")
+    unseen = summary["pairs_without_pictures"]
+    told = f"pairs, {unseen:,} of them imported without pictures" if unseen else "pairs"
+    facts.add_row("lacking images", f"{summary['pairs_lacking_images']:,}", told)
     facts.add_row("without votes", f"{summary['pairs_without_votes']:,}", "pairs")
     facts.add_row("with human votes", f"{summary['pairs_with_human_votes']:,}", "pairs")
     facts.add_row("votes", f"{summary['votes']:,}")
+    if set(summary["questions"]) - {OVERALL}:
+        facts.add_row("questions", "", escape(", ".join(f"{q} {n:,}" for q, n in summary["questions"].items())))
     agreement, propensity = summary["human_agreement"], summary["propensity"]
     if agreement["pairs"]:
         interval = "" if agreement["low"] is None else f"[{agreement['low']:.2f}, {agreement['high']:.2f}] 95 %, "
@@ -145,7 +223,7 @@ def _votes_table(annotators: list[dict[str, Any]], columns: tuple[str, ...], sho
     return table
 
 
-def _sizes_table(summary: dict[str, Any]) -> Table:
+def _sizes_table(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="")
     table.add_column("image size")
     table.add_column("images", justify="right")
@@ -189,15 +267,16 @@ def _annotators(votes: pa.Table) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda e: (e["source"], -e["votes"], e["annotator_id"]))
 
 
-def _propensity(values: pa.ChunkedArray) -> dict[str, Any]:
+def _propensity(values: pa.ChunkedArray) -> Propensity:
     given = len(values) - values.null_count
     bounds = pc.min_max(values).as_py()
     return {"given": given, "mean": pc.mean(values).as_py(), "min": bounds["min"], "max": bounds["max"]}
 
 
 def _lacking_images(dataset: PreferenceDataset) -> set[str]:
-    """Ids of pairs with a picture stored by path whose file is missing; reads the paths only, no bytes."""
-    lacking: set[str] = set()
+    """Ids of pairs without pictures, or with one stored by path whose file is missing; reads the paths only, no
+    bytes."""
+    lacking = without_pictures(dataset)
     there: dict[str, bool] = {}
     for path in _tracked(shard_paths(dataset.path / "pairs"), "looking for images"):
         with open_shard(path, PAIRS) as file:

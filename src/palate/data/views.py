@@ -145,7 +145,7 @@ def ranked_lists(
         image = [own.get((prompt, name)) or everywhere.get((prompt, name)) for name in names]
         there = [i for i in np.argsort(rank, kind="stable") if image[i] is not None]  # the best first
         counts["images that cannot be read"] += len(names) - len(there)
-        _add(found, counts, _list_id(members, names), prompt, [image[i] for i in there], rank[there], length)
+        _add(found, counts, _list_id(members), prompt, [image[i] for i in there], rank[there], length)
     counts["lists"] = len(found.list_id)
     counts["images"] = sum(map(len, found.images))
     counts["lists of two"] = sum(len(images) == 2 for images in found.images)
@@ -243,10 +243,11 @@ def _net_wins(rows: list[_Row]) -> tuple[list[str], Floats]:
     return list(index), np.where(np.abs(wins) > TIE, wins, 0.0)
 
 
-def _list_id(rows: list[_Row], names: list[str]) -> str:
+def _list_id(rows: list[_Row]) -> str:
+    """Made of its pairs and of no path, so that a folder which is moved keeps its draws."""
     if len(rows) == 1:
         return rows[0].pair_id  # so that a list of 2 has the draws of its pair
-    return content_id("list", rows[0].prompt, rows[0].group_id, *sorted(names))
+    return content_id("list", rows[0].prompt, rows[0].group_id, *sorted(row.pair_id for row in rows))
 
 
 def _add(

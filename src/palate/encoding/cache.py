@@ -31,7 +31,7 @@ from palate.data.shards import open_shard, shard_paths
 from palate.encoding.encoded import IMAGE, NAMES, PAIRS, PROMPTS, EncodedPairs
 from palate.encoding.storage import Storage
 from palate.errors import PalateError
-from palate.files import short_hash
+from palate.files import read_object, short_hash
 from palate.progress import progress_bar
 
 __all__ = ["EncodedPairs", "encode_pairs", "planned_cache", "prepare_image"]
@@ -108,7 +108,7 @@ def planned_cache(
     storage = caches.within(key)
     if not _settings(storage):
         for other in sorted(caches.folder.glob("*/settings.json"))[:1]:
-            reason = _difference(json.loads(other.read_text(encoding="utf-8")), settings)
+            reason = _difference(read_object(other, "Delete that folder."), settings)
             return storage, settings, f"{other.parent} {reason}; pairs are encoded anew into {key} beside it"
     return storage, settings, ""
 
@@ -124,7 +124,9 @@ def _told(backbone: Backbone, resolution: int) -> Settings:
 def _settings(storage: Storage) -> Settings | None:
     """The settings that a cache was made with; None where there is no cache."""
     size = storage.sizes().get("settings.json")
-    return None if size is None else json.loads(storage.get("settings.json", size).read_text(encoding="utf-8"))
+    return (
+        None if size is None else read_object(storage.get("settings.json", size), "Delete it; pairs are encoded anew.")
+    )
 
 
 def _difference(found: Settings, wanted: Settings) -> str:
@@ -277,8 +279,10 @@ def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _images(row: Row) -> list[Row]:
-    """The images of a row of the pairs: two, or one of a single image."""
-    return [row["image_0"]] if row["image_1"] is None else [row["image_0"], row["image_1"]]
+    """The images of a row of the pairs: two, or one of a single image; of a pair without pictures two that are none."""
+    return (
+        [row["image_0"]] if row["image_1"] is None and row["image_0"] is not None else [row["image_0"], row["image_1"]]
+    )
 
 
 def prepare_image(image: Image.Image, resolution: int) -> torch.Tensor:

@@ -222,7 +222,7 @@ class EncodedPairs:
                 with safe_open(path, "pt") as handle:
                     metadata = {key: json.loads(value) for key, value in handle.metadata().items()}
                 names = metadata[NAMES[kind]]
-            except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+            except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
                 print(f"encode: {path} is damaged ({first_line(error)}) and left out")
                 self.damaged.append(name)
                 continue

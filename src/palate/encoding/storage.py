@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from palate.errors import PalateError, first_line
 from palate.files import atomic_path, short_hash
+from palate.foreign import secrets_of, storable, without_secrets
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Storage:
             self.folder = Path(path)
         else:
             mirrors = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate" / "mirrors"
-            self.folder = mirrors / short_hash(self.place)
+            self.folder = mirrors / short_hash(storable(self.place))  # a new password is no new place
         self._path = path.rstrip("/")
 
     def within(self, name: str) -> "Storage":
@@ -90,9 +91,7 @@ class Storage:
         except PalateError:
             raise
         except Exception as error:  # every kind of storage raises its own
-            raise PalateError(
-                f"{self.place}: could not be read or written ({first_line(error)}). Look at the address and its access."
-            ) from error
+            raise PalateError(_why(self.place, error)) from None
 
 
 def _file_system(place: str) -> tuple[fsspec.AbstractFileSystem | None, str]:
@@ -102,5 +101,18 @@ def _file_system(place: str) -> tuple[fsspec.AbstractFileSystem | None, str]:
     except ImportError as error:
         raise PalateError(f"{place}: {error}. Install that package, or give a folder.") from error
     except ValueError as error:
-        raise PalateError(f"{place}: no address that can be opened ({error}). Give a folder or a URL.") from error
+        said = without_secrets(first_line(error), secrets_of(place))
+        raise PalateError(f"{place}: no address that can be opened ({said}). Give a folder or a URL.") from None
+    except Exception as error:  # some kinds connect here
+        raise PalateError(_why(place, error)) from None
     return (None if isinstance(system, LocalFileSystem) else system), path
+
+
+def _why(place: str, error: Exception) -> str:
+    """What is told of a failure. Names nothing that the error may quote of the password."""
+    said = without_secrets(first_line(error), secrets_of(place))
+    line = f"{place}: could not be read or written ({said}). Look at the address and its access."
+    kind = place.partition("://")[0].upper()
+    if secrets_of(place):
+        return line
+    return f"{line} A password is in no file of palate: give it in the address again, or as FSSPEC_{kind}_PASSWORD."

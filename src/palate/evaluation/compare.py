@@ -16,6 +16,7 @@ from palate.evaluation.scores import Scores, drift, scored_alike, verdicts
 from palate.evaluation.seeds import Group, families, group_names, grouped
 from palate.evaluation.strengths import Table, strengths
 from palate.evaluation.winrate import Interval, mean_interval, mean_intervals, win_rate
+from palate.run.drift import drift_of
 from palate.run.load import base_model, load_config
 from palate.sampling.naming import require_models
 from palate.sampling.origin import require_one_base, run_of, trained_since
@@ -63,6 +64,7 @@ def compare(
     scorers = [scorer] if isinstance(scorer, str) else scorer or _those_that_can(everyone) or _default(made[0])
     learned = [learned_by_samples(samples) for samples in everyone]
     drifts = [drift(samples) for samples in everyone]
+    moved = [_moved(*one) for one in zip(paths, everyone, strict=True)]
     changes = _changes(drifts, base_samples.prompts)
     start = base_samples.folder if against == "base" else against
     seeds = [list(range(1, len(everyone)))] if group else _families([start, *models], everyone)
@@ -73,7 +75,8 @@ def compare(
         scored = scored_alike(everyone, one)
         scores = [own.values for own in scored]
         means = mean_intervals(scores, base_samples.prompts)
-        base, *rows = map(_evaluated, names, paths, everyone, scored, drifts, means)
+        found = map(_evaluated, names, paths, everyone, scored, drifts, means)
+        base, *rows = (replace(row, moved=far) for row, far in zip(found, moved, strict=True))
         rows = [_against(row, base, change) for row, change in zip(rows, changes, strict=True)]
         judged = tuple(name for name, about in zip(names, learned, strict=True) if one in about.names)
         groups, table = _together(names, scores, seeds, base_samples.prompts)
@@ -198,6 +201,11 @@ def _run_of(model: str | Path, samples: Samples) -> Path:
     if (Path(model) / "config.yaml").is_file():
         return Path(model)
     return run_of(samples) or Path(samples.settings.get("model", ""))
+
+
+def _moved(path: Path, samples: Samples) -> Interval | None:
+    run = path if (path / "config.yaml").is_file() else run_of(samples)
+    return None if run is None else drift_of(run)
 
 
 def _those_that_can(everyone: list[Samples]) -> list[str]:

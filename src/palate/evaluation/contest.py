@@ -10,17 +10,21 @@ import pyarrow as pa
 
 from palate.command import command_line
 from palate.data.dataset import PreferenceDataset
+from palate.data.generators import compared_models, models_of_pairs
 from palate.data.identity import image_ids
 from palate.data.labels import collect_labels
 from palate.data.samples import Samples
-from palate.errors import PalateError
+from palate.errors import PalateError, did_you_mean
 from palate.evaluation.results import warnings
 from palate.evaluation.winrate import Ids, binomial_interval, rate_interval, sign_test
 from palate.files import plain
 from palate.foreign import printable
 from palate.judges.base import SELF
+from palate.labels.selected import estimated
 from palate.sampling.origin import run_of, trained_since
 from palate.sampling.provenance import learned_by_samples
+
+Propensity = Literal["given", "estimated"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Contest:
     propensities: bool  # whether they are stored; else the labelled share is used
     command: str = ""
     older: tuple[str, ...] = ()  # models trained further since their pictures were made
+    picked: tuple[str, ...] = ()  # where propensities were estimated: how people's pairs were chosen, in words
 
     @property
     def judge_mark(self) -> str:
@@ -96,21 +101,66 @@ class Contest:
 
 
 def contest(
-    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b")
+    a: Samples, b: Samples, dataset: PreferenceDataset, judge: str | None = None, names: tuple[str, str] = ("a", "b"),
+    propensity: Propensity = "given",
 ) -> Contest:  # fmt: skip
     """How often a beats b by the votes of `dataset` (`palate import samples`). Pictures are matched by content.
 
-    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. Raises PalateError when no pair
+    `judge` is an annotator_id; when absent, the only judge that voted, if there is one. propensity "estimated": pairs
+    without a stored one are weighted by an estimate, for pairs that people picked. Raises PalateError when no pair
     shows these two models, when no person voted on one, for an unknown judge, and when one of several must be named.
     """
     table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
     sides = _sides(a, b, dataset, table["pair_id"].to_pylist(), table["prompt"].to_pylist())
-    mine = np.flatnonzero(~np.isnan(sides))
-    if not len(mine):
+    if np.isnan(sides).all():
         raise PalateError(
             f"{dataset.path}: no pair of pictures of {a.folder} and {b.folder}. Make them: palate import samples "
             f"{a.folder} {b.folder} --to {dataset.path}."
         )
+    older = tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples))
+    return _contest(names, dataset, table, sides, judge, (a, b), older, propensity)
+
+
+def contest_of_generators(
+    a: str, b: str, dataset: PreferenceDataset, judge: str | None = None, propensity: Propensity = "given"
+) -> Contest:
+    """How often the pictures of model a beat those of model b by the votes of `dataset`, by what its pairs say of who
+    made them (generator_0, generator_1). No picture is needed.
+
+    Raises PalateError as `contest` does, and for models that the pairs do not name.
+    """
+    table = dataset.pairs(columns=["pair_id", "prompt", "propensity"])
+    models = models_of_pairs(dataset)
+    places: dict[tuple[str | None, str | None], float] = {(a, b): 0.0, (b, a): 1.0}
+    sides = np.array([places.get(models[pair_id], np.nan) for pair_id in table["pair_id"].to_pylist()])
+    if np.isnan(sides).all():
+        there = compared_models(models)
+        unknown = next((name for name in (a, b) if name not in there), None)
+        if not there:
+            told = "and its pairs do not say which models made them (generator_0, generator_1)"
+        elif unknown is None:
+            told = "and none of its pairs shows one beside the other"
+        else:
+            hint = did_you_mean(unknown, there, f"there are {', '.join(sorted(there))}.")
+            told = f"and its pairs name no model {unknown!r}{hint}"
+        raise PalateError(
+            f"{a} and {b} are no folders of samples with pairs in {dataset.path}, {told.removesuffix('.')}."
+        )
+    return _contest((a, b), dataset, table, sides, judge, None, (), propensity)
+
+
+def _contest(
+    names: tuple[str, str],
+    dataset: PreferenceDataset,
+    table: pa.Table,
+    sides: np.ndarray,
+    judge: str | None,
+    samples: tuple[Samples, Samples] | None,
+    older: tuple[str, ...],
+    propensity: Propensity,
+) -> Contest:
+    """sides [N]: which image of each pair of `table` is a's, NaN for pairs of other pictures."""
+    mine = np.flatnonzero(~np.isnan(sides))
     ids, prompts = (np.array(table[name].to_pylist(), dtype=object)[mine] for name in ("pair_id", "prompt"))
     known = np.array([np.nan if p is None else p for p in table["propensity"].to_pylist()])[mine]
     votes = dataset.votes()
@@ -122,13 +172,18 @@ def contest(
             f" {dataset.path}."
         )
     first = sides[mine] == 0
+    picked: tuple[str, ...] = ()
+    if propensity == "estimated":
+        unknown, turn = np.isnan(known), np.where(first, 1.0, -1.0)
+        labels, told, _ = estimated(dataset, list(ids), list(prompts), votes, labels, unknown, sides=turn)
+        picked = tuple(told["sentences"])
     human, g = (np.where(first, x, 1 - x) for x in (labels.human, labels.judge))
     judged = powered = None
     if judge:
         hard = collect_labels(list(ids), votes, judge=judge, hard=True).judge
         judged = vote_rate(np.where(first, hard, 1 - hard), prompts)
         powered = vote_rate(human, prompts, labels.propensity, judge=g)
-    used = _used_in_training(judge, dataset, a, b)
+    used = None if samples is None else _used_in_training(judge, dataset, *samples)
     return Contest(
         *names,
         dataset.path,
@@ -142,7 +197,8 @@ def contest(
         powered,
         bool(~np.isnan(known[labels.labelled]).any()),
         command_line(),
-        tuple(name for name, samples in zip(names, (a, b), strict=True) if trained_since(samples)),
+        older,
+        picked,
     )
 
 
@@ -280,7 +336,8 @@ def _lines(found: Contest) -> list[str]:
         out.append(f"  {name:<{width}}  wins {rate.rate:.3f} [{interval}]  {', '.join(facts)}")
     if found.other_pairs:
         out.append(f"  {found.other_pairs:,} pairs of {found.dataset} are of other pictures and are left out")
-    if not found.propensities and found.human.n < found.pairs:
+    out += [f"  {sentence}" for sentence in found.picked]
+    if not found.propensities and not found.picked and found.human.n < found.pairs:
         out.append("  no propensities are stored: the pairs that people saw are taken as drawn at random")
     out += [f"WARNING: {warning}" for warning in warnings({}, found.older)]
     best = found.headline

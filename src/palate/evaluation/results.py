@@ -16,6 +16,7 @@ from palate.evaluation.strengths import Table
 from palate.evaluation.winrate import Interval, WinRate, interval_text
 from palate.files import plain, write_text
 from palate.foreign import printable
+from palate.run.drift import unequal_drift
 from palate.version import __version__
 
 
@@ -31,6 +32,7 @@ class Evaluated:
     drift: dict[str, float]  # mean picture statistics
     win: WinRate | None  # against the comparison's base; None for the base itself
     drift_change: dict[str, Interval] = field(default_factory=dict)  # less the base's, paired, with 95 % intervals
+    moved: Interval | None = None  # drift that the run measured in training: rise of denoising errors on held-out pairs
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Comparison:
     @property
     def models(self) -> list[Evaluated]:
         return [self.base, *self.rows]
+
+    @property
+    def unequal(self) -> str:
+        """One sentence where the models moved unequally far from their base; "" where they did not, or nothing
+        tells."""
+        return unequal_drift({row.name: row.moved for row in self.models if row.moved is not None})
 
     def show(self) -> None:
         """Print one line per model, and the conclusion in words."""
@@ -79,6 +87,7 @@ class Comparison:
                 "training_not_known": self.lost,
                 "older_weights": self.older,
                 "warnings": warnings(self.lost, self.older),
+                "unequal_drift": self.unequal,
                 "scorers": [_section(section) for section in (self, *self.others)],
             }
         )
@@ -120,6 +129,7 @@ def lines(comparison: Comparison) -> list[str]:
         ]
         if changed:
             out.append(f"drift of {row.name} from {comparison.base.name}: {', '.join(changed)}")
+    out += [comparison.unequal] if comparison.unequal else []
     out += [f"WARNING: {warning}" for warning in warnings(comparison.lost, comparison.older)]
     if comparison.lost:
         return [
@@ -199,6 +209,7 @@ def _model(row: Evaluated) -> dict[str, Any]:
         "win": win_dict(row.win),
         "drift": row.drift,
         "drift_change": row.drift_change,
+        "denoising_error_rise": row.moved,
     }
 
 
@@ -212,7 +223,7 @@ def _numbers(section: Comparison) -> list[str]:
     mark = f" · used in training {_and(section.trained_on)}: no evidence" if section.trained_on else ""
     out = [f"scored by {section.scorer} · {pictures} pictures each on {prompts} prompts{mark}"]
     for row in section.models:
-        out.append(f"  {row.name:<32} mean {interval_text(row.mean, '.3f')}{_wins(row.win)}")
+        out.append(f"  {row.name:<32} mean {interval_text(row.mean, '.3f')}{_wins(row.win)}{_moved(row)}")
     for group in section.groups:
         out.append(
             f"  {group.name:<32} mean {interval_text(group.mean, '.3f')}{_wins(group.win)}{_over(group, section)}"
@@ -233,6 +244,11 @@ def _wins(win: WinRate | None) -> str:
     rate, low, high = (round(100 * x) / 100 if x == x else x for x in (win.rate, win.low, win.high))
     facts = [f"n {win.n}", f"ties {win.ties}", *filter(None, [win.test_words])]
     return f"   wins {interval_text((rate, low, high), '.2f')}  {', '.join(facts)}"
+
+
+def _moved(row: Evaluated) -> str:
+    """How far the model moved in training, if its run measured that."""
+    return "" if row.moved is None else f", drift {change_text(row.moved, change_places([row.moved]))}"
 
 
 def _over(group: Group, section: Comparison) -> str:

@@ -157,7 +157,7 @@ def score_commands(folder: Path) -> dict[str, dict[str, str]]:
     damaged."""
     try:
         told = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
 

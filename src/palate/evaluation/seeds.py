@@ -15,7 +15,7 @@ from palate.errors import PalateError
 from palate.evaluation.winrate import Ids, Interval, WinRate, binomial_interval, score_interval, widened
 from palate.run.load import FREE_ON_RESUME, read_yaml
 
-_NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps"}
+_NOT_THE_METHOD = {"seed", *FREE_ON_RESUME} - {"dataset", "max_train_steps", "max_drift"}
 
 
 @dataclass(frozen=True)

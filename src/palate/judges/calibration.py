@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import collect_labels
+from palate.data.schema import OVERALL
 from palate.errors import PalateError
 from palate.files import atomic_path, write_text
 from palate.judges.correction import FEWEST_VOTES, Correction, agreement, calibrate_judge
@@ -74,14 +75,16 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
     return dataset.path / "judges" / re.sub(r"[^\w.+-]+", "_", annotator)
 
 
-def unsaturated(dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray) -> np.ndarray:
-    """The judge's probabilities [N], for a fit that finds their scale itself. For a judge that scores pictures they are
+def unsaturated(
+    dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray, question: str = OVERALL
+) -> np.ndarray:
+    """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores pictures they are
     recomputed from the score differences, in units of their own spread: a bad temperature pushes probabilities to 0 or
     1, where the order of the scores is lost. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge
-    votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "score_0", "score_1"])
+    votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "score_0", "score_1"], question=question)
     own = pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], annotator))
     votes = votes.filter(own)
     difference = pc.subtract(votes["score_0"], votes["score_1"]).to_pylist()

@@ -14,7 +14,7 @@ variance, each in its share. Human votes alone are k = 0, r = 1; `mix` is r = pi
 all of the variance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ SIMPLEST = ("none", "calibrate", "covariates", "context")  # corrections, the si
 RESOLUTION = 0.12  # S where people agree with what most of them say on 78 % of pairs; more, where votes show more
 PARTS_OF_A_CONTEXT = 8  # P for each kind of prompt: an assumption, like S; docs/labels.md says what it does
 CAUTION = 0.4  # ways are ranked by this quantile of what they may come to
-_ALIKE = 0.01  # of two ways that differ less the simpler one is taken
+ALIKE = 0.01  # of two ways that differ less the simpler one is taken
 _DRAWS = 400
 
 
@@ -74,12 +74,18 @@ class Choice:
     def alone(self) -> Way:
         return next(way for way in self.ways if not way.correction)
 
+    def promise(self) -> str:
+        """The way, and what it is expected to gain."""
+        best = self.chosen
+        told = f"{best.in_words()}: at equal drift about {_percent(best)} of the gain of votes on every pair"
+        return told if best is self.alone else f"{told}, human votes alone {100 * self.alone.share:.0f} %"
+
     def sentence(self) -> str:
         """What is advised, and why."""
         best, alone = self.chosen, self.alone
-        told = f"Train on {best.in_words()}: at equal drift about {_percent(best)} of the gain of votes on every pair"
+        told = f"Train on {self.promise()}"
         if best is not alone:
-            return f"{told}, human votes alone {100 * alone.share:.0f} %."
+            return f"{told}."
         other = self.ways[0] if self.ways[0] is not alone else self.ways[1] if len(self.ways) > 1 else None
         return told + (
             "." if other is None else f"; {other.in_words()} {_percent(other)}, which is not better beyond doubt."
@@ -90,7 +96,7 @@ def choose_way(
     labels: Labels,
     judges: Mapping[str, Floats],
     *,
-    groups: Floats | list[object] | None = None,
+    groups: Floats | Sequence[object] | None = None,
     contexts: int = 1,
     resolution: float = RESOLUTION,
     seed: int = 0,
@@ -139,7 +145,7 @@ def choose_way(
                 low, cautious, high = np.quantile(share[1:], (0.025, CAUTION, 0.975))
                 found.append(Way(correction, residual, power, *(float(x) for x in (share[0], low, high, cautious))))
     ways = sorted(found, key=lambda way: -way.cautious)
-    near = [way for way in ways if way.cautious > ways[0].cautious - _ALIKE]
+    near = [way for way in ways if way.cautious > ways[0].cautious - ALIKE]
     return Choice(min(near, key=_complexity), tuple(ways))
 
 

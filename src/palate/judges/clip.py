@@ -154,7 +154,7 @@ def _from_transformers(folder: Path, what: str) -> Any:
         if kind != "clip":
             raise PalateError(f"{folder}: a model of type {kind!r}, but {what} is a CLIP model. Give its folder.")
         model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RecursionError) as error:
         raise PalateError(
             f"{folder}: not the weights of {what} ({first_line(error)}). Give the folder of that model."
         ) from error

@@ -15,9 +15,12 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from palate.arrays import Bools, Floats, Ints
+from palate.data.dataset import PreferenceDataset
+from palate.errors import PalateError
 from palate.world.emoji_pictures import GROUP_OF
 
 MOST = 8  # contexts that are looked for
+_MOST_GIVEN = 64  # contexts that may be given
 _FEWEST_PROMPTS = 4  # different prompts that a context has on the mean
 _BINS = 512  # that words are hashed into
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -35,6 +38,35 @@ class Contexts:
         """[N, C] 1 where a pair is of a context."""
         table: Floats = np.eye(len(self.names))
         return np.asarray(table[self.place])
+
+
+def one_context(count: int) -> Contexts:
+    """The same context for so many pairs."""
+    return Contexts(np.zeros(count, dtype=int), ("all prompts",), False)
+
+
+def kinds_of_prompts(
+    dataset: PreferenceDataset,
+    pair_ids: Sequence[str],
+    prompts: Sequence[str],
+    source: str = "words",
+    seed: int = 0,
+) -> Contexts:
+    """The kind of the prompt of each of N pairs: found by its words, or given by the pairs' group_id.
+
+    Raises PalateError for kinds that are given and too many, or all the same.
+    """
+    if source == "words":
+        return find_contexts(prompts, seed)
+    rows = dataset.pairs(["pair_id", source])
+    kind = dict(zip(rows["pair_id"].to_pylist(), rows[source].to_pylist(), strict=True))
+    given = given_contexts([kind[pair_id] for pair_id in pair_ids])
+    if not 1 < len(given.names) <= _MOST_GIVEN:
+        raise PalateError(
+            f"contexts: {source}, but the pairs of {dataset.path} have {len(given.names):,} different ones; kinds of "
+            f"prompts are 2 to {_MOST_GIVEN}. Name them there, as food or animals, or set contexts: words."
+        )
+    return given
 
 
 def given_contexts(values: Sequence[object]) -> Contexts:
@@ -56,7 +88,7 @@ def find_contexts(prompts: Sequence[str], seed: int = 0) -> Contexts:
         return given_contexts([GROUP_OF[prompt] for prompt in prompts])
     count = min(MOST, len(distinct) // _FEWEST_PROMPTS)
     if count < 2:
-        return Contexts(np.zeros(len(prompts), dtype=int), ("all prompts",), False)
+        return one_context(len(prompts))
     words = [sorted(set(_WORD.findall(prompt.lower()))) for prompt in distinct]
     of_word = Counter(word for own in words for word in own)
     bags = np.zeros((len(distinct), _BINS))

@@ -28,6 +28,7 @@ from palate.judges.ridge import (
     folds_of_all,
     ridge_shapes,
 )
+from palate.judges.together import CHANCE, chance_of_set, clearly_missed
 
 FEWEST_VOTES = 10
 _CLIP = 0.02  # probabilities are clipped to [0.02, 0.98] before their logit is taken
@@ -50,8 +51,14 @@ class Agreement:
     n: int
     accuracy: float  # mean credit; a tie on either side counts one half
     accuracy_error: float
-    brier: float  # mean (vote - probability)^2; 1/4 is a judge that always says 1/2
+    brier: float  # mean (vote - probability)^2
     brier_error: float
+    brier_reference: float  # the score of always saying 1/2 on these votes: 1/4 only where no vote is a tie or a mean
+
+    @property
+    def skill(self) -> float:
+        """1 - brier / brier_reference: 1 is perfect, 0 as good as always saying 1/2; NaN where every vote is a tie."""
+        return 1 - self.brier / self.brier_reference if self.brier_reference else float("nan")
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,15 @@ class Correction:
     chance: float = 1.0  # probability of weights on these directions as large as found, if people did not care
     contexts: tuple[str, ...] = ()  # that the judge may be wrong about each in its own way
     by_context: tuple[str, ...] = ()  # where it clearly is, in words
+    together: float | None = None  # of several judges: probability of so much, if they added nothing as a set
+    missed: tuple[str, ...] = ()  # the judges without whom the others clearly predict worse
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
         gain = (
             f"On {self.before.n} pairs agreement with people goes from {_percent(self.before)} "
             f"to {_percent(self.after)} and the Brier score from {self.before.brier:.2f} to {self.after.brier:.2f} "
-            "(0.25 is no information)."
+            f"(always one half: {self.after.brier_reference:.2f})."
         )
         return f"{self.finding()} {gain}"
 
@@ -85,7 +94,7 @@ class Correction:
         them, do, whose = ("the judges", "do", "The judges'") if several else ("the judge", "does", "The judge's")
         biases = [_bias(n, w) for n, w in self.weights.items() if n not in self.judges and self._clear(n)]
         if biases:
-            found = [f"People prefer {_join(biases)} pictures than {them} {do}."]
+            found = [f"People prefer {joined(biases)} pictures than {them} {do}."]
         elif len(self.weights) > len(self.judges):
             found = [f"No bias of {them} on the picture statistics is clear from these votes."]
         elif not self.directions:
@@ -99,10 +108,20 @@ class Correction:
         found += self.by_context
         if self.contexts and not self.by_context:
             found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
-        silent = [n.removeprefix("judge ") for n in self.judges if several and not self._clear(n)]
-        if silent:
-            found.append(f"{_join(silent)} {'add' if len(silent) > 1 else 'adds'} nothing clear to the rest.")
+        if self.together is not None:
+            found.append(self._who_helps(self.together))
         return " ".join(found)
+
+    def _who_helps(self, chance: float) -> str:
+        """Whether several judges help as a set, and which of them."""
+        if chance >= CHANCE:
+            return "Even together the judges add nothing clear."
+        if not self.missed:
+            return "Together the judges help; which one of them cannot be told."
+        rest = [name.removeprefix("judge ") for name in self.judges if name not in self.missed]
+        named = " or without ".join(name.removeprefix("judge ") for name in self.missed)
+        told = f"Together the judges help, and they predict worse without {named}"
+        return f"{told}; of {joined(rest)} this is not clear." if rest else f"{told}."
 
     def _clear(self, name: str) -> bool:
         return abs(self.weights[name]) > 2 * self.errors[name]
@@ -171,14 +190,22 @@ def correct_judge(
         return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
 
     logits = np.full(len(human), np.nan)  # [N]
-    for k in range(fold.max() + 1):
+    ridges = [choose(fold != k) for k in range(fold.max() + 1)]
+    for k, chosen in enumerate(ridges):
         seen, here = fold != k, judged & (place == k)
-        logits[here] = features[here] @ fit_ridge(x[seen], y[seen], choose(seen))
+        logits[here] = features[here] @ fit_ridge(x[seen], y[seen], chosen)
 
     ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
     labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
+    as_a_set: float | None = None
+    missed: list[bool] = []
+    if len(own) > 1:
+        of_judge = [_columns_of(j, sizes, x.shape[1]) for j in range(len(own))]
+        of_judges = np.any(of_judge, axis=0)
+        as_a_set = chance_of_set(x[:, of_judges], x[:, ~of_judges], y, ridge[~of_judges], group)
+        missed = clearly_missed(x, y, group, fold, ridges, of_judge)
     return Correction(
         probability=expit(logits),
         weights=dict(zip(labels, weight[: len(labels)].tolist(), strict=True)),
@@ -193,6 +220,8 @@ def correct_judge(
         by_context=()
         if several is None
         else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
+        together=as_a_set,
+        missed=tuple(name for name, clear in zip(own, missed, strict=False) if clear),
     )
 
 
@@ -221,6 +250,15 @@ def combine(judges: Floats) -> Floats:
     return together
 
 
+def majority(judges: Floats) -> Floats:
+    """The majority of several judges [N, J], uncorrected: 1 where more of them prefer image 0 than image 1, 0 where
+    fewer do, 1/2 where as many do; NaN where none voted (BalancedDPO, arXiv 2503.12575)."""
+    voted = ~np.isnan(judges)
+    lead = np.sign(np.nan_to_num(judges, nan=0.5) - 0.5).sum(axis=1)
+    together: Floats = np.where(voted.any(axis=1), (1 + np.sign(lead)) / 2, np.nan)
+    return together
+
+
 def agreement(probability: Floats, human: Floats) -> Agreement:
     """Accuracy and Brier score of probabilities against human votes, [n] each without NaN, n >= 2."""
     side = np.sign(2 * probability - 1)
@@ -233,6 +271,7 @@ def agreement(probability: Floats, human: Floats) -> Agreement:
         accuracy_error=float(credit.std(ddof=1) / root),
         brier=float(square.mean()),
         brier_error=float(square.std(ddof=1) / root),
+        brier_reference=float(np.mean((human - 0.5) ** 2)),
     )
 
 
@@ -278,6 +317,17 @@ def _logits(probability: Floats) -> Floats:
     return logits
 
 
+def _columns_of(judge: int, sizes: tuple[int, int, int], columns: int) -> Bools:
+    """[F] which features are a judge's: its own, and its products with each context."""
+    judges, covariates, _ = sizes
+    products = (columns - sum(sizes)) // (judges + covariates)
+    mask: Bools = np.zeros(columns, bool)
+    mask[judge] = True
+    start = sum(sizes) + judge * products
+    mask[start : start + products] = True
+    return mask
+
+
 def _standardise(features: Floats, used: Bools, together: bool = False) -> Floats:
     """Divide each feature, or all of them `together`, by the root mean square. Features are not centred: swapping the
     images of a pair must only change their sign."""
@@ -298,7 +348,8 @@ def _bias(name: str, weight: float) -> str:
     return more if weight > 0 else less
 
 
-def _join(words: list[str]) -> str:
+def joined(words: list[str] | tuple[str, ...]) -> str:
+    """Words as a sentence lists them: a, b and c."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 

@@ -1,6 +1,6 @@
 """The votes of judges as a run uses them: one judge or several, raw or corrected, and how good they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
-from palate.judges.choice import Choice, choose_way
-from palate.judges.contexts import find_contexts
-from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
+from palate.judges.choice import RESOLUTION, Choice
+from palate.judges.contexts import kinds_of_prompts, one_context
+from palate.judges.correction import Correction, agreement
 from palate.judges.embeddings import embedding_directions
 from palate.judges.statistics import statistics_of_pairs
+from palate.judges.ways import Seen, choose, correct, resolution_of
 from palate.labels.rows import Image
 from palate.run.checks import SELF, judges_of
 from palate.run.config import TrainConfig
@@ -34,66 +35,77 @@ def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats
 
 
 def corrected(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
+    dataset: PreferenceDataset,
+    pairs: pa.Table,
+    labels: Labels,
+    judged: Floats,
+    config: TrainConfig,
+    answers: Mapping[str, str],
 ) -> tuple[Correction, str]:
-    """The correction of the judges [N, J], and its covariates in words."""
-    ids = pairs["pair_id"].to_pylist()
-    names: tuple[str, ...] = ()
-    names_of_judges = judges_of(config)
+    """The correction of the judges [N, J], and its covariates in words. answers: the question of each judge's votes."""
+    seen, told = _seen(dataset, pairs, judged, config, answers)
+    correction = correct(config.correction, labels.human, seen, judges_of(config), config.seed)
+    return _as_it_voted(correction, labels), told
+
+
+def _seen(
+    dataset: PreferenceDataset, pairs: pa.Table, judged: Floats, config: TrainConfig, answers: Mapping[str, str]
+) -> tuple[Seen, str]:
+    """What the correction of a configuration sees, and its covariates in words."""
+    ids, prompts = pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist()
     if not config.hard_votes:
-        columns = zip(names_of_judges, judged.T, strict=True)
-        judged = np.column_stack([unsaturated(dataset, name, ids, votes) for name, votes in columns])
-    prompts = pairs["prompt"].to_pylist()
+        columns = zip(judges_of(config), judged.T, strict=True)
+        judged = np.column_stack([unsaturated(dataset, name, ids, votes, answers[name]) for name, votes in columns])
+    contexts = (
+        kinds_of_prompts(dataset, ids, prompts, config.contexts, config.seed)
+        if config.correction == "context"
+        else one_context(len(ids))
+    )
+    none = Seen(judged, np.zeros((len(ids), 0)), (), None, prompts, contexts)
     if config.correction == "calibrate":
-        return _as_it_voted(
-            calibrate_judge(judged, labels.human, judges=names_of_judges, seed=config.seed, groups=prompts), labels
-        ), "none"
-    differences: Floats = np.zeros((len(ids), 0))
-    directions: Floats | None = None
-    told: list[str] = []
+        return none, "none"
+    differences, names, directions, told = none.differences, none.statistics, none.directions, []
     if config.covariates != "embeddings":
         by_pair, names = statistics_of_pairs(dataset)
         unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
         differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
         told.append(f"{len(names)} picture statistics")
     if config.covariates != "statistics":
-        found, sources = embedding_directions(dataset, ids)
-        directions = found
+        directions, sources = embedding_directions(dataset, ids)
         if sources:
-            told.append(f"{found.shape[1]} directions of embeddings of {', '.join(sources)}")
+            told.append(f"{directions.shape[1]} directions of embeddings of {', '.join(sources)}")
         elif config.covariates == "embeddings":
             raise PalateError(
                 f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
-    contexts = find_contexts(prompts, config.seed) if config.correction == "context" else None
-    if contexts is not None:
+    if config.correction == "context":
         told.append(f"{len(contexts.names)} kinds of prompts")
-    correction = correct_judge(
-        judged, differences, labels.human, names=names, directions=directions, judges=names_of_judges,
-        contexts=contexts, seed=config.seed, groups=prompts,
-    )  # fmt: skip
-    return _as_it_voted(correction, labels), " and ".join(told)
+    return replace(none, differences=differences, statistics=names, directions=directions), " and ".join(told)
 
 
 def chosen_way(
-    dataset: PreferenceDataset, pairs: pa.Table, labels: Labels, judged: Floats, config: TrainConfig
-) -> tuple[TrainConfig, Choice]:
-    """The configuration with the target, correction, residual and power of least risk, and what they were chosen from.
+    dataset: PreferenceDataset, pairs: pa.Table, votes: pa.Table, labels: Labels, judged: Floats, config: TrainConfig,
+    answers: Mapping[str, str],
+) -> tuple[TrainConfig, Choice, str]:  # fmt: skip
+    """The configuration with the target, correction, residual and power of least risk, what they were chosen from, and
+    what repeated votes say of people's agreement, in words.
 
     A correction for which there are too few votes is not among them."""
-    prompts = pairs["prompt"].to_pylist()
-    found = {"none": labels.judge}
-    for correction in ("calibrate", "covariates", "context"):
-        try:
-            tried = replace(config, target="dedpo", correction=correction)
-            found[correction] = corrected(dataset, pairs, labels, judged, tried)[0].probability
-        except PalateError as error:
-            print(f"labels: not tried: {correction} ({error})")
-    contexts = len(find_contexts(prompts, config.seed).names)
-    choice = choose_way(labels, found, groups=prompts, contexts=contexts, seed=config.seed)
+    try:
+        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="covariates"), answers)
+    except PalateError as error:
+        print(f"labels: no covariates: {error}")
+        seen, _ = _seen(dataset, pairs, judged, replace(config, correction="calibrate"), answers)
+    contexts = kinds_of_prompts(dataset, pairs["pair_id"].to_pylist(), seen.prompts, config.contexts, config.seed)
+    seen = replace(seen, contexts=contexts)
+    resolution, n = resolution_of(pairs["pair_id"].filter(pa.array(labels.labelled)).to_pylist(), votes)
+    choice, lacking = choose(labels, seen, judges_of(config), resolution, config.seed)
+    for correction, reason in lacking.items():
+        print(f"labels: not tried: {correction} ({reason})")
+    told = f"{n:,} pairs with votes of several people: S {resolution:.3f} (without any {RESOLUTION:g})" if n else ""
     chosen: dict[str, Any] = dict(choice.chosen.configuration)
-    return replace(config, **chosen), choice
+    return replace(config, **chosen), choice, told
 
 
 def _as_it_voted(correction: Correction, labels: Labels) -> Correction:
@@ -108,10 +120,12 @@ def account_of(name: str, human: Floats, judge: Floats) -> dict[str, float | str
 
 
 def judge_account(human: Floats, judge: Floats) -> dict[str, float]:
-    """Agreement and Brier score of a judge against human votes ([N], NaN where absent), as plain numbers."""
+    """Agreement, Brier score and skill of a judge against human votes ([N], NaN where absent), as plain numbers."""
     both = ~np.isnan(human) & ~np.isnan(judge)
-    told: dict[str, float] = asdict(agreement(judge[both], human[both])) if both.sum() > 1 else {"n": int(both.sum())}
-    return told
+    if both.sum() < 2:
+        return {"n": int(both.sum())}
+    found = agreement(judge[both], human[both])
+    return asdict(found) | ({"skill": found.skill} if found.brier_reference else {})
 
 
 def tell_judges(account: dict[str, Any]) -> None:
@@ -134,7 +148,7 @@ def _tell_judge(who: str, told: dict[str, Any]) -> None:
     low, high = told["accuracy"] - HALF_95 * told["accuracy_error"], told["accuracy"] + HALF_95 * told["accuracy_error"]
     print(
         f"labels: {who} with people on {told['accuracy']:.0%} [{low:.0%}, {min(high, 1):.0%}] of "
-        f"{told['n']:,} pairs, Brier score {told['brier']:.2f}"
+        f"{told['n']:,} pairs, Brier score {told['brier']:.2f} (always one half: {told['brier_reference']:.2f})"
     )
 
 
@@ -161,10 +175,12 @@ def disagreement(pairs: pa.Table, votes: pa.Table) -> Floats:
     return spread
 
 
-def confidence_of_images(dataset: PreferenceDataset, images: Sequence[Image], judge: str) -> tuple[Floats, int]:
+def confidence_of_images(
+    dataset: PreferenceDataset, images: Sequence[Image], judge: str, question: str
+) -> tuple[Floats, int]:
     """How far the judge's score of each image is from the median of them all, in standard deviations, [N], and how many
     images have no score; 0 for those (threshold-guided optimisation, arXiv 2605.04653). PalateError where none has."""
-    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"])
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "score_0", "score_1"], question=question)
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], judge)))
     found: dict[Image, float] = {}
     for side in (0, 1):

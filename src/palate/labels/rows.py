@@ -95,7 +95,8 @@ class Rows:
         there = self._encoded_in(encoded)
         if not there.any():
             raise PalateError(
-                "none of the pairs with votes has images that can be read; `palate info` says what is there."
+                "none of the pairs with votes has images that can be read; `palate info` counts what is lacking. Put"
+                " the files where the pairs name them, or import the pairs with their pictures."
             )
         held_out = self.held_out.require(encoded) if self.held_out is not None else None
         if there.all():

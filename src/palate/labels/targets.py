@@ -13,6 +13,8 @@ from palate.arrays import Bools, Floats
 from palate.data.labels import Labels
 from palate.errors import PalateError
 
+OWN = 0.01  # what a labelled pair of another source counts of itself, see `on_another_source`
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -118,7 +120,27 @@ def tuned_power(human: Floats, judge: Floats) -> float:
     return float(np.clip(a @ b / square, 0, 1)) if square > 0 else 0.0
 
 
-def variance_ratio(labels: Labels, power: float = 1.0) -> float:
+def on_another_source(labels: Labels, ratio: Floats) -> Labels:
+    """The labels where people's pairs are another source than the pairs to train on (arXiv 2602.08259).
+
+    ratio [N]: how many of the pairs without a human vote each labelled pair stands for, summing to their number over
+    the labelled ones (a density ratio). The objective is then the judge on the pairs without a vote plus, over the
+    labelled pairs, ratio * [CE(z, y) - CE(z, g)], which is linear in z: no cross-entropy of their own. A row has a
+    cross-entropy, so labelled pairs keep a hundredth of one (OWN): exactly the objective of `dedpo` on the pairs
+    without a vote and a hundredth of each labelled pair, with the propensities returned here. Multiply the weights of
+    labelled pairs by OWN afterwards (`of_another_source`).
+    """
+    propensity = np.where(labels.labelled, OWN / (np.where(labels.labelled, ratio, 1.0) + OWN), labels.propensity)
+    return Labels(labels.human, labels.judge, propensity)
+
+
+def of_another_source(targets: Targets) -> Targets:
+    """Targets of `on_another_source`, labelled pairs weighing OWN times as much."""
+    weight = np.where(targets.labelled, OWN * targets.weight, targets.weight)
+    return Targets(targets.target, weight, targets.labelled)
+
+
+def variance_ratio(labels: Labels, power: float = 1.0, own: float = 1.0) -> float:
     """Predicted variance of the DeDPO gradient at z = 0, relative to that of the human votes alone (below 1: the
     judge helps).
 
@@ -127,14 +149,15 @@ def variance_ratio(labels: Labels, power: float = 1.0) -> float:
     d = -[(y - 1/2) - power * (g - 1/2)] s, where s, the gradient of the logit, is taken as unrelated to the labels
     and cancels. For a constant propensity this is pi + (1 - pi) * mean (a - power * b)^2 / mean a^2. Expectations
     over all pairs are estimated from the labelled ones, each weighted by 1 / pi. NaN when every human vote is a tie.
-    Raises PalateError as `dedpo` does.
+    own: what a labelled pair counts in what is trained on, OWN for labels of `on_another_source`. Raises PalateError as
+    `dedpo` does.
     """
     dedpo(labels, power)  # the same checks
-    labelled, weight = labels.labelled, 1 / labels.propensity[labels.labelled]
+    labelled, weight = labels.labelled, own / labels.propensity[labels.labelled]
     a = labels.human[labelled] - 0.5
     d = a - power * (labels.judge[labelled] - 0.5) if power > 0 else a
     alone = np.sum(weight * weight * a * a)
-    return float(np.sum(weight * (a * a + (weight - 1) * d * d)) / alone) if alone > 0 else float("nan")
+    return float(np.sum(weight * (a * a + (weight - own) * d * d)) / alone) if alone > 0 else float("nan")
 
 
 def conservative(target: Floats, epsilon: float) -> Floats:

@@ -1,10 +1,38 @@
-"""The moving average of the trained weights, which becomes the model."""
+"""The moving average of the trained weights, which becomes the model; a network with other weights in its place."""
+
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 
+from palate.backbones.base import Denoiser
 from palate.network.model import Policy
-from palate.network.sharding import like
+from palate.network.sharding import is_sharded, like
+
+
+def with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Denoiser:
+    """The network with these weights, by the names of its parameters, in place of its own, which are not changed. It
+    reads `weights` at every call, so that it follows them."""
+    return partial(_with_shards if is_sharded(network) else _with_weights, network, weights)
+
+
+def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+    return torch.func.functional_call(network, weights, args, kwargs)
+
+
+@torch.no_grad()
+def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+    """A sharded network gathers the values of its own parameters, so these hold the other weights inside the block."""
+    parameters = dict(network.named_parameters())
+    kept = {name: parameters[name].detach().clone() for name in weights}
+    try:
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+        return network(*args, **kwargs)
+    finally:
+        for name, weight in kept.items():
+            parameters[name].copy_(weight)
 
 
 class Average:

@@ -26,6 +26,7 @@ from palate.network.saved import (
     add_adapters,
     check_saved_adapters,
     check_saved_weights,
+    lora_metadata,
     read_adapters,
     read_back,
     require_alpha,
@@ -227,7 +228,7 @@ def _scaling(adapter: peft.LoraConfig) -> dict[str, Any] | None:
     differ."""
     if adapter.lora_alpha == adapter.r:
         return None
-    return {"r": adapter.r, "lora_alpha": adapter.lora_alpha, "target_modules": sorted(adapter.target_modules or ())}
+    return lora_metadata(adapter.r, adapter.lora_alpha, sorted(adapter.target_modules or ()))
 
 
 def load_trained(backbone: Backbone, folder: Path) -> ModelMixin:

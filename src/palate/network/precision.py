@@ -11,6 +11,12 @@ PRECISIONS = ("no", "bf16", "fp16")  # of mixed_precision; no is fp32
 CAST = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)  # autocast casts their weights
 
 
+def use_tf32(wanted: bool) -> None:
+    """Let GPUs that have TF32 use it for fp32 matrix products and convolutions, or forbid it."""
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
 def check_precision(mixed_precision: str, device: torch.device, backbone: Backbone) -> None:
     """Raise PalateError for a precision that the device lacks, or in which this family of models overflows."""
     if mixed_precision == "fp16" and backbone.overflows_in_fp16:

@@ -3,10 +3,11 @@ bit."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -50,7 +51,7 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
             entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             told = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         alphas = [float(value) for name, value in told.items() if name.endswith(".lora_alpha")]
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PalateError(f"{path}: could not be read ({first_line(error)}). {AGAIN}") from error
     layers, strange = {}, []
     for name, tensor in convert_unet_state_dict_to_peft(entries).items():
@@ -69,6 +70,14 @@ def read_adapters(path: Path, denoiser: str) -> Adapters:
         )
     rank = ranks.pop()
     return Adapters(path, layers, rank, alphas[0] if alphas else float(rank))
+
+
+def lora_metadata(rank: int, alpha: float, modules: Sequence[str]) -> dict[str, Any]:
+    """What diffusers reads of a file of adapters to scale them. It has the two empty patterns, though peft fills them
+    in: diffusers 0.37 raises KeyError where they are missing."""
+    return {
+        "r": rank, "lora_alpha": alpha, "target_modules": list(modules), "rank_pattern": {}, "alpha_pattern": {}
+    }  # fmt: skip
 
 
 def require_alpha(found: Adapters, alpha: float | None) -> None:
@@ -93,7 +102,7 @@ def require_modules(network: nn.Module, found: Adapters) -> None:
 def add_adapters(network: ModelMixin, found: Adapters) -> None:
     """Add adapters to a network of diffusers. Raises PalateError when not all of them load unchanged."""
     require_modules(network, found)
-    config = {"r": found.rank, "lora_alpha": found.alpha, "target_modules": found.modules}
+    config = lora_metadata(found.rank, found.alpha, found.modules)
     try:
         network.load_lora_adapter(dict(found.layers), prefix=None, metadata=config)
     except (ValueError, RuntimeError) as error:  # shapes

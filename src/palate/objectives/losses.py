@@ -33,6 +33,7 @@ class Measured:
     plain_error: Tensor  # [K, B] as `error`, without a safeguard
     residual: Tensor | None = None  # [K, B, C, h, w] prediction - regression target
     shift: Tensor | None = None  # [K, B, C, h, w] policy's prediction - reference's
+    moved: Tensor | None = None  # [K, B, C, h, w] policy's prediction - that of the model that the run started from
     x0_scale: Tensor | None = None  # [K, B] the residual times this is the residual of x_0
     rank: Tensor | None = None  # [B, K] of a list, 0 the best, ties share one
     present: Tensor | None = None  # [B, K] bool: lists shorter than K are padded
@@ -100,15 +101,21 @@ def single(m: Measured) -> Tensor:
 
 
 def towards_liked(m: Measured) -> Tensor:
-    """DiffusionNFT on images that are there, its old policy the reference, with its penalty on the change; of a pair
-    the mean over both images, liked with p and 1 - p."""
-    residual, shift, scale = given(m.residual), given(m.shift), given(m.x0_scale)
+    """DiffusionNFT on images that are there, its old policy the reference, with its penalty on the change since the
+    start; of a pair the mean over both images, liked with p and 1 - p."""
+    residual, shift, moved, scale = given(m.residual), given(m.shift), given(m.moved), given(m.x0_scale)
     liked = (m.target,) if len(residual) == 1 else (m.target, 1 - m.target)
     each = [
-        nft(residual[k], residual[k] - shift[k], scale[k], r, m.nft_beta) + m.nft_kl * drift(shift[k])
+        nft(residual[k], residual[k] - shift[k], scale[k], r, m.nft_beta) + m.nft_kl * drift(moved[k])
         for k, r in enumerate(liked)
     ]
     return torch.stack(each).mean(dim=0)
+
+
+def anchor(m: Measured) -> Tensor:
+    """How far the predictions have moved since the start: (beta/2) times the mean square of the change, over the row's
+    images. Times beta like a log ratio, so that its weight has no unit."""
+    return 0.5 * m.beta * torch.stack([drift(one) for one in given(m.moved)]).mean(dim=0)
 
 
 def ranking(m: Measured) -> Tensor:
@@ -152,9 +159,11 @@ LOSSES = {
     "kto": utility,
     "single": single,
     "nft": towards_liked,
+    "anchor": anchor,
     "ranking": ranking,
     "rankdpo": ranking_gains,
     "self-npo": self_npo,
 }
 REFERENCE_FREE = {"winner", "mapo", "self-npo"}
-NEEDS_SHIFT = {"dspo-sd15", "dspo-sdxl", "nft"}
+NEEDS_START = {"nft", "anchor"}
+NEEDS_SHIFT = {"dspo-sd15", "dspo-sdxl"} | NEEDS_START

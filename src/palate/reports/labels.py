@@ -16,17 +16,20 @@ from palate.run.load import read_yaml
 def sources_of(runs: list[Path]) -> list[Source]:
     """How well each judge that these runs used agreed with people, as the runs recorded it."""
     found: dict[str, Source] = {}
-    for run in runs:
-        account = account_of(run)
+    accounts = [account_of(run) for run in runs]
+    parts = [(question, part) for account in accounts for question, part in account.get("questions", {}).items()]
+    for question, account in [*(("", account) for account in accounts), *parts]:
+        on = f" on {question}" if question else ""
         judge = account.get("judge") or {}
-        entries = [(told.get("name", ""), told) for told in [*account.get("judges", []), judge]]
-        entries.append((f"{judge.get('name', '')}, corrected", account.get("corrected judge") or {}))
+        entries = [(f"{told.get('name', '')}{on}", told) for told in [*account.get("judges", []), judge]]
+        entries.append((f"{judge.get('name', '')}{on}, corrected", account.get("corrected judge") or {}))
         for name, told in entries:
             if "accuracy" in told:
                 share, half = told["accuracy"], HALF_95 * told["accuracy_error"]
                 interval = (share, max(0.0, share - half), min(1.0, share + half))
                 votes = told.get("votes", judge.get("votes", told["n"]))
-                found[name] = Source(name, votes, interval, told["brier"], told.get("finding", ""), told["n"])
+                scores = told["brier"], told.get("finding", ""), told["n"], told.get("brier_reference")
+                found[name] = Source(name, votes, interval, *scores)
     return list(found.values())
 
 

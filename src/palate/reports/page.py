@@ -31,6 +31,9 @@ _METRICS = {  # metric -> heading; shown in this order, with all other metrics c
     "rewards/accuracies": "Share of pairs on which model and target agree",
     "rewards/margins": "Margin: logit toward the target's side",
     "validation/cross_entropy": "Cross-entropy of held-out human votes",
+    "validation/drift": "Drift: denoising error on held-out pairs, less the base's",
+    "validation/accuracy by drift": "Agreement with held-out human votes, by drift",
+    "wins by drift": "Wins over the base, by drift",
     "winner_error": "Winner's denoising error, less the reference's",
     "loser_error": "Loser's denoising error, less the reference's",
     "lambda/mean": "Safeguard λ on the loser's gradient",
@@ -180,10 +183,17 @@ def _wall(page: Page) -> list[dict[str, Any]]:
 
 def _panels(rows: list[Row]) -> list[tuple[str, str, Markup]]:
     """(heading, metric, svg) for every metric of any row, those of _METRICS first."""
-    runs = {str(position): row.curves for position, row in enumerate(rows)}  # by position, because names may repeat
+    runs = {str(position): row.curves | _wins_by_drift(row) for position, row in enumerate(rows)}  # names may repeat
     order = list(_METRICS)
     panels = sorted(curve_panels(runs), key=lambda panel: order.index(panel[0]) if panel[0] in order else len(order))
     return [(_METRICS.get(metric, metric), metric, Markup(svg)) for metric, svg in panels]
+
+
+def _wins_by_drift(row: Row) -> dict[str, list[tuple[float, float]]]:
+    """From the base, which wins half of the comparisons with itself, to where the run ended."""
+    if row.moved is None or row.win is None or row.no_evidence:
+        return {}
+    return {"wins by drift": [(0.0, 0.5), (row.moved[0], row.win.rate)]}
 
 
 def _column(intervals: list[Interval | None], most: int = 4, why: str = "") -> Callable[[Interval], str]:

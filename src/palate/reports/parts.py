@@ -35,12 +35,15 @@ class Row:
     win: WinRate | None = None  # over base; None for the base itself
     note: str = ""  # for example "worse than base"
     pictures: list[Picture] = field(default_factory=list)  # one per prompt of the page, same noise in every row
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
+    curves: dict[str, list[tuple[float, float]]] = field(
+        default_factory=dict
+    )  # metric -> (step, value), or (drift, ...)
     labels: str = ""  # which labels it used
     command: str = ""
     folder: str = ""  # where the command was typed
     drift: dict[str, float] = field(default_factory=dict)  # mean brightness, saturation, ... of its pictures
     change: dict[str, Interval] = field(default_factory=dict)  # paired differences from the base
+    moved: Interval | None = None  # drift that it measured in training: rise of denoising errors on held-out pairs
     training: dict[str, str] = field(default_factory=dict)  # what it was trained on and how
     members: tuple[str, ...] = ()  # the runs that this row combines
     corrected: float | None = None  # Holm's p-value over all pairs of models; None if there was nothing to correct
@@ -84,6 +87,7 @@ class Source:
     brier: float | None = None
     bias: str = ""  # in words
     n: int | None = None  # pairs with votes of both
+    brier_reference: float | None = None  # of always saying one half on the same votes; older runs did not keep it
 
 
 @dataclass(frozen=True)

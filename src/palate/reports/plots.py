@@ -13,10 +13,12 @@ from palate.pages import COLOURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Curve = Sequence[tuple[int, float]]  # (step, value)
+Curve = Sequence[tuple[float, float]]  # (step, value), or (drift, value) where the metric is by drift
 
 _DASHES = ("solid", (0, (4, 2)), (0, (1, 1.5)))  # after six runs the colours repeat, dashed
-_LEVELS = {"accurac": 0.5, "margin": 0.0, "error": 0.0, "chosen": 0.0, "rejected": 0.0}  # if nothing was learned
+BY_DRIFT = " by drift"  # how metrics end that are drawn over the drift from the base and not over steps
+_LEVELS = {"accurac": 0.5, "wins": 0.5, "margin": 0.0, "error": 0.0, "drift": 0.0, "chosen": 0.0,
+           "rejected": 0.0}  # if nothing was learned  # fmt: skip
 _POINTS = 160  # per line; longer runs are averaged in bins
 _INK = "#0a0b0c"  # placeholder for the colour of the page's text
 
@@ -66,8 +68,8 @@ def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
         if level is not None:
             axes.axhline(level, color=_INK, alpha=0.45, linewidth=0.8, dashes=(3, 3))
         for position, curve in lines:
-            _draw(axes, position, curve)
-        _bare(axes)
+            _draw(axes, position, curve, metric.endswith(BY_DRIFT))
+        _bare(axes, metric.endswith(BY_DRIFT))
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
             text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -75,14 +77,17 @@ def _panel(metric: str, lines: list[tuple[int, Curve]]) -> str:
         return text.getvalue()
 
 
-def _draw(axes: "Axes", position: int, curve: Curve) -> None:
+def _draw(axes: "Axes", position: int, curve: Curve, by_drift: bool) -> None:
     steps, values = _binned(np.asarray(curve, dtype=np.float64))
     style: dict[str, Any] = {"color": COLOURS[position % len(COLOURS)], "solid_capstyle": "round"}
     dashes = _DASHES[position // len(COLOURS) % len(_DASHES)]
     if len(values) > 20:
         axes.plot(steps, values, linewidth=0.7, alpha=0.18, **style)
-        values = smooth(values, max(3, len(values) // 10))
+        window = max(3, len(values) // 10)
+        values, steps = smooth(values, window), smooth(steps, window) if by_drift else steps
     axes.plot(steps, values, linewidth=1.6, linestyle=dashes, **style)
+    if by_drift and len(values):
+        axes.plot(steps[-1:], values[-1:], marker="o", markersize=4, **style)  # where the run ended
 
 
 def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +98,7 @@ def _binned(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _bare(axes: "Axes") -> None:
+def _bare(axes: "Axes", by_drift: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for side in ("top", "right"):
@@ -101,9 +106,9 @@ def _bare(axes: "Axes") -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set(color=_INK, alpha=0.35, linewidth=0.8)
     axes.tick_params(color=_INK, labelcolor=_INK, length=2.5, width=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=not by_drift))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("step", color=_INK, fontsize=8.5)
+    axes.set_xlabel("drift" if by_drift else "step", color=_INK, fontsize=8.5)
     axes.patch.set_visible(False)
     axes.figure.patch.set_visible(False)
 

@@ -4,17 +4,21 @@ import re
 import shlex
 from pathlib import Path
 
+from palate.foreign import HIDDEN, without_passwords
+
 _HIDDEN = "…"
 _SECRET_KEY = re.compile(r"(?i)(token|secret|passw|api[_-]?key|credential|human[_-]annotators)")
 _SECRET = re.compile(r"\b(?:hf_|sk-|gh[opusr]_|github_pat_|xox[abp]-|AKIA)[\w-]{8,}|\beyJ[\w-]{10,}\.[\w.-]+")
-_USER = re.compile(r"(?<=://)[^/\s@]+@")  # name:password@ in an address
 _PLACE = re.compile(r"(?:\bfile:/*|(?<![\w./…])~?/(?!/)|(?<![\w])[A-Za-z]:[\\/](?!/))[^\s'\"`<>|,;()\[\]]+")
 
 
 def public(text: str, folder: str = "") -> str:
     """`text` without tokens, passwords and keys in known forms. Absolute paths inside `folder` become relative to it;
     of all others only the last part stays."""
-    return _PLACE.sub(lambda found: _seen(found[0], folder), _SECRET.sub(_HIDDEN, _USER.sub("", text)))
+    return _PLACE.sub(
+        lambda found: _seen(found[0], folder),
+        _SECRET.sub(_HIDDEN, without_passwords(text).replace(f"://{HIDDEN}@", "://")),
+    )
 
 
 def public_command(command: str, folder: str = "") -> str:

@@ -70,7 +70,8 @@ def report(
         pictures=pictures,
     )
     page = replace(page, contests=contests, labels=labels)
-    page = replace(page, limits=[*limits(page, comparison.scorer in SHIPPED), *missing, *lost])
+    far = [comparison.unequal] if comparison.unequal else []
+    page = replace(page, limits=[*limits(page, comparison.scorer in SHIPPED), *far, *missing, *lost])
     for warning in warnings(page.lost, page.older):
         print(f"WARNING: {warning}")
     place = Path(out) if out else folders[0] / "report.html"
@@ -176,7 +177,7 @@ def _section(comparison: Comparison, names: dict[str, str], lost: Iterable[str])
         rows.append(
             Row(
                 names[model.name], model.mean, model.win, corrected=corrected.get(model.name),
-                no_evidence=no_evidence(model.name), one_of=one_of.get(model.name, ""),
+                no_evidence=no_evidence(model.name), one_of=one_of.get(model.name, ""), moved=model.moved,
             )
         )  # fmt: skip
     trained_on = tuple(names[name] for name in comparison.trained_on)

@@ -4,10 +4,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from palate.data.schema import OVERALL
 from palate.files import read_object
+from palate.foreign import without_passwords
 from palate.presets import preset
 from palate.run.checks import judge_name
 from palate.run.config import TrainConfig
+from palate.run.drift import METRIC
 from palate.run.keys import default_of, key_of, keys
 from palate.run.load import load_config
 from palate.run.metrics import read_metrics
@@ -21,7 +24,9 @@ CURVES = (
     "lambda/mean",
     "loss_per_pair",
     "validation/cross_entropy",
+    METRIC,
 )
+BY_DRIFT = "validation/accuracy by drift"
 OTHERS = "other keys"
 AGAIN = "The run's `palate train` command writes it again; nothing is trained anew."
 _PACKAGES = ("palate", "torch", "diffusers", "transformers", "peft", "accelerate")
@@ -56,6 +61,7 @@ def training_of(run: Path) -> dict[str, str]:
         "target": _target(config, account),
         "judge": judge_name(config) or config.reward,
         "correction of the judge": _correction(config, account),
+        "question": _question(config),
         "human votes of": ", ".join(config.human_annotators) if config.human_annotators else None,
         "safeguard": None if config.safeguard is None else f"μ {config.safeguard:g}, {config.safeguard_mode}",
         "weights": _set(config, "weights"),
@@ -68,16 +74,19 @@ def training_of(run: Path) -> dict[str, str]:
         "seed": str(config.seed),
         OTHERS: _others(config),
     }
-    return {row: told for row, told in rows.items() if told}
+    return {row: without_passwords(told) for row, told in rows.items() if told}
 
 
-def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """The run's metrics for the page: metric -> (step, value)."""
+def curves_of(run: Path) -> dict[str, list[tuple[float, float]]]:
+    """The run's metrics for the page: metric -> (step, value); and its agreement with held-out votes by drift, from the
+    base on: (drift, value)."""
     lines = read_metrics(run)
     chosen = [name for name in CURVES if any(name in line for line in lines)]
     if "lambda/mean" in chosen and load_config(run / "config.yaml").safeguard is None:
         chosen.remove("lambda/mean")
-    return {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
+    curves = {name: [(line["step"] + 1, line[name]) for line in lines if name in line] for name in chosen}
+    measured = [(line[METRIC], line["validation/accuracy"]) for line in lines if METRIC in line]
+    return curves | ({BY_DRIFT: [(0.0, 0.5), *measured]} if measured else {})
 
 
 def versions_of(run: Path) -> dict[str, str]:
@@ -120,6 +129,13 @@ def _target(config: TrainConfig, account: dict[str, Any]) -> str:
     if config.target == "dedpo":
         told += f", power {power:.2f}" if isinstance(power, float) else f", power {power}"
     return told + (", hard votes" if config.hard_votes else "") + (", swapped" if config.swap else "")
+
+
+def _question(config: TrainConfig) -> str | None:
+    if isinstance(config.question, str):
+        return None if config.question == OVERALL else config.question
+    told = ", ".join(f"{name} {weight:g}" for name, weight in config.question.items())
+    return told + ("" if config.question_rule == "weights" else f"; {config.question_rule}")
 
 
 def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:

@@ -2,12 +2,12 @@
 
 from palate.backbones.base import Backbone
 from palate.errors import PalateError
-from palate.objectives.losses import NEEDS_SHIFT, REFERENCE_FREE
+from palate.objectives.losses import NEEDS_SHIFT, NEEDS_START, REFERENCE_FREE
 from palate.run.config import TrainConfig
 
 SELF = "self"  # the judge that is the model in training
 
-PER_IMAGE = {"kto", "winner", "single", "nft"}  # losses that single images can have
+PER_IMAGE = {"kto", "winner", "single", "nft", "anchor"}  # losses that single images can have
 PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
 UNVOTED = ("mismatch", "samples", "teacher", "steps")  # sources that make their own preference
 
@@ -56,10 +56,27 @@ def uses_reference(config: TrainConfig) -> bool:
     return config.trains == "denoiser" and not set(config.losses) <= REFERENCE_FREE
 
 
+def moves(config: TrainConfig) -> bool:
+    """Whether the reference moves."""
+    return config.reference in ("ema", "round")
+
+
 def needs_reference(config: TrainConfig) -> bool:
     """Whether a run needs the reference network at all: its losses, its source, its own votes or its validation do."""
-    own = config.source in ("samples", "teacher") or config.judge == SELF or config.held_out_votes > 0
-    return config.trains == "denoiser" and (own or uses_reference(config))
+    return config.trains == "denoiser" and (uses_reference(config) or _compares_with_start(config))
+
+
+def needs_start(config: TrainConfig) -> bool:
+    """Whether a run needs the model that it started from beside the policy. A reference that stays is this model; where
+    it moves, only own votes, validation and penalties on the change since the start still compare with it."""
+    if not moves(config):
+        return needs_reference(config)
+    penalised = bool(set(config.losses) & NEEDS_START)
+    return config.trains == "denoiser" and (penalised or _compares_with_start(config))
+
+
+def _compares_with_start(config: TrainConfig) -> bool:
+    return config.source in ("samples", "teacher") or config.judge == SELF or config.held_out_votes > 0
 
 
 def other_draws(config: TrainConfig) -> str | None:
@@ -70,11 +87,14 @@ def other_draws(config: TrainConfig) -> str | None:
         f"source: {c.source}": c.source != "pairs",
         f"noise: {c.noise}": c.noise != "random",
         "region": c.region is not None,
+        "noise_offset": c.noise_offset > 0,
+        "input_perturbation": c.input_perturbation > 0,
         f"losses: {', '.join(sorted(losses & NEEDS_SHIFT))} (it needs the reference's predictions)": bool(
             losses & NEEDS_SHIFT
         ),
         "judge: self": c.judge == SELF,
         "held_out_votes (validation has draws of its own)": c.held_out_votes > 0,
         "start_from (its reference is another one)": c.start_from is not None,
+        f"reference: {c.reference} (its errors change at every move)": moves(c),
     }
     return next((name for name, so in found.items() if so), None)

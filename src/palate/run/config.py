@@ -87,10 +87,13 @@ class TrainConfig(ObjectiveConfig):
     )
     """Type in which frozen weights are held: the base model under LoRA, the reference's copy otherwise. The type of
     mixed_precision halves their memory and changes no result."""
+    tf32: bool = key(False, MODEL, resume="fixed", folds="same", error="value")
+    """On GPUs that have it: matrix products and convolutions of fp32 numbers with 10 bits of fraction (TF32). Faster,
+    and coarser."""
     compile: bool = key(False, MODEL, resume="fixed", folds="same", error="value")
     """Compile the networks with torch.compile: minutes at the start, faster steps."""
 
-    reference: Literal["auto", "adapter-off", "copy", "offloaded", "precomputed"] = key(
+    reference: Literal["auto", "adapter-off", "copy", "offloaded", "precomputed", "ema", "round"] = key(
         "auto",
         REFERENCE,
         resume="fixed",
@@ -101,7 +104,22 @@ class TrainConfig(ObjectiveConfig):
     )
     """Where the reference comes from. adapter-off: the policy without its adapters. copy: a frozen copy. offloaded: a
     frozen copy in the CPU's memory. precomputed: errors that `palate encode` has computed. auto: adapter-off with LoRA,
-    copy otherwise."""
+    copy otherwise. ema and round: it moves, as an average of the policy or as its copy; the start stays what validation
+    compares with."""
+    reference_decay: float = key(0.99, REFERENCE, resume="fixed", folds="same", error="no", low=0, high=0.999999)
+    """With reference: ema: the share of the reference that each move keeps."""
+    reference_steps: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="no", low=1, unit="steps")
+    """Optimiser steps between two moves. Absent, ema moves at every step, and round whenever held-out votes are better
+    by more than a standard error than at its last move."""
+    reference_warmup: Literal["none", "ratio", "linear"] = key(
+        "none", REFERENCE, resume="fixed", folds="same", error="no"
+    )
+    """How the decay reaches reference_decay. none: it is there at once. ratio: (1 + k)/(10 + k) at step k. linear:
+    reference_rise for each step after reference_wait (DiffusionNFT)."""
+    reference_rise: float = key(0.001, REFERENCE, resume="fixed", folds="same", error="no", low=0, high=1)
+    """What the decay gains in a step of the linear warm-up."""
+    reference_wait: int = key(0, REFERENCE, resume="fixed", folds="same", error="no", low=0, unit="steps")
+    """Optimiser steps before it, in which the reference is the policy itself."""
     reference_draws: int | None = key(None, REFERENCE, resume="fixed", folds="same", error="draws", low=1)
     """Each pair has only this many draws, visited in turn and addressed by draw_seed; a new draw at every visit when
     absent."""
@@ -146,6 +164,10 @@ class TrainConfig(ObjectiveConfig):
         first=True,
     )
     """Optimiser steps."""
+    num_train_epochs: float | None = key(
+        None, STEPS, resume="free", folds="same", error="no", low=0.01, unit="passes", told="nowhere"
+    )
+    """Passes over the pairs (rows, for other sources), rounded up to whole steps; replaces max_train_steps."""
     optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = key(
         "adamw", STEPS, resume="fixed", folds="same", error="no", remedies=("adamw-8bit", "adafactor")
     )
@@ -157,10 +179,14 @@ class TrainConfig(ObjectiveConfig):
         1e-5, STEPS, resume="fixed", folds="same", error="no", low=0, told="learning rate", first=True
     )
     """Size of a step, after the warm-up."""
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = key(
-        "constant_with_warmup", STEPS, resume="fixed", folds="same", error="no", told="learning rate"
-    )
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = key("constant_with_warmup", STEPS, resume="fixed", folds="same", error="no", told="learning rate")
     """How the learning rate changes after the warm-up."""
+    lr_num_cycles: int = key(1, STEPS, resume="fixed", folds="same", error="no", low=1)
+    """With cosine_with_restarts: how often it falls from the full rate to 0."""
+    lr_power: float = key(1.0, STEPS, resume="fixed", folds="same", error="no", low=0.01)
+    """With polynomial: the power of the remaining share of the steps; 1 is linear, down to 1e-7."""
     lr_warmup_steps: int = key(0, STEPS, resume="fixed", folds="same", error="no", low=0, unit="steps")
     """Optimiser steps in which the learning rate rises from 0."""
     adam_beta1: float = key(0.9, STEPS, resume="fixed", folds="same", error="no", low=0, high=0.999999)
@@ -197,6 +223,9 @@ class TrainConfig(ObjectiveConfig):
     """Draws per held-out pair."""
     early_stop: int | None = key(None, GUARD, resume="fixed", folds="reset", error="no", low=1, unit="validations")
     """Stop after this many validations without a lower cross-entropy, and keep the best model; off when absent."""
+    max_drift: float | None = key(None, GUARD, resume="free", folds="reset", error="no", low=1e-9)
+    """Stop at the first validation at which the denoising error on held-out pairs, mean of both images, is this much
+    above the base's: methods are then compared at equal drift. Off when absent."""
 
     checkpointing_steps: int = key(
         200, BOOKS, resume="free", folds="same", error="no", low=1, unit="steps", told="nowhere"

@@ -2,16 +2,19 @@
 
 from dataclasses import fields
 
+from palate.data.where import condition
 from palate.errors import PalateError, did_you_mean
 from palate.objectives.links import LINEAR_IN_LABEL, linear_in_label, make_link
-from palate.objectives.losses import LOSSES, NEEDS_SHIFT
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT, NEEDS_START
 from palate.run.checks import (
     PAIRED,
     PER_IMAGE,
     SELF,
     UNVOTED,
     judges_of,
+    moves,
     needs_reference,
+    needs_start,
     other_draws,
     uses_judge,
     uses_reference,
@@ -28,6 +31,8 @@ def check(config: TrainConfig) -> TrainConfig:
     for wrong, reason in _contradictions(config):
         if wrong:
             raise PalateError(reason)
+    for text in config.where or ():
+        condition(text)
     if config.losses.get("preference"):
         make_link(config.link, config.link_parameter)
     return config
@@ -63,6 +68,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         _changed(c, "adaptive_"),
         [key for key in _changed(c, "adaptive_flip_") if key != "adaptive_flip_ratio"],
     )
+    offset = c.noise_offset > 0 or c.input_perturbation > 0
     per_image = ", ".join(sorted(PER_IMAGE))
     # One row per rule: its condition and its message. The formatter would spread each row over many lines.
     # fmt: off
@@ -78,8 +84,30 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"judge: {', '.join(judges_of(c))} names one judge twice; its vote counts once."),
         (len(judges_of(c)) > 1 and SELF in judges_of(c),
          "judge: self changes at every step, so it cannot be put together with others; give it alone."),
+        (c.contexts != "words" and c.correction != "context" and c.target != "auto",
+         "contexts belong to correction: context and target: auto; add one of them, or remove contexts."),
+        (isinstance(c.question, dict) and not sum(c.question.values()) > 0,
+         "question: give at least one question a weight above 0, as in {alignment: 0.5, aesthetics: 0.5}."),
+        (c.question != "overall" and not voted,
+         f"question names votes, and source {c.source!r} takes none; remove it."),
+        (c.question_rule != "weights" and not isinstance(c.question, dict),
+         f"question_rule: {c.question_rule} puts several questions together; name them with weights in question."),
+        (c.question_rule != "weights" and c.target != "human",
+         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is biased: the "
+         "majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs by their "
+         "votes selects by the outcome. Use question_rule: weights, or target: human."),
+        (isinstance(c.question, dict) and c.judge == SELF,
+         "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
+        (c.judges_together == "majority" and len(judges_of(c)) < 2,
+         "judges_together: majority counts the votes of several judges: give judge a list of them."),
+        (c.judges_together == "majority" and (c.correction != "none" or c.target == "auto"),
+         "judges_together: majority leaves one vote of all judges, without their scores to correct; set correction: "
+         "none, or judges_together: mean."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
+        (c.propensity != "given" and c.target not in ("dedpo", "auto"),
+         f"propensity: {c.propensity} is what target 'dedpo' divides by, and target {c.target!r} does not. Remove it, or "
+         "use method dedpo (with power: 0 for human votes alone, weighted)."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp),
@@ -144,8 +172,10 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "single takes single images; set source: images (pairs are taken apart into images there)."),
         ("nft" in losses and c.source not in ("images", "pairs"),
          f"nft learns from images that people judged, and source {c.source!r} has none; use source: images or pairs."),
-        ("nft" in losses and c.region is not None,
-         "nft compares whole predictions; remove region."),
+        (bool(losses & NEEDS_START) and c.region is not None,
+         f"{' and '.join(sorted(losses & NEEDS_START))} compare whole predictions; remove region."),
+        (losses == {"anchor"},
+         "losses: anchor alone holds the model where it starts; add the loss that it restrains."),
         (bool(_changed(c, "nft_")) and "nft" not in losses,
          f"{', '.join(_changed(c, 'nft_'))} belongs to losses: nft."),
         (bool(_changed(c, "kto_")) and "kto" not in losses,
@@ -177,6 +207,13 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"region compares two images where they differ; source {c.source!r} has no such two."),
         (c.noise != "random" and c.source in ("teacher", "steps"),
          f"source {c.source!r} makes its own noisy images; noise: {c.noise} cannot apply."),
+        (offset and (c.noise != "random" or c.source in ("teacher", "steps")),
+         "noise_offset and input_perturbation change random noise; use noise: random, and a source that noises "
+         "images."),
+        (c.lr_num_cycles != 1 and c.lr_scheduler != "cosine_with_restarts",
+         "lr_num_cycles belongs to lr_scheduler: cosine_with_restarts."),
+        (c.lr_power != 1 and c.lr_scheduler != "polynomial",
+         "lr_power belongs to lr_scheduler: polynomial."),
         (c.trains == "classifier" and not losses <= {"preference", "ranking"},
          "the classifier has no denoising error; it learns by losses: {preference: 1.0} or {ranking: 1.0}."),
         (c.trains == "classifier" and (c.safeguard is not None or c.region is not None or c.noise != "random"),
@@ -189,11 +226,32 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"source {c.source!r} trains a denoiser, not a classifier."),
         (c.share_reference and not uses_reference(c),
          "share_reference: this objective has no reference, so there are no reference errors to share. Remove it."),
-        (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None),
+        (c.share_reference and (c.source != "pairs" or c.noise != "random" or c.region is not None or offset),
          "share_reference: reference errors can be shared where they depend on the pair and its draw alone; not "
-         "with another source, inversion or region."),
+         "with another source, inversion, region, noise_offset or input_perturbation."),
         (c.share_reference and bool(losses & NEEDS_SHIFT),
-         "share_reference: DSPO needs the reference's predictions, and only errors are shared. Remove it."),
+         f"share_reference: losses: {', '.join(sorted(losses & NEEDS_SHIFT))} needs the reference's predictions, and "
+         "only errors are shared. Remove it."),
+        (c.share_reference and moves(c),
+         f"reference: {c.reference} moves, so its errors belong to one step of one run and cannot be shared. Remove "
+         "share_reference."),
+        (moves(c) and not uses_reference(c),
+         f"reference: {c.reference} follows the policy, and none of the losses compares with it. Remove it."),
+        (moves(c) and c.source == "samples",
+         f"source: samples takes its samples once, from where the run starts, and reference: {c.reference} moves away "
+         "from there. Use start_from for the next round."),
+        (c.reference == "round" and c.reference_steps is None and c.held_out_votes == 0,
+         "reference: round needs to know when: add reference_steps: 200, or held_out_votes: 0.1 to let held-out votes "
+         "decide."),
+        (c.reference != "ema" and bool(_changed(c, "reference_decay") + _changed(c, "reference_warmup")),
+         "reference_decay and reference_warmup say how an average follows; they belong to reference: ema."),
+        (c.reference_steps is not None and not moves(c),
+         "reference_steps says how often a reference moves; add reference: ema or round."),
+        (c.reference_warmup != "linear" and bool(_changed(c, "reference_rise") + _changed(c, "reference_wait")),
+         "reference_rise and reference_wait belong to reference_warmup: linear."),
+        (moves(c) and c.weight_dtype != "fp32" and c.lora is None and not needs_start(c),
+         f"weight_dtype: {c.weight_dtype} holds frozen weights, and with a moving reference and no adapters there are "
+         "none. Remove it."),
         (c.start_from is not None and (c.share_reference or c.trains == "classifier"),
          "start_from changes the denoiser and its reference; it goes neither with share_reference nor with "
          "trains: classifier."),
@@ -225,9 +283,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          or c.reference == "offloaded"),
          "parallel: fsdp2 keeps fp32 weights in shards; weight_dtype, compile, other optimisers than adamw and "
          "reference: offloaded are not made for those. Remove them, or use parallel: ddp."),
-        (c.compile and (c.adaptive or c.reference == "offloaded"),
-         "compile translates a network with its weights where they are; adaptive and reference: offloaded put "
-         "others in their place at each step. Remove compile."),
+        (c.compile and (c.adaptive or c.reference == "offloaded" or moves(c)),
+         "compile translates a network with its weights where they are; adaptive, a reference that moves and "
+         "reference: offloaded put others in their place at each step. Remove compile."),
         (c.ema_decay is not None and c.early_stop is not None,
          "ema_decay and early_stop both choose the weights that are saved; give one."),
         (c.safeguard is None and c.safeguard_mode != "pair",
@@ -260,6 +318,15 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "amapo, madpo and uncertainty weigh preferences on pairs; use source: pairs with losses: preference."),
         (c.early_stop is not None and c.held_out_votes == 0,
          "early_stop needs votes to validate on: add held_out_votes: 0.1."),
+        (c.max_drift is not None and (c.trains == "classifier" or c.source != "pairs"),
+         "max_drift compares denoising errors on held-out pairs with the base's, and "
+         f"{'a classifier has none' if c.trains == 'classifier' else f'source {c.source!r} has no such pairs'}. "
+         "Remove it, and limit max_train_steps."),
+        (c.max_drift is not None and c.held_out_votes == 0,
+         "max_drift is measured on held-out pairs: add held_out_votes: 0.1."),
+        (c.max_drift is not None and c.ema_decay is not None,
+         "max_drift measures the weights in training, and ema_decay saves an average of them, which moved less; give "
+         "one."),
         (c.held_out_votes > 0 and c.source != "pairs",
          "held_out_votes validates on pairs with votes; this source has none."),
         (c.labelled_per_batch is not None and c.batches == "uniform",

@@ -9,6 +9,7 @@ import yaml
 
 from palate.errors import PalateError
 from palate.files import write_text
+from palate.foreign import storable
 from palate.presets import preset
 from palate.reading import read_text
 from palate.run.config import TrainConfig
@@ -60,7 +61,7 @@ def refuse_another(run: Path, config: TrainConfig) -> None:
     changed = [
         f.name
         for f in fields(config)
-        if f.name not in FREE_ON_RESUME and getattr(before, f.name) != getattr(config, f.name)
+        if f.name not in FREE_ON_RESUME and _plain(getattr(before, f.name)) != _plain(getattr(config, f.name))
     ]
     if changed:
         told = ", ".join(
@@ -106,14 +107,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write the resolved configuration, every key of it."""
+    """Write the resolved configuration, every key of it; addresses without their passwords (`storable`)."""
     write_text(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, str):
+        return storable(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 class _Twice(Exception):

@@ -61,6 +61,11 @@ class ObjectiveConfig:
     )
     """annotator_id of the judge whose votes are used, or a list of several that count together; "self" is the model in
     training."""
+    judges_together: Literal["mean", "majority"] = key(
+        "mean", VOTES, resume="fixed", folds="same", error="no", told="judge"
+    )
+    """How several judges count together. mean: the mean of their logits. majority: 1 where more of them prefer image 0,
+    0 where fewer do, 1/2 in between (BalancedDPO)."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")
     """Take the judge's choice (0, 1) instead of its probability."""
     correction: Literal["covariates", "context", "calibrate", "none"] = key(
@@ -73,6 +78,15 @@ class ObjectiveConfig:
     )
     """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
     pictures (stored in the dataset by judges), or all that exist."""
+    propensity: Literal["given", "estimated", "density-ratio"] = key(
+        "given", VOTES, resume="fixed", folds="reset", error="no", told="target"
+    )
+    """With what probability pairs got a human vote, by which target: dedpo divides. given: as stored, and the labelled
+    share where nothing is. estimated: where nothing is stored, from what is seen of the pairs (for pairs that people
+    picked). density-ratio: people's pairs are another source than the judge's, and only correct the judge there."""
+    contexts: Literal["words", "group_id"] = key("words", VOTES, resume="fixed", folds="same", error="no")
+    """The kinds of prompts of correction: context and target: auto: found by the prompts' words, or given by the pairs'
+    group_id."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
@@ -93,6 +107,20 @@ class ObjectiveConfig:
     less, hard votes as before. 0 is off."""
     swap: bool = key(False, VOTES, resume="fixed", folds="reset", error="no", told="target")
     """Diffusion-NPO: train towards the image that was not preferred; the result is a negative model for sampling."""
+    where: tuple[str, ...] | None = key(None, VOTES, resume="fixed", folds="same", error="no")
+    """Train on the pairs alone that fulfil all of these conditions, such as `generator_0 contains dreamlike`, `prompt
+    lacks text`, `group_id is 7`, `propensity >= 0.1`."""
+    max_train_samples: int | None = key(None, VOTES, resume="fixed", folds="same", error="no", low=1, unit="pairs")
+    """Train on only this many pairs, chosen at random by the seed; for a first look."""
+    question: str | dict[str, float] = key(
+        "overall", VOTES, resume="fixed", folds="same", error="no", low=0, told="question"
+    )
+    """The question whose votes are used (alignment, aesthetics, any name), or several with their weights."""
+    question_rule: Literal["weights", "majority", "pareto"] = key(
+        "weights", VOTES, resume="fixed", folds="same", error="no", told="question"
+    )
+    """How several questions become one target. weights: the weighted mean. majority: what more of them prefer. pareto:
+    only pairs that one image wins on a question and loses on none. The last two are for target: human."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )
@@ -114,8 +142,8 @@ class ObjectiveConfig:
     losses: dict[str, float] = key(
         lambda: {"preference": 1.0}, LOSS, resume="fixed", folds="same", error="no", low=None, told="loss"
     )
-    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, single, nft, ranking,
-    rankdpo, self-npo."""
+    """What is minimised, with weights: preference, winner (SFT), mapo, dspo-sd15, dspo-sdxl, kto, single, nft, anchor,
+    ranking, rankdpo, self-npo."""
     beta: float = key(5000.0, LOSS, resume="fixed", folds="same", error="no", low=0, told="beta", first=True)
     """Strength of the pull toward the reference: z = (beta/2)·[(e_ref,0 - e_0) - (e_ref,1 - e_1)], errors averaged over
     C, H, W."""
@@ -159,6 +187,11 @@ class ObjectiveConfig:
     )
     """The noise of a draw: random and shared by a pair, or each image's own, by inversion with the current model
     (InPO), or by ReNoise inversion (SmPO)."""
+    noise_offset: float = key(0.0, LOSS, resume="fixed", folds="same", error="refused", low=0)
+    """Adds this times one normal number per channel to the noise of a draw, so that whole pictures get lighter and
+    darker; it is shared by a pair."""
+    input_perturbation: float = key(0.0, LOSS, resume="fixed", folds="same", error="refused", low=0)
+    """Adds this times more noise to the network's input, and not to its target; it is shared by a pair."""
     inversion_steps: int = key(5, LOSS, resume="fixed", folds="same", error="no", low=1)
     """Steps of an inversion."""
     safeguard: float | None = key(None, LOSS, resume="fixed", folds="same", error="no", low=0, high=1, told="safeguard")

@@ -20,7 +20,7 @@ NEEDED = tuple(field.name for field in fields(TrainConfig) if default_of(field) 
 NESTED = {"lora": LoraOptions}  # keys with keys of their own
 # Names of keys in other tools' scripts, and what to write here
 ELSEWHERE = {
-    "allow_tf32": "set mixed_precision: bf16 for faster arithmetic, or torch's own environment variables",
+    "allow_tf32": "it is tf32",
     "scale_lr": "write the learning_rate that you want",
     "rank": "write lora: {rank: 16}",
     "lora_rank": "write lora: {rank: 16}",
@@ -30,7 +30,6 @@ ELSEWHERE = {
     "use_8bit_adam": "write optimizer: adamw-8bit",
     "use_adafactor": "write optimizer: adafactor",
     "use_ema": "write ema_decay: 0.999",
-    "num_train_epochs": "write max_train_steps, a number of optimiser steps",
     "dataset_name": "it is dataset, a folder that `palate import` made",
     "train_data_dir": "it is dataset, a folder that `palate import` made",
     "resume_from_checkpoint": "the same command resumes by itself",

@@ -23,10 +23,11 @@ from palate.network.model import (
 )
 from palate.network.sharding import shard
 from palate.objectives.timestep_weights import Spread
-from palate.run.checks import needs_reference
+from palate.run.checks import moves, needs_start
 from palate.run.config import TrainConfig
 from palate.training.batches import Batches
 from palate.training.compiled import compile_network
+from palate.training.moving import MovingReference
 from palate.training.networks import Networks, Problem, Reference
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
@@ -38,7 +39,8 @@ from palate.training.spikes import Spikes
 from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
 
-Kept = Snapshots | MinorityRecord | Validation | Average | Spikes | Spread  # what a step changes beside the weights
+Follower = Snapshots | Average | MovingReference  # follows the weights after every optimiser step
+Kept = Follower | MinorityRecord | Validation | Spikes | Spread  # what a step changes beside the weights
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ class Parts:
     rows: Rows
     policy: Policy
     stepper: Stepper
-    snapshots: Snapshots | None
+    followers: list[Follower]
     record: MinorityRecord | None
     validation: Validation | None
-    average: Average | None
+    average: Average | None  # one of the followers
     spikes: Spikes | None
     margins: Spread | None
 
     @property
     def kept(self) -> list[Kept]:
         """What a step changes beside the weights, for checkpoints."""
-        parts = (self.snapshots, self.record, self.validation, self.average, self.spikes, self.margins)
+        parts = (*self.followers, self.record, self.validation, self.spikes, self.margins)
         return [part for part in parts if part]
 
 
@@ -82,13 +84,15 @@ def assemble(
         backbone.device = "cpu"  # the whole network fits there; the device gets shards
     policy = policy or make_any_policy(backbone, config)
     spread = partial(shard, device=accelerator.device) if sharded else None
-    reference = reference or make_reference(policy, needs_reference(config), config, spread)
+    start = reference or make_reference(policy, needs_start(config), config, spread)
     if config.compile:
         compile_network(policy.network)
     if spread:
         spread(policy.network)
         backbone.device = accelerator.device
-    networks = Networks(backbone, policy, reference, config.beta, accelerator)
+    moving = MovingReference(policy, config) if moves(config) else None  # with shards once the policy has them
+    reference = moving.network if moving else start
+    networks = Networks(backbone, policy, reference, config.beta, accelerator, start if moving else None)
     setting = Setting(config, backbone, encoded, rows, make_batches(rows, config), networks, accelerator.device)
     snapshots = Snapshots(policy) if config.adaptive else None
     record = MinorityRecord(len(rows)) if config.adaptive else None
@@ -98,7 +102,9 @@ def assemble(
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
     spikes = Spikes(config, run) if config.on_spike != "ignore" else None
-    return Parts(rows, policy, stepper, snapshots, record, make_validation(setting), average, spikes, margins)
+    validation = make_validation(setting, moving)
+    followers = [follower for follower in (snapshots, average, moving) if follower]
+    return Parts(rows, policy, stepper, followers, record, validation, average, spikes, margins)
 
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:

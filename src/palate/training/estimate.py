@@ -25,10 +25,11 @@ from palate.errors import PalateError
 from palate.network.model import Policy, make_policy, meta_network
 from palate.network.optimizers import STATE_BYTES, make_optimizer
 from palate.network.precision import DTYPES, hold_frozen
-from palate.run.checks import needs_reference
+from palate.run.checks import moves, needs_reference, needs_start
 from palate.run.config import TrainConfig
 from palate.run.contradictions import check
 from palate.run.keys import keys
+from palate.training.moving import MovingReference
 from palate.training.reference import make_reference
 
 GIB = 2**30
@@ -74,14 +75,14 @@ def estimate_memory(backbone: Backbone, config: TrainConfig, conditioning: Condi
     network, reference = meta_network(backbone), 0
     with torch.device("meta"):
         policy = make_policy(network, config)
-    if needs_reference(config) and _is_copied(config):
+    if needs_start(config) and _is_copied(config):
         frozen = meta_network(backbone).requires_grad_(False)
         hold_frozen(frozen, config.weight_dtype)
         reference = _bytes(list(frozen.parameters()))
     share = _processes(config) if config.parallel == "fsdp2" else 1
     trained = sum(parameter.numel() for parameter in policy.parameters)
     gradients, weights = 4 * trained, _bytes(list(policy.network.parameters()))
-    copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None)
+    copies = (config.ema_decay is not None) + 2 * config.adaptive + (config.early_stop is not None) + moves(config)
     live = gradients if conditioning is None else _live_bytes(backbone, config, policy, conditioning)
     update = gradients * (2 if torch.device(backbone.device).type == "cuda" else 1)  # AdamW's temporary copy there
     return Memory(
@@ -129,7 +130,7 @@ def remedies(config: TrainConfig) -> dict[str, dict[str, Any]]:
     that it sets."""
     found: dict[str, dict[str, Any]] = {}
     for name, key in keys(TrainConfig, lambda key: bool(key.remedies)).items():
-        for value in key.remedies:
+        for value in key.remedies if name != "reference" or not moves(config) else ():
             change = {name: value, **key.remedy_sets}
             if all(getattr(config, other) == wanted for other, wanted in change.items()):
                 continue
@@ -165,7 +166,9 @@ def measure_step(
     """Seconds of an optimiser step on random inputs: reference, forward, backward, update. This changes the policy's
     weights."""
     optimizer = make_optimizer(policy.parameters, replace(config, learning_rate=1e-9))
-    reference = make_reference(policy, needs_reference(config), config)
+    reference = make_reference(policy, needs_start(config), config)
+    if moves(config):
+        reference = MovingReference(policy, config).network
     noisy, timestep, told = _inputs(backbone, config, conditioning)
     seconds: list[float] = []
     while len(seconds) < 3 and (not seconds or seconds[0] < LONG):
@@ -265,7 +268,7 @@ def _processes(config: TrainConfig) -> int:
 
 def _is_copied(config: TrainConfig) -> bool:
     """Whether the reference is a second network on the device."""
-    return config.reference == "copy" or (config.reference == "auto" and config.lora is None)
+    return config.reference == "copy" or (config.reference in ("auto", "ema", "round") and config.lora is None)
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

@@ -14,7 +14,12 @@ from palate.run.load import load_config, refuse_another, save_config
 from palate.training.spikes import forget_spikes
 
 _ROWS = "It says which rows the run trains on; choose another output_dir, or delete that folder."
-SHAPED_BY_LENGTH = ("linear", "cosine")  # schedules whose rate at a step depends on max_train_steps
+SHAPED_BY_LENGTH = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+)  # schedules whose rate at a step depends on max_train_steps
 
 
 def claim_folder(run: Path, config: TrainConfig) -> None:
@@ -24,8 +29,8 @@ def claim_folder(run: Path, config: TrainConfig) -> None:
     forget_spikes(run)
     remove_unfinished(run / "checkpoints")  # as large as the model, each
     remove_unfinished(run, "model")
-    _tell_other_schedule(run, config)
-    save_config(config, run / "config.yaml")
+    if not (run / "config.yaml").exists():
+        save_config(config, run / "config.yaml")  # `claim_rows` writes it anew, with the number of steps
     write_text(run / "command.txt", command_line() + "\n")
     write_text(run / "environment.json", describe_environment())  # with the folder in which the command was typed
 
@@ -56,8 +61,8 @@ def _tell_other_schedule(run: Path, config: TrainConfig) -> None:
 
 
 def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
-    """Write which rows the run trains on, or check that they are the same as before. Raises PalateError where they
-    changed: batches, held-out votes and the samples of a row would change with them."""
+    """Write which rows the run trains on and for how many steps, or check that the rows are the same as before. Raises
+    PalateError where they changed: batches, held-out votes and the samples of a row would change with them."""
     path, done = run / "rows.json", checkpoints(run)
     begun = (run / "metrics.jsonl").exists() or (run / "reference-samples.safetensors").exists()
     finished = bool(done) and step_of(done[-1]) >= config.max_train_steps
@@ -68,5 +73,7 @@ def claim_rows(run: Path, rows: Rows, config: TrainConfig) -> None:
             f" {len(rows):,} now), so it cannot resume. Choose another output_dir, with start_from to"
             " continue a finished run."
         )
+    _tell_other_schedule(run, config)
+    save_config(config, run / "config.yaml")
     if not (begun and finished):
         write_text(path, json.dumps(told) + "\n")

@@ -36,7 +36,7 @@ def launch(config: TrainConfig) -> None:
         raise PalateError(f"processes: {config.processes}, but this machine has {gpus} GPU(s). Each process takes one.")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our one line below reports the error
     own = {name: signal.getsignal(name) for name in SIGNALS if threading.current_thread() is threading.main_thread()}
-    with tempfile.TemporaryDirectory(prefix="palate-") as folder, _environment(config.processes):
+    with tempfile.TemporaryDirectory(prefix="palate-") as folder, _environment(config):
         save_config(config, Path(folder) / "config.yaml")
         how = LaunchConfig(
             1,
@@ -63,15 +63,17 @@ def launch(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def _environment(processes: int) -> Iterator[None]:
+def _environment(config: TrainConfig) -> Iterator[None]:
     """Set the environment of the processes; this process's own is restored afterwards."""
     source = str(Path(__file__).parents[2])
     added = {
         worker.PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.processes))),
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
     }
+    if config.cache:
+        added[worker.CACHE] = config.cache
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:

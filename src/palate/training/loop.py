@@ -17,10 +17,11 @@ from palate.arithmetic import flushed_denormals
 from palate.backbones import Backbone, load_backbone
 from palate.data.dataset import open_dataset
 from palate.errors import PalateError
+from palate.labels.rows import Rows
 from palate.labels.votes import prepare_rows, save_account
 from palate.network.model import Policy, check_adapters, is_merged, save_model
 from palate.network.optimizers import make_optimizer, set_rates
-from palate.network.precision import check_precision
+from palate.network.precision import check_precision, use_tf32
 from palate.network.sharding import is_sharded, like, number, whole
 from palate.network.timesteps import choose_timesteps
 from palate.progress import progress_bar
@@ -90,11 +91,13 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
         dataset, config, None if dry_run else cross_fitted_votes(dataset, config, train_in_this_process)
     )
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    use_tf32(config.tf32)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_precision(config.mixed_precision, accelerator.device, backbone)
     backbone.device = accelerator.device
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config)  # refuses an optimiser that is not installed
     check_adapters(backbone, config)
+    config = with_steps(config, rows)
     for sentence in unusual(config, backbone) if distributed.is_first() else []:
         print(f"train: WARNING: {sentence}")
     if dry_run:
@@ -125,6 +128,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
     rows_of_each = [config.gradient_accumulation_steps * n for n in distributed.counts(config.train_batch_size)]
     log = MetricsLog(run, first, config.report_to == "tensorboard") if distributed.is_first() else None
     stopped, warned = validation is not None and validation.over, False
+    if stopped and validation:
+        print(f"train: done: it had stopped at step {first}: {validation.reason()}")
     with (
         progress_bar(f"training {run.name}", config.max_train_steps, first, "step") as advance,
         log or contextlib.nullcontext(),
@@ -146,10 +151,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
             rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
-            if parts.snapshots:
-                parts.snapshots.update(policy.parameters)
-            if parts.average:
-                parts.average.update(policy.parameters)
+            for follower in parts.followers:
+                follower.update(policy.parameters)
             done = step + 1
             metrics = {"learning_rate": rate, "gradient_norm": norm, "loss": stepper.take_loss()} | finished
             metrics |= summarise(readings, config.beta, backbone.num_timesteps, judge_name(config))
@@ -166,11 +169,11 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
                     distributed.in_turn(stepper.shared.save)
             advance(1, _briefly(metrics))
             if stopped and validation:
-                print(
-                    f"train: stopped at step {done}: the cross-entropy of held-out votes was best,"
-                    f" {validation.best:.3f}, {validation.since} validations before"
-                )
+                print(f"train: stopped at step {done}: {validation.reason()}")
                 break
+    if validation and not validation.over and config.max_drift is not None:
+        told = f"the drift is {validation.drift:.3g} after {config.max_train_steps} steps"
+        print(f"train: max_drift was not reached: {told}")
     if validation and validation.weights:
         policy.load_state(validation.weights)  # the best, not the last
     if parts.average:
@@ -182,6 +185,16 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
         save_model(_in_one_piece(policy, weights, config, backbone), run / "model", config, backbone)
     distributed.wait()
     return Run(run)
+
+
+def with_steps(config: TrainConfig, rows: Rows) -> TrainConfig:
+    """The configuration with `max_train_steps` for its number of epochs, where it gives one."""
+    if config.num_train_epochs is None:
+        return config
+    each = config.train_batch_size * config.gradient_accumulation_steps
+    steps = max(1, math.ceil(config.num_train_epochs * len(rows) / each - 1e-9))
+    print(f"train: {config.num_train_epochs:g} passes over {len(rows):,} rows are {steps:,} steps of {each}")
+    return replace(config, max_train_steps=steps)
 
 
 def _briefly(metrics: dict[str, float]) -> str:
@@ -211,6 +224,8 @@ def _make_optimizer(
         optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=config.max_train_steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     return accelerator.prepare_optimizer(optimizer), schedule  # in fp16 it unscales gradients and skips overflows
 

@@ -49,12 +49,22 @@ class Problem:
 
 
 class Networks:
-    """The policy and its reference under one autocast. A classifier's error is defined so that the logit of a pair is
-    the difference of its two outputs."""
+    """The policy, its reference and the model that the run started from, under one autocast. The last two are one
+    unless the reference moves. A classifier's error is defined so that the logit of a pair is the difference of its two
+    outputs."""
 
-    def __init__(self, backbone: Backbone, policy: Policy, reference: Reference, beta: float, accelerator: Accelerator):
+    def __init__(
+        self,
+        backbone: Backbone,
+        policy: Policy,
+        reference: Reference,
+        beta: float,
+        accelerator: Accelerator,
+        start: Reference | None = None,
+    ):
         self.backbone, self.policy, self.reference = backbone, policy, reference
         self.beta, self.accelerator = beta, accelerator
+        self.moves, self.start = start is not None, start or reference
 
     def predict(self, network: Denoiser, problem: Problem) -> torch.Tensor:
         """Predictions [M, C, h, w], fp32."""
@@ -103,16 +113,30 @@ class Networks:
 
     def reference_errors(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
         """The reference's errors [K, B] and predictions [M, C, h, w], without gradient."""
-        with torch.no_grad(), self.reference() as network:
-            prediction = self.predict(network, problem)
-            return self.errors(problem, prediction), prediction
+        prediction = self._of(self.reference, problem)
+        return self.errors(problem, prediction), prediction
+
+    def start_prediction(self, problem: Problem) -> torch.Tensor:
+        """Predictions [M, C, h, w] of the model that the run started from, without gradient."""
+        return self._of(self.start, problem)
+
+    def _of(self, lent: Reference, problem: Problem) -> torch.Tensor:
+        with torch.no_grad(), lent() as network:
+            return self.predict(network, problem)
+
+    def logits(self, problem: Problem) -> torch.Tensor:
+        """The policy's logit of every pair [B] against the model that the run started from, without gradient."""
+        return self.compared(problem)[0]
 
     @torch.no_grad()
-    def logits(self, problem: Problem) -> torch.Tensor:
-        """The policy's logit of every pair [B], without gradient."""
+    def compared(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+        """The policy's logit of every pair against the model that the run started from, and how far its denoising error
+        rose above that model's, mean of both images: [B] each, without gradient. A classifier's rise means nothing."""
         error, _ = self.policy_errors(problem)
-        reference = torch.zeros_like(error) if self.policy.is_classifier else self.reference_errors(problem)[0]
-        return logit(error[0], error[1], reference[0], reference[1], self.beta)
+        start = torch.zeros_like(error)
+        if not self.policy.is_classifier:
+            start = self.errors(problem, self.start_prediction(problem))
+        return logit(error[0], error[1], start[0], start[1], self.beta), (error - start).mean(dim=0)
 
 
 def by_image(values: torch.Tensor, problem: Problem) -> torch.Tensor:

@@ -10,6 +10,7 @@ visited, to a second table. Every reader of the folder reads both.
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from palate.network.precision import hold_frozen
 from palate.network.timesteps import timestep_settings
 from palate.progress import progress_bar
 from palate.run.config import TrainConfig
-from palate.run.keys import keys
+from palate.run.keys import default_of, key_of
 from palate.training.compiled import compile_network
 from palate.training.networks import Networks
 from palate.training.sources import Setting, rows_problem, seed_of_draws
@@ -42,6 +43,11 @@ PART = 512  # pairs at one draw, written at once
 TABLE = "errors.safetensors"
 VISITED = "visited.safetensors"  # pair [M] int64, draw [M] int64, errors [M, 2], in the order of pair and draw
 Settings = dict[str, Any]  # the settings that errors depend on, as in settings.json
+ALWAYS_TOLD = (
+    "prompt_dropout",
+    "mixed_precision",
+    "compile",
+)  # a later key is told where set, so older tables are found
 HASHED = ("model", "scheduler")  # settings that are hashes
 
 
@@ -175,13 +181,17 @@ def _tell_rounding(errors: ReferenceErrors, config: TrainConfig) -> None:
 
 def describe(backbone: Backbone, config: TrainConfig) -> Settings:
     """All settings that errors at addressed draws depend on, beside the encoded pairs."""
+    on_value = {
+        f.name: (getattr(config, f.name), default_of(f)) for f in fields(TrainConfig) if key_of(f).error == "value"
+    }
+    depends = {name: value for name, (value, usual) in on_value.items() if name in ALWAYS_TOLD or value != usual}
     return {
         "model": fingerprint(backbone.folder, (backbone.denoiser,)),
         "scheduler": fingerprint(backbone.folder, ("scheduler",)),
         "draw_seed": seed_of_draws(config),
         "timesteps": list(timestep_settings(backbone)),
         "device": torch.device(backbone.device).type,
-        **{name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.error == "value")},
+        **depends,
     }
 
 

@@ -1,5 +1,5 @@
 """The frozen starting model: the adapter switched off, or a frozen copy (here or in the CPU's memory). Its stored
-errors are in precomputed.py."""
+errors are in precomputed.py; a reference that moves is in moving.py."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def make_reference(
     mode = config.reference if config else "auto"
     if mode == "precomputed" or policy.is_classifier or not needed:
         return _none
-    if policy.is_lora and mode in ("auto", "adapter-off"):
+    if policy.is_lora and mode not in ("copy", "offloaded"):
 
         @contextmanager
         def adapter_off() -> Iterator[Denoiser]:

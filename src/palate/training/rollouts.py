@@ -66,7 +66,7 @@ class StepPairs:
             with safe_open(path, "pt") as file:
                 rest = json.loads((file.metadata() or {})["step_pairs"])
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **rest)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise PalateError(f"{path}: no complete file of step pairs. Collect them again.") from error
 
 

@@ -1,8 +1,6 @@
 """Adaptive-DPO's annotators: averages of the weights, and their opinion of every pair over the draws of a run."""
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -11,8 +9,9 @@ from diffusers.training_utils import EMAModel
 from palate.arrays import Objects
 from palate.backbones.base import Denoiser
 from palate.data.shards import write_table
+from palate.network.averages import with_weights
 from palate.network.model import Policy
-from palate.network.sharding import is_sharded, like
+from palate.network.sharding import like
 
 
 class Snapshots:
@@ -32,8 +31,7 @@ class Snapshots:
     def networks(self, network: torch.nn.Module) -> list[Denoiser]:
         """The network with each average in turn in place of its trained parameters, which are not changed."""
         averages = [dict(zip(self.names, average.shadow_params, strict=True)) for average in self.averages]
-        run = _with_shards if is_sharded(network) else _with_weights
-        return [partial(run, network, weights) for weights in averages]
+        return [with_weights(network, weights) for weights in averages]
 
     def state(self) -> dict[str, torch.Tensor]:
         shadows = {
@@ -48,24 +46,6 @@ class Snapshots:
             average.optimization_step = int(state["snapshots.steps"][k])
             for i, shadow in enumerate(average.shadow_params):
                 shadow.copy_(like(state[f"snapshots.{k}.{i}"], shadow))
-
-
-def _with_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-    return torch.func.functional_call(network, weights, args, kwargs)
-
-
-@torch.no_grad()
-def _with_shards(network: torch.nn.Module, weights: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-    """A sharded network gathers the values of its own parameters, so these hold the average inside the block."""
-    parameters = dict(network.named_parameters())
-    kept = {name: parameters[name].detach().clone() for name in weights}
-    try:
-        for name, weight in weights.items():
-            parameters[name].copy_(weight)
-        return network(*args, **kwargs)
-    finally:
-        for name, weight in kept.items():
-            parameters[name].copy_(weight)
 
 
 class MinorityRecord:

@@ -126,7 +126,7 @@ def rows_problem(
     timestep = setting.backbone.timestep(drawn.timestep).to(device).repeat(images)
     noise = drawn.noise.to(device).repeat(images, 1, 1, 1)
     if config.noise == "random":
-        noisy = setting.backbone.add_noise(latents, noise, timestep)
+        noisy = setting.backbone.add_noise(latents, noise + drawn.added.to(device).repeat(images, 1, 1, 1), timestep)
     else:
         noisy, noise = _inverted(
             setting, latents, timestep, conditioning, list(zip(rows.id[row], numbers, strict=True))
@@ -246,7 +246,10 @@ def _draw(setting: Setting, row: Ints, numbers: Sequence[Number], shape: tuple[i
     """The addressed draws of these rows, noise of `shape` [C, h, w], and their prompts after drop-out."""
     config, rows = setting.config, setting.rows
     ids = rows.id[row].tolist()
-    drawn = draws(seed_of_draws(config), ids, numbers, shape, setting.backbone.num_timesteps)
+    drawn = draws(
+        seed_of_draws(config), ids, numbers, shape, setting.backbone.num_timesteps, config.noise_offset,
+        config.input_perturbation,
+    )  # fmt: skip
     prompts = [
         "" if u < config.prompt_dropout else rows.prompt[i] for i, u in zip(row, drawn.uniform.tolist(), strict=True)
     ]

@@ -12,7 +12,7 @@ from palate.network.sharding import is_sharded
 from palate.objectives.links import make_link
 from palate.objectives.links_giving_up import alpha_dpo, moving_alpha
 from palate.objectives.logit import full_precision, logit
-from palate.objectives.losses import LOSSES, NEEDS_SHIFT, Measured, given
+from palate.objectives.losses import LOSSES, NEEDS_SHIFT, NEEDS_START, Measured, given
 from palate.objectives.safeguard import (
     combined_gradient,
     exact_scale,
@@ -117,13 +117,17 @@ class Stepper:
     def _measure(self, problem: Problem) -> Measured:
         """Policy and reference on the problem; the target still the rows' own, no margin, no safeguard."""
         config, networks = self.config, self.networks
-        known, reference_prediction, shift = None, None, None
+        known, reference_prediction, start_prediction, shift, moved = None, None, None, None, None
         if uses_reference(config):
             known, reference_prediction = self._reference(problem)
+            start_prediction = reference_prediction
+            if networks.moves and set(config.losses) & NEEDS_START:
+                start_prediction = networks.start_prediction(problem)
         error, prediction = networks.policy_errors(problem)
         reference = torch.zeros_like(error) if known is None else known
         if set(config.losses) & NEEDS_SHIFT and prediction is not None and reference_prediction is not None:
             shift = by_image(prediction - reference_prediction, problem)
+            moved = shift if start_prediction is None else by_image(prediction - start_prediction, problem)
         if config.ratio_clip is not None:  # the log ratio of a step is its gain
             low, high = torch.log(torch.tensor([1 - config.ratio_clip, 1 + config.ratio_clip])).tolist()
             error = reference - (reference - error).clamp(low, high)
@@ -143,6 +147,7 @@ class Stepper:
             beta=config.beta,
             residual=residual,
             shift=shift,
+            moved=moved,
             x0_scale=x0_scale,
             rank=problem.rank,
             present=problem.present,

@@ -1,9 +1,15 @@
 """Settings that are legal but hardly intended: each is reported before training, and obeyed."""
 
+import re
+from pathlib import Path
+
 from palate.backbones import Backbone
+from palate.backbones.components import pipeline_index
 from palate.network.model import meta_network
 from palate.run.config import LoraOptions, TrainConfig
 
+FEW_STEPS = re.compile(r"turbo|lightning|schnell|hyper-?sd|(?<![a-z])lcm(?![a-z])|distilled")
+MOST_DISTILLED_STEPS = 8
 HIGHEST_RATE = 1e-2  # 1e-3 is already high among published rates for these models, adapters included
 
 
@@ -23,8 +29,22 @@ def unusual(config: TrainConfig, backbone: Backbone) -> list[str]:
         share = config.ema_decay**steps
         told[f"ema_decay {config.ema_decay:g} over {steps} steps: {share:.0%} of the average are the weights at the"
              " start"] = share > 0.5  # fmt: skip
-    found = [sentence for sentence, so in told.items() if so]
+    found = [sentence for sentence, so in told.items() if so] + _distilled(config, backbone)
     return found + (_ranks(config.lora, backbone) if config.lora else [])
+
+
+def _distilled(config: TrainConfig, backbone: Backbone) -> list[str]:
+    """A model made to sample in few steps, told by its family or by its name."""
+    given = Path(config.pretrained_model_name_or_path).name
+    names = (given, str(pipeline_index(backbone.folder).get("_name_or_path", "")))
+    words = sorted({word for name in names for word in FEW_STEPS.findall(name.lower())})
+    if not words and backbone.stock[0] > MOST_DISTILLED_STEPS:
+        return []
+    why = f"its name says {words[0]}" if words else f"it samples in {backbone.stock[0]} steps"
+    return [
+        f"the base model is distilled to sample in few steps ({why}). Training at all timesteps, as here, makes it a"
+        " model of many steps again: align the model that it was distilled from, or look at samples early"
+    ]
 
 
 def _ranks(lora: LoraOptions, backbone: Backbone) -> list[str]:

@@ -13,6 +13,9 @@ from palate.errors import PalateError
 from palate.run.load import load_config
 
 PARENT = "PALATE_LAUNCHER"  # its process id, in the environment of those that it starts
+CACHE = (
+    "PALATE_LAUNCHER_CACHE"  # the address of the cache; its password must be in no file, so the configuration lacks it
+)
 
 
 def end_with_launcher() -> None:
@@ -35,7 +38,8 @@ def work(file: str, command: str) -> None:
 
     try:
         with said_as(command):
-            train_in_this_process(load_config(file))
+            cache = {"cache": os.environ[CACHE]} if CACHE in os.environ else {}
+            train_in_this_process(load_config(file, **cache))
     except PalateError as error:  # subclasses too: the launcher recognises it by this name
         raise PalateError(str(error)) from None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from palate.data.dataset import PreferenceDataset
     from palate.data.importers.common import ImportReport
     from palate.data.importing import Format
+    from palate.data.summary import Summary
     from palate.demos.simulate import Simulated
     from palate.judges.annotate import Report
     from palate.judges.correction import Correction
@@ -36,10 +37,12 @@ def import_pairs(
     split: str | None = None,
     config: str | None = None,
     allow_outside: bool = False,
+    question: str | None = None,
 ) -> "ImportReport":
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is created if it does not exist.
 
-    `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not. `split` and
+    `name` is the name of a new dataset. `annotator` and `source` say who voted if the files do not, `question` what
+    the votes answer (alignment, aesthetics, any name; the overall preference when absent). `split` and
     `config` choose one of a dataset's several. `allow_outside` allows paths that lead outside the source's folder. The
     format "world" has no sources: `pairs` of that `world` are made now, and the simulated `voters` vote on all of them.
     A second call adds only what is missing. Returns counts. Raises PalateError when a source is missing or damaged, or
@@ -58,11 +61,11 @@ def import_pairs(
 
     return from_files(
         format, places(sources), Path(to), name=name, annotator=annotator, source=source,
-        split=split, config=config, allow_outside=allow_outside,
+        split=split, config=config, allow_outside=allow_outside, question=question,
     )  # fmt: skip
 
 
-def info(dataset: Dataset) -> dict[str, Any]:
+def info(dataset: Dataset) -> "Summary":
     """Count a dataset's pairs and votes by source and annotator, with ties, skips, image sizes and what is lacking.
 
     Plain values, ready for JSON. Raises PalateError if there is no readable dataset.
@@ -279,14 +282,16 @@ def audit(
     config: Place | None = None,
     human_annotators: str | Sequence[str] | None = None,
     human_votes: int | None = None,
+    contexts: Literal["words", "group_id"] = "words",
+    propensity: Literal["given", "estimated"] = "given",
     seed: int = 0,
 ) -> "Findings":
     """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
     Writes the page `out` and the recommended configuration `config`, a new file, if they are given. `run` is a run of
-    an adaptive method, whose minority metric ranks the suspect votes. `human_annotators` and `human_votes` are like the
-    configuration keys of these names. Raises PalateError for a dataset without pairs, a run without the metric, and a
-    `config` that exists.
+    an adaptive method, whose minority metric ranks the suspect votes. `human_annotators`, `human_votes`, `contexts` and
+    `propensity` are like the configuration keys of these names. Raises PalateError for a dataset without pairs, a run
+    without the metric, and a `config` that exists.
     """
     from palate.audits.findings import audit as find
     from palate.audits.page import write_page
@@ -297,8 +302,9 @@ def audit(
         raise PalateError(f"--config {config}: exists already, and may have been edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
-        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed
-    )
+        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes,
+        contexts=contexts, propensity=propensity, seed=seed,
+    )  # fmt: skip
     if out:
         write_page(findings, data, Path(out))
     if config:

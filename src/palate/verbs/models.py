@@ -146,14 +146,15 @@ def score(
 def compare(
     models: Places, against: Place = "base", *, prompts: Prompts | None = None, part: str | None = None,
     limit: int | None = None, column: str | None = None, scorer: str | Sequence[str] = (), votes: None = None,
-    judge: str | None = None, sampling: "Sampling | None" = None, device: str | None = None, group: bool = False,
-    out: Place | None = None,
+    judge: str | None = None, propensity: Literal["given", "estimated"] = "given", sampling: "Sampling | None" = None,
+    device: str | None = None, group: bool = False, out: Place | None = None,
 ) -> "Comparison": ...  # fmt: skip
 @overload
 def compare(
     models: Places, against: Place = "base", *, prompts: Prompts | None = None, part: str | None = None,
     limit: int | None = None, column: str | None = None, votes: Place, judge: str | None = None,
-    sampling: "Sampling | None" = None, device: str | None = None, out: Place | None = None,
+    propensity: Literal["given", "estimated"] = "given", sampling: "Sampling | None" = None, device: str | None = None,
+    out: Place | None = None,
 ) -> "Contest": ...  # fmt: skip
 def compare(
     models: Places,
@@ -166,6 +167,7 @@ def compare(
     scorer: str | Sequence[str] = (),
     votes: Place | None = None,
     judge: str | None = None,
+    propensity: Literal["given", "estimated"] = "given",
     sampling: "Sampling | None" = None,
     device: str | None = None,
     group: bool = False,
@@ -175,9 +177,10 @@ def compare(
 
     Missing samples are made first from `prompts` (as in `sample`) with `sampling`. `scorer` is one name or several;
     when absent, those that scored the first model's samples, else the world's truth for its prompts. Or `votes` decide:
-    a dataset of pairs of these two models' pictures, supported by its `judge`. With `group` all models are training
-    seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
-    (compare-votes.json with `votes`), where `report` finds it.
+    a dataset of pairs of these two models' pictures, supported by its `judge`, and weighted by an estimated
+    `propensity` where people picked the pairs. With `group` all models are training seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
+    (compare-votes.json with `votes`), where `report` finds it. Where neither model is a folder, both are names of
+    generators in the pairs of `votes`, and the result is written to `out` alone.
 
     Raises PalateError for samples that cannot be paired, runs that started from different base models, and a reward
     model that has not scored all samples yet.
@@ -185,12 +188,14 @@ def compare(
     from palate.data.samples import Sampling
     from palate.evaluation.compare import compare as compare_models
     from palate.evaluation.compare import two_models
-    from palate.evaluation.contest import contest
+    from palate.evaluation.contest import contest, contest_of_generators
     from palate.evaluation.results import save
     from palate.sampling.prompts import as_suite
 
     if prompts is None and (part or limit or column):
         raise PalateError("--part, --limit and --column are about --prompts; give those, or leave the three out.")
+    if propensity != "given" and votes is None:
+        raise PalateError("--propensity is that of people's pairs in --votes; give that dataset, or leave it out.")
     if judge and votes is None:
         raise PalateError("--judge names a judge of --votes; give that dataset, or use --scorer.")
     suite = None if prompts is None else as_suite(prompts, part, limit, column)
@@ -206,8 +211,13 @@ def compare(
         raise PalateError("compare: votes and scorers are two comparisons. Call it once with each.")
     if len(rivals) != 1:
         raise PalateError(f"--votes compares one model with --against, and {len(rivals)} are named.")
+    if against != "base" and not any(Path(one).exists() for one in (rivals[0], fspath(against))):
+        by_name = contest_of_generators(rivals[0], fspath(against), opened(votes), judge, propensity)
+        if out is not None:
+            save(by_name, Path(out))
+        return by_name
     titles, samples = two_models(rivals[0], fspath(against), suite, how, device)
-    decided = contest(*samples, opened(votes), judge, titles)
+    decided = contest(*samples, opened(votes), judge, titles, propensity)
     save(decided, Path(out or f"{rivals[0]}/compare-votes.json"))
     return decided
 

@@ -47,7 +47,7 @@ def export_tasks(dataset: PreferenceDataset, file: str | Path, pictures: bool = 
     with atomic_path(file) as temporary, open(temporary, "w", encoding="utf-8") as out:
         for batch in dataset.iter_pairs(["pair_id", "prompt", "image_0", "image_1"]):
             for pair in batch.to_pylist():
-                if pair["image_1"] is None:
+                if pair["image_1"] is None and pair["image_0"] is not None:
                     continue
                 tasks += 1
                 annotations += len(votes[pair["pair_id"]])
@@ -118,6 +118,8 @@ def _read_annotation(
 def _task(number: int, pair: dict[str, Any], votes: list[dict[str, Any]], read: Pictures | None) -> dict[str, Any]:
     data = {"pair_id": pair["pair_id"], "prompt": pair["prompt"]}
     for side in ("0", "1"):
+        if pair[f"image_{side}"] is None:
+            continue
         if read:
             picture, kind = read.picture(pair["pair_id"], side)
             data[f"image_{side}"] = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
@@ -208,6 +210,11 @@ def _read_tasks(file: Path) -> list[dict[str, Any]]:
         tasks = parse_json(read_text(file))
     except ValueError as error:
         raise PalateError(f"{file}: not JSON. In Label Studio choose Export, then JSON.") from error
+    if isinstance(tasks, list) and tasks and all(isinstance(t, dict) and "annotation_id" in t for t in tasks):
+        raise PalateError(
+            f"{file}: Label Studio's JSON-MIN, which lacks skips and the ids by which a vote is known, so that votes"
+            " would be counted twice. In Label Studio choose Export, then JSON."
+        )
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise PalateError(f"{file}: not a list of Label Studio's tasks. In Label Studio choose Export, then JSON.")
     return tasks

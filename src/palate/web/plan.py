@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
-from palate.data.identity import single_images
+from palate.data.identity import single_images, without_pictures
 from palate.data.known import known_answers, save_known
 from palate.data.schema import content_id
 from palate.data.selection import Drawn, by_score, judge_scores, uniform
@@ -120,7 +120,7 @@ def dataset_key(dataset: PreferenceDataset) -> str:
 def _population(dataset: PreferenceDataset) -> list[dict[str, Any]]:
     votes = dataset.votes(["pair_id", "source", "choice"])
     told = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
-    before, single = set(told["pair_id"].to_pylist()), single_images(dataset)
+    before, single = set(told["pair_id"].to_pylist()), single_images(dataset) | without_pictures(dataset)
     return [
         {"pair_id": pair_id, "kind": "before" if pair_id in before else "left", "propensity": 1.0, "rank": -1.0,
          "score": None, "wave": -1}
@@ -162,14 +162,17 @@ def _require_same(stored: Settings, wanted: Settings, dataset: PreferenceDataset
 
 def _counts(rows: list[dict[str, Any]], dataset: PreferenceDataset) -> dict[str, int]:
     kinds = [row["kind"] for row in rows]
-    single = len(single_images(dataset))
+    single, unseen = len(single_images(dataset)), len(without_pictures(dataset))
     return {
         "pairs": len(dataset), "drawn": kinds.count("drawn"), "had votes": kinds.count("before"),
-        "single images": single, "added since": len(dataset) - single - len(rows),
+        "single images": single, "without pictures": unseen,
+        "added since": len(dataset) - single - unseen - len(rows),
     }  # fmt: skip
 
 
 def _nothing_to_show(dataset: PreferenceDataset, pairs: int) -> str:
     if pairs:
         return f"{dataset.path}: people voted on all its {pairs:,} pairs already. Import more pairs to label."
+    if unseen := len(without_pictures(dataset)):
+        return f"{dataset.path}: its {unseen:,} pairs were imported without pictures, so there is nothing to show."
     return f"{dataset.path}: no pair of two images to show. Add some with `palate import`."

@@ -219,7 +219,11 @@ def _tell(engine: sa.Engine, settings: Settings, counts: dict[str, int], links: 
     done = progress(engine)
     left_out = [
         f"{counts[name]:,} {what}"
-        for name, what in (("had votes", "people voted on before"), ("single images", "single images"))
+        for name, what in (
+            ("had votes", "people voted on before"),
+            ("single images", "single images"),
+            ("without pictures", "pairs without pictures"),
+        )
         if counts[name]
     ]
     print(

@@ -21,7 +21,8 @@ class Row:
     done: float
     pair: dict[str, Any]
     votes: list[dict[str, Any]]  # pair_id is filled when the vote is written
-    mirror_id: str | None = None  # the pair_id that the same two images have in the other order
+    other_ids: dict[str, bool] = field(default_factory=dict)
+    """Further pair_ids under which the same two images may be there, and whether they are in the other order then."""
     same_allowed: bool = False  # two equal images are no mistake: what two models made of one prompt and noise
     named: bool = False  # the pair_id is the source's own: it may stand for other content elsewhere
 
@@ -65,6 +66,7 @@ class Reading:
     allow_outside: bool = False  # paths may leave the folder of the source that names them
     split: str | None = None  # of a dataset with several splits
     config: str | None = None  # of a dataset on the hub with several configurations
+    question: str | None = None  # what the votes answer, where the source does not say
 
 
 class Refused(Exception):

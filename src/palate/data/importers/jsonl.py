@@ -1,6 +1,8 @@
 """JSON lines: one pair or one single image, and at most one vote, per line."""
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from palate.data.importers.common import (
     line_records,
     number_of_label,
     parse_line,
+    path_inside,
     prompt_of,
     single_image,
     text_id,
@@ -28,8 +31,9 @@ from palate.reading import quoted
 PAIR_FIELDS = ("group_id", "generator_0", "generator_1", "propensity")
 VOTE_FIELDS = (
     "vote_id", "annotator_id", "source", "probability", "score_0", "score_1",
-    "order_shown", "seconds", "instruction_version", "created_at",
+    "order_shown", "seconds", "instruction_version", "created_at", "question",
 )  # fmt: skip
+ADDRESS = "://"
 NOT_OF_SINGLE = ("image_0", "image_1", "generator_1", "choice", "label_0", "label_1", "score_1", "order_shown")
 
 
@@ -39,6 +43,11 @@ def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     `choice` (or `label`) is the preferred image, 0 or 1, or "tie" (or 0.5), or "skip"; or `label_0` and `label_1` as in
     Pick-a-Pic. A line without any of them is a pair without a vote; lines with the same prompt and images are votes on
     one pair. Every other field of the two tables may be given too. A line that says two different choices is refused.
+
+    Pictures may be elsewhere: where neither of the two files is there, or both are addresses, the pair keeps their
+    names, as those of ranked lists do, and the files may be put there later. They may be nowhere: a line without
+    `image_0` and `image_1` is a pair of which only the votes are known; it has a `pair_id`, or two generators that tell
+    it from other pairs of its prompt, and with the `pair_id` of a pair that is there it is a vote on that one.
 
     A line with `image` in place of the two is a single image, with `label` true or 1 (liked), false or 0 (disliked),
     "tie" (or 0.5) or "skip".
@@ -54,14 +63,57 @@ def _build(
     if content.get("image") is not None:
         yield _build_single(folder, outside, own_ids, where, done, content, prompt)
         return
-    images = [embedded_image(content.get(name), folder, name, outside) for name in ("image_0", "image_1")]
-    keys = [content_id(image["bytes"]) for image in images]
-    mine = content_id(prompt, *keys)
-    pair = {"pair_id": mine, "prompt": prompt, "image_0": images[0], "image_1": images[1]}
+    pair: dict[str, Any] = {"prompt": prompt, "image_0": None, "image_1": None}
     pair |= {name: content[name] for name in PAIR_FIELDS if content.get(name) is not None}
-    mirror_id = content_id(prompt, *reversed(keys)) if content.get("pair_id") is None else None
-    pair["pair_id"] = _own_id(content, mine, own_ids)
-    yield Row(where, done, pair, _votes(content, _choice(content)), mirror_id, named=content.get("pair_id") is not None)
+    given = [content.get(name) for name in ("image_0", "image_1")]
+    paths = [path for value in given if (path := _path(value))]
+    by_path: list[tuple[str, ...]] = []
+    if len(paths) == 2:
+        by_path = [("elsewhere", prompt, *paths), ("elsewhere", prompt, *reversed(paths))]
+    ids: list[tuple[str, ...]]
+    if given == [None, None]:
+        names = _unseen(content)
+        ids = [("unseen", prompt, *names), ("unseen", prompt, *reversed(names))]
+    elif by_path and all(_is_elsewhere(path, folder, outside) for path in paths):
+        images = [path if ADDRESS in path else str(folder.resolve() / path) for path in paths]
+        pair |= {f"image_{k}": {"bytes": None, "path": path} for k, path in enumerate(images)}
+        ids = by_path
+    else:
+        embedded = [embedded_image(value, folder, f"image_{k}", outside) for k, value in enumerate(given)]
+        pair |= {f"image_{k}": image for k, image in enumerate(embedded)}
+        keys = [content_id(image["bytes"]) for image in embedded]
+        ids = [(prompt, *keys), (prompt, *reversed(keys)), *by_path]  # by path: imported before the files were there
+    mine, *others = (content_id(*parts) for parts in ids)
+    # a line without pictures may be a vote on a pair of this name that another line shows
+    pair["pair_id"] = _own_id(content, mine, {} if given == [None, None] else own_ids)
+    named = content.get("pair_id") is not None
+    other_ids = {} if named else {other: k % 2 == 0 for k, other in enumerate(others)}
+    other_ids.pop(mine, None)  # one picture twice
+    yield Row(where, done, pair, _votes(content, _choice(content)), other_ids, named=named)
+
+
+def _path(value: Any) -> str | None:
+    """The name of the file that an image is given by; None for encoded bytes, and for what is no image."""
+    if isinstance(value, Mapping) and not value.get("bytes"):
+        value = value.get("path")
+    return value if isinstance(value, str) and value else None
+
+
+def _is_elsewhere(path: str, folder: Path, outside: bool) -> bool:
+    """Whether this is an address, or the name of a file that does not exist; refuses one that leaves the folder."""
+    return ADDRESS in path or not os.path.lexists(path_inside(path, folder, "image", outside))
+
+
+def _unseen(content: dict[str, Any]) -> list[str]:
+    """What tells a pair without pictures from others of its prompt: its generators, or the pair_id that it is given."""
+    made = [content.get(f"generator_{k}") for k in "01"]
+    if content.get("pair_id") is None and (None in made or made[0] == made[1]):
+        raise Refused(
+            "image missing",
+            "image_0 and image_1 are missing, and nothing else tells this pair from others of its prompt; give their"
+            " names, a pair_id, or two different generators",
+        )
+    return [json.dumps(one, sort_keys=True) if isinstance(one, Mapping) else str(one) for one in made]
 
 
 def _build_single(

@@ -17,11 +17,21 @@ from palate.data.importers.common import (
     text_id,
 )
 from palate.data.importers.tables import folder_of, table_records
-from palate.data.schema import content_id
+from palate.data.schema import OVERALL, content_id
 from palate.reading import quoted, shown
 
 REQUIRED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
-OPTIONAL = ("has_label", "user_id", "ranking_id", "image_0_uid", "image_1_uid", "model_0", "model_1", "created_at")
+OPTIONAL = (
+    "has_label",
+    "user_id",
+    "ranking_id",
+    "image_0_uid",
+    "image_1_uid",
+    "model_0",
+    "model_1",
+    "created_at",
+    "question",
+)
 
 
 def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
@@ -48,8 +58,8 @@ def _build(folder: Path, how: Reading, where: str, done: float, content: Mapping
     for i in "01":
         if model := text_id(content.get(f"model_{i}"), f"model_{i}"):
             pair[f"generator_{i}"] = {"model": model}
-    votes = [_vote(content, content_id(*sorted([prompt, *keys])))] if _has_label(content.get("has_label")) else []
-    yield Row(where, done, pair, votes, mirror_id=content_id(prompt, *reversed(keys)), named=any(uids))
+    votes = [_vote(content, content_id(*sorted([prompt, *keys])), how)] if _has_label(content.get("has_label")) else []
+    yield Row(where, done, pair, votes, other_ids={content_id(prompt, *reversed(keys)): True}, named=any(uids))
 
 
 def _has_label(value: Any) -> bool:
@@ -61,13 +71,16 @@ def _has_label(value: Any) -> bool:
     return told == 1
 
 
-def _vote(content: Mapping[str, Any], pair_key: str) -> dict[str, Any]:
+def _vote(content: Mapping[str, Any], pair_key: str, how: Reading) -> dict[str, Any]:
+    asked = text_id(content.get("question"), "question") or how.question
+    own = ["question", asked] if asked and asked != OVERALL else []
     user, ranking = (text_id(content.get(name), name) for name in ("user_id", "ranking_id"))
     return {
-        "vote_id": content_id("pickapic", pair_key, user, ranking) if user or ranking else None,
+        "vote_id": content_id("pickapic", pair_key, user, ranking, *own) if user or ranking else None,
         "annotator_id": f"user-{user}" if user else None,
         "choice": choice_of_labels(content["label_0"], content["label_1"]),
         "created_at": content.get("created_at") or None,
+        "question": asked,
     }
 
 

@@ -1,4 +1,5 @@
-"""Ranked lists: HPDv2 (Wu et al. 2023, arXiv:2306.09341) and ImageRewardDB (Xu et al. 2023, arXiv:2304.05977)."""
+"""Ranked lists: HPDv2 (Wu et al. 2023, arXiv:2306.09341), HPDv3 (arXiv:2508.03789) and ImageRewardDB (Xu et al. 2023,
+arXiv:2304.05977)."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,14 +24,20 @@ from palate.data.schema import content_id
 from palate.errors import PalateError
 from palate.reading import parse_json, read_text
 
+RATINGS = {"image_text_alignment_rating": "alignment", "fidelity_rating": "fidelity"}  # of ImageRewardDB: question
+
 
 def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     """The pairs of one JSON file, a list of entries; all pairs of an entry share one group_id.
 
     HPDv2 test: prompt, image_path[], rank[] and raw_annotations[{rank[], user_hash}], one vote per annotator and pair.
     HPDv2 train: prompt, file_path[], human_preference[] (1 for the preferred image). ImageRewardDB: prompt,
-    generations[], ranking[]. In each a lower rank is better and equal ranks are ties. (`rank` of HPDv2 averages the
+    generations[], ranking[]; or one entry per image with image_path, prompt_id and rank. HPDv3: prompt, path1 (the
+    preferred image), path2, model1, model2. In each a lower rank is better and equal ranks are ties. (`rank` of HPDv2 averages the
     annotators, who are therefore checked against it: a note says so when they mostly contradict it.)
+
+    ImageRewardDB's ratings of alignment and fidelity (image_text_alignment_rating, fidelity_rating; more is better) are
+    votes on these questions; lists of them beside a ranking, too.
 
     Images stay where they are, and pairs hold their paths: k images make k(k - 1)/2 pairs, and embedding each of them
     would store it k - 1 times. Images that are not there yet may be put there later.
@@ -41,6 +48,7 @@ def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
         raise PalateError(f"{source}: not a complete JSON file ({error}). Replace it by a good copy.") from error
     if not isinstance(entries, list):
         raise PalateError(f"{source}: not a list of entries. Check the format given to `palate import`.")
+    entries = _by_prompt(entries)
     records: Iterator[Record] = ((f"{source} entry {i}", (i + 1) / len(entries), e) for i, e in enumerate(entries))
     agreement: list[int] = [0, 0]  # ordered pairs on which an annotator agrees with, contradicts, the averaged rank
     folder = source.parent.resolve()
@@ -66,6 +74,7 @@ def _build(
     rankings = _annotators(entry, len(paths), where, report) or [(None, ranks)]
     if entry.get("raw_annotations"):
         _compare(ranks, rankings, agreement)
+    rated = _rated(entry, len(paths))
     group_id = content_id("group", prompt, *paths)
     for a, b in combinations(range(len(paths)), 2):
         pair, swapped = shuffled_pair(prompt, {"path": paths[a]}, {"path": paths[b]})
@@ -73,8 +82,43 @@ def _build(
         for name in ("image_0", "image_1"):  # the id above is made of the paths as the file has them
             pair[name] = {"bytes": None, "path": str(folder / pair[name]["path"])}
         first, second = (b, a) if swapped else (a, b)
-        votes = [{"annotator_id": who, "choice": _choice(r[first], r[second])} for who, r in rankings]
+        for side, place in (("0", first), ("1", second)):
+            if isinstance(model := entry.get(f"model{place + 1}"), str) and "path1" in entry:
+                pair[f"generator_{side}"] = {"model": model}
+        votes: list[dict[str, Any]] = [
+            {"annotator_id": who, "choice": _choice(r[first], r[second])} for who, r in rankings
+        ]
+        votes += [{"choice": _choice(-r[first], -r[second]), "question": name} for name, r in rated.items()]
         yield Row(where, done, pair, votes)
+
+
+def _by_prompt(entries: list[Any]) -> list[Any]:
+    """Entries of single images (image_path is one text) as one entry per prompt_id, in order; others as they are."""
+    made: list[Any] = []
+    by_prompt: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("image_path"), str):
+            made.append(entry)
+            continue
+        key = (str(entry.get("prompt_id")), str(entry.get("prompt")))
+        if key not in by_prompt:
+            by_prompt[key] = {"prompt": entry.get("prompt"), "generations": [], "ranking": []}
+            by_prompt[key] |= {field: [] for field in RATINGS if field in entry}
+            made.append(by_prompt[key])
+        for name, value in {"generations": entry["image_path"], "ranking": entry.get("rank")}.items():
+            by_prompt[key][name].append(value)
+        for field in RATINGS:
+            by_prompt[key].get(field, []).append(entry.get(field))
+    return made
+
+
+def _rated(entry: Mapping[str, Any], count: int) -> dict[str, list[float]]:
+    """The ratings of a list's images by question; refuses a list that does not fit its images."""
+    found = {name: entry[field] for field, name in RATINGS.items() if entry.get(field) is not None}
+    for name, ratings in found.items():
+        if not _numbers(ratings) or len(ratings) != count:
+            raise Refused("ratings do not fit", f"the ratings of {name} are not {count} finite numbers")
+    return found
 
 
 def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
@@ -85,8 +129,10 @@ def _list(entry: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     elif "file_path" in entry:
         paths, ranks = entry["file_path"], entry.get("human_preference")
         ranks = [1 - value for value in ranks] if _numbers(ranks) else None
+    elif "path1" in entry:
+        paths, ranks = [entry["path1"], entry.get("path2")], [1, 2]
     else:
-        raise Refused("no images", "no list of images (generations, image_path or file_path)")
+        raise Refused("no images", "no list of images (generations, image_path, file_path or path1)")
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths) or not _numbers(ranks):
         raise Refused(
             "not a ranked list", "images must be a list of paths and ranks a list of finite numbers, one each"

@@ -19,6 +19,7 @@ from palate.data.importers.common import (
     prompt_of,
     shuffled_pair,
     single_image,
+    text_id,
 )
 from palate.data.importers.tables import folder_of, open_table, table_records
 from palate.errors import PalateError
@@ -53,21 +54,25 @@ def _build(
         return
     images = [embedded_image(_content(row.get(name)), folder, name, outside) for name in ("chosen", "rejected")]
     pair, swapped = shuffled_pair(prompt, *images)
-    yield Row(where, done, pair, [{"choice": "1" if swapped else "0"}])
+    yield Row(
+        where, done, pair, [{"choice": "1" if swapped else "0", "question": text_id(row.get("question"), "question")}]
+    )
 
 
 def _single(folder: Path, outside: bool, where: str, done: float, row: Mapping[str, Any], prompt: str) -> Row:
     name = "image" if row.get("image") is not None else "completion"
     image = embedded_image(_content(row.get(name)), folder, name, outside)
     choice = choice_of_label(row.get("label"))
-    return Row(where, done, single_image(prompt, image), [{"choice": choice}] if choice else [])
+    vote = {"choice": choice, "question": text_id(row.get("question"), "question")}
+    return Row(where, done, single_image(prompt, image), [vote] if choice else [])
 
 
 def _columns(there: list[str]) -> tuple[str, ...]:
     names = set(there)
+    asked = names & {"question"}
     if names & {*PAIRED[1:]} or not names & {*UNPAIRED}:
-        return PAIRED
-    return ("prompt", "image" if "image" in names else "completion", "label")
+        return (*PAIRED, *asked)
+    return ("prompt", "image" if "image" in names else "completion", "label", *asked)
 
 
 def _content(value: Any) -> Any:

@@ -1,0 +1,216 @@
+"""What the runs in the emoji world say: a sentence and a figure for each question, tables behind them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditions, load
+from benchmarks.claims.emoji_world import IN_POOL, NAMES, PAIRS, REPETITIONS, WRONG_IN
+from benchmarks.claims.estimates import Estimate, difference, estimate, kept
+from benchmarks.claims.figures import COLOURS, SIZE
+from benchmarks.claims.tables import Gain, behind
+
+SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
+WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
+ABOUT = {
+    "wrong-in-3": f"likes the opposite in {', '.join(WRONG_IN[:-1])} and {WRONG_IN[-1]}",
+    "own-errors": "has errors of its own for every name and style",
+}
+
+
+class Emoji:
+    """The runs by condition and seed."""
+
+    def __init__(self, found: dict[str, dict]):
+        self.base = found["base"]
+        planned = conditions()
+        self.runs: dict[str, dict[int, dict]] = {name: {} for name in planned}
+        for run in found.values():
+            if run["condition"] in planned:
+                self.runs[run["condition"]][run["seed"]] = run
+        self.there = [name for name, runs in self.runs.items() if runs]
+
+    def steps(self, name: str) -> Gain:
+        """seed -> gain at the last step."""
+        return {seed: run["curve"][-1]["utility"] - self.base["utility"] for seed, run in self.runs[name].items()}
+
+    def drift(self, name: str) -> Gain:
+        """seed -> gain at the drift that every way of that seed reached, between two marks on a straight line."""
+        out = {}
+        for seed, run in self.runs[name].items():
+            points = [(0.0, 0.0)] + [(at["shift"], at["utility"] - self.base["utility"]) for at in run["curve"]]
+            drifts = np.maximum.accumulate([drift for drift, _ in points])
+            out[seed] = float(np.interp(self.common(seed), drifts, [gain for _, gain in points]))
+        return out
+
+    def common(self, seed: int) -> float:
+        """The drift that every way of a seed reached."""
+        return min(max(at["shift"] for at in runs[seed]["curve"]) for runs in self.runs.values() if seed in runs)
+
+    def reading(self, name: str, column: str) -> Gain:
+        """seed -> a reading of the last mark."""
+        return {seed: run["curve"][-1][column] for seed, run in self.runs[name].items()}
+
+    def agreement(self, judge: str, which: str) -> Gain:
+        """seed -> how often the judge agrees with the votes that the advised way has."""
+        runs = self.runs[f"auto/{judge}"].items()
+        return {seed: run["labels"][which] for seed, run in runs if which in run["labels"]}
+
+
+def tell_emoji(results: Path, folder: Path) -> str:
+    """The first part of the page, with its figures in `folder`; empty without results of the base and of all votes."""
+    found = load(results)
+    if "base" not in found or not Emoji(found).runs["all"]:
+        return ""
+    emoji = Emoji(found)
+    parts = [_introduction(emoji, found), _scaling(emoji, folder), _judges(emoji, folder)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _introduction(emoji: Emoji, found: dict[str, dict]) -> str:
+    runs = [run for run in found.values() if "curve" in run]
+    seeds = max(len(by_seed) for by_seed in emoji.runs.values())
+    base = emoji.base
+    return f"""## In the emoji world
+
+{len(runs)} training runs of the [emoji world](emoji.md)'s diffusion model, up to {seeds} seeds each, {sum(run["seconds"] for run in runs) / 60:.0f} minutes of one core:
+
+```sh
+python -m benchmarks.claims.emoji              # goes on where it stopped; --only CONDITION for some
+```
+
+Two pictures of one name in two styles make a pair, {PAIRS:,} pairs of {len(NAMES)} names in eight groups (from a pool of {IN_POOL} pictures for each name and style, so that seeds
+share pictures); people vote by the majority's table of group and style. Full fine-tuning, {MARKS[-1]} steps of {COMMON["train_batch_size"]} pairs, beta {COMMON["beta"]:.0f}, learning rate {COMMON["learning_rate"]:.0e}, the same
+for every way. **Gain** is the mean true utility of {len(NAMES) * REPETITIONS} new samples of the same names less the base's {base["utility"]:.2f}; picking the best style of every group
+would gain about 1. A **seed** draws other pairs, other votes and trains anew; brackets are 95 % intervals over seeds (Student), differences are paired. Fewer than five
+seeds make them wide. At **equal drift** means where the mean square change of predictions is that which every way of the seed reached, on a straight line between measurements at
+{" and ".join(map(str, MARKS))} steps."""
+
+
+def _scaling(emoji: Emoji, folder: Path) -> str:
+    names = {f"few-{share}": count for share, count in SHARES.items() if emoji.runs[f"few-{share}"]} | {"all": PAIRS}
+    if len(names) < 2:
+        return ""
+    figure, axes = plt.subplots(figsize=SIZE)
+    for told, read, colour in (("equal steps", emoji.steps, COLOURS[0]), ("equal drift", emoji.drift, COLOURS[1])):
+        _points(axes, list(names.values()), [estimate(read(name)) for name in names], told, colour)
+    axes.set(xscale="log", xlabel="human votes", ylabel="gain in true utility")
+    axes.set_xticks(list(names.values()), [f"{count:,}" for count in names.values()])
+    axes.minorticks_off()
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.legend(frameon=False)
+    _save(figure, folder / SCALING)
+    few, every = emoji.steps("few-5"), emoji.steps("all")
+    gap, at_drift = difference(every, few), difference(emoji.drift("all"), emoji.drift("few-5"))
+    sentence = (
+        f"**{_verdict(gap, at_drift)}: all {PAIRS:,} votes gain {estimate(every).text()}, {FEW} of them {estimate(few).text()}; "
+        f"the difference is {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
+    )
+    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, list(names)))}"
+
+
+def _verdict(steps: Estimate, drift: Estimate) -> str:
+    if steps.low > 0 and drift.low > 0:
+        return "More votes teach more"
+    return (
+        "More votes seem to teach more, but not beyond the interval" if drift.mean > 0 else "More votes teach no more"
+    )
+
+
+def _judges(emoji: Emoji, folder: Path) -> str:
+    there = [judge for judge in JUDGES if all(emoji.runs[f"{way}/{judge}"] for way in WORDS)]
+    if not there:
+        return ""
+    figure, axes = plt.subplots(1, len(there), figsize=(SIZE[0], SIZE[1]), sharey=True, squeeze=False)
+    for axis, judge in zip(axes[0], there, strict=True):
+        shown = {"all": f"all {PAIRS:,} votes", "few-5": f"{FEW} votes alone"} | {
+            f"{way}/{judge}": words for way, words in WORDS.items()
+        }
+        for colour, (name, words) in zip(COLOURS, shown.items(), strict=False):
+            _curve(axis, emoji, name, words, colour)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(xlabel="drift: mean square change of predictions", title=f"judge: {judge}")
+    axes[0][0].set_ylabel("gain in true utility")
+    axes[0][-1].legend(frameon=False, fontsize=7)
+    _save(figure, folder / CURVES)
+    names = ["all", "few-5", *(f"{way}/{judge}" for judge in there for way in WORDS)]
+    lines = [_of_judge(emoji, judge) for judge in there]
+    return (
+        f"### Few votes and a judge: as good as all votes?\n\n{_headline(emoji, there)}\n\n![gain over drift]({CURVES})\n\n"
+        f"Lines are means over seeds at {' and '.join(map(str, MARKS))} steps.\n\n"
+        + "\n".join(lines)
+        + f"\n\n{behind(_table(emoji, names))}"
+    )
+
+
+def _headline(emoji: Emoji, judges: list[str]) -> str:
+    read = emoji.drift
+    told = [
+        f"beside the judge that {ABOUT[judge]} the advised way keeps {_percent(kept(read(f'auto/{judge}'), read('all')))} of the gain of all votes"
+        for judge in judges
+    ]
+    return (
+        f"**At equal drift, with {FEW} votes, "
+        + "; ".join(told)
+        + f"; the votes alone keep {_percent(kept(read('few-5'), read('all')))} (n = {len(read('all'))}).**"
+    )
+
+
+def _of_judge(emoji: Emoji, judge: str) -> str:
+    """One line: how good the judge is, and each way against the votes alone and against all."""
+    told = []
+    for way, words in WORDS.items():
+        gain, alone = emoji.drift(f"{way}/{judge}"), emoji.drift("few-5")
+        told.append(f"{words} {difference(gain, alone).text()}")
+    ways = [run["labels"].get("choice", {}).get("way", "") for run in emoji.runs[f"auto/{judge}"].values()]
+    return (
+        f"- `{judge}` ({ABOUT[judge]}; agrees with {_percent(estimate(emoji.agreement(judge, 'judge')))} of the votes). Against the {FEW} votes alone, at equal drift: "
+        f"{'; '.join(told)}. Advised: {'; '.join(f'{ways.count(way)} × {way}' for way in dict.fromkeys(ways))}."
+    )
+
+
+def _table(emoji: Emoji, names: list[str]) -> str:
+    columns: dict[str, Callable[[str], str]] = {
+        "gain, equal steps": lambda name: estimate(emoji.steps(name)).text(),
+        "gain, equal drift": lambda name: estimate(emoji.drift(name)).text(),
+        "share of all votes', equal steps": lambda name: _percent(kept(emoji.steps(name), emoji.steps("all"))),
+        "share, equal drift": lambda name: _percent(kept(emoji.drift(name), emoji.drift("all"))),
+        "recognised": lambda name: estimate(emoji.reading(name, "recognised")).within(0, 1).text(),
+        "drift": lambda name: estimate(emoji.reading(name, "shift")).text(4),
+        "rise of the error": lambda name: estimate(emoji.reading(name, "rise")).text(4),
+        "seeds": lambda name: str(len(emoji.runs[name])),
+    }
+    head = f"| condition | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+    rows = [f"| `{name}` | {' | '.join(cell(name) for cell in columns.values())} |" for name in names]
+    return "\n".join([head, *rows])
+
+
+def _percent(share: Estimate) -> str:
+    """A share as per cent, with its interval where there is a bounded one."""
+    if share.n == 0:
+        return "–"
+    text = f"{100 * share.mean:.0f} %"
+    return text if share.low != share.low else f"{text} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _points(axis: plt.Axes, x: list[float], found: list[Estimate], label: str, colour: str) -> None:
+    reach = np.nan_to_num(np.array([[f.mean - f.low, f.high - f.mean] for f in found]).T)
+    axis.errorbar(x, [f.mean for f in found], yerr=reach, fmt="o-", color=colour, label=label, markersize=4)
+
+
+def _curve(axis: plt.Axes, emoji: Emoji, name: str, words: str, colour: str) -> None:
+    curves = [run["curve"] for run in emoji.runs[name].values()]
+    drift = np.array([[0.0, *(at["shift"] for at in curve)] for curve in curves]).mean(axis=0)
+    gain = np.array([[0.0, *(at["utility"] - emoji.base["utility"] for at in curve)] for curve in curves]).mean(axis=0)
+    axis.plot(drift, gain, "o-", color=colour, label=words, markersize=4)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
