@@ -74,12 +74,19 @@ def main() -> None:
         backbone = make_folder(Path(folder))
         forward = operations_of_an_image(backbone)
         pairs = config.train_batch_size * config.gradient_accumulation_steps
-        print(f"{CONFIGURATION.name}: {config.max_train_steps} steps of {pairs} pairs; a forward pass of one image {forward / 1e12:.1f} TFLOP")
+        print(
+            f"{CONFIGURATION.name}: {config.max_train_steps} steps of {pairs} pairs; a forward pass of one image {forward / 1e12:.1f} TFLOP"
+        )
         for name, changed in {"as it is": config, "all weights": replace(config, lora=None)}.items():
             memory = estimate_memory(backbone, changed, TOLD)
-            print(f"{name}: memory for tensors {memory.line()}; {memory.trained / 1e6:,.0f} of {memory.parameters / 1e6:,.0f} million parameters trained")
+            print(
+                f"{name}: memory for tensors {memory.line()}; {memory.trained / 1e6:,.0f} of {memory.parameters / 1e6:,.0f} million parameters trained"
+            )
             step = 2 * pairs * passes(changed) * forward
-            hours = ", ".join(f"{step * config.max_train_steps / rate / 1e12 / 3600:.1f} hours at {rate} TFLOP/s" for rate in (300, 100))
+            hours = ", ".join(
+                f"{step * config.max_train_steps / rate / 1e12 / 3600:.1f} hours at {rate} TFLOP/s"
+                for rate in (300, 100)
+            )
             print(f"  a step {step / 1e15:.1f} PFLOP; {config.max_train_steps} steps: {hours}")
 
 

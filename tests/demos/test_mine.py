@@ -45,7 +45,9 @@ def test_the_whole_way_by_somebody_simulated(done):
     assert sum(vote["annotator_id"] == "glossy-food" for vote in votes) == 24
     assert dataset.pairs(["propensity"])["propensity"].to_pylist() == [24 / 40] * 40
     assert found.words.startswith("glossy-food likes") or "do not tell" in found.words
-    assert set(found.style) == set(OF_MINE) and all(np.isclose(new.sum(), 1, atol=1e-4) for _, new in found.style.values())
+    assert set(found.style) == set(OF_MINE) and all(
+        np.isclose(new.sum(), 1, atol=1e-4) for _, new in found.style.values()
+    )
     assert Image.open(found.wall).size[1] > 300
 
 
