@@ -83,8 +83,8 @@ def read_evidence(
 
     `human_annotators` keeps only these people's votes, and `human_votes` only those on so many pairs, like the
     training keys of these names (so `contexts`): the audit then sees the votes that a run would use. Picture statistics
-    are computed once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two images, people
-    who never voted, and more pairs than have a human vote.
+    are computed once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two
+    images, people who never voted, and more pairs than have a human vote.
     """
     notes: list[str] = []
     singles = single_images(dataset)

@@ -1,7 +1,6 @@
 """The demo with a taste of one's own: forty votes, four critics who vote on the rest, a model, and the wall."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -145,7 +144,8 @@ def taste_in_words(dataset: PreferenceDataset, who: str) -> str:
     votes = dataset.votes(["pair_id", "annotator_id", "source", "choice", "probability"])
     human = collect_labels(ids, votes.filter(pc.equal(votes["source"], "human"))).human
     group = np.array([GROUP_OF[name] for name in shown_0.asked])
-    liked, open_ = [], []
+    liked: list[str] = []
+    open_: list[str] = []
     for name in OF_MINE:
         here = (group == name) & ~np.isnan(human)
         if not (group == name).any():
@@ -169,7 +169,7 @@ def best_style(difference: Floats, human: Floats) -> tuple[str, float]:
 
 def _how_liked(gain: Floats, taste: str) -> str:
     """How often a simulated person prefers the new picture, by a utility that nobody was trained on."""
-    wins: Sequence[float] = np.where(gain == 0, 0.5, gain > 0)
+    wins: Floats = np.where(gain == 0, 0.5, gain > 0)
     rate, half = float(np.mean(wins)), HALF_95 * float(np.std(wins, ddof=1)) / np.sqrt(len(gain))
     return (f"{taste} prefers the new picture to the base's for {100 * rate:.0f} % [{100 * max(rate - half, 0):.0f}, "
             f"{100 * min(rate + half, 1):.0f}] of {len(gain)} names.")  # fmt: skip

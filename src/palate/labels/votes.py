@@ -284,6 +284,15 @@ def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
 def _tell(account: dict[str, Any]) -> None:
     used, labelled = account["pairs used"], account["of these with a human vote"]
     print(f"labels: {used:,} of {account['pairs in the dataset']:,} pairs, {labelled:,} with a human vote")
+    parts = account.get("questions", {"": account})
+    for name, part in parts.items():
+        if name:
+            told = f"weight {part['weight']:.2f}, {part['pairs with human votes']:,} pairs with a human vote"
+            print(f"labels: question {name}: {told}")
+        _tell_part(part)
+
+
+def _tell_part(account: dict[str, Any]) -> None:
     for sentence in account.get("propensities", {}).get("sentences", []):
         print(f"labels: {sentence}")
     tell_judges(account)
