@@ -218,7 +218,10 @@ def of_hub(folder: Path) -> dict[str, bytes]:
     sent = contents(folder / "run" / "exports" / "diffusers", (folder / "run" / "exports" / "diffusers").rglob("*"))
     there = HUBS[-1].files[f"me/{folder.name}"]
     found = {f"hub {name}": data for name, data in there.items()} | sent
-    found = {name: re.sub(OWN.encode(), b"", data) for name, data in found.items()}
+    found = {
+        name: re.sub(OWN.encode() + b"|in the folder " + folder.name.encode(), b"", data)
+        for name, data in found.items()
+    }
     return found | {"told": (folder / "told").read_bytes()}
 
 
