@@ -23,6 +23,8 @@ from benchmarks.claims import emoji, emoji_page, emoji_world  # noqa: E402
 def test_every_condition_is_a_configuration_that_training_takes_and_none_is_made_twice():
     for settings in emoji.conditions().values():
         load_config(emoji.COMMON | settings | {"dataset": "data", "output_dir": "run"})
+    told = [json.dumps(emoji.COMMON | settings, sort_keys=True) for settings in emoji.conditions().values()]
+    assert len(set(told)) == len(told)
     assert len({emoji.key(name, seed) for name in emoji.conditions() for seed in (0, 1)}) == 2 * len(emoji.conditions())
     assert emoji.COMMON["max_train_steps"] == emoji.MARKS[-1]
     assert all(mark % emoji.COMMON["checkpointing_steps"] == 0 for mark in emoji.MARKS)
