@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditions, load
+from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditions, load, questions
 from benchmarks.claims.emoji_world import IN_POOL, NAMES, PAIRS, REPETITIONS, WRONG_IN
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.figures import COLOURS, SIZE
@@ -49,8 +49,10 @@ class Emoji:
         return out
 
     def common(self, seed: int) -> float:
-        """The drift that every way of a seed reached."""
-        return min(max(at["shift"] for at in runs[seed]["curve"]) for runs in self.runs.values() if seed in runs)
+        """The drift that every way to use labels reached in a seed, at the common learning rate."""
+        compared = [name for name in {**questions()["judges"], **questions()["scaling"]} if "slower" not in name]
+        runs = [self.runs[name][seed] for name in compared if seed in self.runs[name]]
+        return min(max(at["shift"] for at in run["curve"]) for run in runs)
 
     def reading(self, name: str, column: str) -> Gain:
         """seed -> a reading of the last mark."""
@@ -96,6 +98,7 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
     names = {f"few-{share}": count for share, count in SHARES.items() if emoji.runs[f"few-{share}"]} | {"all": PAIRS}
     if len(names) < 2:
         return ""
+    slower = [name for name in ("all-slower", "few-5-slower") if emoji.runs[name]]
     figure, axes = plt.subplots(figsize=SIZE)
     for told, read, colour in (("equal steps", emoji.steps, COLOURS[0]), ("equal drift", emoji.drift, COLOURS[1])):
         _points(axes, list(names.values()), [estimate(read(name)) for name in names], told, colour)
@@ -111,7 +114,7 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
         f"**{_verdict(gap, at_drift)}: all {PAIRS:,} votes gain {estimate(every).text()}, {FEW} of them {estimate(few).text()}; "
         f"the difference is {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
     )
-    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, list(names)))}"
+    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, [*names, *slower]), 'Table')}"
 
 
 def _verdict(steps: Estimate, drift: Estimate) -> str:
@@ -144,7 +147,7 @@ def _judges(emoji: Emoji, folder: Path) -> str:
         f"### Few votes and a judge: as good as all votes?\n\n{_headline(emoji, there)}\n\n![gain over drift]({CURVES})\n\n"
         f"Lines are means over seeds at {' and '.join(map(str, MARKS))} steps.\n\n"
         + "\n".join(lines)
-        + f"\n\n{behind(_table(emoji, names))}"
+        + f"\n\n{behind(_table(emoji, names), 'Table')}"
     )
 
 
