@@ -15,6 +15,7 @@ from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.figures import COLOURS, SIZE
 from benchmarks.claims.tables import Gain, behind
 
+TABLE = "Table"
 SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
 WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
 ABOUT = {
