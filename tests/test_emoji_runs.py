@@ -124,6 +124,18 @@ def test_the_page_says_what_the_runs_say_and_no_more(tmp_path):
     assert emoji_page.tell_emoji(tmp_path / "none.jsonl", tmp_path) == ""
 
 
+def test_wrong_votes_and_the_safeguard_are_told_when_all_of_their_runs_are_there(tmp_path):
+    moved = [0.01, 0.02]
+    flips = {name: ([0.1, 0.2], moved) for name in emoji.questions()["flips"] if name != "all"}
+    grid = {name: ([0.1, 0.3 if name.startswith("sdpo") else -0.1], moved) for name in emoji.questions()["safeguard"]}
+    results(tmp_path / "part.jsonl", {"all": ([0.2, 0.4], moved)} | dict(list(flips.items())[:-1]))
+    assert "minority" not in emoji_page.tell_emoji(tmp_path / "part.jsonl", tmp_path)
+    results(tmp_path / "whole.jsonl", {"all": ([0.2, 0.4], moved)} | flips | grid)
+    page = emoji_page.tell_emoji(tmp_path / "whole.jsonl", tmp_path)
+    assert "Adaptive-DPO keeps 50 % [50, 50]" in page and "without the safeguard 50% of 12" in page.lower()
+    assert "with it 100% of 12 settings end better than the base, 0.10 below the best on average (n = 3)" in page
+
+
 def test_a_run_made_again_replaces_its_line_when_read(tmp_path):
     path = tmp_path / "emoji.jsonl"
     for gain in (0.1, 0.2):
