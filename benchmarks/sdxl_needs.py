@@ -16,7 +16,7 @@ from palate.backbones.stable_diffusion_xl import StableDiffusionXL
 from palate.network.model import meta_network
 from palate.run.config import TrainConfig
 from palate.run.load import load_config
-from palate.training.estimate import GIB, estimate_memory
+from palate.training.estimate import estimate_memory
 
 UNET = {  # of stabilityai/stable-diffusion-xl-base-1.0
     "_class_name": "UNet2DConditionModel", "sample_size": 128, "in_channels": 4, "out_channels": 4,
@@ -26,8 +26,18 @@ UNET = {  # of stabilityai/stable-diffusion-xl-base-1.0
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 }  # fmt: skip
-VAE = {"_class_name": "AutoencoderKL", "latent_channels": 4, "block_out_channels": [128, 256, 512, 512], "scaling_factor": 0.13025}
-SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "latent_channels": 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "scaling_factor": 0.13025,
+}
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 TOLD = {"embeddings": torch.zeros(1, 77, 2048), "pooled": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
 CONFIGURATION = Path(__file__).parent / "sdxl.yaml"
 
@@ -64,14 +74,20 @@ def main() -> None:
         backbone = make_folder(Path(folder))
         forward = operations_of_an_image(backbone)
         pairs = config.train_batch_size * config.gradient_accumulation_steps
-        step = 2 * pairs * passes(config) * forward
-        print(f"{CONFIGURATION.name}: {config.max_train_steps} steps of {pairs} pairs")
-        for name, changed in {"as it is": {}, "without adapters": {"lora": None}}.items():
-            memory = estimate_memory(backbone, replace(config, **changed), TOLD)
-            print(f"{name}: memory for tensors {memory.line()}; {memory.trained / 1e6:.0f} of {memory.parameters / 1e6:,.0f} million parameters trained")
-        print(f"a forward pass of one image: {forward / 1e12:.1f} TFLOP; a step: {step / 1e15:.2f} PFLOP")
-        for rate in (100, 300):
-            print(f"at {rate} TFLOP/s: {step / rate / 1e12:.0f} s a step, {step * config.max_train_steps / rate / 1e12 / 3600:.1f} hours")
+        print(
+            f"{CONFIGURATION.name}: {config.max_train_steps} steps of {pairs} pairs; a forward pass of one image {forward / 1e12:.1f} TFLOP"
+        )
+        for name, changed in {"as it is": config, "all weights": replace(config, lora=None)}.items():
+            memory = estimate_memory(backbone, changed, TOLD)
+            print(
+                f"{name}: memory for tensors {memory.line()}; {memory.trained / 1e6:,.0f} of {memory.parameters / 1e6:,.0f} million parameters trained"
+            )
+            step = 2 * pairs * passes(changed) * forward
+            hours = ", ".join(
+                f"{step * config.max_train_steps / rate / 1e12 / 3600:.1f} hours at {rate} TFLOP/s"
+                for rate in (300, 100)
+            )
+            print(f"  a step {step / 1e15:.1f} PFLOP; {config.max_train_steps} steps: {hours}")
 
 
 if __name__ == "__main__":

@@ -135,12 +135,12 @@ def test_every_test_named_exists_where_it_is_said_to_be(page):
 
 
 def test_the_tables_of_evidence_are_not_empty():
-    assert all(len(re.findall(r"\[`test_\w+`\]\(", PAGES[page])) >= 8 for page in ("README.md", "docs/methods.md"))
+    assert all(len(re.findall(r"\[`test_\w+`\]\(", PAGES[page])) >= 8 for page in ("docs/works.md", "docs/methods.md"))
 
 
 def test_every_cell_of_the_table_of_models_is_a_test_and_every_family_is_there():
     """The column's test takes this family, with adapters and with all weights; those of two processes take both ways."""
-    section = PAGES["README.md"].split("## Models")[1].split("\n## ")[0]
+    section = PAGES["docs/works.md"].split("## Models")[1].split("\n## ")[0]
     named = dict(re.findall(r"`(\w+)`(?: and `\w+`)?\s+\[`(test_\w+)`\]", section))
     named["FSDP2"] = named["DDP"]
     modules = [importlib.import_module(name) for name in ("backbones.test_every_family", "training.test_processes_families", "sharing.test_export_families")]  # fmt: skip

@@ -21,7 +21,7 @@ from palate.verbs.given import names
 
 ROOT = Path(palate.__file__).parent
 FACE = {verb: "import_pairs" if verb == "import" else verb for verb in VERBS}
-RECORDS = {"ImportReport", "Exported", "Simulated", "Annotated", "Findings", "Method", "Run", "Samples", "Scored", "Comparison", "Contest", "Sending", "Page"}  # fmt: skip
+RECORDS = {"ImportReport", "Exported", "Simulated", "Annotated", "Findings", "Method", "Mine", "Run", "Samples", "Scored", "Comparison", "Contest", "Sending", "Page"}  # fmt: skip
 IN_ORDER = "import_pairs info label votes annotate audit methods encode train sample score compare report export push demo".split()
 PRINTING = {"json", "prompt_price", "completion_price"}  # options that say how to print
 

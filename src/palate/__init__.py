@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; _HOMES says the same of
     from palate.data.importers.common import ImportReport
     from palate.data.samples import Samples, Sampling
     from palate.data.summary import Summary
+    from palate.demos.mine import Mine
     from palate.demos.simulate import Simulated
     from palate.errors import PalateError
     from palate.evaluation.contest import Contest
@@ -75,6 +76,7 @@ _HOMES = {
     "Findings": "palate.audits.findings",
     "ImportReport": "palate.data.importers.common",
     "Method": "palate.presets",
+    "Mine": "palate.demos.mine",
     "Page": "palate.reports.parts",
     "PalateError": "palate.errors",
     "Run": "palate.training.loop",
@@ -85,7 +87,7 @@ _HOMES = {
     "Summary": "palate.data.summary",
 }
 __all__ = [
-    "Annotated", "Comparison", "Contest", "Exported", "Findings", "ImportReport", "LoraOptions", "Method", "Page",
+    "Annotated", "Comparison", "Contest", "Exported", "Findings", "ImportReport", "LoraOptions", "Method", "Mine", "Page",
     "PalateError", "PreferenceDataset", "Run", "Samples", "Sampling", "Scored", "Sending", "Simulated", "Suite",
     "Summary",
     "TrainConfig", "__version__", "annotate", "audit", "compare", "demo", "encode", "export", "import_pairs", "info",

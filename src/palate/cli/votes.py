@@ -38,7 +38,7 @@ class Options:
     pictures: bool = False
     """Write the pictures into Label Studio's file, so that it can show them without a server."""
     voter: str = "majority"
-    """Who is simulated: majority, hesitant or minority of the small world."""
+    """Who is simulated: majority, hesitant or minority of the small world, or a person of the emoji world."""
     count: int = 0
     """How many votes are simulated; 0: until no pair is left."""
     json: bool = False

@@ -16,7 +16,7 @@ from palate.command import command_line
 from palate.data.dataset import PreferenceDataset
 from palate.data.samples import Sampling
 from palate.demos.demo_seeds import Gains, over_seeds, read_kept
-from palate.demos.emoji_dataset import Generator, make_emoji_dataset
+from palate.demos.emoji_pool import make_pool_dataset
 from palate.demos.wall import draw_wall
 from palate.evaluation.compare import Comparison, Evaluated, evaluate
 from palate.evaluation.strengths import strengths
@@ -28,19 +28,18 @@ from palate.reports.runs import page_of
 from palate.sampling.samples import sample
 from palate.training.train import train
 from palate.world import EMOJI
-from palate.world.emoji_pictures import PROMPTS
+from palate.world.emoji_pictures import GROUPS
 
 # Everything that decides what the demo shows and how long it takes.
-PEOPLE, JUDGE = "majority", "context-judge"
-GENERATORS = (Generator("apart", Sampling(steps=6, guidance=2.5, sampler="dpm++"), apart=True),)
+PEOPLE, JUDGE = "majority", "wrong-judge"
 SAMPLING = Sampling(steps=8, guidance=2.5, sampler="dpm++")
 COMMON = {
     "pretrained_model_name_or_path": EMOJI,
     "human_annotators": [PEOPLE],
-    "beta": 2000.0,
-    "learning_rate": 5e-5,
+    "beta": 500.0,
+    "learning_rate": 1e-4,
     "lr_scheduler": "constant",
-    "train_batch_size": 24,
+    "train_batch_size": 16,
     "checkpointing_steps": 50,
     "checkpoints_total_limit": 1,
     "share_reference": True,
@@ -53,13 +52,20 @@ FEW, MIX, DEDPO, ADVISED, ALL = "few", "mix", "dedpo", "advised", "all"
 class Scale:
     """The size of the demo, which decides how long it takes."""
 
+    each: int  # pictures of every name in every style, from which the pairs are drawn
     pairs: int
     human: int  # of them with a human vote, but for the row that has all
     steps: int  # of training, per model
     repetitions: int  # pictures per prompt and model
+    names: int  # of each of the eight groups
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(name for group in GROUPS.values() for name in group[: 2 * self.names : 2])
 
 
-FULL, REDUCED = Scale(pairs=512, human=64, steps=100, repetitions=1), Scale(256, 64, 50, 1)
+FULL = Scale(each=6, pairs=1024, human=51, steps=80, repetitions=3, names=4)
+REDUCED = Scale(each=3, pairs=384, human=51, steps=40, repetitions=1, names=4)
 QUICK = (FEW, ADVISED)
 
 
@@ -78,8 +84,7 @@ def rows_of_demo(scale: Scale) -> dict[str, tuple[str, dict[str, Any]]]:
 def settings_of_demo(scale: Scale) -> dict[str, Any]:
     """What decides the numbers, but for the seed: results of other seeds count only where all of it is the same."""
     rows = {name: keys for name, (_, keys) in rows_of_demo(scale).items()}
-    made = {"generators": [asdict(one) for one in GENERATORS], "sampling": asdict(SAMPLING)}
-    return {"scale": asdict(scale), "common": COMMON, "rows": rows, **made}
+    return {"scale": asdict(scale), "common": COMMON, "rows": rows, "sampling": asdict(SAMPLING)}
 
 
 def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale: Scale | None = None) -> Page:
@@ -94,21 +99,24 @@ def demo(out: Path = Path("demo-run"), quick: bool = False, seed: int = 0, scale
     scale = scale or (REDUCED if quick else FULL)
     console.print(
         f"palate demo · emoji world · {scale.pairs:,} pairs · {scale.human:,} with a human vote, all with one of a "
-        "judge that is wrong about food and places"
+        "judge that is wrong about food, places and tools"
     )
-    dataset = make_emoji_dataset(out / "dataset", scale.pairs, seed, voters=(PEOPLE, JUDGE), generators=GENERATORS)
+    prompts = list(scale.prompts)
+    dataset = make_pool_dataset(
+        out / "dataset", scale.prompts, scale.each, scale.pairs, seed, (PEOPLE, JUDGE), SAMPLING
+    )
     rows = {name: row for name, row in rows_of_demo(scale).items() if name in QUICK or not quick}
     for name, (title, settings) in rows.items():
         console.print(f"\n[bold]{title}[/]")
         _train(dataset, out / name, settings, seed, scale.steps)
 
     sampling = replace(SAMPLING, seed=seed, repetitions=scale.repetitions)
-    base = evaluate("base", out / "base", sample(EMOJI, list(PROMPTS), out / "base" / "samples", sampling), EMOJI)
+    base = evaluate("base", out / "base", sample(EMOJI, prompts, out / "base" / "samples", sampling), EMOJI)
     compared = [
-        evaluate(name, out / name, sample(out / name, list(PROMPTS), out / name / "samples", sampling), EMOJI, base)
+        evaluate(name, out / name, sample(out / name, prompts, out / name / "samples", sampling), EMOJI, base)
         for name in rows
     ]
-    gains = {row.name: _gains(row, base) for row in compared}
+    gains = {row.name: _gains(row, base, len(prompts)) for row in compared}
     write_text(out / "gains.json", json.dumps(gains) + "\n")
     others = {} if quick else read_kept(settings_of_demo(scale), but=seed)
     page = _page({name: title for name, (title, _) in rows.items()}, base, compared, scale, len(others) + 1)
@@ -133,10 +141,9 @@ def _train(dataset: PreferenceDataset, out: Path, settings: Mapping[str, Any], s
     train({**COMMON, **settings, **folders}, seed=seed, max_train_steps=steps)
 
 
-def _gains(row: Evaluated, base: Evaluated) -> list[float]:
+def _gains(row: Evaluated, base: Evaluated, prompts: int) -> list[float]:
     """Gain in true utility of each prompt, in the suite's order."""
-    repetitions = len(base.samples.prompts) // len(PROMPTS)
-    return [float(gain) for gain in (row.scores - base.scores).reshape(len(PROMPTS), repetitions).mean(axis=1)]
+    return [float(gain) for gain in (row.scores - base.scores).reshape(prompts, -1).mean(axis=1)]
 
 
 def _page(

@@ -39,7 +39,6 @@ class Generator:
     name: str
     sampling: Sampling
     styled: bool = False  # the sampling prompt also names a style, drawn at random; the pair's prompt does not
-    apart: bool = False  # styled, and the two pictures of a pair in two different styles (if both are by this one)
     model: str = ""  # another pipeline than the pairs' own, an early checkpoint of the pretraining for one
 
 
@@ -60,17 +59,15 @@ def make_emoji_dataset(
     voters: tuple[str, ...] = tuple(EMOJI_VOTERS),
     name: str = "emoji world",
     generators: tuple[Generator, ...] = GENERATORS,
-    names: tuple[str, ...] = PROMPTS,
 ) -> PreferenceDataset:
-    """Sample `pairs` pairs of these `names` and let every voter vote on all of them. Goes on where it was
-    interrupted."""
+    """Sample `pairs` pairs and let every voter vote on all of them. Goes on where it was interrupted."""
     dataset = PreferenceDataset.open(folder) if (folder / "dataset.json").exists() else PreferenceDataset.create(
         folder, name=name, provenance={"model": str(model), "seed": seed}
     )  # fmt: skip
     there = set(dataset.pairs(columns=["pair_id"])["pair_id"].to_pylist())
     missing = [i for i in range(pairs) if _pair_id(seed, i) not in there]
     if missing:
-        dataset.add_pairs(_sampled_pairs(str(model), missing, seed, generators, names))
+        dataset.add_pairs(_sampled_pairs(str(model), missing, seed, generators))
     cast = Counter(dataset.votes()["annotator_id"].to_pylist())
     if any(cast[name] < len(dataset) for name in voters):
         dataset.append_votes(_votes(dataset, voters, seed))
@@ -108,7 +105,7 @@ class _Side:
 
 
 def _sampled_pairs(
-    model: str, missing: list[int], seed: int, generators: tuple[Generator, ...], names: tuple[str, ...]
+    model: str, missing: list[int], seed: int, generators: tuple[Generator, ...]
 ) -> Iterator[dict[str, object]]:
     backbones = {name: load_backbone(name) for name in {generator.model or model for generator in generators}}
     with progress_bar("sampling pairs", len(missing)) as advance:
@@ -122,7 +119,7 @@ def _sampled_pairs(
             for generator, places in together.items():
                 name = generator.model or model
                 backbone = backbones[name]
-                sides = [_side(backbone, name, generator, _name(seed, i, names), seed, i, side) for i, side in places]
+                sides = [_side(backbone, name, generator, seed, i, side) for i, side in places]
                 noise = torch.stack([side.noise for side in sides])
                 pictures = generate(
                     backbone, backbone.network, [side.prompt for side in sides], noise, generator.sampling
@@ -131,21 +128,18 @@ def _sampled_pairs(
             for i in index:
                 (first, by_0), (second, by_1) = made[i, 0], made[i, 1]
                 yield {
-                    "pair_id": _pair_id(seed, i), "prompt": _name(seed, i, names),
+                    "pair_id": _pair_id(seed, i), "prompt": _name(seed, i),
                     "image_0": encode_image(Image.fromarray(first)), "image_1": encode_image(Image.fromarray(second)),
                     "generator_0": by_0, "generator_1": by_1,
                 }  # fmt: skip
             advance(len(index))
 
 
-def _side(backbone: Backbone, model: str, generator: Generator, name: str, seed: int, pair: int, side: int) -> _Side:
+def _side(backbone: Backbone, model: str, generator: Generator, seed: int, pair: int, side: int) -> _Side:
     random = torch.Generator().manual_seed(address("pair", seed, pair, side))
     noise = torch.randn(backbone.latent_shape(backbone.resolution), generator=random)
-    place = address("style", seed, pair, side)
-    if generator.apart:
-        place = address("style", seed, pair, 0) + side * (1 + address("apart", seed, pair) % (len(STYLES) - 1))
-    style = STYLES[place % len(STYLES)] if generator.styled or generator.apart else None
-    prompt, how = caption(name, style), generator.sampling
+    style = STYLES[address("style", seed, pair, side) % len(STYLES)] if generator.styled else None
+    prompt, how = caption(_name(seed, pair), style), generator.sampling
     made_by: dict[str, str | float] = {
         "name": generator.name, "model": model, "sampler": how.sampler, "steps": how.steps or 0,
         "guidance": how.guidance or 0.0, "prompt": prompt, "seed": f"{seed}/{pair}/{side}",
@@ -153,8 +147,8 @@ def _side(backbone: Backbone, model: str, generator: Generator, name: str, seed:
     return _Side(prompt, noise, made_by)
 
 
-def _name(seed: int, pair: int, names: tuple[str, ...]) -> str:
-    return names[address("prompt", seed, pair) % len(names)]
+def _name(seed: int, pair: int) -> str:
+    return PROMPTS[address("prompt", seed, pair) % len(PROMPTS)]
 
 
 def _votes(dataset: PreferenceDataset, voters: tuple[str, ...], seed: int) -> Iterator[dict[str, object]]:

@@ -14,8 +14,9 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import collect_labels
 from palate.data.schema import content_id
 from palate.data.store import Settings, default_store, open_store, progress, settings_of
-from palate.demos.demo import COMMON, GENERATORS, SAMPLING, a_console
-from palate.demos.emoji_dataset import make_emoji_dataset, measure_emoji_pairs
+from palate.demos.demo import COMMON, SAMPLING, a_console
+from palate.demos.emoji_dataset import measure_emoji_pairs
+from palate.demos.emoji_pool import make_pool_dataset
 from palate.demos.simulate import simulate_votes
 from palate.demos.wall import draw_wall, shares
 from palate.errors import PalateError, did_you_mean
@@ -25,10 +26,10 @@ from palate.sampling.samples import sample
 from palate.training.train import train
 from palate.world import EMOJI
 from palate.world.emoji_measure import measure_emoji
-from palate.world.emoji_pictures import GROUP_OF, PROMPTS, STYLES
+from palate.world.emoji_pictures import GROUP_OF, GROUPS, STYLES
 from palate.world.emoji_voters import EMOJI_VOTERS
 
-GROUPS = ("food", "animals", "vehicles", "tools")  # four of eight, so that forty votes are ten of each
+OF_MINE = ("food", "animals", "vehicles", "tools")  # four of eight, so that forty votes are ten of each
 CRITICS = tuple(f"{style}-critic" for style in STYLES)
 QUESTION = "Which emoji do you like better?"
 _SURE = 0.75  # probability that a style is the best liked one, from which on it is said
@@ -40,10 +41,11 @@ _DRAWS = 4000
 class Small:
     """The size of this demo."""
 
-    pairs: int = 256
+    each: int = 3  # pictures of every name in every style
+    pairs: int = 384
     votes: int = 40
-    steps: int = 100  # of training
-    columns: int = 6  # names of each group on the wall
+    steps: int = 80  # of training
+    names: int = 8  # of each of the four groups
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,11 @@ def mine(
     if taste and taste not in people:
         raise PalateError(f"--taste {taste}: the simulated people are {', '.join(people)}{did_you_mean(taste, people)}")
     began, console, scale = time.monotonic(), a_console(), scale or Small()
-    names = tuple(name for name in PROMPTS if GROUP_OF[name] in GROUPS)
+    names = tuple(name for group in OF_MINE for name in GROUPS[group][: scale.names])
     console.print(
         f"palate demo --mine · {scale.pairs:,} pairs of emoji, two styles each · {scale.votes} votes are yours"
     )
-    dataset = make_emoji_dataset(
-        out / "dataset", scale.pairs, seed, voters=CRITICS, generators=GENERATORS, names=names, name="my taste"
-    )
+    dataset = make_pool_dataset(out / "dataset", names, scale.each, scale.pairs, seed, CRITICS, SAMPLING)
     _vote(dataset, taste, seed, scale.votes, browse)
     dataset = PreferenceDataset.open(out / "dataset")
     words = taste_in_words(dataset, "You like" if not taste else f"{taste} likes")
@@ -95,7 +95,7 @@ def mine(
     }  # fmt: skip
     wall = out / "wall.png"
     draw_wall(names, base.images(), aligned.images(), ("emoji", "emoji as you like them"),
-              words, wall, columns=scale.columns)  # fmt: skip
+              words, wall)  # fmt: skip
     for group, (own, new) in style.items():
         told = ", ".join(f"{name} {100 * a:.0f} → {100 * b:.0f} %" for name, a, b in zip(STYLES, own, new, strict=True))
         console.print(f"{group}: {told}")
@@ -146,7 +146,7 @@ def taste_in_words(dataset: PreferenceDataset, who: str) -> str:
     group = np.array([GROUP_OF[name] for name in shown_0.asked])
     liked: list[str] = []
     open_: list[str] = []
-    for name in dict.fromkeys(GROUPS):
+    for name in OF_MINE:
         here = (group == name) & ~np.isnan(human)
         if not (group == name).any():
             continue

@@ -109,6 +109,7 @@ EMOJI_VOTERS = {
         # Judges are sure of themselves: believing them costs something that can be seen.
         EmojiVoter("good-judge", "judge", by_group(MAJORITY), temperature=0.2),
         EmojiVoter("context-judge", "judge", turned(by_group(MAJORITY), ("food", "places")), temperature=0.2),
+        EmojiVoter("wrong-judge", "judge", turned(by_group(MAJORITY), ("food", "places", "tools")), temperature=0.2),
         EmojiVoter("gloss-judge", "judge", 0.5 * by_group(MAJORITY) + _GLOSS, temperature=0.2),
         EmojiVoter("saturation-judge", "judge", 0.5 * by_group(MAJORITY), temperature=0.2, saturation=4.0),
         EmojiVoter("blind-judge", "judge", np.zeros_like(_OF_ALL), temperature=0.2, noise=0.3),
