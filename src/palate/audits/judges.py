@@ -9,7 +9,7 @@ from palate.arithmetic import bounded_logit
 from palate.audits.agreement import credit, first_share, order_flips
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
-from palate.audits.planning import Gain, gain_of
+from palate.audits.planning import ALL, Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.choice import SIMPLEST, choose_way
@@ -18,7 +18,6 @@ from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
 _FEWEST_IN_BIN = 8
-ALL = "all judges"  # the name of their combination
 
 
 @dataclass(frozen=True)
