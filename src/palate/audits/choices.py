@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from palate.audits.evidence import Evidence
+from palate.audits.planning import ALL
 from palate.judges.choice import Choice
 from palate.judges.contexts import one_context
 from palate.judges.correction import combine
 from palate.judges.ways import Seen, choose, resolution_of
-
-ALL = "all judges"  # the name of their combination
 
 
 def choices_of(evidence: Evidence, seed: int = 0) -> dict[str, Choice]:

@@ -7,10 +7,9 @@ import numpy as np
 
 from palate.arithmetic import bounded_logit
 from palate.audits.agreement import credit, first_share, order_flips
-from palate.audits.choices import ALL
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
-from palate.audits.planning import Gain, gain_of
+from palate.audits.planning import ALL, Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts
