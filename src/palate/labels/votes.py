@@ -27,6 +27,7 @@ from palate.labels.judges import (
     tell_judges,
 )
 from palate.labels.nothing import nothing_to_learn
+from palate.labels.people import votes_of_people
 from palate.labels.rows import (
     BothImages,
     Rows,
@@ -184,6 +185,7 @@ def _rows_of_pairs(
         propensity=labels.propensity, pseudo=_smoothed(np.where(np.isnan(labels.judge), 0.5, labels.judge), config),
         judge_margin=None if config.madpo is None else judge_margin(labels.judge),
         uncertainty=None if config.uncertainty is None else disagreement(pairs, votes),
+        people=None if config.reliability == "equal" else votes_of_people(pairs, votes, labels.labelled, config),
     )  # fmt: skip
     held_out = replace(rows.take(chosen), target=validation.human[chosen]) if chosen.any() else None
     if held_out is not None:
