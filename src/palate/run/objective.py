@@ -121,6 +121,17 @@ class ObjectiveConfig:
     )
     """How several questions become one target. weights: the weighted mean. majority: what more of them prefer. pareto:
     only pairs that one image wins on a question and loses on none. The last two are for target: human."""
+    reliability: Literal["equal", "learned", "audit"] = key(
+        "equal", VOTES, resume="fixed", folds="same", error="no", told="weights"
+    )
+    """How often each person's vote is right. equal: votes are taken as they are. learned: a rate per person, by
+    expectation maximisation on the model's own logits (RE-PO). audit: Dawid and Skene's, from the votes alone."""
+    reliability_start: float = key(0.9, VOTES, resume="fixed", folds="same", error="no", low=0.5, high=0.9999)
+    """The rate of everybody at the start; with audit, of people with too few votes on shared pairs."""
+    reliability_momentum: float = key(0.1, VOTES, resume="fixed", folds="same", error="no", low=0, high=1)
+    """With learned: how far a rate moves towards the mean of a micro-batch."""
+    reliability_prior: float = key(0.0, VOTES, resume="fixed", folds="same", error="no", low=0)
+    """With learned: as many votes at the first rate are added to a person's in each micro-batch."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )
