@@ -2,12 +2,14 @@
 differ.
 
 It is a regularised logistic regression of the human vote on the judges' logits, on differences of picture statistics
-and, if there are any, of picture embeddings; with contexts, also on the products of all named features with the kind of
+and, if there are any, of picture embeddings, on which models made the two images, and on a judge's answers to the
+questions of a rubric; with contexts, also on the products of all named features with the kind of
 prompt, for a judge that is wrong about some prompts alone. It has no intercept, and every feature changes sign when the
 images are swapped, so the probability is mirrored. Probabilities are cross-fitted: the model that gives a labelled pair
 its probability saw neither that pair's human vote nor any other of its group.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +23,17 @@ from palate.errors import PalateError
 from palate.judges.contexts import Contexts, differences_in_words
 from palate.judges.ridge import (
     choose_context_ridge,
-    choose_ridge,
+    choose_ridges,
     curvature,
     deal_folds,
     fit_ridge,
     folds_of_all,
-    ridge_shapes,
 )
 
 FEWEST_VOTES = 10
 _CLIP = 0.02  # probabilities are clipped to [0.02, 0.98] before their logit is taken
 _CHANCE = 0.05
+MOST_NAMED = 4  # questions of a rubric that a sentence names
 
 _DIRECTIONS = {  # statistic: (what more of it looks like, what less of it looks like)
     "brightness": ("brighter", "darker"),
@@ -55,6 +57,41 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Covariates with a ridge of their own: which models made the images, or answers to the questions of a rubric."""
+
+    kind: str  # models | rubric
+    names: tuple[str, ...]
+    values: Floats  # [N, K] of image 0 minus image 1: they change sign when the images are swapped
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a correction learnt of an Extra: weights with their standard errors, fitted on every human vote."""
+
+    kind: str
+    weights: dict[str, float]
+    errors: dict[str, float]
+
+    def clear(self) -> list[str]:
+        """The names whose weights are beyond two standard errors, the largest first."""
+        found = [name for name, weight in self.weights.items() if abs(weight) > 2 * self.errors[name]]
+        return sorted(found, key=lambda name: -abs(self.weights[name]))
+
+    def sentence(self, them: str, do: str) -> str:
+        """In words; "" where nothing is clear of a rubric."""
+        names = self.clear()
+        if not names:
+            unclear = "No model whose pictures people prefer more, or less, than"
+            return f"{unclear} {them} {do} is clear." if self.kind == "models" else ""
+        if self.kind == "models":
+            more, less = ([name for name in names if sign * self.weights[name] > 0] for sign in (1, -1))
+            parts = [*([f"{_join(more)} more"] if more else []), *([f"{_join(less)} less"] if less else [])]
+            return f"People prefer pictures of {' and those of '.join(parts)} than {them} {do}."
+        return f"Of the rubric {_join(names[:MOST_NAMED])} {'tell' if len(names) > 1 else 'tells'} more."
+
+
+@dataclass(frozen=True)
 class Correction:
     """A judge, or several together, corrected on human votes."""
 
@@ -69,6 +106,7 @@ class Correction:
     chance: float = 1.0  # probability of weights on these directions as large as found, if people did not care
     contexts: tuple[str, ...] = ()  # that the judge may be wrong about each in its own way
     by_context: tuple[str, ...] = ()  # where it clearly is, in words
+    extras: tuple["Found", ...] = ()  # what was learnt of models and rubrics
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
@@ -88,7 +126,7 @@ class Correction:
             found = [f"People prefer {_join(biases)} pictures than {them} {do}."]
         elif len(self.weights) > len(self.judges):
             found = [f"No bias of {them} on the picture statistics is clear from these votes."]
-        elif not self.directions:
+        elif not self.directions and not self.extras:
             found = [f"{whose} probabilities were calibrated on the human votes."]
         else:
             found = []
@@ -96,6 +134,7 @@ class Correction:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
             found.append("No bias along directions of the picture embeddings is clear.")
+        found += [told for extra in self.extras if (told := extra.sentence(them, do))]
         found += self.by_context
         if self.contexts and not self.by_context:
             found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
@@ -117,6 +156,7 @@ def correct_judge(
     judges: list[str] | tuple[str, ...] = (),
     directions: Floats | None = None,
     contexts: Contexts | None = None,
+    extras: Sequence[Extra] = (),
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | list[Any] | None = None,
@@ -126,7 +166,8 @@ def correct_judge(
     judge [N], or [N, J] for the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
     vote. A pair counts as judged if any of them voted; a missing vote is a logit of 0. differences [N, K]: statistics
     of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings along
-    unnamed directions. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
+    unnamed directions. extras: which models made the images, answers to a rubric; columns that are 0 everywhere are
+    left out. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
     cross-validation finds that this helps, and a kind without votes has the common correction. human [N]: mean human
     vote for image 0, NaN where there is none. groups [N]: pairs of one group (prompt) are held out together.
 
@@ -140,7 +181,7 @@ def correct_judge(
     differences = np.asarray(differences, dtype=np.float64).reshape(len(judge), -1)
     directions = np.empty((len(judge), 0)) if directions is None else np.asarray(directions, dtype=np.float64)
     own = ("judge",) if judge.shape[1] == 1 else tuple(f"judge {name}" for name in judges)
-    _check(judge, differences, directions, human, names, own)
+    _check(judge, differences, directions, human, names, own, extras)
     together = combine(judge)
     judged = ~np.isnan(together)
     usable = np.flatnonzero(judged & ~np.isnan(human))
@@ -151,8 +192,10 @@ def correct_judge(
             f"{FEWEST_VOTES}. Add human votes to the dataset, or set correction: none."
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
-    features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    sizes = (len(own), len(names), directions.shape[1])
+    told = [extra for given in extras if (extra := _used(given, judged)) is not None]
+    blocks = [_standardise(block, judged, together=True) for block in (directions, *(extra.values for extra in told))]
+    features = np.column_stack([named, *blocks])
+    sizes = (len(own), len(names), directions.shape[1], sum(len(extra.names) for extra in told))
     several = contexts if contexts is not None and len(contexts.names) > 1 else None
     if several is not None:
         features = np.column_stack(
@@ -167,8 +210,8 @@ def correct_judge(
     def choose(part: np.ndarray) -> np.ndarray:
         if several is not None:
             return choose_context_ridge(x[part], y[part], group[part], sizes, len(several.names), folds, seed + 1)
-        shapes = ridge_shapes(sizes[0] + sizes[1], sizes[2])
-        return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
+        widths = [width for width in (sizes[2], *(len(extra.names) for extra in told)) if width]
+        return choose_ridges(x[part], y[part], group[part], sizes[0] + sizes[1], widths, folds, seed + 1)
 
     logits = np.full(len(human), np.nan)  # [N]
     for k in range(fold.max() + 1):
@@ -178,7 +221,7 @@ def correct_judge(
     ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
-    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
+    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes[:3]))
     return Correction(
         probability=expit(logits),
         weights=dict(zip(labels, weight[: len(labels)].tolist(), strict=True)),
@@ -193,7 +236,30 @@ def correct_judge(
         by_context=()
         if several is None
         else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
+        extras=_found(told, sum(sizes[:3]), weight, covariance),
     )
+
+
+def _used(extra: Extra, judged: Bools) -> Extra | None:
+    """The columns that differ from 0 on a judged pair; None where none does."""
+    there = (extra.values[judged] != 0).any(axis=0)
+    if not there.any():
+        return None
+    names = tuple(name for name, kept in zip(extra.names, there, strict=True) if kept)
+    return Extra(extra.kind, names, extra.values[:, there])
+
+
+def _found(extras: Sequence[Extra], start: int, weight: Floats, covariance: Floats) -> tuple[Found, ...]:
+    """Weights of models are told from their mean: pairs compare models, so only differences between them are known."""
+    found = []
+    for extra in extras:
+        width = len(extra.names)
+        here = slice(start, start := start + width)
+        told = np.eye(width) - (1 / width if extra.kind == "models" else 0.0)
+        errors = np.sqrt(np.maximum(np.diag(told @ covariance[here, here] @ told.T), 0))
+        values = [dict(zip(extra.names, row.tolist(), strict=True)) for row in (told @ weight[here], errors)]
+        found.append(Found(extra.kind, *values))
+    return tuple(found)
 
 
 def calibrate_judge(
@@ -243,6 +309,7 @@ def _check(
     human: Floats,
     names: list[str] | tuple[str, ...],
     judges: tuple[str, ...],
+    extras: Sequence[Extra],
 ) -> None:
     if differences.shape[1] != len(names) or not len(human) == len(directions) == len(judge):
         raise PalateError(
@@ -255,6 +322,12 @@ def _check(
     for what, value in ((judges[j], judge[:, j]) for j in range(len(judges))):
         _check_range(what, value)
     _check_range("human", human)
+    for extra in extras:
+        if extra.values.shape != (len(judge), len(extra.names)) or not np.isfinite(extra.values).all():
+            raise PalateError(
+                f"correction: {extra.kind} {extra.values.shape} are not finite numbers of {len(judge)} pairs and"
+                f" {len(extra.names)} names. Give one row per pair and one name per column."
+            )
     broken = np.argwhere(~np.isfinite(np.column_stack([differences, directions])))
     if len(broken):
         what = (*names, *["an embedding"] * directions.shape[1])[broken[0][1]]

@@ -18,10 +18,13 @@ from palate.judges.choice import Choice, choose_way
 from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
+from palate.judges.extras import extras_of
 from palate.judges.statistics import statistics_of_pairs
 from palate.labels.rows import Image
 from palate.run.checks import SELF, judges_of
 from palate.run.config import TrainConfig
+
+_EXTRAS = {"models": "generators", "rubric": "questions of a rubric"}
 
 
 def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats | None:
@@ -56,12 +59,12 @@ def corrected(
     differences: Floats = np.zeros((len(ids), 0))
     directions: Floats | None = None
     told: list[str] = []
-    if config.covariates != "embeddings":
+    if config.covariates in ("all", "statistics"):
         by_pair, names = statistics_of_pairs(dataset)
         unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
         differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
         told.append(f"{len(names)} picture statistics")
-    if config.covariates != "statistics":
+    if config.covariates in ("all", "embeddings"):
         found, sources = embedding_directions(dataset, ids)
         directions = found
         if sources:
@@ -71,12 +74,20 @@ def corrected(
                 f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
+    wanted = {"all": ("models", "rubric"), "generators": ("models",), "rubric": ("rubric",)}.get(config.covariates, ())
+    extras = extras_of(dataset, ids, wanted)
+    told += [f"{len(extra.names)} {_EXTRAS[extra.kind]}" for extra in extras]
+    if wanted and not told:
+        missing = (
+            "no pair says of both pictures which models made them" if wanted == ("models",) else "it has no rubric"
+        )
+        raise PalateError(f"covariates: {config.covariates}, but {dataset.path}: {missing}. Set covariates: all.")
     contexts = find_contexts(prompts, config.seed) if config.correction == "context" else None
     if contexts is not None:
         told.append(f"{len(contexts.names)} kinds of prompts")
     correction = correct_judge(
         judged, differences, labels.human, names=names, directions=directions, judges=names_of_judges,
-        contexts=contexts, seed=config.seed, groups=prompts,
+        contexts=contexts, extras=extras, seed=config.seed, groups=prompts,
     )  # fmt: skip
     return _as_it_voted(correction, labels), " and ".join(told)
 
@@ -133,7 +144,7 @@ def tell_judges(account: dict[str, Any]) -> None:
     corrected = account.get("corrected judge", {})
     _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
     if "finding" in corrected:
-        if "embeddings" in corrected["covariates"] or "kinds" in corrected["covariates"]:
+        if corrected["covariates"] != "none" and not corrected["covariates"].endswith("picture statistics"):
             print(f"labels: corrected on {corrected['covariates']}")
         print(f"labels: {corrected['finding']}")
 
