@@ -81,8 +81,9 @@ def annotate(
     score differences. `limit` stops after so many pairs. `embeddings` says which picture embeddings to store beside the
     votes: auto, those that voting computes anyway; all, those of every pair it voted on, in earlier runs too; none.
     `again` ignores stored answers and asks about every pair that has no vote. `load` finds a judge by its name, here
-    and on other machines. `question` is what its votes answer; a judge may vote on several, one after another. Raises PalateError for a judge that cannot be used or whose answers carry no information, and
-    for an annotator id that already voted with another version or other settings.
+    and on other machines. `question` is what its votes answer; a judge may vote on several, one after another. Raises
+    PalateError for a judge that cannot be used or whose answers carry no information, and for an annotator id that
+    already voted with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")

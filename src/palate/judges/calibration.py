@@ -26,8 +26,9 @@ from palate.judges.correction import FEWEST_VOTES, Correction, agreement, calibr
 def recalibrate(
     dataset: PreferenceDataset, annotator: str, *, folds: int = 5, seed: int = 0, question: str = OVERALL
 ) -> Correction:
-    """Calibrate the votes of `annotator` on the human votes on the same question and write judges/NAME/calibrated.parquet
-    (pair_id, probability) and calibration.json, or judges/NAME/QUESTION/ for another question than the overall one. The probability of a labelled pair comes from folds that did not see its prompt.
+    """Calibrate the votes of `annotator` on the human votes on the same question and write
+    judges/NAME/calibrated.parquet (pair_id, probability) and calibration.json, or judges/NAME/QUESTION/ for another
+    question than the overall one. The probability of a labelled pair comes from folds that did not see its prompt.
 
     Raises PalateError where that annotator never voted, and for too few human votes.
     """
@@ -86,9 +87,9 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
 def unsaturated(
     dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray, question: str = OVERALL
 ) -> np.ndarray:
-    """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores pictures they are
-    recomputed from the score differences, in units of their own spread: a bad temperature pushes probabilities to 0 or
-    1, where the order of the scores is lost. NaN stays NaN."""
+    """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores
+    pictures they are recomputed from the score differences, in units of their own spread: a bad temperature pushes
+    probabilities to 0 or 1, where the order of the scores is lost. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge

@@ -85,9 +85,10 @@ def choose_context_ridge(
 ) -> Floats:
     """The ridge strengths [F] of least cross-validated log loss where a correction has contexts.
 
-    Columns x: `sizes` of the judges, the covariates, the directions and the models and rubrics, then the products of judges and covariates
-    with each context. Chosen from the top down: first the covariates with every context alike, so that the fit
-    falls back to a calibration; then how far contexts may differ, so that it falls back to the common correction.
+    Columns x: `sizes` of the judges, the covariates, the directions and the models and rubrics, then the products of
+    judges and covariates with each context. Chosen from the top down: first the covariates with every context alike, so
+    that the fit falls back to a calibration; then how far contexts may differ, so that it falls back to the common
+    correction.
     """
     judges, covariates, directions, extras = sizes
 

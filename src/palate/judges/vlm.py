@@ -37,12 +37,12 @@ class VisionLanguageJudge:
     only model.
 
     `template` is a text file with {prompt}, {first} and {second}; the answer is A (first) or B. `question` is the
-    sentence that stands for {question} in it; without a template, palate's own for one question alone. `read` says where the
-    probability comes from; `samples` is the number of samples per order, if it comes from samples. Pictures are sent as
-    JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the text `stop`,
-    and is drawn at `sampling_temperature` (when absent, 0 for log-probabilities and 1 for samples). A reply that is not
-    an answer (see `palate.judges.replies`) is a failure. An attempt takes at most `timeout` seconds. The key is read
-    from the environment variable `key_from` and stored nowhere.
+    sentence that stands for {question} in it; without a template, palate's own for one question alone. `read` says
+    where the probability comes from; `samples` is the number of samples per order, if it comes from samples. Pictures
+    are sent as JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the
+    text `stop`, and is drawn at `sampling_temperature` (when absent, 0 for log-probabilities and 1 for samples). A
+    reply that is not an answer (see `palate.judges.replies`) is a failure. An attempt takes at most `timeout` seconds.
+    The key is read from the environment variable `key_from` and stored nowhere.
     """
 
     version = "2"

@@ -237,8 +237,9 @@ def annotate(
     annotator id of its votes. `model`, `server`, `template`, `device`, `dtype` and further `settings` go to the judge.
     `limit` stops after so many pairs; `again` ignores stored answers and asks about every pair without a vote;
     `recalibrate` runs no judge. `question` is what the votes answer: a name, or "name: wording"; a vlm is asked it.
-    `rubric` is a YAML file of names and questions that a vlm answers beside its vote, for its correction. A second call costs nothing. Raises PalateError for a judge that cannot be used, and
-    for one that voted before with another version or other settings.
+    `rubric` is a YAML file of names and questions that a vlm answers beside its vote, for its correction. A second call
+    costs nothing. Raises PalateError for a judge that cannot be used, and for one that voted before with another
+    version or other settings.
     """
     from palate.data.questions import RUBRIC, named_wording, read_rubric, wording_of
     from palate.data.schema import OVERALL
