@@ -22,8 +22,9 @@ def choices_of(evidence: Evidence, seed: int = 0) -> dict[str, Choice]:
     resolution, _ = resolution_of(ids, evidence.table)
     kinds = evidence.contexts or one_context(len(evidence.ids))
     seen = Seen(
-        evidence.fitted, evidence.differences, evidence.statistics, evidence.directions, evidence.prompts, kinds
-    )
+        evidence.fitted, evidence.differences, evidence.statistics, evidence.directions, evidence.prompts, kinds,
+        tuple(evidence.extras),
+    )  # fmt: skip
     columns = [evidence.labels(name).judge for name in names]
     alone = {name: (columns[j], replace(seen, fitted=seen.fitted[:, [j]]), (name,)) for j, name in enumerate(names)}
     together = {ALL: (combine(np.column_stack(columns)), seen, names)} if len(names) > 1 else {}

@@ -206,7 +206,7 @@ def _correct(
     contexts: Contexts | None = None,
 ) -> Correction:
     options: dict[str, Any] = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
-    if contexts is None and not evidence.statistics and not evidence.directions.shape[1]:
+    if contexts is None and not evidence.statistics and not evidence.directions.shape[1] and not evidence.extras:
         return calibrate_judge(judge, human, **options)
     return correct_judge(
         judge,
@@ -215,6 +215,7 @@ def _correct(
         names=evidence.statistics,
         directions=evidence.directions,
         contexts=contexts,
+        extras=evidence.extras,
         **options,
     )
 
@@ -225,7 +226,7 @@ def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
         "context"
         if correction.contexts
         else "covariates"
-        if correction.directions or len(correction.weights) > len(correction.judges)
+        if correction.directions or correction.extras or len(correction.weights) > len(correction.judges)
         else "calibrate"
     )
     labels = replace(evidence.labels(), judge=correction.probability)

@@ -93,9 +93,9 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.question_rule != "weights" and not isinstance(c.question, dict),
          f"question_rule: {c.question_rule} puts several questions together; name them with weights in question."),
         (c.question_rule != "weights" and c.target != "human",
-         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is biased: the "
-         "majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs by their "
-         "votes selects by the outcome. Use question_rule: weights, or target: human."),
+         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is "
+         "biased: the majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs "
+         "by their votes selects by the outcome. Use question_rule: weights, or target: human."),
         (isinstance(c.question, dict) and c.judge == SELF,
          "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
         (c.reliability != "equal" and (c.source != "pairs" or c.target != "human" or "preference" not in losses),

@@ -73,11 +73,12 @@ class ObjectiveConfig:
     )
     """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on
     both for each kind of prompt apart, on its score alone, or not at all. Only for targets that use a judge."""
-    covariates: Literal["all", "statistics", "embeddings"] = key(
+    covariates: Literal["all", "statistics", "embeddings", "generators", "rubric"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
     """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
-    pictures (stored in the dataset by judges), or all that exist."""
+    pictures (stored in the dataset by judges), which models made the two pictures, a judge's answers to a rubric, or
+    all that exist."""
     propensity: Literal["given", "estimated", "density-ratio"] = key(
         "given", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
