@@ -63,6 +63,9 @@ def prepare(pipeline: Path, given: Path) -> None:
     palate.sample(pipeline, prompts, given / "run" / "base-samples", setting)
 
 
+OWN = r"written by palate report \w+|\d{4}-\d\d-\d\d \d\d:\d\d UTC"  # of every text: its mark, and when it was made
+
+
 def copied(part: Path, folder: Path) -> Path:
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
@@ -200,9 +203,8 @@ def of_audit(folder: Path) -> dict[str, bytes]:
 
 def _texts(folder: Path, *names: str) -> dict[str, bytes]:
     """Texts without the folder's place, the time, and the mark by which a card knows that nobody edited it."""
-    own = r"written by palate report \w+|\d{4}-\d\d-\d\d \d\d:\d\d UTC"
     texts = {name: (folder / name).read_text().replace(str(folder), "FOLDER") for name in names}
-    return {name: re.sub(own, "", text).encode() for name, text in texts.items()}
+    return {name: re.sub(OWN, "", text).encode() for name, text in texts.items()}
 
 
 def of_comparison(folder: Path) -> dict[str, bytes]:
@@ -215,9 +217,11 @@ def of_hub(folder: Path) -> dict[str, bytes]:
     """What the hub has, and what was sent."""
     sent = contents(folder / "run" / "exports" / "diffusers", (folder / "run" / "exports" / "diffusers").rglob("*"))
     there = HUBS[-1].files[f"me/{folder.name}"]
-    own = r"written by palate report \w+"
     found = {f"hub {name}": data for name, data in there.items()} | sent
-    found = {name: re.sub(own.encode(), b"", data) for name, data in found.items()}
+    found = {
+        name: re.sub(OWN.encode() + b"|in the folder " + folder.name.encode(), b"", data)
+        for name, data in found.items()
+    }
     return found | {"told": (folder / "told").read_bytes()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palate.audits.planning import Recommendation
+from palate.audits.advice import Recommendation
 from palate.run.load import load_config
 from palate.world.pictures import PROMPTS
 

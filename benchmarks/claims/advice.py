@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from benchmarks.claims.conditions import ADVISED, FRACTIONS, JUDGES, PEOPLE
+from palate.audits.advice import Recommendation, recommend
 from palate.audits.evidence import read_evidence
 from palate.audits.judges import audit_judges
-from palate.audits.planning import Recommendation, recommend
 from palate.data.dataset import open_dataset
 from palate.files import write_text
 

@@ -1,8 +1,8 @@
 """Full diffusion runs in the emoji world: few human votes and a judge, against votes on every pair.
 
 python -m benchmarks.claims.emoji                    every condition, seed by seed; goes on where it stopped
-python -m benchmarks.claims.emoji --only all few-5   some of them
-python -m benchmarks.claims.emoji --tell             the page alone, from the results that are there
+python -m benchmarks.claims.emoji --questions flips  those of a question; --only all few-5 for some of them
+python -m benchmarks.claims --tell                   docs/evidence.md from the results that are there
 
 Results are one line per run in results/emoji.jsonl; where runs work (--folder) can be deleted.
 """
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import palate
-from benchmarks.claims.emoji_world import PAIRS, Drift, judged, prepare
+from benchmarks.claims.emoji_world import FLIPS, PAIRS, Drift, judged, prepare
 from benchmarks.claims.measure import commit
 from palate.backbones import Backbone, load_backbone
 from palate.data.schema import content_id
@@ -37,20 +37,45 @@ COMMON = {
 SHARES = {"5": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 FEW = SHARES["5"]
 JUDGES = ("wrong-in-3", "own-errors")
+RATES, BETAS = (5e-5, 2e-4, 4e-4), (100, 1000)  # that a user might pick: where the safeguard is compared
 AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
 
 
-def conditions() -> dict[str, dict[str, Any]]:
-    """name -> what its configuration adds, in the order in which they are made."""
-    out: dict[str, dict[str, Any]] = {"all": {}, "few-5": {"human_votes": FEW}}
+def questions() -> dict[str, dict[str, dict[str, Any]]]:
+    """question -> its conditions: name -> what its configuration adds. One of two questions has one name."""
+    every: dict[str, Any] = {}
+    few = {"human_votes": FEW}
+    judges: dict[str, dict[str, Any]] = {"all": every, "few-5": few}
     for judge in JUDGES:
-        beside = {"human_votes": FEW, "judge": judge}
-        out[f"mix/{judge}"] = {"method": "mix", **beside, **AS_IS}
-        out[f"dedpo/{judge}"] = {"method": "dedpo", **beside, **AS_IS}
-        out[f"auto/{judge}"] = {"method": "auto", **beside}
-    out |= {f"few-{share}": {"human_votes": count} for share, count in SHARES.items() if share != "5"}
+        beside = few | {"judge": judge}
+        judges[f"mix/{judge}"] = {"method": "mix", **beside, **AS_IS}
+        judges[f"dedpo/{judge}"] = {"method": "dedpo", **beside, **AS_IS}
+        judges[f"auto/{judge}"] = {"method": "auto", **beside}
     slower = {"learning_rate": 5e-5}
-    return out | {"all-slower": slower, "few-5-slower": slower | {"human_votes": FEW}}
+    scaling = {f"few-{share}": {"human_votes": count} for share, count in SHARES.items()}
+    flips: dict[str, dict[str, Any]] = {"all": every}
+    for people in ("flipped", "crowd"):
+        votes = {"human_annotators": [people]}
+        flips[f"dpo/{people}"] = votes
+        flips[f"adaptive/{people}"] = votes | {"method": "adaptive-dpo"}
+        flips[f"rdpo/{people}"] = votes | {"method": "rdpo", "flip_rate": FLIPS / 100}
+    grid = {
+        f"{name}-lr-{rate:.0e}-beta-{beta}": {"learning_rate": rate, "beta": float(beta)} | more
+        for rate in RATES
+        for beta in BETAS
+        for name, more in {"dpo": {}, "sdpo": {"method": "sdpo", "safeguard": 0.9}}.items()
+    }
+    return {
+        "judges": judges,
+        "scaling": {"all": every} | scaling | {"all-slower": slower, "few-5-slower": slower | few},
+        "flips": flips,
+        "safeguard": grid,
+    }
+
+
+def conditions() -> dict[str, dict[str, Any]]:
+    """Those of all questions, each once."""
+    return {name: settings for of_one in questions().values() for name, settings in of_one.items()}
 
 
 def key(name: str, seed: int) -> str:
@@ -118,16 +143,17 @@ def keep(told: dict, path: Path = RESULTS) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=list(conditions()), choices=list(conditions()))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="0 1 2 3 4")
+    parser.add_argument("--questions", nargs="+", default=list(questions()), choices=list(questions()))
+    parser.add_argument("--only", nargs="+", default=list(conditions()), choices=list(conditions()), metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--folder", type=Path, default=Path("claims-run/emoji"))
-    parser.add_argument("--tell", action="store_true")
     options = parser.parse_args()
-    todo = [(name, seed) for seed in options.seeds for name in options.only]
+    asked = {name: None for question in options.questions for name in questions()[question] if name in options.only}
+    todo = [(name, seed) for seed in options.seeds for name in asked]
     torch.set_num_threads(1)
-    if not options.tell and "base" not in load():
+    if "base" not in load():
         keep({"key": "base", "condition": "base", "commit": commit(), **rounded(base()[2])})
-    for name, seed in [] if options.tell else todo:
+    for name, seed in todo:
         if key(name, seed) not in load():
             told = run(name, seed, options.folder)
             keep(told)

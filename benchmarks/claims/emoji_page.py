@@ -9,12 +9,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditions, load
-from benchmarks.claims.emoji_world import IN_POOL, NAMES, PAIRS, REPETITIONS, WRONG_IN
+from benchmarks.claims.emoji import COMMON, FEW, JUDGES, MARKS, SHARES, conditions, load, questions
+from benchmarks.claims.emoji_world import FLIPS, IN_POOL, NAMES, PAIRS, REPETITIONS, WRONG_IN
 from benchmarks.claims.estimates import Estimate, difference, estimate, kept
 from benchmarks.claims.figures import COLOURS, SIZE
 from benchmarks.claims.tables import Gain, behind
 
+TABLE = "Table"
+FLIPPED, GUARDED = "evidence-emoji-flips.png", "evidence-emoji-safeguard.png"
 SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
 WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
 ABOUT = {
@@ -49,8 +51,10 @@ class Emoji:
         return out
 
     def common(self, seed: int) -> float:
-        """The drift that every way of a seed reached."""
-        return min(max(at["shift"] for at in runs[seed]["curve"]) for runs in self.runs.values() if seed in runs)
+        """The drift that every way to use labels reached in a seed, at the common learning rate."""
+        compared = [name for name in {**questions()["judges"], **questions()["scaling"]} if "slower" not in name]
+        runs = [self.runs[name][seed] for name in compared if seed in self.runs[name]]
+        return min(max(at["shift"] for at in run["curve"]) for run in runs)
 
     def reading(self, name: str, column: str) -> Gain:
         """seed -> a reading of the last mark."""
@@ -68,7 +72,7 @@ def tell_emoji(results: Path, folder: Path) -> str:
     if "base" not in found or not Emoji(found).runs["all"]:
         return ""
     emoji = Emoji(found)
-    parts = [_introduction(emoji, found), _scaling(emoji, folder), _judges(emoji, folder)]
+    parts = [_introduction(emoji, found), _judges(emoji, folder), _scaling(emoji, folder), _flips(emoji, folder), _safeguard(emoji, folder)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -96,6 +100,7 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
     names = {f"few-{share}": count for share, count in SHARES.items() if emoji.runs[f"few-{share}"]} | {"all": PAIRS}
     if len(names) < 2:
         return ""
+    slower = [name for name in ("all-slower", "few-5-slower") if emoji.runs[name]]
     figure, axes = plt.subplots(figsize=SIZE)
     for told, read, colour in (("equal steps", emoji.steps, COLOURS[0]), ("equal drift", emoji.drift, COLOURS[1])):
         _points(axes, list(names.values()), [estimate(read(name)) for name in names], told, colour)
@@ -111,7 +116,7 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
         f"**{_verdict(gap, at_drift)}: all {PAIRS:,} votes gain {estimate(every).text()}, {FEW} of them {estimate(few).text()}; "
         f"the difference is {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
     )
-    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, list(names)))}"
+    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, [*names, *slower]), 'Table')}"
 
 
 def _verdict(steps: Estimate, drift: Estimate) -> str:
@@ -144,7 +149,7 @@ def _judges(emoji: Emoji, folder: Path) -> str:
         f"### Few votes and a judge: as good as all votes?\n\n{_headline(emoji, there)}\n\n![gain over drift]({CURVES})\n\n"
         f"Lines are means over seeds at {' and '.join(map(str, MARKS))} steps.\n\n"
         + "\n".join(lines)
-        + f"\n\n{behind(_table(emoji, names))}"
+        + f"\n\n{behind(_table(emoji, names), 'Table')}"
     )
 
 
@@ -174,6 +179,59 @@ def _of_judge(emoji: Emoji, judge: str) -> str:
     )
 
 
+def _flips(emoji: Emoji, folder: Path) -> str:
+    """Votes turned around at random, and a real minority; both steady in what they like."""
+    people = {
+        "flipped": f"{FLIPS} % of the votes turned around",
+        "crowd": f"a minority voting on {FLIPS} % of the pairs",
+    }
+    ways = {"dpo": "DPO", "adaptive": "Adaptive-DPO", "rdpo": f"robust DPO, told {FLIPS} %"}
+    names = [f"{way}/{who}" for who in people for way in ways if emoji.runs[f"{way}/{who}"]]
+    if len(names) < len(people) * len(ways):
+        return ""
+    figure, axes = plt.subplots(figsize=SIZE)
+    for k, (who, colour) in enumerate(zip(people, COLOURS, strict=False)):
+        found = [kept(emoji.steps(f"{way}/{who}"), emoji.steps("all")) for way in ways]
+        _points(axes, [x + 0.1 * k for x in range(len(ways))], found, people[who], colour, "o")
+    axes.axhline(0.8, color="black", linewidth=0.8, linestyle=":")
+    axes.set(ylabel="share of the gain of clean votes", xticks=range(len(ways)), xticklabels=list(ways.values()))
+    axes.legend(frameon=False)
+    _save(figure, folder / FLIPPED)
+    told = "; ".join(
+        f"with {words} " + ", ".join(f"{ways[way]} keeps {_percent(kept(emoji.steps(f'{way}/{who}'), emoji.steps('all')))}" for way in ways)
+        for who, words in people.items()
+    )  # fmt: skip
+    seeds = len(emoji.runs[names[0]])
+    return f"### Wrong votes and a minority: what is kept?\n\n**After equally many steps, {told} of the gain of clean votes (n = {seeds}).**\n\n![share of the clean gain]({FLIPPED})\n\n{behind(_table(emoji, ['all', *names]), TABLE)}"
+
+
+def _safeguard(emoji: Emoji, folder: Path) -> str:
+    """Over a grid of learning rates, beta and steps that a user might pick: better than the base, and how far from the best."""
+    names = list(questions()["safeguard"])
+    if not all(emoji.runs[name] for name in names):
+        return ""
+    gains = {name: _mean_curve(emoji, name) for name in names}  # [marks] each
+    best = max(float(curve.max()) for curve in gains.values())
+    figure, axes = plt.subplots(figsize=SIZE)
+    told = []
+    for k, (kind, words) in enumerate({"dpo": "without the safeguard", "sdpo": "with it"}.items()):
+        of_kind = np.concatenate([curve for name, curve in gains.items() if name.startswith(f"{kind}-")])
+        axes.plot(np.sort(of_kind), "o-", color=COLOURS[k], label=words, markersize=4)
+        told.append(f"{words} {np.mean(of_kind > 0):.0%} of {len(of_kind)} settings end better than the base, {best - of_kind.mean():.2f} below the best on average")  # fmt: skip
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="settings, from the worst to the best", ylabel="gain in true utility")
+    axes.legend(frameon=False)
+    _save(figure, folder / GUARDED)
+    seeds = len(emoji.runs[names[0]])
+    return f"### Does the safeguard protect from a bad setting?\n\n**{told[0][0].upper()}{told[0][1:]}; {told[1]} (n = {seeds}).**\n\n![gains over the grid]({GUARDED})\n\n{behind(_table(emoji, names), TABLE)}"
+
+
+def _mean_curve(emoji: Emoji, name: str) -> np.ndarray:
+    """Gain at every mark, the seeds averaged, [marks]."""
+    runs = emoji.runs[name].values()
+    return np.mean([[at["utility"] - emoji.base["utility"] for at in run["curve"]] for run in runs], axis=0)
+
+
 def _table(emoji: Emoji, names: list[str]) -> str:
     columns: dict[str, Callable[[str], str]] = {
         "gain, equal steps": lambda name: estimate(emoji.steps(name)).text(),
@@ -198,9 +256,9 @@ def _percent(share: Estimate) -> str:
     return text if share.low != share.low else f"{text} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
-def _points(axis: plt.Axes, x: list[float], found: list[Estimate], label: str, colour: str) -> None:
+def _points(axis: plt.Axes, x: list[float], found: list[Estimate], label: str, colour: str, form: str = "o-") -> None:
     reach = np.nan_to_num(np.array([[f.mean - f.low, f.high - f.mean] for f in found]).T)
-    axis.errorbar(x, [f.mean for f in found], yerr=reach, fmt="o-", color=colour, label=label, markersize=4)
+    axis.errorbar(x, [f.mean for f in found], yerr=reach, fmt=form, color=colour, label=label, markersize=4)
 
 
 def _curve(axis: plt.Axes, emoji: Emoji, name: str, words: str, colour: str) -> None:

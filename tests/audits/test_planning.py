@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from palate.audits.planning import Recommendation, gain_of, leading, plan, recommend
+from palate.audits.advice import Recommendation, recommend
+from palate.audits.planning import gain_of, leading, plan
 from palate.data.labels import Labels
 from palate.judges.choice import Choice, Way
 from palate.labels.targets import dedpo, tuned_power, variance_ratio

@@ -231,6 +231,35 @@ def test_files_that_are_no_whole_model_are_refused(tmp_path, pipeline_folder):
         assert word in refusal(lambda name=name: load_backbone(str(tmp_path / name)))
 
 
+# What marks a file of each family that needs configurations from the hub: a weight's name and its shape
+ELSEWHERE = {
+    "StableDiffusionPipeline": {"model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (2, 1024)},
+    "StableDiffusion3Pipeline": {"model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (9216,),
+                                 "model.diffusion_model.pos_embed": (1, 36864, 1)},
+    "FluxPipeline": {"model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": (2,)},
+    "SanaPipeline": {f"blocks.0.cross_attn.{name}": (2,) for name in
+                     ("q_linear.weight", "q_linear.bias", "kv_linear.weight", "kv_linear.bias")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_file_of_a_family_whose_configurations_are_on_the_hub_says_what_to_do(name, tmp_path, monkeypatch):
+    """Stable Diffusion 2.x, 3, FLUX.1 and Sana, where the hub cannot be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def away(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", away)
+    monkeypatch.setattr(socket.socket, "connect", away)
+    file = tmp_path / "one.safetensors"
+    save_file({own: torch.zeros(shape) for own, shape in ELSEWHERE[name].items()}, file)
+    line = refusal(lambda: load_backbone(str(file)))
+    assert f"could not be read as a {name}, whose configurations are those of " in line and " on the hub (" in line
+    assert line.endswith(f"Convert it where it loads: {name}.from_single_file(FILE).save_pretrained(FOLDER).")
+    assert not list((tmp_path / "cache" / "single-files").iterdir())
+
+
 # --- the stock configurations ----------------------------------------------------------------------------------------
 
 

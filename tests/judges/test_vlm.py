@@ -12,7 +12,10 @@ from judges.faulty_proxy import FAULTS, FaultyProxy
 from PIL import Image
 from tiny import refusal
 
+import palate
 from palate.cli.annotate import main
+from palate.data.dataset import open_dataset
+from palate.data.questions import questions_of, read_rubric
 from palate.judges.annotate import annotate
 from palate.judges.base import Pair
 from palate.judges.chat import Chat, Unanswered
@@ -223,3 +226,51 @@ def test_the_back_off_doubles_up_to_its_limit_and_obeys_the_server(bright):
     assert chat._pause(3, "2.5") == 2.5 and chat._pause(3, "3600") == chat._pause(3, "inf") == 4.0
     for odd in ("Wed, 21 Oct 2026", "²", "-5", "nan", "1e", "\x00"):
         assert 1 <= chat._pause(2, odd) <= 2
+
+
+def test_a_named_question_is_in_the_instructions_and_the_overall_template_is_what_it_was():
+    assert "all things considered" in load_template(None) and "{question}" not in load_template(None)
+    asked = load_template(None, "Which picture has the better hands?")
+    assert "Which picture has the better hands? Judge this alone" in asked and "all things considered" not in asked
+
+
+def test_a_template_of_ones_own_says_where_the_question_stands(tmp_path):
+    (tmp_path / "t.txt").write_text("{prompt} {first} {second} {question}")
+    assert load_template(str(tmp_path / "t.txt"), "Which?") == "{prompt} {first} {second} Which?"
+    assert "--question" in refusal(lambda: load_template(str(tmp_path / "t.txt")))
+
+
+def test_a_vlm_answers_questions_and_a_rubric_and_a_second_call_asks_nothing(bright, dataset, tmp_path, capsys):
+    (tmp_path / "rubric.yaml").write_text("hands: Which picture has the better hands?\ntext: Which text is legible?\n")
+    server = ["--judge", "vlm", "--server", f"http://127.0.0.1:{bright}/v1"]
+    main([str(dataset.path), *server, "--question", "alignment"])
+    first = capsys.readouterr().out
+    main([str(dataset.path), *server, "--rubric", str(tmp_path / "rubric.yaml")])
+    told = capsys.readouterr().out
+    assert "annotate: rubric hands: 24 pairs" in told and "annotate: rubric text: 24 votes" in told
+    assert "24 votes of vlm:bright" in first
+    again = open_dataset(dataset.path)
+    for question in ("alignment", "overall", "rubric/hands", "rubric/text"):
+        assert sum(v["annotator_id"] == "vlm:bright" for v in again.votes(question=question).to_pylist()) == 24
+    assert set(questions_of(again)) == {"overall", "alignment"}  # a rubric is no question of people
+    mine = [v for v in again.votes(question=None).to_pylist() if v["annotator_id"] == "vlm:bright"]
+    assert len({v["instruction_version"] for v in mine}) == 4
+    main([str(dataset.path), *server, "--rubric", str(tmp_path / "rubric.yaml"), "--json"])
+    assert "requests" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[]", "not a rubric"), ("a: [", "not YAML"), ("a b: Which?", "no name"), ("hands:", "no question")],
+)
+def test_a_rubric_that_is_none_is_one_line(tmp_path, text, reason):
+    (tmp_path / "r.yaml").write_text(text)
+    assert reason in refusal(lambda: read_rubric(tmp_path / "r.yaml"))
+
+
+def test_only_a_vlm_reads_questions(dataset, tmp_path):
+    assert "reads no questions" in refusal(
+        lambda: palate.annotate(dataset, "brightness", question="fun: Which is fun?")
+    )
+    done = palate.annotate(dataset, "brightness", question="aesthetics")
+    assert done.report.votes == len(dataset.votes(question="aesthetics")) == 24

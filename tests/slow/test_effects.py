@@ -33,11 +33,11 @@ EXTRA = {
     "self-training-crossfit": {"human_votes": 192, "self_draws": 2}, "kto": {"train_batch_size": 32}, "threshold-guided": {"train_batch_size": 32},
     "diffusion-nft": {"train_batch_size": 32}, "sdpo": {"safeguard": 0.3},
     "spin": {"sampling_steps": 6, "sampling_guidance": 2.0}, "rn-dpo": {"max_train_steps": 80}, "adaptive-dpo": {"max_train_steps": 60}, "adaptive-ipo": {"max_train_steps": 60},
-    "dspo-sdxl": {"beta": BETA}, "dspo-sd15": {"beta": 0.001},
+    "dspo-sdxl": {"beta": BETA}, "dspo-sd15": {"beta": 0.001}, "balanced-dpo": {"judge": ["biased-judge", "poor-judge"], "reference_steps": 10},
 }  # fmt: skip
 LEARNS_THE_TRUTH = [
-    "adaptive-dpo", "adaptive-ipo", "alpha-dpo", "amapo", "auto", "cdpo", "dedpo", "dedpo-tuned", "diffusion-lpo", "dmpo", "doubly-robust", "dpo", "dpo-sft", "dspo-sdxl",
-    "diffusion-nft", "gce", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "madpo", "mapo", "mix", "poly-dpo", "rankdpo", "rdpo", "re-po", "rn-dpo", "sce", "sdpo", "sdpo-exact", "self-training",
+    "adaptive-dpo", "adaptive-ipo", "alpha-dpo", "amapo", "auto", "balanced-dpo", "cdpo", "dedpo", "dedpo-tuned", "diffusion-lpo", "dmpo", "doubly-robust", "dpo", "dpo-sft", "dspo-sdxl",
+    "diffusion-nft", "gce", "hinge", "holder-dpo", "ipo", "kto", "linear-dpo", "madpo", "mapo", "mix", "poly-dpo", "rankdpo", "rdpo", "re-po", "rethinking-dpo", "rn-dpo", "sce", "sdpo", "sdpo-exact", "self-training",
     "self-training-crossfit", "sudo", "threshold-guided", "uncertainty-dpo",
 ]  # fmt: skip
 

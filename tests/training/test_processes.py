@@ -57,6 +57,7 @@ MORE = {
     "samples in shards": FSDP2 | {"method": "spin", "sampling_steps": 2},
     "lists": LORA | {"method": "diffusion-lpo"},
     "average in shards": FSDP2 | {"ema_decay": 0.9},
+    "rates of people": LORA | {"method": "re-po"},
     "moving reference": LORA | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
     "moving reference in shards": FSDP2 | {"reference": "ema", "reference_decay": 0.5, "losses": {"preference": 1.0, "anchor": 10.0}},
     "moving adapter in shards": LORA | FSDP2 | {

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from palate.audits.evidence import Evidence
+from palate.audits.planning import ALL
 from palate.judges.choice import Choice
 from palate.judges.contexts import one_context
 from palate.judges.correction import combine
 from palate.judges.ways import Seen, choose, resolution_of
-
-ALL = "all judges"  # the name of their combination
 
 
 def choices_of(evidence: Evidence, seed: int = 0) -> dict[str, Choice]:
@@ -23,8 +22,9 @@ def choices_of(evidence: Evidence, seed: int = 0) -> dict[str, Choice]:
     resolution, _ = resolution_of(ids, evidence.table)
     kinds = evidence.contexts or one_context(len(evidence.ids))
     seen = Seen(
-        evidence.fitted, evidence.differences, evidence.statistics, evidence.directions, evidence.prompts, kinds
-    )
+        evidence.fitted, evidence.differences, evidence.statistics, evidence.directions, evidence.prompts, kinds,
+        tuple(evidence.extras),
+    )  # fmt: skip
     columns = [evidence.labels(name).judge for name in names]
     alone = {name: (columns[j], replace(seen, fitted=seen.fitted[:, [j]]), (name,)) for j, name in enumerate(names)}
     together = {ALL: (combine(np.column_stack(columns)), seen, names)} if len(names) > 1 else {}

@@ -13,6 +13,8 @@ from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.contexts import Contexts, kinds_of_prompts
 from palate.judges.embeddings import embedding_directions
+from palate.judges.extra import Extra
+from palate.judges.extras import extras_of
 from palate.judges.statistics import statistics_of_pairs
 
 
@@ -60,6 +62,7 @@ class Evidence:
     fitted: np.ndarray  # [N, J] the judges' probabilities for a correction, see `unsaturated`
     in_both_orders: dict[str, np.ndarray] = field(default_factory=dict)  # see `_in_both_orders`
     contexts: Contexts | None = None  # which prompts are alike, found by their words or given; None where all are
+    extras: list[Extra] = field(default_factory=list)  # which models made the images, answers to a rubric
     notes: list[str] = field(default_factory=list)  # what could not be measured, and why
 
     def labels(self, judge: str | None = None) -> Labels:
@@ -128,6 +131,7 @@ def read_evidence(
         fitted,
         both_orders,
         kinds if len(kinds.names) > 1 else None,
+        extras_of(dataset, ids),
         notes,
     )
 

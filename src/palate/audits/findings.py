@@ -6,15 +6,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from palate.audits.advice import Recommendation, recommend
 from palate.audits.agreement import a_person, ceiling
 from palate.audits.choices import choices_of
+from palate.audits.choosing import name_a_row
 from palate.audits.evidence import read_evidence
 from palate.audits.intervals import Estimate
 from palate.audits.judges import Judge, audit_judges
 from palate.audits.minority import Suspect, flip_probabilities, predicted_votes, read_metric, suspects
 from palate.audits.people import People, audit_people
 from palate.audits.picked import Picked, find_picked
-from palate.audits.planning import Recommendation, Step, leading, plan, recommend
+from palate.audits.planning import Step, gain_and_draws, leading, plan, prompts_in_words
+from palate.audits.prompts import prompts_of
 from palate.data.dataset import PreferenceDataset
 from palate.data.known import read_known_votes
 from palate.files import plain
@@ -41,6 +44,7 @@ class Findings:
     suspects_by: str  # "run" or "flip probability"
     suspect_share: float | None  # the share of human votes that is expected to be wrong
     plan: list[Step]
+    plan_words: str = ""  # what the number of prompts leaves
     notes: list[str] = field(default_factory=list)
     picked: Picked | None = None  # how labelled pairs without a stored propensity were chosen
 
@@ -73,14 +77,24 @@ def audit(
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, read_known_votes(dataset.path), seed)
     followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence
-    judges, _ = audit_judges(followed, seed)
+    judges, probabilities = audit_judges(followed, seed)
     reliability = {person.name: person.dawid_skene for person in people.persons}
     flip = flip_probabilities(evidence, predicted_votes(evidence, seed), reliability)
     human = followed.labels().human
     labelled, pairs = int((~np.isnan(human)).sum()), len(human)
-    gains = {f"{judge.name}/{judge.correction}": judge.gain for judge in judges if judge.gain}
+    measured = {
+        name: found
+        for name, probability in probabilities.items()
+        if (found := gain_and_draws(replace(followed.labels(), judge=probability), followed.group, seed))
+    }
+    gains = {name: gain for name, (gain, _) in measured.items()}
+    named = name_a_row(gains, {name: draws for name, (_, draws) in measured.items()})
     square = float(np.nanmean((human - 0.5) ** 2)) if labelled else float("nan")
     person = a_person(followed.human, followed.group, 1 / followed.labels().propensity)
+    along = [labels.judge - 0.5 for labels in map(followed.labels, followed.judges.names)]
+    prompts = prompts_of(followed.group, human, np.column_stack([*along, followed.differences]))
+    shown = leading(gains, first=named.name if named else "") | ({named.name: named.gain} if named else {})
+    steps = plan(shown, labelled, pairs, square, prompts) if labelled else []
     notes = evidence.notes + people.notes
     if not evidence.judges.names:
         notes.append("No judge voted: nothing can stand in for human votes.")
@@ -98,6 +112,7 @@ def audit(
         people.opposed,
         people.agreeing,
         {} if contexts == "words" else {"contexts": contexts},
+        named,
     )
     if picked and picked.used and advice.configuration.get("method") in ("dedpo", "auto"):
         advice = replace(advice, configuration=advice.configuration | {"propensity": "estimated"})
@@ -118,7 +133,8 @@ def audit(
         suspects=suspects(evidence, flip, metric, most_suspects),
         suspects_by="flip probability" if run is None else "run",
         suspect_share=float(np.nanmean(flip)) if np.isfinite(flip).any() else None,
-        plan=plan(leading(gains), labelled, pairs, square) if labelled else [],
+        plan=steps,
+        plan_words=prompts_in_words(steps, prompts, square),
         notes=notes,
         picked=picked,
     )

@@ -7,10 +7,9 @@ import numpy as np
 
 from palate.arithmetic import bounded_logit
 from palate.audits.agreement import credit, first_share, order_flips
-from palate.audits.choices import ALL
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
-from palate.audits.planning import Gain, gain_of
+from palate.audits.planning import ALL, Gain, gain_of
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts
@@ -207,7 +206,7 @@ def _correct(
     contexts: Contexts | None = None,
 ) -> Correction:
     options: dict[str, Any] = {"judges": names, "groups": evidence.group.tolist(), "seed": seed}
-    if contexts is None and not evidence.statistics and not evidence.directions.shape[1]:
+    if contexts is None and not evidence.statistics and not evidence.directions.shape[1] and not evidence.extras:
         return calibrate_judge(judge, human, **options)
     return correct_judge(
         judge,
@@ -216,6 +215,7 @@ def _correct(
         names=evidence.statistics,
         directions=evidence.directions,
         contexts=contexts,
+        extras=evidence.extras,
         **options,
     )
 
@@ -226,7 +226,7 @@ def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
         "context"
         if correction.contexts
         else "covariates"
-        if correction.directions or len(correction.weights) > len(correction.judges)
+        if correction.directions or correction.extras or len(correction.weights) > len(correction.judges)
         else "calibrate"
     )
     labels = replace(evidence.labels(), judge=correction.probability)

@@ -42,6 +42,8 @@ def print_findings(findings: Findings, console: Console) -> None:
     if findings.plan:
         console.print()
         console.print(_plan(findings))
+        if findings.plan_words:
+            _say(console, escape(findings.plan_words))
     if findings.suspects:
         worst = findings.suspects[0]
         text = (
@@ -134,13 +136,15 @@ def _couples(findings: Findings) -> Table:
 
 def _plan(findings: Findings) -> Table:
     names = list(findings.plan[0].judges)
-    table = _table("labelled pairs", "alone", *(escape(step_name(name)) for name in names))
+    table = _table("labelled pairs", "alone", *(escape(step_name(name)) for name in names), "new prompts")
     for step in findings.plan:
         cells = [f"± {step.judges[name]:.1f} (like {step.worth[name]:,.0f})" for name in names]
-        table.add_row(f"{step.votes:,}{' (now)' if step.now else ''}", f"± {step.alone:.1f}", *cells)
+        table.add_row(
+            f"{step.votes:,}{' (now)' if step.now else ''}", f"± {step.alone:.1f}", *cells, f"± {step.new_prompts:.1f}"
+        )
     table.caption = (
         "half of a 95 % interval of a share, in percentage points; in brackets the labelled pairs that human votes"
-        " alone would need"
+        " alone would need; new prompts: human votes alone, every labelled pair of a prompt of its own"
     )
     table.caption_justify = "left"
     return table

@@ -29,7 +29,18 @@ def component_config(folder: Path, name: str) -> Config:
     path = folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
     config = read_json(path)
     require_sane(path, config)
-    return config
+    return Settings(path, config)
+
+
+class Settings(dict[str, Any]):
+    """A configuration, which refuses to be asked for what it lacks."""
+
+    def __init__(self, path: Path, config: Config):
+        super().__init__(config)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise PalateError(f"{self.path}: has no {key}. Download that folder again.")
 
 
 def pipeline_index(folder: Path) -> Config:
@@ -37,14 +48,25 @@ def pipeline_index(folder: Path) -> Config:
     return read_json(folder / "model_index.json")
 
 
+WORDS: dict[str, tuple[object, ...]] = {
+    "timestep_spacing": ("linspace", "leading", "trailing"), "final_sigmas_type": ("zero", "sigma_min"),
+}  # fmt: skip
+
+
 def require_types(kind: type[Any], config: Config, where: Path) -> None:
-    """Raises PalateError for a setting that is text or a mapping where a class of diffusers takes a number (or no): some
-    are used only when the network runs, and would then end in anything."""
-    for name, parameter in signature(kind.__init__).parameters.items():
-        value, usual = config.get(name), parameter.default
+    """Raises PalateError for a setting that is text or a mapping where a class of diffusers or transformers takes a number
+    (or no), or none of the words it knows: some are used only when the network runs, and would then end in anything."""
+    own = getattr(kind, "config_class", None)
+    usuals = vars(own()) if own else {name: one.default for name, one in signature(kind.__init__).parameters.items()}
+    for name, usual in usuals.items():
+        if name not in config:
+            continue
+        value = config[name]
+        wrong = isinstance(usual, float) and (isinstance(value, bool) or not isinstance(value, int | float))
+        wrong |= name in WORDS and value not in WORDS[name]
         nested = name == "trained_betas" and value is not None
         nested = nested and not (isinstance(value, list) and value and all(isinstance(one, float) for one in value))
-        if nested or (isinstance(usual, int | float) and isinstance(value, str | dict)):
+        if wrong or nested or (isinstance(usual, int | float) and isinstance(value, str | dict)):
             told = f"{name} is {str(value)[:20]!r}, which {kind.__name__} cannot use"
             raise PalateError(f"{where}: {told}. Download that folder again.")
 
@@ -83,8 +105,7 @@ def load_model(kind: type[Any], folder: Path, name: str, device: str | torch.dev
     alone."""
     require_safetensors(folder / name)
     config = component_config(folder, name)  # refuses what no model has, before it is built
-    if issubclass(kind, ModelMixin):
-        require_types(kind, config, folder / name)
+    require_types(kind, config, folder / name)
     dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"  # diffusers and transformers differ
     options = {dtype: torch.float32, "use_safetensors": True, "output_loading_info": True}
     model, told = load_component(kind, folder, name, **options)
@@ -140,7 +161,7 @@ def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
         wrong = f"it has {highest + 1:,} tokens, and {encoder} knows {words:,}"
     elif str(config.get("model_type")).startswith("clip") and isinstance(places, int):
         if tokenizer.model_max_length > places:
-            wrong = f"it gives up to {tokenizer.model_max_length:.4g} tokens of a prompt, and {encoder} reads {places}"
+            wrong = f"it gives up to {str(tokenizer.model_max_length)[:20]} tokens of a prompt, and {encoder} reads {places}"
         elif tokenizer.pad_token is None:
             wrong = "it has no token to fill up prompts with (pad_token)"
     if wrong:

@@ -19,6 +19,7 @@ from palate.backbones.configs import read_json
 from palate.backbones.quiet import quiet_loading
 from palate.backbones.stock import COMPONENTS, SD, SDXL, config_file, write_index, write_stock, write_tokenizer
 from palate.errors import PalateError, first_line
+from palate.foreign import one_line
 
 FORM = "1"  # version of the converted folder; files are converted again when it changes
 TOLD = "palate.pipeline"  # the header entry in which an export stores everything but the weights
@@ -160,7 +161,7 @@ def _convert(file: Path, shapes: dict[str, _Shape], told: dict[str, str], folder
 
 def _reason(error: Exception) -> str:
     line = first_line(error)
-    return "weights are missing in it" if "meta tensor" in line else line
+    return "weights are missing in it" if "meta tensor" in line else one_line(line, 120)
 
 
 def require_whole_network(part: object) -> None:

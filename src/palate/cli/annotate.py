@@ -32,6 +32,8 @@ Examples:
   palate annotate prefs --judge hpsv2.1 --model weights/hpsv2.1 --dtype bf16
   palate annotate prefs --judge aesthetic --model weights/clip-l --set head=sac+logos+ava1-l14-linearMSE.pth
   palate annotate prefs --judge vlm --server http://127.0.0.1:8000/v1 --limit 100
+  palate annotate prefs --judge vlm --question alignment
+  palate annotate prefs --judge vlm --rubric rubric.yaml
   palate annotate prefs --judge pickscore --recalibrate     after more human votes; no judge is run"""
 
 
@@ -50,6 +52,10 @@ class Options:
     """Address of the server of a vlm, up to /v1. Its key is read from OPENAI_API_KEY."""
     template: str | None = None
     """For vlm: a text file with {prompt}, {first} and {second} in place of palate's own."""
+    question: str = "overall"
+    """What its votes answer: alignment, aesthetics, any name; for vlm also "name: the question to it"."""
+    rubric: Path | None = None
+    """For vlm: a YAML file of names and questions that it answers too, one by one; its correction weighs them."""
     device: str | None = None
     """cuda, cuda:1, cpu; a GPU where there is one when absent."""
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
@@ -96,6 +102,8 @@ def main(argv: list[str]) -> None:
             model=options.model,
             server=options.server,
             template=options.template,
+            question=options.question,
+            rubric=options.rubric,
             device=options.device,
             dtype=options.dtype,
             settings=settings(options.set),
@@ -110,6 +118,16 @@ def main(argv: list[str]) -> None:
             recalibrate=options.recalibrate,
         )
     report, calibration = done.report, done.calibration
+    for criterion, own in (report.rubric if report else {}).items():
+        if not options.json:
+            print(
+                printable(
+                    "\n".join(
+                        line.replace("annotate:", f"annotate: rubric {criterion}:", 1)
+                        for line in lines(own, options.prompt_price, options.completion_price)
+                    )
+                )
+            )
     if options.json:
         told = report or (calibration and calibration.after)
         print(json.dumps(asdict(told) if told else None))

@@ -54,11 +54,12 @@ def import_pairs(
 ) -> ImportReport:
     """Add the pairs and votes of `sources` to the dataset in folder `to`, which is made if it does not exist.
 
-    `annotator` and `source` say who voted where the files do not, `question` what the votes answer. A pair's id is made of its content, so running again
-    adds only what is missing. Rows that cannot be used are counted in the report with file and row, and do not stop the
-    import. `allow_outside` lets the paths of a source leave the source's folder. `split` and `config` choose a part of
-    a dataset of the `datasets` library: a folder of `save_to_disk`, or `hf:owner/name` on the hub. Raises PalateError
-    when a source is missing or damaged, or nothing could be imported; all good rows are written first.
+    `annotator` and `source` say who voted where the files do not, `question` what the votes answer. A pair's id is made
+    of its content, so running again adds only what is missing. Rows that cannot be used are counted in the report with
+    file and row, and do not stop the import. `allow_outside` lets the paths of a source leave the source's folder.
+    `split` and `config` choose a part of a dataset of the `datasets` library: a folder of `save_to_disk`, or
+    `hf:owner/name` on the hub. Raises PalateError when a source is missing or damaged, or nothing could be imported;
+    all good rows are written first.
     """
     if not sources:
         raise PalateError("nothing to import: no sources given. Name the files or folders to read.")
@@ -122,8 +123,14 @@ class _Target:
     """The dataset to write: made at the first write, so that an import of nothing leaves nothing behind."""
 
     def __init__(
-        self, path: Path, name: str | None, annotator: str, source: str, question: str | None, provenance: dict[str, Any]
-    ):  # fmt: skip
+        self,
+        path: Path,
+        name: str | None,
+        annotator: str,
+        source: str,
+        question: str | None,
+        provenance: dict[str, Any],
+    ):
         self.path, self.name, self.annotator, self.source = path, name, annotator, source
         self.question = question
         self.provenance = provenance

@@ -5,15 +5,20 @@ asked, its overall votes may still tell something of people's answers, and stand
 """
 
 import re
+from os import PathLike
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from palate.data.dataset import PreferenceDataset
-from palate.data.schema import OVERALL
+from palate.data.schema import LONGEST_QUESTION, OVERALL
 from palate.errors import PalateError, did_you_mean
+from palate.reading import read_text
 
 RUBRIC = "rubric/"  # begins the names of a judge's questions that only its correction uses
+MOST_CRITERIA = 200
 WORDINGS = {
     OVERALL: "Which picture do you prefer for this prompt?",
     "alignment": "Which picture shows better what the prompt asks for?",
@@ -38,6 +43,24 @@ def named_wording(given: str) -> tuple[str, str]:
     if _NAME.fullmatch(name) and (colon or _NAME.fullmatch(given.strip())):
         return name, wording or wording_of(name)
     return OVERALL, given
+
+
+def read_rubric(path: str | PathLike[str]) -> dict[str, str]:
+    """The questions of a rubric, a YAML file of names and sentences. Raises PalateError for anything else."""
+    try:
+        told = yaml.safe_load(read_text(Path(path)))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PalateError(
+            f"{path}: not YAML. Write one line per question, as in hands: Which hands are right?"
+        ) from error
+    if not isinstance(told, dict) or not told or len(told) > MOST_CRITERIA:
+        raise PalateError(f"{path}: not a rubric: give 1 to {MOST_CRITERIA} lines of a name and its question.")
+    for name, sentence in told.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(RUBRIC + name) > LONGEST_QUESTION:
+            raise PalateError(f"{path}: {name!r} is no name of a question. Use letters, digits, - and _.")
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise PalateError(f"{path}: {name} has no question. Write a sentence after it.")
+    return {name: " ".join(sentence.split()) for name, sentence in told.items()}
 
 
 def questions_of(dataset: PreferenceDataset, source: str | None = None) -> dict[str, int]:

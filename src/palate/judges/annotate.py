@@ -17,6 +17,7 @@ import numpy as np
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.images import image_bytes
+from palate.data.schema import OVERALL
 from palate.engine import mapped
 from palate.errors import PalateError
 from palate.judges.answers import AnswerStore, NotKept, judge_key, pair_content
@@ -52,6 +53,7 @@ class Report:
     choices: dict[str, int] = field(default_factory=lambda: {"0": 0, "1": 0, "tie": 0})
     first_failure: str | None = None
     usage: dict[str, float] = field(default_factory=dict)
+    rubric: dict[str, "Report"] = field(default_factory=dict)  # of each question of a rubric, by its name
     first_shown: float | None = None  # mean probability of the picture shown first, where both orders were asked
 
 
@@ -70,6 +72,7 @@ def annotate(
     embeddings: Literal["auto", "all", "none"] = "auto",
     again: bool = False,
     load: Callable[..., Judge] = load_judge,
+    question: str = OVERALL,
 ) -> Report:
     """Let the judge `judge` vote on every pair that it has not voted on yet. The same call resumes; once all pairs have
     a vote it costs nothing.
@@ -78,8 +81,9 @@ def annotate(
     score differences. `limit` stops after so many pairs. `embeddings` says which picture embeddings to store beside the
     votes: auto, those that voting computes anyway; all, those of every pair it voted on, in earlier runs too; none.
     `again` ignores stored answers and asks about every pair that has no vote. `load` finds a judge by its name, here
-    and on other machines. Raises PalateError for a judge that cannot be used or whose answers carry no information, and
-    for an annotator id that already voted with another version or other settings.
+    and on other machines. `question` is what its votes answer; a judge may vote on several, one after another. Raises
+    PalateError for a judge that cannot be used or whose answers carry no information, and for an annotator id that
+    already voted with another version or other settings.
     """
     if temperature is not None and not temperature > 0:
         raise PalateError(f"temperature: {temperature:g}, but it must be positive.")
@@ -87,7 +91,7 @@ def annotate(
     voter = load(judge, **settings)
     annotator = annotator or str(getattr(voter, "annotator", judge))
     key, version = _identity(judge, voter, temperature)
-    voted = _already(dataset, annotator, version)
+    voted = _already(dataset, annotator, version, question)
     singles = single_images(dataset)
     in_sample = (dataset.pair_ids().keys() & getattr(voter, "trained_on", frozenset())) - voted - singles
     report = Report(judge, annotator, already_voted=len(voted), single_images=len(singles), in_sample=len(in_sample))
@@ -107,6 +111,8 @@ def annotate(
         "settings": _settings(voter),
         "temperature": scale,
     }
+    if question != OVERALL:
+        who["question"] = question
     todo = report.pairs - report.already_voted - report.in_sample
     if not todo and not voted:
         raise PalateError(
@@ -253,9 +259,10 @@ def _settings(judge: Judge) -> dict[str, Any]:
     return plain
 
 
-def _already(dataset: PreferenceDataset, annotator: str, version: str) -> set[str]:
-    """Pairs that it voted on. Raises PalateError where the id belongs to another annotator."""
-    votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "instruction_version"]).to_pylist()
+def _already(dataset: PreferenceDataset, annotator: str, version: str, question: str) -> set[str]:
+    """Pairs on which it answered this question. Raises PalateError where the id belongs to another annotator."""
+    columns = ["pair_id", "annotator_id", "source", "instruction_version"]
+    votes = dataset.votes(columns, question=question).to_pylist()
     own = [vote for vote in votes if vote["annotator_id"] == annotator]
     other = [vote for vote in own if vote["source"] != "judge" or vote["instruction_version"] != version]
     if other:
@@ -301,6 +308,7 @@ def _write(dataset: PreferenceDataset, report: Report, answers: dict[str, Answer
                 "score_0": answer.score_0,
                 "score_1": answer.score_1,
                 "instruction_version": who["version"],
+                "question": who.get("question"),
             }
         )
     if rows:

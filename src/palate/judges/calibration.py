@@ -23,20 +23,23 @@ from palate.files import atomic_path, write_text
 from palate.judges.correction import FEWEST_VOTES, Correction, agreement, calibrate_judge
 
 
-def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, seed: int = 0) -> Correction:
-    """Calibrate the votes of `annotator` on the human votes and write judges/NAME/calibrated.parquet (pair_id,
-    probability) and calibration.json. The probability of a labelled pair comes from folds that did not see its prompt.
+def recalibrate(
+    dataset: PreferenceDataset, annotator: str, *, folds: int = 5, seed: int = 0, question: str = OVERALL
+) -> Correction:
+    """Calibrate the votes of `annotator` on the human votes on the same question and write
+    judges/NAME/calibrated.parquet (pair_id, probability) and calibration.json, or judges/NAME/QUESTION/ for another
+    question than the overall one. The probability of a labelled pair comes from folds that did not see its prompt.
 
     Raises PalateError where that annotator never voted, and for too few human votes.
     """
     pairs = dataset.pairs(columns=["pair_id", "prompt"])
     pair_ids = pairs["pair_id"].to_pylist()
-    labels = collect_labels(pair_ids, dataset.votes(), judge=annotator)
-    judge = unsaturated(dataset, annotator, pair_ids, labels.judge)
+    labels = collect_labels(pair_ids, dataset.votes(question=question), judge=annotator)
+    judge = unsaturated(dataset, annotator, pair_ids, labels.judge, question)
     result = calibrate_judge(judge, labels.human, folds=folds, seed=seed, groups=pairs["prompt"].to_pylist())
     both = ~np.isnan(labels.judge) & labels.labelled
     result = replace(result, before=agreement(labels.judge[both], labels.human[both]))  # as it voted, not rescaled
-    folder = view_folder(dataset, annotator)
+    folder = _calibration_folder(dataset, annotator, question)
     voted = ~np.isnan(result.probability)
     table = pa.table({"pair_id": np.array(pair_ids, object)[voted], "probability": result.probability[voted]})
     with atomic_path(folder / "calibrated.parquet") as temporary:
@@ -48,12 +51,17 @@ def recalibrate(dataset: PreferenceDataset, annotator: str, *, folds: int = 5, s
     return result
 
 
-def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, float]:
+def _calibration_folder(dataset: PreferenceDataset, annotator: str, question: str) -> Path:
+    own = view_folder(dataset, annotator)
+    return own if question == OVERALL else own / re.sub(r"[^\w.+-]+", "_", question)
+
+
+def calibrated_votes(dataset: PreferenceDataset, annotator: str, question: str = OVERALL) -> dict[str, float]:
     """The calibrated probability that image 0 is preferred, by pair_id, as `recalibrate` stored it.
 
     Raises PalateError where this annotator was never calibrated.
     """
-    path = view_folder(dataset, annotator) / "calibrated.parquet"
+    path = _calibration_folder(dataset, annotator, question) / "calibrated.parquet"
     try:
         table = pq.read_table(path, columns=["pair_id", "probability"], page_checksum_verification=True)
     except (OSError, ValueError) as error:
@@ -64,9 +72,10 @@ def calibrated_votes(dataset: PreferenceDataset, annotator: str) -> dict[str, fl
     return dict(zip(table["pair_id"].to_pylist(), table["probability"].to_pylist(), strict=True))
 
 
-def can_calibrate(dataset: PreferenceDataset, annotator: str) -> bool:
-    """Whether there are enough pairs with both a human vote and a vote of the judge."""
-    labels = collect_labels(dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(), judge=annotator)
+def can_calibrate(dataset: PreferenceDataset, annotator: str, question: str = OVERALL) -> bool:
+    """Whether there are enough pairs with both a human vote and a vote of the judge on this question."""
+    ids, votes = dataset.pairs(columns=["pair_id"])["pair_id"], dataset.votes(question=question)
+    labels = collect_labels(ids, votes, judge=annotator)
     return int((labels.labelled & ~np.isnan(labels.judge)).sum()) >= FEWEST_VOTES
 
 
@@ -78,9 +87,9 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
 def unsaturated(
     dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray, question: str = OVERALL
 ) -> np.ndarray:
-    """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores pictures they are
-    recomputed from the score differences, in units of their own spread: a bad temperature pushes probabilities to 0 or
-    1, where the order of the scores is lost. NaN stays NaN."""
+    """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores
+    pictures they are recomputed from the score differences, in units of their own spread: a bad temperature pushes
+    probabilities to 0 or 1, where the order of the scores is lost. NaN stays NaN."""
     answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
     if not answers or any(entry.get("answers") != "scores" for entry in answers):
         return judge

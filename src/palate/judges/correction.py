@@ -2,12 +2,14 @@
 differ.
 
 It is a regularised logistic regression of the human vote on the judges' logits, on differences of picture statistics
-and, if there are any, of picture embeddings; with contexts, also on the products of all named features with the kind of
+and, if there are any, of picture embeddings, on which models made the two images, and on a judge's answers to the
+questions of a rubric; with contexts, also on the products of all named features with the kind of
 prompt, for a judge that is wrong about some prompts alone. It has no intercept, and every feature changes sign when the
 images are swapped, so the probability is mirrored. Probabilities are cross-fitted: the model that gives a labelled pair
 its probability saw neither that pair's human vote nor any other of its group.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +21,21 @@ from palate.arithmetic import HALF_95
 from palate.arrays import Bools, Floats
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts, differences_in_words
+from palate.judges.extra import Extra, Found, found_of, joined, used_of
 from palate.judges.ridge import (
     choose_context_ridge,
-    choose_ridge,
+    choose_ridges,
     curvature,
     deal_folds,
     fit_ridge,
     folds_of_all,
-    ridge_shapes,
 )
 from palate.judges.together import CHANCE, chance_of_set, clearly_missed
 
 FEWEST_VOTES = 10
 _CLIP = 0.02  # probabilities are clipped to [0.02, 0.98] before their logit is taken
 _CHANCE = 0.05
+
 
 _DIRECTIONS = {  # statistic: (what more of it looks like, what less of it looks like)
     "brightness": ("brighter", "darker"),
@@ -78,6 +81,7 @@ class Correction:
     by_context: tuple[str, ...] = ()  # where it clearly is, in words
     together: float | None = None  # of several judges: probability of so much, if they added nothing as a set
     missed: tuple[str, ...] = ()  # the judges without whom the others clearly predict worse
+    extras: tuple["Found", ...] = ()  # what was learnt of models and rubrics
 
     def sentence(self) -> str:
         """In plain words: where the judge was biased (weights beyond two standard errors), and what was gained."""
@@ -97,7 +101,7 @@ class Correction:
             found = [f"People prefer {joined(biases)} pictures than {them} {do}."]
         elif len(self.weights) > len(self.judges):
             found = [f"No bias of {them} on the picture statistics is clear from these votes."]
-        elif not self.directions:
+        elif not self.directions and not self.extras:
             found = [f"{whose} probabilities were calibrated on the human votes."]
         else:
             found = []
@@ -105,6 +109,7 @@ class Correction:
             found.append(f"Beyond what has a name, people differ from {them} on directions of the picture embeddings.")
         elif self.directions:
             found.append("No bias along directions of the picture embeddings is clear.")
+        found += [told for extra in self.extras if (told := extra.sentence(them, do))]
         found += self.by_context
         if self.contexts and not self.by_context:
             found.append(f"No difference between the {len(self.contexts)} kinds of prompts is clear.")
@@ -136,6 +141,7 @@ def correct_judge(
     judges: list[str] | tuple[str, ...] = (),
     directions: Floats | None = None,
     contexts: Contexts | None = None,
+    extras: Sequence[Extra] = (),
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | list[Any] | None = None,
@@ -145,7 +151,8 @@ def correct_judge(
     judge [N], or [N, J] for the J judges named by `judges`: probability that image 0 is preferred, NaN where it did not
     vote. A pair counts as judged if any of them voted; a missing vote is a logit of 0. differences [N, K]: statistics
     of image 0 minus those of image 1, named by `names`. directions [N, C]: differences of picture embeddings along
-    unnamed directions. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
+    unnamed directions. extras: which models made the images, answers to a rubric; columns that are 0 everywhere are
+    left out. contexts: the kind of each pair's prompt; weights may then differ between kinds, as far as
     cross-validation finds that this helps, and a kind without votes has the common correction. human [N]: mean human
     vote for image 0, NaN where there is none. groups [N]: pairs of one group (prompt) are held out together.
 
@@ -159,7 +166,7 @@ def correct_judge(
     differences = np.asarray(differences, dtype=np.float64).reshape(len(judge), -1)
     directions = np.empty((len(judge), 0)) if directions is None else np.asarray(directions, dtype=np.float64)
     own = ("judge",) if judge.shape[1] == 1 else tuple(f"judge {name}" for name in judges)
-    _check(judge, differences, directions, human, names, own)
+    _check(judge, differences, directions, human, names, own, extras)
     together = combine(judge)
     judged = ~np.isnan(together)
     usable = np.flatnonzero(judged & ~np.isnan(human))
@@ -170,8 +177,10 @@ def correct_judge(
             f"{FEWEST_VOTES}. Add human votes to the dataset, or set correction: none."
         )
     named = _standardise(np.column_stack([np.nan_to_num(_logits(judge)), differences]), judged)
-    features = np.column_stack([named, _standardise(directions, judged, together=True)])
-    sizes = (len(own), len(names), directions.shape[1])
+    told = [extra for given in extras if (extra := used_of(given, judged)) is not None]
+    blocks = [_standardise(block, judged, together=True) for block in (directions, *(extra.values for extra in told))]
+    features = np.column_stack([named, *blocks])
+    sizes = (len(own), len(names), directions.shape[1], sum(len(extra.names) for extra in told))
     several = contexts if contexts is not None and len(contexts.names) > 1 else None
     if several is not None:
         features = np.column_stack(
@@ -186,8 +195,8 @@ def correct_judge(
     def choose(part: np.ndarray) -> np.ndarray:
         if several is not None:
             return choose_context_ridge(x[part], y[part], group[part], sizes, len(several.names), folds, seed + 1)
-        shapes = ridge_shapes(sizes[0] + sizes[1], sizes[2])
-        return choose_ridge(x[part], y[part], group[part], shapes, folds, seed + 1)
+        widths = [width for width in (sizes[2], *(len(extra.names) for extra in told)) if width]
+        return choose_ridges(x[part], y[part], group[part], sizes[0] + sizes[1], widths, folds, seed + 1)
 
     logits = np.full(len(human), np.nan)  # [N]
     ridges = [choose(fold != k) for k in range(fold.max() + 1)]
@@ -198,7 +207,7 @@ def correct_judge(
     ridge = choose(np.ones(len(y), bool))
     weight = fit_ridge(x, y, ridge)
     covariance = np.linalg.inv(curvature(x, weight, ridge))
-    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes))
+    labels, unnamed = (*own, *names), slice(len(own) + len(names), sum(sizes[:3]))
     as_a_set: float | None = None
     missed: list[bool] = []
     if len(own) > 1:
@@ -222,6 +231,7 @@ def correct_judge(
         else differences_in_words(several, own, names, sum(sizes), weight, covariance, _bias),
         together=as_a_set,
         missed=tuple(name for name, clear in zip(own, missed, strict=False) if clear),
+        extras=found_of(told, sum(sizes[:3]), weight, covariance),
     )
 
 
@@ -282,6 +292,7 @@ def _check(
     human: Floats,
     names: list[str] | tuple[str, ...],
     judges: tuple[str, ...],
+    extras: Sequence[Extra],
 ) -> None:
     if differences.shape[1] != len(names) or not len(human) == len(directions) == len(judge):
         raise PalateError(
@@ -294,6 +305,12 @@ def _check(
     for what, value in ((judges[j], judge[:, j]) for j in range(len(judges))):
         _check_range(what, value)
     _check_range("human", human)
+    for extra in extras:
+        if extra.values.shape != (len(judge), len(extra.names)) or not np.isfinite(extra.values).all():
+            raise PalateError(
+                f"correction: {extra.kind} {extra.values.shape} are not finite numbers of {len(judge)} pairs and"
+                f" {len(extra.names)} names. Give one row per pair and one name per column."
+            )
     broken = np.argwhere(~np.isfinite(np.column_stack([differences, directions])))
     if len(broken):
         what = (*names, *["an embedding"] * directions.shape[1])[broken[0][1]]
@@ -317,9 +334,9 @@ def _logits(probability: Floats) -> Floats:
     return logits
 
 
-def _columns_of(judge: int, sizes: tuple[int, int, int], columns: int) -> Bools:
+def _columns_of(judge: int, sizes: tuple[int, int, int, int], columns: int) -> Bools:
     """[F] which features are a judge's: its own, and its products with each context."""
-    judges, covariates, _ = sizes
+    judges, covariates, *_ = sizes
     products = (columns - sum(sizes)) // (judges + covariates)
     mask: Bools = np.zeros(columns, bool)
     mask[judge] = True
@@ -346,11 +363,6 @@ def _chance(weight: Floats, covariance: Floats) -> float:
 def _bias(name: str, weight: float) -> str:
     more, less = _DIRECTIONS.get(name, (f"more-{name}", f"less-{name}"))
     return more if weight > 0 else less
-
-
-def joined(words: list[str] | tuple[str, ...]) -> str:
-    """Words as a sentence lists them: a, b and c."""
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 def _percent(value: Agreement) -> str:

@@ -95,7 +95,7 @@ class Selection:
         if self.at_random:
             return told
         told.append(
-            f"Overlap: estimated propensities {low:.3f} to {float(np.max(self.propensity)):.2f}; weighted, the "
+            f"Overlap: estimated propensities {low:.2g} to {float(np.max(self.propensity)):.2f}; weighted, the "
             f"labelled pairs count like {self.effective:,.0f}, and the heaviest has {self.largest:.1%} of the weight."
         )
         if self.below > 0:

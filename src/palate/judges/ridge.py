@@ -1,5 +1,7 @@
 """Ridge logistic regression with fractional labels; the ridge strength is chosen by cross-validation over groups."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit
 
@@ -7,11 +9,7 @@ from palate.arrays import Floats, Ints
 from palate.errors import PalateError
 
 _RIDGES = [float(strength) for strength in np.logspace(-1, 3, 9)]
-_RIDGES_OF_DIRECTIONS = (
-    1.0,
-    10.0,
-    1000.0,
-)  # how much stronger the ridge on directions may be; the last practically leaves them out
+_RIDGES_OF_BLOCKS = (1.0, 10.0, 1000.0)  # how much stronger a block's ridge may be; the last practically leaves it out
 _MOST_FOR_RIDGE = 5_000  # labelled pairs used to choose the ridge strength; more would not change the choice
 _MOST_FOR_CONTEXTS = 2_000  # the same where there are contexts, with several times as many features
 _OUT = 1e4  # a ridge that leaves a feature out
@@ -21,11 +19,24 @@ _RIDGE_OF_JUDGES = 1.0  # not chosen: parts that choose differently would count 
 _MOST_STEPS = 100  # of Newton's method; five to ten are usual
 
 
-def ridge_shapes(named: int, directions: int) -> list[Floats]:
-    """Candidate ridge shapes, [F] each: strength 1 for all named features, and the same or more for the directions of
-    embeddings, which are many and mostly irrelevant."""
-    strengths = _RIDGES_OF_DIRECTIONS if directions else (1.0,)
-    return [np.concatenate([np.ones(named), np.full(directions, strength)]) for strength in strengths]
+def choose_ridges(
+    x: Floats, y: Floats, group: Ints, named: int, widths: Sequence[int], folds: int, seed: int
+) -> Floats:
+    """The ridge strengths [F] with the least cross-validated log loss, where the columns after the `named` ones are
+    blocks of these widths, each of which may have the same ridge as the named features or a stronger one: directions of
+    embeddings, models, and the questions of a rubric are many and may be irrelevant.
+
+    One block after another: the others keep what was best before.
+    """
+    shape: Floats = np.ones(x.shape[1])
+    ridge: Floats | None = None
+    ends = np.cumsum([named, *widths])
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        shapes = [np.concatenate([shape[:start], np.full(end - start, strength), shape[end:]])
+                  for strength in _RIDGES_OF_BLOCKS]  # fmt: skip
+        ridge = choose_ridge(x, y, group, shapes, folds, seed)
+        shape = ridge / ridge[0]  # the named features come first, with strength 1
+    return choose_ridge(x, y, group, [shape], folds, seed) if ridge is None else ridge
 
 
 def deal_folds(group: Ints, folds: int, seed: int) -> Ints:
@@ -70,20 +81,22 @@ def choose_ridge(x: Floats, y: Floats, group: Ints, shapes: list[Floats], folds:
 
 
 def choose_context_ridge(
-    x: Floats, y: Floats, group: Ints, sizes: tuple[int, int, int], contexts: int, folds: int, seed: int
+    x: Floats, y: Floats, group: Ints, sizes: tuple[int, int, int, int], contexts: int, folds: int, seed: int
 ) -> Floats:
     """The ridge strengths [F] of least cross-validated log loss where a correction has contexts.
 
-    Columns x: `sizes` of the judges, the covariates and the directions, then the products of judges and covariates
-    with each context. Chosen from the top down: first the covariates with every context alike, so that the fit
-    falls back to a calibration; then how far contexts may differ, so that it falls back to the common correction.
+    Columns x: `sizes` of the judges, the covariates, the directions and the models and rubrics, then the products of
+    judges and covariates with each context. Chosen from the top down: first the covariates with every context alike, so
+    that the fit falls back to a calibration; then how far contexts may differ, so that it falls back to the common
+    correction.
     """
-    judges, covariates, directions = sizes
+    judges, covariates, directions, extras = sizes
 
     def ridge(common: float, of_judges: float, of_covariates: float) -> Floats:
         inside = np.repeat(np.r_[np.full(judges, of_judges), np.full(covariates, of_covariates)], contexts)
         shared = [np.full(judges, _RIDGE_OF_JUDGES), np.full(covariates, common)]
-        return np.concatenate([*shared, np.full(directions, min(10 * common, _OUT)), inside])
+        others = [np.full(directions, min(10 * common, _OUT)), np.full(extras, common)]
+        return np.concatenate([*shared, *others, inside])
 
     if len(np.unique(group)) < 2:
         return ridge(_OUT, _OUT, _OUT)
@@ -91,7 +104,7 @@ def choose_context_ridge(
         some = np.random.default_rng(seed).choice(len(y), _MOST_FOR_CONTEXTS, replace=False)
         x, y, group = x[some], y[some], group[some]
     fold = deal_folds(group, folds, seed)
-    strengths = _RIDGES_OF_COVARIATES if covariates + directions else (_OUT,)
+    strengths = _RIDGES_OF_COVARIATES if covariates + directions + extras else (_OUT,)
     common = strengths[int(np.argmin([_held_out_loss(x, y, fold, ridge(s, _OUT, _OUT)) for s in strengths]))]
     options = [ridge(common, _OUT, _OUT), *(ridge(common, s, _OUT) for s in _RIDGES_OF_CONTEXTS)]
     if covariates:

@@ -25,6 +25,7 @@ from palate.judges.replies import Reply, answer_of, first_of_logprobs, why_none
 from palate.reading import read_text
 
 READS = ("auto", "logprobs", "samples")
+QUESTION = "{question}"
 MARKS = ("{prompt}", "{first}", "{second}")
 
 # P(the picture shown first is preferred) or None, the reason if None, and what asking cost
@@ -35,12 +36,13 @@ class VisionLanguageJudge:
     """`server` is the address up to and including /v1. `model` is the model's name there; when absent, the server's
     only model.
 
-    `template` is a text file with {prompt}, {first} and {second}; the answer is A (first) or B. `read` says where the
-    probability comes from; `samples` is the number of samples per order, if it comes from samples. Pictures are sent as
-    JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the text `stop`,
-    and is drawn at `sampling_temperature` (when absent, 0 for log-probabilities and 1 for samples). A reply that is not
-    an answer (see `palate.judges.replies`) is a failure. An attempt takes at most `timeout` seconds. The key is read
-    from the environment variable `key_from` and stored nowhere.
+    `template` is a text file with {prompt}, {first} and {second}; the answer is A (first) or B. `question` is the
+    sentence that stands for {question} in it; without a template, palate's own for one question alone. `read` says
+    where the probability comes from; `samples` is the number of samples per order, if it comes from samples. Pictures
+    are sent as JPEG, the longer side at most `side` pixels. A reply has at most `max_tokens` tokens, ends before the
+    text `stop`, and is drawn at `sampling_temperature` (when absent, 0 for log-probabilities and 1 for samples). A
+    reply that is not an answer (see `palate.judges.replies`) is a failure. An attempt takes at most `timeout` seconds.
+    The key is read from the environment variable `key_from` and stored nowhere.
     """
 
     version = "2"
@@ -50,6 +52,7 @@ class VisionLanguageJudge:
         read: str = "auto", samples: int = 8, side: int = 1024, concurrency: int = 8, timeout: float = 120.0,
         attempts: int = 6, patience: float = 60.0, key_from: str = "OPENAI_API_KEY", seed: int = 0,
         max_tokens: int = 16, sampling_temperature: float | None = None, stop: str | None = None,
+        question: str | None = None,
     ):  # fmt: skip
         if read not in READS:
             raise PalateError(f"read: {read!r} is none of {', '.join(READS)}{did_you_mean(read, READS)}")
@@ -58,7 +61,7 @@ class VisionLanguageJudge:
                 raise PalateError(f"{name}: {value}, but it must be at least 1.")
         _require(max_tokens, sampling_temperature, stop, timeout)
         self.max_tokens, self.sampling_temperature, self.stop = max_tokens, sampling_temperature, stop
-        self.template = load_template(template)
+        self.template = load_template(template, question)
         self.chat = Chat(server, concurrency, timeout, attempts, patience, key_from)
         self.model = model or self.chat.only_model()
         self.read, self.samples, self.side, self.seed, self.concurrency = read, samples, side, seed, concurrency
@@ -159,11 +162,13 @@ class VisionLanguageJudge:
         raise TypeError("a judge with a key is not sent anywhere; each worker makes its own")
 
 
-def load_template(path: str | None) -> str:
-    """The text of a template, palate's own if `path` is None. Raises PalateError unless it has each of MARKS exactly
-    once."""
+def load_template(path: str | None, question: str | None = None) -> str:
+    """The text of a template, palate's own if `path` is None, with the sentence of a question in the place of
+    {question}. Raises PalateError unless it has each of MARKS exactly once, and for a {question} that nobody named."""
     if path is None:
-        return (files("palate.judges") / "templates" / "compare-1.txt").read_text(encoding="utf-8")
+        name = "compare-1.txt" if question is None else "question-1.txt"
+        text = (files("palate.judges") / "templates" / name).read_text(encoding="utf-8")
+        return text.replace(QUESTION, question or "")
     try:
         text = read_text(Path(path).expanduser())
     except PalateError as error:
@@ -172,7 +177,9 @@ def load_template(path: str | None) -> str:
     if wrong:
         raise PalateError(f"{path}: {wrong[0]} is there {text.count(wrong[0])} times; a template has each of "
                           f"{', '.join(MARKS)} once.")  # fmt: skip
-    return text
+    if question is None and QUESTION in text:
+        raise PalateError(f"{path}: {QUESTION} stands for a question, and none is named. Give one with --question.")
+    return text.replace(QUESTION, question or "")
 
 
 def data_url(image: Image.Image, side: int) -> str:

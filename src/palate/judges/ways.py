@@ -17,6 +17,7 @@ from palate.errors import PalateError
 from palate.judges.choice import RESOLUTION, SIMPLEST, Choice, choose_way
 from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
+from palate.judges.extra import Extra
 
 _SPREAD = 0.06  # of S between datasets: how much one without repeated votes may differ from RESOLUTION
 _LEAST = 0.01  # of S: people who nearly flip coins
@@ -33,6 +34,7 @@ class Seen:
     directions: Floats | None  # [N, C] differences of picture embeddings
     prompts: list[str]  # pairs of one prompt are held out together
     contexts: Contexts
+    extras: tuple[Extra, ...] = ()  # which models made the images, answers to a rubric
 
 
 def correct(correction: str, human: Floats, seen: Seen, judges: Sequence[str], seed: int) -> Correction:
@@ -46,7 +48,7 @@ def correct(correction: str, human: Floats, seen: Seen, judges: Sequence[str], s
     contexts = seen.contexts if correction == "context" else None
     return correct_judge(
         seen.fitted, seen.differences, human, names=seen.statistics, directions=seen.directions, contexts=contexts,
-        **options,
+        extras=seen.extras, **options,
     )  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def choose(
     """
     found, lacking = {"none": labels.judge}, {}
     of_pictures = bool(seen.statistics) or (seen.directions is not None and seen.directions.shape[1] > 0)
+    of_pictures = of_pictures or bool(seen.extras)
     for correction in SIMPLEST[1:]:
         if correction == "covariates" and not of_pictures:
             continue  # it would be the calibrated judge again

@@ -18,11 +18,14 @@ from palate.judges.choice import RESOLUTION, Choice
 from palate.judges.contexts import kinds_of_prompts, one_context
 from palate.judges.correction import Correction, agreement
 from palate.judges.embeddings import embedding_directions
+from palate.judges.extras import extras_of
 from palate.judges.statistics import statistics_of_pairs
 from palate.judges.ways import Seen, choose, correct, resolution_of
 from palate.labels.rows import Image
 from palate.run.checks import SELF, judges_of
 from palate.run.config import TrainConfig
+
+_EXTRAS = {"models": "generators", "rubric": "questions of a rubric"}
 
 
 def judge_votes(pairs: pa.Table, votes: pa.Table, config: TrainConfig) -> Floats | None:
@@ -65,12 +68,12 @@ def _seen(
     if config.correction == "calibrate":
         return none, "none"
     differences, names, directions, told = none.differences, none.statistics, none.directions, []
-    if config.covariates != "embeddings":
+    if config.covariates in ("all", "statistics"):
         by_pair, names = statistics_of_pairs(dataset)
         unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
         differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
         told.append(f"{len(names)} picture statistics")
-    if config.covariates != "statistics":
+    if config.covariates in ("all", "embeddings"):
         directions, sources = embedding_directions(dataset, ids)
         if sources:
             told.append(f"{directions.shape[1]} directions of embeddings of {', '.join(sources)}")
@@ -79,9 +82,18 @@ def _seen(
                 f"covariates: embeddings, but {dataset.path} has none. Let a judge that has them vote "
                 "(palate annotate --embeddings all), or set covariates: statistics."
             )
+    wanted = {"all": ("models", "rubric"), "generators": ("models",), "rubric": ("rubric",)}.get(config.covariates, ())
+    extras = extras_of(dataset, ids, wanted)
+    told += [f"{len(extra.names)} {_EXTRAS[extra.kind]}" for extra in extras]
+    if wanted and not told:
+        missing = (
+            "no pair says of both pictures which models made them" if wanted == ("models",) else "it has no rubric"
+        )
+        raise PalateError(f"covariates: {config.covariates}, but {dataset.path}: {missing}. Set covariates: all.")
     if config.correction == "context":
         told.append(f"{len(contexts.names)} kinds of prompts")
-    return replace(none, differences=differences, statistics=names, directions=directions), " and ".join(told)
+    seen = replace(none, differences=differences, statistics=names, directions=directions, extras=tuple(extras))
+    return seen, " and ".join(told)
 
 
 def chosen_way(
@@ -137,7 +149,7 @@ def tell_judges(account: dict[str, Any]) -> None:
     corrected = account.get("corrected judge", {})
     _tell_judge("the corrected judges agree" if several else "the corrected judge agrees", corrected)
     if "finding" in corrected:
-        if "embeddings" in corrected["covariates"] or "kinds" in corrected["covariates"]:
+        if corrected["covariates"] != "none" and not corrected["covariates"].endswith("picture statistics"):
             print(f"labels: corrected on {corrected['covariates']}")
         print(f"labels: {corrected['finding']}")
 

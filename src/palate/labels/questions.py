@@ -1,10 +1,10 @@
 """Votes on several questions as one target per pair.
 
-Cross-entropy is linear in its label, so the weighted mean of the objectives of several questions is one objective again:
-the weights of a pair add up, and its target is the mean of the targets with these weights. Each question is debiased on
-its own, by its own judge and propensity, and an expectation goes through a sum: the only rule that keeps debiased
-targets unbiased. A majority, or a pair that one image wins on every question, is decided by the votes themselves, so it
-is a rule for targets of people alone.
+Cross-entropy is linear in its label, so the weighted mean of the objectives of several questions is one objective
+again: the weights of a pair add up, and its target is the mean of the targets with these weights. Each question is
+debiased on its own, by its own judge and propensity, and an expectation goes through a sum: the only rule that keeps
+debiased targets unbiased. A majority, or a pair that one image wins on every question, is decided by the votes
+themselves, so it is a rule for targets of people alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -123,8 +123,8 @@ def majority(humans: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def pareto(humans: Sequence[Floats]) -> Floats:
-    """1 where image 0 wins on a question and loses on none, 0 where image 1 does, [N]; NaN for all other pairs: they are
-    left out."""
+    """1 where image 0 wins on a question and loses on none, 0 where image 1 does, [N]; NaN for all other pairs: they
+    are left out."""
     sides = np.nan_to_num(np.sign(np.stack(humans) - 0.5))  # [Q, N]; a tie or no vote speaks against neither
     wins, losses = (sides > 0).any(axis=0), (sides < 0).any(axis=0)
     return np.where(wins & ~losses, 1.0, np.where(losses & ~wins, 0.0, np.nan))

@@ -17,6 +17,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.views import liked_images, ranked_lists, single_images
 from palate.encoding.encoded import EncodedPairs
 from palate.errors import PalateError
+from palate.labels.people import VotesOfPeople
 
 Image = tuple[str, int]  # pair_id and side
 PART = 65_536  # ids that are joined at a time
@@ -63,6 +64,7 @@ class Rows:
     confidence: Floats | None = None  # of single images: distance of the judge's score from its median, in deviations
     rank: Floats | None = None  # [N, K] of a list's images, 0 the best
     present: Bools | None = None  # [N, K] bool
+    people: VotesOfPeople | None = None  # who gave which vote, where it matters
     held_out: "Rows | None" = None  # pairs with human votes to validate on
     votes_used: frozenset[str] = frozenset()  # pair_ids of all human votes that have a part in the run
 
@@ -75,9 +77,12 @@ class Rows:
         changed: dict[str, Any] = {
             f.name: _taken(getattr(self, f.name), index)
             for f in fields(self)
-            if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used")
+            if f.name not in ("account", "labelled_per_batch", "held_out", "votes_used", "people")
             and getattr(self, f.name) is not None
         }
+        if self.people is not None:
+            of_people = replace(self.people, voter=self.people.voter[index], vote=self.people.vote[index])
+            changed["people"] = of_people
         return replace(self, **changed)
 
     def fingerprint(self) -> str:

@@ -25,6 +25,7 @@ from palate.labels.judges import (
 )
 from palate.labels.learnt import learnt_of
 from palate.labels.nothing import nothing_to_learn
+from palate.labels.people import votes_of_people
 from palate.labels.questions import Asked, ask, combined, mean_votes, questions_in, weighted_targets
 from palate.labels.rows import (
     BothImages,
@@ -182,6 +183,8 @@ def _rows_of_pairs(
         judge_margin=None if config.madpo is None else _sum(weights, [judge_margin(labels.judge) for labels in every]),
         uncertainty=None if config.uncertainty is None
         else _sum(weights, [disagreement(pairs, one.votes) for one in asked]),
+        people=None if config.reliability == "equal"
+        else votes_of_people(pairs, asked[0].votes, every[0].labelled, config),
     )  # fmt: skip
     held_out = replace(rows.take(chosen), target=human[chosen]) if chosen.any() else None
     if held_out is not None:

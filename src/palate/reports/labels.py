@@ -35,7 +35,7 @@ def sources_of(runs: list[Path]) -> list[Source]:
 
 def labels_of(runs: list[Path]) -> tuple[list[Labels], list[str]]:
     """Current votes by annotator in these runs' datasets, and a sentence for each dataset that cannot be read."""
-    datasets = dict.fromkeys(read_yaml(run / "config.yaml").get("dataset", "") for run in runs)
+    datasets = dict.fromkeys(str(read_yaml(run / "config.yaml").get("dataset") or "") for run in runs)
     found, missing = [], []
     for path in datasets:
         try:

@@ -74,7 +74,7 @@ def training_of(run: Path) -> dict[str, str]:
         "seed": str(config.seed),
         OTHERS: _others(config),
     }
-    return {row: without_passwords(told) for row, told in rows.items() if told}
+    return {row: without_passwords(str(told)) for row, told in rows.items() if told}
 
 
 def curves_of(run: Path) -> dict[str, list[tuple[float, float]]]:

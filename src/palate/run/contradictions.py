@@ -93,11 +93,29 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
         (c.question_rule != "weights" and not isinstance(c.question, dict),
          f"question_rule: {c.question_rule} puts several questions together; name them with weights in question."),
         (c.question_rule != "weights" and c.target != "human",
-         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is biased: the "
-         "majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs by their "
-         "votes selects by the outcome. Use question_rule: weights, or target: human."),
+         f"question_rule: {c.question_rule} decides by the votes themselves. With target {c.target!r} that is "
+         "biased: the majority of noisy debiased targets is pulled toward one half or turned around, and keeping pairs "
+         "by their votes selects by the outcome. Use question_rule: weights, or target: human."),
         (isinstance(c.question, dict) and c.judge == SELF,
          "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
+        (c.reliability != "equal" and (c.source != "pairs" or c.target != "human" or "preference" not in losses),
+         f"reliability: {c.reliability} weighs each person's votes by what the model thinks of them, which is not linear "
+         "in the label: debiased targets do not stay unbiased in it, and a judge is no person. Use source: pairs and "
+         "target: human with losses: preference."),
+        (c.reliability != "equal" and (c.label_smoothing > 0 or c.flip_rate > 0 or c.target_radius > 0 or c.swap
+         or c.ramp or c.link == "mixture"),
+         f"reliability: {c.reliability} says how often votes are wrong; label_smoothing, flip_rate, target_radius, swap "
+         "and link: mixture assume something else of the same. Remove them."),
+        (c.reliability != "equal" and not linear_in_label(c.link, c.link_parameter),
+         f"reliability: {c.reliability} makes soft targets, and link {c.link!r} is not linear in its label; use one of "
+         f"{', '.join(sorted(LINEAR_IN_LABEL))}."),
+        (c.reliability != "equal" and isinstance(c.question, dict),
+         f"reliability: {c.reliability} has one rate per person, and people differ by question; name one question."),
+        (c.reliability == "equal" and bool(_changed(c, "reliability_")),
+         f"{', '.join(_changed(c, 'reliability_'))} belong to reliability: learned or audit."),
+        (c.reliability == "audit" and (c.reliability_momentum != 0.1 or c.reliability_prior != 0),
+         "reliability: audit takes its rates from the votes alone; reliability_momentum and reliability_prior belong to "
+         "learned."),
         (c.judges_together == "majority" and len(judges_of(c)) < 2,
          "judges_together: majority counts the votes of several judges: give judge a list of them."),
         (c.judges_together == "majority" and (c.correction != "none" or c.target == "auto"),

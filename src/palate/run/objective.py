@@ -73,11 +73,12 @@ class ObjectiveConfig:
     )
     """Correct the judge on the human votes first, cross-fitted: on its score and picture statistics, on
     both for each kind of prompt apart, on its score alone, or not at all. Only for targets that use a judge."""
-    covariates: Literal["all", "statistics", "embeddings"] = key(
+    covariates: Literal["all", "statistics", "embeddings", "generators", "rubric"] = key(
         "all", VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
     )
     """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
-    pictures (stored in the dataset by judges), or all that exist."""
+    pictures (stored in the dataset by judges), which models made the two pictures, a judge's answers to a rubric, or
+    all that exist."""
     propensity: Literal["given", "estimated", "density-ratio"] = key(
         "given", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
@@ -121,6 +122,17 @@ class ObjectiveConfig:
     )
     """How several questions become one target. weights: the weighted mean. majority: what more of them prefer. pareto:
     only pairs that one image wins on a question and loses on none. The last two are for target: human."""
+    reliability: Literal["equal", "learned", "audit"] = key(
+        "equal", VOTES, resume="fixed", folds="same", error="no", told="weights"
+    )
+    """How often each person's vote is right. equal: votes are taken as they are. learned: a rate per person, by
+    expectation maximisation on the model's own logits (RE-PO). audit: Dawid and Skene's, from the votes alone."""
+    reliability_start: float = key(0.9, VOTES, resume="fixed", folds="same", error="no", low=0.5, high=0.9999)
+    """The rate of everybody at the start; with audit, of people with too few votes on shared pairs."""
+    reliability_momentum: float = key(0.1, VOTES, resume="fixed", folds="same", error="no", low=0, high=1)
+    """With learned: how far a rate moves towards the mean of a micro-batch."""
+    reliability_prior: float = key(0.0, VOTES, resume="fixed", folds="same", error="no", low=0)
+    """With learned: as many votes at the first rate are added to a person's in each micro-batch."""
     human_annotators: tuple[str, ...] | None = key(
         None, VOTES, resume="fixed", folds="same", error="no", told="human votes of"
     )

@@ -32,6 +32,7 @@ from palate.training.networks import Networks, Problem, Reference
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
 from palate.training.precomputed import known_errors
+from palate.training.rates import Rates
 from palate.training.reference import make_reference
 from palate.training.snapshots import MinorityRecord, Snapshots
 from palate.training.sources import Setting, against_others, from_teacher, redraw, voted
@@ -40,7 +41,7 @@ from palate.training.step import Stepper
 from palate.training.validation import Validation, make_validation
 
 Follower = Snapshots | Average | MovingReference  # follows the weights after every optimiser step
-Kept = Follower | MinorityRecord | Validation | Spikes | Spread  # what a step changes beside the weights
+Kept = Follower | MinorityRecord | Rates | Validation | Spikes | Spread  # what a step changes beside the weights
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Parts:
     policy: Policy
     stepper: Stepper
     followers: list[Follower]
-    record: MinorityRecord | None
+    records: dict[str, MinorityRecord | Rates]  # by the name of the file that they become at the end
     validation: Validation | None
     average: Average | None  # one of the followers
     spikes: Spikes | None
@@ -60,7 +61,7 @@ class Parts:
     @property
     def kept(self) -> list[Kept]:
         """What a step changes beside the weights, for checkpoints."""
-        parts = (*self.followers, self.record, self.validation, self.spikes, self.margins)
+        parts = (*self.followers, *self.records.values(), self.validation, self.spikes, self.margins)
         return [part for part in parts if part]
 
 
@@ -98,13 +99,16 @@ def assemble(
     record = MinorityRecord(len(rows)) if config.adaptive else None
     shared = known_errors(encoded, backbone, config, rows)
     margins = Spread() if config.timestep_weight == "balanced" else None
-    pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record, backbone.num_timesteps, margins)
+    rates = Rates(rows.people, config) if rows.people is not None else None
+    pair_weights = PairWeights(config, rows, redraw(setting), snapshots, record, backbone.num_timesteps, margins, rates)
     stepper = Stepper(config, networks, _make_source(setting, run), pair_weights, shared)
     average = Average(policy, config.ema_decay) if config.ema_decay is not None else None
     spikes = Spikes(config, run) if config.on_spike != "ignore" else None
     validation = make_validation(setting, moving)
     followers = [follower for follower in (snapshots, average, moving) if follower]
-    return Parts(rows, policy, stepper, followers, record, validation, average, spikes, margins)
+    written: dict[str, MinorityRecord | Rates | None] = {"minority.parquet": record, "reliability.parquet": rates}
+    records = {name: one for name, one in written.items() if one is not None}
+    return Parts(rows, policy, stepper, followers, records, validation, average, spikes, margins)
 
 
 def make_any_policy(backbone: Backbone, config: TrainConfig) -> Policy:

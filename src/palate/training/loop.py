@@ -180,8 +180,8 @@ def _train(config: TrainConfig, dry_run: bool) -> Run:
         policy.load_state(parts.average.weights)
     weights = whole(policy.state())
     if distributed.is_first():
-        if parts.record:
-            parts.record.save(run / "minority.parquet", parts.rows.id)
+        for name, record in parts.records.items():
+            record.save(run / name, parts.rows.id)
         save_model(_in_one_piece(policy, weights, config, backbone), run / "model", config, backbone)
     distributed.wait()
     return Run(run)

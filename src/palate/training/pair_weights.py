@@ -27,6 +27,7 @@ from palate.objectives.timestep_weights import Spread, linear_weight
 from palate.run.checks import SELF
 from palate.run.config import TrainConfig
 from palate.training.networks import Networks, Problem
+from palate.training.rates import Rates, own_logit
 from palate.training.snapshots import MinorityRecord, Snapshots
 
 Redraw = Callable[[Problem, int], Problem]  # the same rows at another of their draws
@@ -52,9 +53,10 @@ class PairWeights:
         record: MinorityRecord | None,
         timesteps: int,
         spread: Spread | None,
+        rates: Rates | None = None,
     ):
         self.config, self.rows, self.redraw, self.snapshots, self.record = config, rows, redraw, snapshots, record
-        self.timesteps, self.spread = timesteps, spread
+        self.timesteps, self.spread, self.rates = timesteps, spread, rates
         self.power = rows.account.get("power", 1.0)
 
     @torch.no_grad()
@@ -85,6 +87,10 @@ class PairWeights:
             step = index // config.gradient_accumulation_steps
             assert pseudo is not None  # rows of pairs have it
             told = ramped(told, pseudo, ramp(step, config.max_train_steps))
+        if self.rates is not None:
+            own = own_logit(measured.link, measured.logit.detach())
+            told = self.rates.targets(problem.row, own).numpy()
+            self.rates.update(self._gather(problem.row).cpu(), self._gather(own))
         target = torch.tensor(told, dtype=torch.float32, device=problem.target.device)
         margin, weight = torch.zeros_like(target), torch.ones_like(target)
         if config.adaptive:

@@ -229,15 +229,21 @@ def annotate(
     embeddings: Literal["auto", "all", "none"] = "auto",
     again: bool = False,
     recalibrate: bool = False,
+    question: str = "overall",
+    rubric: Place | None = None,
 ) -> Annotated:
     """Let a program vote on every pair that it has not voted on yet, then calibrate its votes on people's.
 
     `judge` is a reward model, "vlm", "self:RUN", a statistic of pictures or a plug-in (docs/annotate.md); `name` the
     annotator id of its votes. `model`, `server`, `template`, `device`, `dtype` and further `settings` go to the judge.
     `limit` stops after so many pairs; `again` ignores stored answers and asks about every pair without a vote;
-    `recalibrate` runs no judge. A second call costs nothing. Raises PalateError for a judge that cannot be used, and
-    for one that voted before with another version or other settings.
+    `recalibrate` runs no judge. `question` is what the votes answer: a name, or "name: wording"; a vlm is asked it.
+    `rubric` is a YAML file of names and questions that a vlm answers beside its vote, for its correction. A second call
+    costs nothing. Raises PalateError for a judge that cannot be used, and for one that voted before with another
+    version or other settings.
     """
+    from palate.data.questions import RUBRIC, named_wording, read_rubric, wording_of
+    from palate.data.schema import OVERALL
     from palate.judges.annotate import annotate as vote
     from palate.judges.base import SELF
     from palate.judges.calibration import can_calibrate
@@ -245,33 +251,46 @@ def annotate(
     from palate.judges.load import load_judge
 
     data = opened(dataset)
+    asked, wording = named_wording(question)
     if recalibrate:
-        return Annotated(None, calibrate(data, name or judge))
+        return Annotated(None, calibrate(data, name or judge, question=asked))
+    if judge != "vlm" and (rubric is not None or wording != wording_of(asked)):
+        raise PalateError(
+            f"judge {judge!r} reads no questions: --rubric and a wording are for vlm. Give --question NAME."
+        )
     load = load_judge
     if judge.startswith(SELF):
         from palate.training.implicit_judge import load_any_judge
 
         load = load_any_judge
     told = without_none(model=model, server=server, template=template)
-    report = vote(
-        data,
-        judge,
-        settings={key: fspath(value) for key, value in told.items()}
-        | without_none(device=device, dtype=dtype)
-        | dict(settings or {}),
-        annotator=name,
-        temperature=temperature,
-        batch_size=batch_size,
-        limit=limit,
-        engine=engine,
-        workers=workers,
-        gpus=gpus,
-        embeddings=embeddings,
-        again=again,
-        load=load,
-    )
-    enough = can_calibrate(data, report.annotator)
-    return Annotated(report, calibrate(data, report.annotator) if enough else None)
+    given = {key: fspath(value) for key, value in told.items()} | without_none(device=device, dtype=dtype)
+
+    def ask(about: str, sentence: str | None) -> "Report":
+        return vote(
+            data,
+            judge,
+            settings=given | without_none(question=sentence) | dict(settings or {}),
+            annotator=name,
+            temperature=temperature,
+            batch_size=batch_size,
+            limit=limit,
+            engine=engine,
+            workers=workers,
+            gpus=gpus,
+            embeddings=embeddings,
+            again=again,
+            load=load,
+            question=about,
+        )
+
+    criteria = {} if rubric is None else read_rubric(rubric)
+    named = judge == "vlm" and (asked, wording) != (OVERALL, wording_of(OVERALL))
+    report = ask(asked, wording if named else None)
+    for criterion, sentence in criteria.items():
+        report.rubric[criterion] = ask(f"{RUBRIC}{criterion}", sentence)
+    enough = can_calibrate(data, report.annotator, asked)
+    return Annotated(report, calibrate(data, report.annotator, question=asked) if enough else None)
 
 
 def audit(

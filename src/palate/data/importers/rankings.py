@@ -33,8 +33,8 @@ def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     HPDv2 test: prompt, image_path[], rank[] and raw_annotations[{rank[], user_hash}], one vote per annotator and pair.
     HPDv2 train: prompt, file_path[], human_preference[] (1 for the preferred image). ImageRewardDB: prompt,
     generations[], ranking[]; or one entry per image with image_path, prompt_id and rank. HPDv3: prompt, path1 (the
-    preferred image), path2, model1, model2. In each a lower rank is better and equal ranks are ties. (`rank` of HPDv2 averages the
-    annotators, who are therefore checked against it: a note says so when they mostly contradict it.)
+    preferred image), path2, model1, model2. In each a lower rank is better and equal ranks are ties. (`rank` of HPDv2
+    averages the annotators, who are therefore checked against it: a note says so when they mostly contradict it.)
 
     ImageRewardDB's ratings of alignment and fidelity (image_text_alignment_rating, fidelity_rating; more is better) are
     votes on these questions; lists of them beside a ranking, too.
