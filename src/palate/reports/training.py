@@ -148,7 +148,10 @@ def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
 def _set(config: TrainConfig, row: str) -> str:
     """The keys of a row that are switched on, with their values."""
     values = {name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.told == row)}
-    told = [name if value is True else f"{name} {value:g}" for name, value in values.items() if value]
+    told = [
+        name if value is True else f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
+        for name, value in values.items() if value
+    ]  # fmt: skip
     return ", ".join(told)
 
 
