@@ -10,7 +10,7 @@ from palate.audits.couples import Couple, counted_as_one, couples_of
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, share_estimate
 from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
-from palate.judges.correction import joined
+from palate.judges.extra import joined
 
 
 @dataclass(frozen=True)
