@@ -64,8 +64,8 @@ class Scale:
         return tuple(name for group in GROUPS.values() for name in group[: 2 * self.names : 2])
 
 
-FULL = Scale(each=6, pairs=1024, human=51, steps=80, repetitions=3, names=4)
-REDUCED = Scale(each=3, pairs=384, human=51, steps=40, repetitions=1, names=4)
+FULL = Scale(each=6, pairs=1024, human=128, steps=60, repetitions=3, names=4)
+REDUCED = Scale(each=3, pairs=384, human=64, steps=40, repetitions=1, names=4)
 QUICK = (FEW, ADVISED)
 
 

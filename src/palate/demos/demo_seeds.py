@@ -1,12 +1,11 @@
 """The demo with other seeds: what it gained then, kept in a file beside this one.
 
-    python -m palate.demos.demo_seeds --seeds 1 2 3 4 5
+    python -m palate.demos.demo_repeat --seeds 1 2 3 4 5
 
 A seed is a whole repetition: other pairs, other votes, another labelled subset, other training, other noise. Kept gains
 count only for a demo with the same settings.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 from palate.arrays import Floats
 from palate.evaluation.seeds import seeds_mean
 from palate.evaluation.winrate import Interval
-from palate.files import write_text
 
 KEPT = Path(__file__).parent / "demo_seeds.json"
 Gains = dict[str, list[float]]  # row -> gain in utility over the base, of each prompt in the suite's order
@@ -38,28 +36,3 @@ def over_seeds(gains: list[Gains], row: str, less: str | None = None, over: floa
     if less is not None:
         values = values - np.array([one[less] for one in gains]) / over
     return seeds_mean(values)
-
-
-def main() -> None:
-    from palate.demos.demo import FULL, demo, settings_of_demo
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--out", type=Path, default=Path("demo-seeds"), help="where the demos are made")
-    options = parser.parse_args()
-    settings = settings_of_demo(FULL)
-    kept = {str(seed): gains for seed, gains in read_kept(settings, -1).items()}
-    for seed in options.seeds:
-        demo(options.out / str(seed), seed=seed)
-        found = json.loads((options.out / str(seed) / "gains.json").read_text(encoding="utf-8"))
-        kept[str(seed)] = {row: [round(gain, 3) for gain in own] for row, own in found.items()}
-        told = {
-            "command": "python -m palate.demos.demo_seeds",
-            "settings": settings,
-            "seeds": dict(sorted(kept.items(), key=lambda one: int(one[0]))),
-        }
-        write_text(KEPT, json.dumps(told) + "\n")
-
-
-if __name__ == "__main__":
-    main()
