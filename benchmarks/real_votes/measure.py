@@ -75,29 +75,32 @@ def intervals(votes: RealVotes, seed: int, share: float) -> Iterator[tuple[str, 
     split = draw(votes, seed, share)
     there, n = split.votes, len(split.labelled)
     evidence = there.evidence(split.labelled)
+    base = evidence.labels()
     gains, draws, truths = {}, {}, {}
 
-    def told(row: str, key: str, judge: Judge, truth: dict[str, float]) -> Iterator[tuple[str, str, Estimate, float]]:
+    def told(
+        row: str, key: str, probability: np.ndarray, truth: dict[str, float]
+    ) -> Iterator[tuple[str, str, Estimate, float]]:
+        name, correction = key.split("/")
+        judge = Judge(**measured(evidence, name, correction, replace(base, judge=probability)))
+        judge = fitted(judge) if correction != "none" else judge
         yield from ((row, NAMES[k], getattr(judge, k), truth[NAMES[k]]) for k in NAMES)
         yield from ((row, OF_GAIN[k], getattr(judge.gain, k), truth.get(k, np.nan)) for k in OF_GAIN if k == "power")
         yield row, "variance ratio", judge.gain.variance, ratio_at(truth, judge.gain.power.value, share)
         gains[key], truths[key] = judge.gain, truth
-        draws[key] = gain_and_draws(replace(evidence.labels(), judge=probability), there.prompt)[1]
+        draws[key] = gain_and_draws(replace(base, judge=probability), there.prompt)[1]
 
     for j, name in enumerate(votes.judges):
-        probability, labels = there.judge[:, j], evidence.labels(name)
-        judge = Judge(**measured(evidence, name, "none", labels))
-        yield from told("judges as they are", f"{name}/none", judge, truth_of(votes.judge[:, j], votes.mean))
-    human = np.concatenate([evidence.labels().human, np.full(len(votes.prompt), np.nan)])
+        truth = truth_of(votes.judge[:, j], votes.mean)
+        yield from told("judges as they are", f"{name}/none", there.judge[:, j], truth)
+    human = np.concatenate([base.human, np.full(len(votes.prompt), np.nan)])
     groups = np.concatenate([split.prompt, votes.prompt]).tolist()
     for row, name in (("one judge, corrected", SINGLE), ("all judges, corrected", ALL)):
         columns = list(range(len(votes.judges))) if name == ALL else [votes.judges.index(name)]
         judge_votes = np.vstack([there.judge[:, columns], votes.judge[:, columns]])
         names = votes.judges if name == ALL else ()
         found = calibrate_judge(judge_votes, human, judges=names, groups=groups, seed=seed).probability
-        probability = found[:n]
-        judge = Judge(**measured(evidence, name, "calibrate", replace(evidence.labels(), judge=probability)))
-        yield from told(row, f"{name}/calibrate", fitted(judge), truth_of(found[n:], votes.mean))
+        yield from told(row, f"{name}/calibrate", found[:n], truth_of(found[n:], votes.mean))
     named = name_a_row(gains, draws)
     best = min(gains, key=lambda name: gains[name].variance.value)
     for row, name, gain in (
@@ -105,7 +108,7 @@ def intervals(votes: RealVotes, seed: int, share: float) -> Iterator[tuple[str, 
     ):  # fmt: skip
         yield row, "variance ratio", gain.variance, ratio_at(truths[name], gain.power.value, share)
     yield "a person", "agreement", a_person(evidence.human, there.prompt), a_person(votes.votes(), votes.prompt).value
-    yield from plans(there, evidence.labels().human, votes)
+    yield from plans(there, base.human, votes)
 
 
 def plans(there: RealVotes, human: np.ndarray, votes: RealVotes) -> Iterator[tuple[str, str, Estimate, float]]:

@@ -51,9 +51,11 @@ def name_a_row(gains: Mapping[str, Gain], draws: Mapping[str, Draws]) -> Named |
 
 
 def corrected_for(gain: Gain, optimism: float) -> Gain:
-    """The gain with `optimism` added to its variance ratio, and what follows from that."""
+    """The gain with `optimism` added to its variance ratio, and what follows from that. The interval reaches from the
+    one as seen to the one so moved: how much is chance is not well known itself."""
     seen, m = gain.variance, gain.labelled
-    variance = Estimate(seen.value + optimism, seen.low + optimism, seen.high + optimism, m)
+    low, high = seen.low + min(optimism, 0.0), seen.high + max(optimism, 0.0)
+    variance = Estimate(seen.value + optimism, low, high, m)
     left = 1 / gain.labelled - 1 / gain.pairs
     residual = (variance.value / gain.labelled - 1 / gain.pairs) * gain.alone / left if left > 0 else gain.residual
     return with_worth(replace(gain, variance=variance, residual=max(residual, 0.0)))
