@@ -1,6 +1,6 @@
 """The audit of a dataset: all findings as one record, for the terminal, the page and scripts."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from palate.audits.judges import Judge, audit_judges
 from palate.audits.minority import Suspect, flip_probabilities, predicted_votes, read_metric, suspects
 from palate.audits.people import People, audit_people
 from palate.audits.planning import Recommendation, Step, leading, plan, recommend
+from palate.audits.questions import Asked, Between, audit_questions, main_question
 from palate.data.dataset import PreferenceDataset
 from palate.data.known import read_known_votes
+from palate.data.schema import OVERALL
 from palate.files import plain
 
 
@@ -35,6 +37,9 @@ class Findings:
     suspect_share: float | None  # the share of human votes that is expected to be wrong
     plan: list[Step]
     notes: list[str] = field(default_factory=list)
+    question: str = OVERALL  # what the votes of all this answer
+    questions: list[Asked] = field(default_factory=list)  # every one that people answered, where there are several
+    between: list[Between] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes None."""
@@ -50,14 +55,33 @@ def audit(
     human_votes: int | None = None,
     most_suspects: int = 24,
     seed: int = 0,
+    question: str | None = None,
 ) -> Findings:
-    """Audit the votes of a dataset. Writes nothing but the cache of picture statistics.
+    """Audit the votes of a dataset on a question; where none is named, on the overall one, and say how others differ. Writes nothing but the cache of picture statistics.
 
     `run` is a run of an adaptive method; its minority metric then ranks the suspect votes. The other arguments are
     those of `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a
     dataset without pairs and a run without the metric.
     """
-    evidence = read_evidence(dataset, human_annotators, human_votes, seed)
+    asked = main_question(dataset) if question is None else question
+    found = _audit_one(dataset, asked, run, human_annotators, human_votes, most_suspects, seed)
+    others, between = audit_questions(dataset, asked, human_annotators, seed) if question is None else ([], [])
+    if asked != OVERALL and found.recommendation.configuration:
+        told = found.recommendation.configuration | {"question": asked}
+        found = replace(found, recommendation=replace(found.recommendation, configuration=told))
+    return replace(found, question=asked, questions=others, between=between)
+
+
+def _audit_one(
+    dataset: PreferenceDataset,
+    question: str,
+    run: str | Path | None,
+    human_annotators: tuple[str, ...] | None,
+    human_votes: int | None,
+    most_suspects: int,
+    seed: int,
+) -> Findings:
+    evidence = read_evidence(dataset, human_annotators, human_votes, seed, question)
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, read_known_votes(dataset.path), seed)
     followed = evidence.of_people(people.agreeing) if people.opposed and people.agreeing else evidence

@@ -7,7 +7,18 @@ from typing import Any
 from palate.audits.findings import Findings
 from palate.audits.judges import Judge
 from palate.audits.planning import Step
-from palate.audits.words import bias, configuration, favoured, number, percent, points, source_name, step_name
+from palate.audits.words import (
+    best_judge,
+    bias,
+    configuration,
+    favoured,
+    number,
+    percent,
+    points,
+    question_lines,
+    source_name,
+    step_name,
+)
 from palate.command import given_command
 from palate.data.dataset import PreferenceDataset
 from palate.data.images import decode_image
@@ -48,6 +59,8 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
             places={f"{j.name}/{j.correction}": k for k, j in enumerate(findings.judges)},
             widest=_widest(findings.judges),
             step_name=step_name,
+            best_judge=best_judge,
+            question_lines=question_lines(findings),
             colour=colour,
         )
     )

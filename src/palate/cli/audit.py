@@ -36,6 +36,8 @@ class Options:
     """Use only these people's votes, like the configuration key of this name."""
     human_votes: int | None = None
     """Use only the human votes on so many pairs, like the key of this name."""
+    question: str | None = None
+    """Audit the votes on this question; when absent the overall ones, with a table of all questions."""
     seed: int = 0
 
 
@@ -57,6 +59,7 @@ def main(argv: list[str]) -> None:
             human_annotators=options.human_annotators,
             human_votes=options.human_votes,
             seed=options.seed,
+            question=options.question,
         )
     if options.json:
         print(json_module.dumps(findings.record(), ensure_ascii=False))

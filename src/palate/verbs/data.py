@@ -301,12 +301,14 @@ def audit(
     human_annotators: str | Sequence[str] | None = None,
     human_votes: int | None = None,
     seed: int = 0,
+    question: str | None = None,
 ) -> "Findings":
     """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
     Writes the page `out` and the recommended configuration `config`, a new file, if they are given. `run` is a run of
     an adaptive method, whose minority metric ranks the suspect votes. `human_annotators` and `human_votes` are like the
-    configuration keys of these names. Raises PalateError for a dataset without pairs, a run without the metric, and a
+    configuration keys of these names. `question` is the one to audit; when absent the overall one, with a table of how
+    others differ. Raises PalateError for a dataset without pairs, a run without the metric, and a
     `config` that exists.
     """
     from palate.audits.findings import audit as find
@@ -318,7 +320,12 @@ def audit(
         raise PalateError(f"--config {config}: exists already, and may have been edited. Give the name of a new file.")
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
-        data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes, seed=seed
+        data,
+        None if run is None else Path(run),
+        human_annotators=people,
+        human_votes=human_votes,
+        seed=seed,
+        question=question,
     )
     if out:
         write_page(findings, data, Path(out))
