@@ -274,7 +274,9 @@ def test_a_pair_is_judged_where_any_judge_voted_and_a_missing_vote_is_neutral():
 
 def test_the_majority_counts_sides_not_sureness_and_mirrors_when_images_are_exchanged():
     none = np.nan
-    judges = np.array([[0.99, 0.4, 0.4], [0.6, 0.9, 0.1], [0.9, 0.1, none], [none, 0.2, none], [none] * 3, [0.5, 0.5, 0.7]])
+    judges = np.array(
+        [[0.99, 0.4, 0.4], [0.6, 0.9, 0.1], [0.9, 0.1, none], [none, 0.2, none], [none] * 3, [0.5, 0.5, 0.7]]
+    )
     expected = np.array([0.0, 1.0, 0.5, 0.0, none, 1.0])
     np.testing.assert_array_equal(majority(judges), expected)
     np.testing.assert_array_equal(majority(1 - judges), 1 - expected)

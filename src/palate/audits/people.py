@@ -8,7 +8,8 @@ import pyarrow as pa
 from palate.audits.agreement import agreement_with_others, alpha_estimate, first_share, self_agreement
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, share_estimate
-from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
+from palate.audits.reliability import bradley_terry_estimates, dawid_skene_estimates
+from palate.data.annotators import FEWEST_PEOPLE, shared_votes
 
 
 @dataclass(frozen=True)
