@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.data.annotators import Votes
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.labels import Labels, collect_labels, only_people
@@ -18,33 +19,6 @@ from palate.judges.embeddings import embedding_directions
 from palate.judges.extra import Extra
 from palate.judges.extras import extras_of
 from palate.judges.statistics import statistics_of_pairs
-
-
-@dataclass(frozen=True)
-class Votes:
-    """M votes of one kind of annotator, without skips, in the order in which they were cast."""
-
-    pair: np.ndarray  # [M] position of the pair
-    annotator: np.ndarray  # [M] position in `names`
-    value: np.ndarray  # [M] 1 for image 0, 0 for image 1, 1/2 for a tie
-    side: np.ndarray  # [M] +1 if image 0 was shown first, -1 if image 1 was, 0 if not recorded
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def take(self, kept: np.ndarray) -> "Votes":
-        """The votes at these positions, or those that this mask selects."""
-        return Votes(self.pair[kept], self.annotator[kept], self.value[kept], self.side[kept], self.names)
-
-    def of(self, name: str) -> "Votes":
-        """The votes of one annotator."""
-        return self.take(self.annotator == self.names.index(name))
-
-    def first_only(self) -> "Votes":
-        """Only the first vote of each annotator on each pair."""
-        _, kept = np.unique(self.pair * max(len(self.names), 1) + self.annotator, return_index=True)
-        return self.take(np.sort(kept))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from palate.audits.agreement import agreement_with_others, alpha_estimate, first
 from palate.audits.couples import Couple, counted_as_one, couples_of
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, share_estimate
-from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
+from palate.audits.reliability import bradley_terry_estimates, dawid_skene_estimates
+from palate.data.annotators import FEWEST_PEOPLE, shared_votes
 from palate.judges.extra import joined
 
 
