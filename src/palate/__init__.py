@@ -87,8 +87,8 @@ _HOMES = {
     "Summary": "palate.data.summary",
 }
 __all__ = [
-    "Annotated", "Comparison", "Contest", "Exported", "Findings", "ImportReport", "LoraOptions", "Method", "Mine", "Page",
-    "PalateError", "PreferenceDataset", "Run", "Samples", "Sampling", "Scored", "Sending", "Simulated", "Suite",
+    "Annotated", "Comparison", "Contest", "Exported", "Findings", "ImportReport", "LoraOptions", "Method", "Mine",
+    "Page", "PalateError", "PreferenceDataset", "Run", "Samples", "Sampling", "Scored", "Sending", "Simulated", "Suite",
     "Summary",
     "TrainConfig", "__version__", "annotate", "audit", "compare", "demo", "encode", "export", "import_pairs", "info",
     "label", "load_prompts", "methods", "open_dataset", "push", "report", "sample", "score", "train", "votes",

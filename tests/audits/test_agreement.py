@@ -15,7 +15,7 @@ from palate.audits.agreement import (
     order_flips,
     self_agreement,
 )
-from palate.audits.evidence import Votes
+from palate.data.annotators import Votes
 
 # K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): four observers, twelve units, gaps.
 OBSERVERS = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from palate.audits.couples import Couple, counted_as_one, couples_of, voices
-from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate
 from palate.audits.people import Person, alike_in_words
-from palate.audits.reliability import dawid_skene, dawid_skene_estimates
+from palate.audits.reliability import dawid_skene_estimates
+from palate.data.annotators import Votes, dawid_skene
 
 NAMES = tuple("abcde")
 

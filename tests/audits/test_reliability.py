@@ -7,13 +7,12 @@ from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import norm
 
-from palate.audits.evidence import Votes
 from palate.audits.reliability import (
     bradley_terry_estimates,
-    dawid_skene,
     dawid_skene_estimates,
     noisy_bradley_terry,
 )
+from palate.data.annotators import Votes, dawid_skene
 
 
 def one_coin(rng, reliability, pairs=150, seen=0.8, ties=0.0) -> tuple[Votes, np.ndarray]:

@@ -8,8 +8,8 @@ the credit against a mean vote is the mean credit against single votes, and 1/2 
 
 import numpy as np
 
-from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled, share_estimate
+from palate.data.annotators import Votes
 
 VALUES = np.array([0.0, 0.5, 1.0])  # image 1, tie, image 0
 

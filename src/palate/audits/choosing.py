@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from palate.audits.intervals import Estimate
-from palate.audits.planning import ALL, Draws, Gain
+from palate.audits.planning import ALL, Draws, Gain, with_worth
 from palate.judges.choice import SIMPLEST
 
 
@@ -51,15 +51,14 @@ def name_a_row(gains: Mapping[str, Gain], draws: Mapping[str, Draws]) -> Named |
 
 
 def corrected_for(gain: Gain, optimism: float) -> Gain:
-    """The gain with `optimism` added to its variance ratio, and what follows from that."""
+    """The gain with `optimism` added to its variance ratio, and what follows from that. The interval reaches from the
+    one as seen to the one so moved: how much is chance is not well known itself."""
     seen, m = gain.variance, gain.labelled
-    variance = Estimate(seen.value + optimism, seen.low + optimism, seen.high + optimism, m)
-    value, low, high = (min(m / max(x, 1e-9), gain.pairs) for x in (variance.value, variance.high, variance.low))
+    low, high = seen.low + min(optimism, 0.0), seen.high + max(optimism, 0.0)
+    variance = Estimate(seen.value + optimism, low, high, m)
     left = 1 / gain.labelled - 1 / gain.pairs
     residual = (variance.value / gain.labelled - 1 / gain.pairs) * gain.alone / left if left > 0 else gain.residual
-    return replace(
-        gain, variance=variance, worth=Estimate(value, low, high, gain.labelled), residual=max(residual, 0.0)
-    )
+    return with_worth(replace(gain, variance=variance, residual=max(residual, 0.0)))
 
 
 def _simplest(values: np.ndarray, errors: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from itertools import combinations, permutations
 import numpy as np
 from scipy import stats
 
-from palate.audits.evidence import Votes
 from palate.audits.intervals import Estimate, bootstrap_estimate, resampled, share_estimate
+from palate.data.annotators import Votes
 
 FEWEST_PEOPLE = 4
 FEWEST_SHARED = 20  # a couple with fewer pairs that both saw is not judged, and is in no tetrad

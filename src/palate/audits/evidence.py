@@ -6,9 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palate.data.annotators import Votes
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.labels import Labels, collect_labels, only_people
+from palate.data.questions import require_question, votes_on
+from palate.data.schema import OVERALL
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
 from palate.judges.contexts import Contexts, kinds_of_prompts
@@ -16,33 +19,6 @@ from palate.judges.embeddings import embedding_directions
 from palate.judges.extra import Extra
 from palate.judges.extras import extras_of
 from palate.judges.statistics import statistics_of_pairs
-
-
-@dataclass(frozen=True)
-class Votes:
-    """M votes of one kind of annotator, without skips, in the order in which they were cast."""
-
-    pair: np.ndarray  # [M] position of the pair
-    annotator: np.ndarray  # [M] position in `names`
-    value: np.ndarray  # [M] 1 for image 0, 0 for image 1, 1/2 for a tie
-    side: np.ndarray  # [M] +1 if image 0 was shown first, -1 if image 1 was, 0 if not recorded
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def take(self, kept: np.ndarray) -> "Votes":
-        """The votes at these positions, or those that this mask selects."""
-        return Votes(self.pair[kept], self.annotator[kept], self.value[kept], self.side[kept], self.names)
-
-    def of(self, name: str) -> "Votes":
-        """The votes of one annotator."""
-        return self.take(self.annotator == self.names.index(name))
-
-    def first_only(self) -> "Votes":
-        """Only the first vote of each annotator on each pair."""
-        _, kept = np.unique(self.pair * max(len(self.names), 1) + self.annotator, return_index=True)
-        return self.take(np.sort(kept))
 
 
 @dataclass(frozen=True)
@@ -81,26 +57,32 @@ def read_evidence(
     human_votes: int | None = None,
     seed: int = 0,
     contexts: str = "words",
+    question: str = OVERALL,
 ) -> Evidence:
     """Everything the audit uses. Single images, and pictures that cannot be read, are left out with a note.
 
     `human_annotators` keeps only these people's votes, and `human_votes` only those on so many pairs, like the
     training keys of these names (so `contexts`): the audit then sees the votes that a run would use. Picture statistics
-    are computed once and stored in the dataset's cache folder. Raises PalateError for a dataset without pairs of two
-    images, people who never voted, and more pairs than have a human vote.
+    are computed once and stored in the dataset's cache folder. People's votes are those on `question`, and so are the
+    judges', but for those without any on it, whose overall votes stand in, with a note. Raises PalateError for a
+    dataset without pairs of two images, people who never voted, and more pairs than have a human vote.
     """
     notes: list[str] = []
     singles = single_images(dataset)
-    pairs = dataset.pairs(["pair_id", "prompt", "propensity"])
+    require_question(dataset, question)
+    pairs = dataset.pairs(["pair_id", "prompt", "propensity"], question=question)
     if singles:
         pairs = pairs.filter(pc.invert(pc.is_in(pairs["pair_id"], pa.array(sorted(singles), pa.string()))))
         notes.append(f"{len(singles):,} single images are left out: there is nothing to compare them with.")
     if not len(pairs):
         raise PalateError(f"{dataset.path}: no pair of two images, so there is nothing to audit. Import pairs first.")
     ids, prompts = pairs["pair_id"].to_pylist(), pairs["prompt"].to_pylist()
-    votes = dataset.votes(
-        ["pair_id", "annotator_id", "source", "choice", "probability", "order_shown", "score_0", "score_1"]
-    )
+    columns = ["pair_id", "annotator_id", "source", "choice", "probability", "order_shown", "score_0", "score_1"]
+    votes, stand_ins = votes_on(dataset, question, columns)
+    if stand_ins:
+        notes.append(
+            f"No votes of {', '.join(stand_ins)} on {question}: its overall votes are measured in their place."
+        )
     propensity = pairs["propensity"].to_numpy()
     if human_annotators:
         votes = only_people(votes, human_annotators)
@@ -115,8 +97,10 @@ def read_evidence(
     kinds = kinds_of_prompts(dataset, ids, prompts, contexts, seed)
     human, judges = _votes(ids, votes, "human"), _votes(ids, votes, "judge")
     both_orders = _in_both_orders(dataset, ids, votes)
-    columns = [unsaturated(dataset, n, ids, collect_labels(ids, votes, judge=n).judge) for n in judges.names]
-    fitted = np.column_stack(columns) if columns else np.empty((len(ids), 0))
+    on = [OVERALL if name in stand_ins else question for name in judges.names]
+    raw = [collect_labels(ids, votes, judge=name).judge for name in judges.names]
+    told = [unsaturated(dataset, *one) for one in zip(judges.names, [ids] * len(on), raw, on, strict=True)]
+    fitted = np.column_stack(told) if told else np.empty((len(ids), 0))
     return Evidence(
         ids,
         prompts,

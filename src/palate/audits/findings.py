@@ -18,8 +18,10 @@ from palate.audits.people import People, audit_people
 from palate.audits.picked import Picked, find_picked
 from palate.audits.planning import Step, gain_and_draws, leading, plan, prompts_in_words
 from palate.audits.prompts import prompts_of
+from palate.audits.questions import Asked, Between, audit_questions, main_question
 from palate.data.dataset import PreferenceDataset
 from palate.data.known import read_known_votes
+from palate.data.schema import OVERALL
 from palate.files import plain
 
 
@@ -47,6 +49,9 @@ class Findings:
     plan_words: str = ""  # what the number of prompts leaves
     notes: list[str] = field(default_factory=list)
     picked: Picked | None = None  # how labelled pairs without a stored propensity were chosen
+    question: str = OVERALL  # what the votes of all this answer
+    questions: list[Asked] = field(default_factory=list)  # every one that people answered, where there are several
+    between: list[Between] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes None."""
@@ -64,15 +69,37 @@ def audit(
     most_suspects: int = 24,
     seed: int = 0,
     contexts: str = "words",
+    question: str | None = None,
 ) -> Findings:
-    """Audit the votes of a dataset. Writes nothing but the cache of picture statistics.
+    """Audit the votes of a dataset on a question; where none is named, on the overall one, and say how others differ.
+    Writes nothing but the cache of picture statistics.
 
     `run` is a run of an adaptive method; its minority metric then ranks the suspect votes. With propensity "estimated",
     pairs without a stored one count by the estimate, like the training key of this name. The other arguments are
     those of `read_evidence`. What cannot be measured is left out, with a note that says why. Raises PalateError for a
     dataset without pairs and a run without the metric.
     """
-    evidence = read_evidence(dataset, human_annotators, human_votes, seed, contexts)
+    asked = main_question(dataset) if question is None else question
+    found = _audit_one(dataset, asked, run, human_annotators, human_votes, propensity, most_suspects, seed, contexts)
+    others, between = audit_questions(dataset, asked, human_annotators, seed) if question is None else ([], [])
+    if asked != OVERALL and found.recommendation.configuration:
+        told = found.recommendation.configuration | {"question": asked}
+        found = replace(found, recommendation=replace(found.recommendation, configuration=told))
+    return replace(found, question=asked, questions=others, between=between)
+
+
+def _audit_one(
+    dataset: PreferenceDataset,
+    question: str,
+    run: str | Path | None,
+    human_annotators: tuple[str, ...] | None,
+    human_votes: int | None,
+    propensity: str,
+    most_suspects: int,
+    seed: int,
+    contexts: str,
+) -> Findings:
+    evidence = read_evidence(dataset, human_annotators, human_votes, seed, contexts, question)
     picked, evidence = find_picked(evidence, dataset, propensity == "estimated", seed)
     metric = None if run is None else read_metric(run, evidence.ids)
     people = audit_people(evidence, read_known_votes(dataset.path), seed)

@@ -23,6 +23,11 @@ class Estimate:
         """The estimate with its sign changed."""
         return Estimate(-self.value, -self.high, -self.low, self.n)
 
+    def widened(self, factor: float) -> "Estimate":
+        """The estimate with both sides of its interval longer by a factor."""
+        low, high = (self.value + factor * (end - self.value) for end in (self.low, self.high))
+        return Estimate(self.value, low, high, self.n)
+
     def beyond(self, level: float) -> int:
         """+1 if the whole interval lies above `level`, -1 if below, else 0."""
         return int(self.low > level) - int(self.high < level)
@@ -65,13 +70,17 @@ def share_estimate(values: np.ndarray, groups: np.ndarray, weights: np.ndarray |
 def ratio_estimate(
     above: np.ndarray, below: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None
 ) -> Estimate | None:
-    """sum(w above) / sum(w below), [n] each, with an interval as that of `mean_estimate`. None if that sum is 0."""
+    """sum(w above) / sum(w below) of values [n] that are 0 or more, such as squared errors; None if `below` is all 0.
+
+    The interval is that of `mean_estimate` for its logarithm: squared errors are skewed, and a symmetric one ends too
+    low.
+    """
     w = np.ones(len(below)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not np.sum(w * below):
         return None
     ratio, variance, groups_found = _ratio_and_variance(w * above, w * below, groups)
-    reach = _quantile(groups_found) * np.sqrt(variance)
-    return Estimate(ratio, ratio - reach, ratio + reach, len(below))
+    factor = np.exp(_quantile(groups_found) * np.sqrt(variance) / ratio) if ratio > 0 else 1.0
+    return Estimate(ratio, float(ratio / factor), float(ratio * factor), len(below))
 
 
 def slope_estimate(

@@ -9,7 +9,7 @@ from palate.arithmetic import bounded_logit
 from palate.audits.agreement import credit, first_share, order_flips
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, mean_estimate, ratio_estimate, share_estimate, slope_estimate
-from palate.audits.planning import ALL, Gain, gain_of
+from palate.audits.planning import ALL, Gain, gain_of, with_worth
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.contexts import Contexts
@@ -17,6 +17,9 @@ from palate.judges.correction import Correction, calibrate_judge, correct_judge
 
 _BINS = 6
 _FEWEST_IN_BIN = 8
+_OF_A_FIT = (
+    16  # by simulation and on real votes (docs/real-votes.md): intervals of fits on 80 votes were a fifth too short
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def calibration_curve(judge: np.ndarray, human: np.ndarray, group: np.ndarray, w
 
 def _as_it_is(evidence: Evidence, name: str, labels: Labels) -> Judge:
     first, flips = _by_order(evidence, name)
-    judge = Judge(**_measured(evidence, name, "none", labels), first=first, flips=flips)
+    judge = Judge(**measured(evidence, name, "none", labels), first=first, flips=flips)
     voted = labels.judge[~np.isnan(labels.judge)]
     if np.ptp(voted) == 0 and len(voted) > 1:
         judge.notes.append(f"It always says {voted[0]:g}: it cannot tell pairs apart.")
@@ -139,7 +142,7 @@ def _by_order(evidence: Evidence, name: str) -> tuple[Estimate | None, Estimate 
     return share_estimate((ahead + behind) / 2, group), share_estimate(changed, group)
 
 
-def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict[str, Any]:
+def measured(evidence: Evidence, name: str, correction: str, labels: Labels) -> dict[str, Any]:
     """What probabilities and human votes give, as arguments of `Judge`."""
     notes: list[str] = []
     voted = ~np.isnan(labels.judge)
@@ -156,9 +159,9 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
     differences = evidence.differences[both]
     return measured | {
         "accuracy": share_estimate(right, group, weights),
-        "brier": mean_estimate(square, group, weights),
+        "brier": ratio_estimate(square, np.ones(len(square)), group, weights),
         "brier_reference": float(np.average(reference, weights=weights)),
-        "skill": ratio_estimate(reference - square, reference, group, weights),
+        "skill": _skill(ratio_estimate(square, reference, group, weights)),
         "confidence": slope_estimate(bounded_logit(g), y, group, weights),
         "calibration": calibration_curve(g, y, group, weights),
         "length": _by_length(right, [evidence.prompts[i] for i in np.flatnonzero(both)], group, weights),
@@ -169,6 +172,11 @@ def _measured(evidence: Evidence, name: str, correction: str, labels: Labels) ->
         },
         "gain": gain_of(labels, evidence.group),
     }
+
+
+def _skill(ratio: Estimate | None) -> Estimate | None:
+    """1 - Brier score / that of always saying one half."""
+    return None if ratio is None else Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low, ratio.n)
 
 
 def _by_length(right: np.ndarray, prompts: list[str], group: np.ndarray, weights: np.ndarray) -> Estimate | None:
@@ -230,4 +238,21 @@ def _corrected(evidence: Evidence, name: str, correction: Correction) -> Judge:
         else "calibrate"
     )
     labels = replace(evidence.labels(), judge=correction.probability)
-    return Judge(**_measured(evidence, name, kind, labels), finding=correction.finding())
+    return fitted(Judge(**measured(evidence, name, kind, labels), finding=correction.finding()))
+
+
+def fitted(judge: Judge) -> Judge:
+    """A corrected judge with the intervals that its fit asks for.
+
+    Its probabilities on a pair come from votes on the other pairs, so that errors on different pairs are not quite
+    independent, and the strength of the fit was chosen on few votes. Second-order effects, which fall with the number
+    of labelled pairs and which no formula of independent pairs knows; the width is that of `_OF_A_FIT` votes more.
+    """
+    if judge.accuracy is None:
+        return judge
+    factor = 1 + _OF_A_FIT / judge.accuracy.n
+    wider = {name: e.widened(factor) for name in ("brier", "skill", "confidence") if (e := getattr(judge, name))}
+    gain = judge.gain and replace(
+        judge.gain, variance=judge.gain.variance.widened(factor), variance_full=judge.gain.variance_full.widened(factor)
+    )
+    return replace(judge, gain=gain and with_worth(gain), **wider)

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 from scipy.special import expit, logsumexp, softmax
 
 from palate.arithmetic import bounded_logit
-from palate.audits.evidence import Evidence, Votes
+from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate
+from palate.data.annotators import Votes
 from palate.errors import PalateError
 from palate.judges.correction import correct_judge
 

@@ -8,6 +8,7 @@ from palate.audits.findings import Findings
 from palate.audits.judges import Judge
 from palate.audits.planning import Step
 from palate.audits.words import (
+    best_judge,
     bias,
     configuration,
     favoured,
@@ -15,6 +16,7 @@ from palate.audits.words import (
     percent,
     person_line,
     points,
+    question_lines,
     source_name,
     step_name,
 )
@@ -59,6 +61,8 @@ def render(findings: Findings, pictures: dict[str, tuple[str, str]] | None = Non
             places={f"{j.name}/{j.correction}": k for k, j in enumerate(findings.judges)},
             widest=_widest(findings.judges),
             step_name=step_name,
+            best_judge=best_judge,
+            question_lines=question_lines(findings),
             colour=colour,
         )
     )

@@ -9,8 +9,9 @@ from palate.audits.agreement import agreement_with_others, alpha_estimate, first
 from palate.audits.couples import Couple, counted_as_one, couples_of
 from palate.audits.evidence import Evidence
 from palate.audits.intervals import Estimate, share_estimate
-from palate.audits.reliability import FEWEST_PEOPLE, bradley_terry_estimates, dawid_skene_estimates, shared_votes
-from palate.judges.correction import joined
+from palate.audits.reliability import bradley_terry_estimates, dawid_skene_estimates
+from palate.data.annotators import FEWEST_PEOPLE, shared_votes
+from palate.judges.extra import joined
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,12 @@ def alike_in_words(couples: list[Couple], as_one: tuple[tuple[str, ...], ...], p
     for names in as_one:
         inside = [c for c in couples if {c.first, c.second} <= set(names) and c.flagged]
         outside = [c.same.value for c in couples if not c.flagged and c.same]
-        alike = " to ".join(
-            dict.fromkeys(f"{100 * f([c.same.value for c in inside if c.same]):.0f}" for f in (min, max))
-        )
+        shares = [c.same.value for c in inside if c.same]
+        alike = " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (min(shares), max(shares))))
         rest = f" (other couples on {100 * min(outside):.0f} to {100 * max(outside):.0f} %)" if outside else ""
         text = (
-            f"{joined(names)} choose the same image on {alike} %{rest}, more than being right explains: one account, copied"
-            " answers, or a taste of their own."
+            f"{joined(names)} choose the same image on {alike} %{rest}, more than being right explains: one account,"
+            " copied answers, or a taste of their own."
         )
         people = [persons[name] for name in names]
         if all(p.dawid_skene and p.if_independent for p in people):

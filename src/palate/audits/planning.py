@@ -10,12 +10,12 @@ in the units in which the gradient of the logit has variance 1 (dedpo.md section
 judge, m votes are worth m * Var(alone) / Var(DeDPO) votes, never more than N.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from palate.arithmetic import HALF_95
-from palate.audits.intervals import Estimate, bootstrap_estimate, resampled
+from palate.audits.intervals import Estimate, bootstrap_estimate, ratio_estimate, resampled
 from palate.audits.prompts import Prompts
 from palate.data.labels import Labels
 
@@ -73,19 +73,31 @@ def gain_and_draws(labels: Labels, group: np.ndarray, seed: int = 0) -> tuple[Ga
     once = np.ones((1, labelled))
     point = _ratios(once, a, b, w)
     draws = _ratios(resampled(group[labels.labelled], seed=seed)[:, both[labels.labelled]], a, b, w)
-    power, variance, full = (
-        bootstrap_estimate(float(value[0]), drawn, group[both], labelled)
-        for value, drawn in zip(point, draws, strict=True)
-    )
-    value, low, high = (min(labelled / max(x, 1e-9), pairs) for x in (variance.value, variance.high, variance.low))
-    worth = Estimate(value, low, high, labelled)
-    gain = Gain(
-        power, variance, full, worth, float(np.average(a * a, weights=w)),
+    power = bootstrap_estimate(float(point[0][0]), draws[0], group[both], labelled)
+    variance, full = (_ratio_of(a, b, w, k, group[both]) for k in (power.value, 1.0))
+    gain = with_worth(Gain(
+        power, variance, full, variance, float(np.average(a * a, weights=w)),
         float(np.average((a - power.value * b) ** 2, weights=w)), labelled, pairs,
-    )  # fmt: skip
+    ))  # fmt: skip
     kept = _nine_tenths(group[labels.labelled], seed)[:, both[labels.labelled]]
     tuned, of_kept, _ = _ratios(kept, a, b, w)
     return gain, Draws(draws[1], of_kept, *_parts(1 - kept, a, b, w, tuned))
+
+
+def with_worth(gain: Gain) -> Gain:
+    """The gain with the `worth` that follows from its variance ratio."""
+    low, value, high = (
+        min(gain.labelled / max(x, 1e-9), gain.pairs)
+        for x in (gain.variance.high, gain.variance.value, gain.variance.low)
+    )
+    return replace(gain, worth=Estimate(value, low, high, gain.labelled))
+
+
+def _ratio_of(a: np.ndarray, b: np.ndarray, w: np.ndarray, power: float, group: np.ndarray) -> Estimate:
+    """The variance ratio at a power; the tuned power, at which it is least, is as good as known (to first order)."""
+    found = ratio_estimate(w * (a * a + (w - 1) * (a - power * b) ** 2), w * w * a * a, group)
+    assert found is not None  # some a are not 0
+    return found
 
 
 def _ratios(

@@ -5,7 +5,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from palate.audits.findings import Findings
-from palate.audits.words import bias, configuration, number, percent, person_line, picked_lines, source_name, step_name
+from palate.audits.words import (
+    best_judge,
+    bias,
+    configuration,
+    number,
+    percent,
+    person_line,
+    picked_lines,
+    question_lines,
+    source_name,
+    step_name,
+)
+from palate.data.schema import OVERALL
 from palate.foreign import printable
 
 _PEOPLE_SHOWN = 20
@@ -16,8 +28,9 @@ _WIDE = 100  # columns; in a narrower terminal intervals go below their numbers
 def print_findings(findings: Findings, console: Console) -> None:
     """The recommendation first, then judges, people, the value of more votes, and what could not be measured."""
     advice = findings.recommendation
+    on = "" if findings.question == OVERALL else f" on {escape(findings.question)}"
     console.print(
-        f"[bold]{escape(findings.dataset)}[/]  {findings.pairs:,} pairs, {findings.labelled:,} with a human vote\n"
+        f"[bold]{escape(findings.dataset)}[/]  {findings.pairs:,} pairs, {findings.labelled:,} with a human vote{on}\n"
     )
     _say(console, f"[bold]{escape(advice.sentence)}[/]\n{escape(advice.reason)}")
     if advice.configuration:
@@ -44,6 +57,11 @@ def print_findings(findings: Findings, console: Console) -> None:
         console.print(_plan(findings))
         if findings.plan_words:
             _say(console, escape(findings.plan_words))
+    if findings.questions:
+        console.print()
+        console.print(_questions(findings))
+        for line in question_lines(findings):
+            _say(console, escape(line))
     if findings.suspects:
         worst = findings.suspects[0]
         text = (
@@ -147,6 +165,17 @@ def _plan(findings: Findings) -> Table:
         " alone would need; new prompts: human votes alone, every labelled pair of a prompt of its own"
     )
     table.caption_justify = "left"
+    return table
+
+
+def _questions(findings: Findings) -> Table:
+    table = _table("question", "votes", "pairs", "people", "ties", "best judge there", "agrees with people", "Brier")
+    for asked in findings.questions:
+        judges = findings.judges if asked.name == findings.question else asked.judges
+        best = best_judge(judges)
+        judged = [escape(source_name(best)), percent(best.accuracy), number(best.brier)] if best else ["–"] * 3
+        counts = (asked.votes, asked.pairs, asked.people, asked.ties)
+        table.add_row(escape(asked.name), *(f"{count:,}" for count in counts), judged[0], *map(escape, judged[1:]))
     return table
 
 

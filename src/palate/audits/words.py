@@ -99,6 +99,31 @@ def person_line(findings: Findings) -> str:
     )
 
 
+def best_judge(judges: list[Judge]) -> Judge | None:
+    """The one with the lowest Brier score; None where none was measured."""
+    measured = [judge for judge in judges if judge.brier is not None]
+    return min(measured, key=lambda judge: judge.brier.value if judge.brier else math.inf, default=None)
+
+
+def question_lines(findings: Findings) -> list[str]:
+    """How questions differ, a line for each couple, and what judges are wrong about on the others."""
+    lines = []
+    for couple in findings.between:
+        if not couple.pairs:
+            lines.append(f"{couple.one} and {couple.two}: no pair has people's votes on both.")
+            continue
+        said = f"{couple.one} and {couple.two}: on {couple.pairs:,} pairs with votes on both"
+        if couple.changes:
+            said += f", another image wins on {percent(couple.changes)} of the {couple.changes.n:,} that both decide"
+        if couple.same_person:
+            said += f"; the same person gives both the same answer on {percent(couple.same_person)}"
+        lines.append(f"{said}.")
+    for asked in findings.questions:
+        lines += [f"{asked.name}: {note}" for note in asked.notes]
+        lines += [f"{asked.name}: {judge.name}: {judge.finding}" for judge in asked.judges if judge.finding]
+    return lines
+
+
 def configuration(findings: Findings) -> str:
     """The recommended keys of a training configuration, as YAML lines; the power with what it is today."""
     lines = []

@@ -41,6 +41,8 @@ class Options:
     """Where the kinds of prompts come from, like the key of this name."""
     propensity: Literal["given", "estimated"] = "given"
     """estimated: pairs without a stored propensity count by the estimate, like the key of this name."""
+    question: str | None = None
+    """Audit the votes on this question; when absent the overall ones, with a table of all questions."""
     seed: int = 0
 
 
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> None:
             contexts=options.contexts,
             propensity=options.propensity,
             seed=options.seed,
+            question=options.question,
         )
     if options.json:
         print(json_module.dumps(findings.record(), ensure_ascii=False))

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palate.arrays import Bools, Floats, Ints
-from palate.audits.evidence import Votes
-from palate.audits.reliability import FEWEST_PEOPLE, FEWEST_SHARED, dawid_skene, shared_votes
+from palate.data.annotators import FEWEST_PEOPLE, FEWEST_SHARED, Votes, dawid_skene, shared_votes
 from palate.errors import PalateError
 from palate.run.config import TrainConfig
 
@@ -42,7 +41,8 @@ def votes_of_people(pairs: pa.Table, votes: pa.Table, labelled: Bools, config: T
     votes, pair = votes.filter(pc.is_valid(found)), found.drop_null().to_numpy()
     kept = labelled[pair]
     pair = pair[kept]
-    names, voter = np.unique(np.array(votes["annotator_id"].to_pylist(), dtype=object)[kept].astype(str), return_inverse=True)  # fmt: skip
+    who = np.array(votes["annotator_id"].to_pylist(), dtype=object)[kept].astype(str)
+    names, voter = np.unique(who, return_inverse=True)
     value = np.array([{"0": 1.0, "1": 0.0}.get(choice, 0.5) for choice in votes["choice"].to_pylist()])[kept]
     order = np.argsort(pair, kind="stable")
     start = np.searchsorted(pair[order], pair[order])

@@ -304,13 +304,15 @@ def audit(
     contexts: Literal["words", "group_id"] = "words",
     propensity: Literal["given", "estimated"] = "given",
     seed: int = 0,
+    question: str | None = None,
 ) -> "Findings":
     """How far each source of votes can be trusted, what more votes would buy, and what to train on.
 
     Writes the page `out` and the recommended configuration `config`, a new file, if they are given. `run` is a run of
     an adaptive method, whose minority metric ranks the suspect votes. `human_annotators`, `human_votes`, `contexts` and
-    `propensity` are like the configuration keys of these names. Raises PalateError for a dataset without pairs, a run
-    without the metric, and a `config` that exists.
+    `propensity` are like the configuration keys of these names. `question` is the one to audit; when absent the overall
+    one, with a table of how others differ. Raises PalateError for a dataset without pairs, a run without the metric,
+    and a `config` that exists.
     """
     from palate.audits.findings import audit as find
     from palate.audits.page import write_page
@@ -322,7 +324,7 @@ def audit(
     people = None if human_annotators is None else names(human_annotators)
     findings = find(
         data, None if run is None else Path(run), human_annotators=people, human_votes=human_votes,
-        contexts=contexts, propensity=propensity, seed=seed,
+        contexts=contexts, propensity=propensity, seed=seed, question=question,
     )  # fmt: skip
     if out:
         write_page(findings, data, Path(out))
