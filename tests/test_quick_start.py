@@ -9,7 +9,7 @@ from test_docs import blocks, commands
 
 from palate.cli import main
 
-MISSING = ("no dataset here", "not a run", "neither a run", "o such file", "a file, not a folder")
+MISSING = ("no dataset here", "not writable", "not a run", "neither a run", "o such file", "a file, not a folder")
 ALONE = ("palate methods",)  # these need nothing
 
 
