@@ -180,8 +180,8 @@ def prompts_in_words(steps: list[Step], prompts: Prompts, square: float) -> str:
 
 
 def leading(gains: dict[str, Gain], most: int = 5, first: str = "") -> dict[str, Gain]:
-    """Each judge in its form of least variance, and of these the best `most`, as many as fit in a table; the row that is
-    recommended is the `first`."""
+    """Each judge in its form of least variance, and of these the best `most`, as many as fit in a table; the row that
+    is recommended is the `first`."""
     best: dict[str, str] = {}
     for name in sorted(gains, key=lambda name: (name != first, gains[name].variance.value)):
         best.setdefault(name.rsplit("/", 1)[0], name)
