@@ -18,6 +18,7 @@ from palate.judges.choice import Choice, choose_way
 from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
 from palate.judges.embeddings import embedding_directions
+from palate.judges.generators import generator_differences
 from palate.judges.statistics import statistics_of_pairs
 from palate.labels.rows import Image
 from palate.run.checks import SELF, judges_of
@@ -56,6 +57,10 @@ def corrected(
         unreadable = np.zeros(len(names))  # such a pair is left out when pairs are encoded
         differences = np.stack([by_pair.get(pair_id, unreadable) for pair_id in ids])  # [N, K]
         told.append(f"{len(names)} picture statistics")
+    if config.generator_strengths:
+        by_model, models = generator_differences(dataset, ids)
+        differences, names = np.column_stack([differences, by_model]), (*names, *models)
+        told.append(f"the strengths of {len(models)} models")
     if config.covariates != "statistics":
         found, sources = embedding_directions(dataset, ids)
         directions = found

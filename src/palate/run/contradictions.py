@@ -103,6 +103,12 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "none, or judges_together: mean."),
         (c.covariates != "all" and c.correction not in ("covariates", "context"),
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
+        (c.generator_strengths and c.correction not in ("covariates", "context"),
+         f"generator_strengths are covariates of a corrected judge, and correction is {c.correction!r}; use correction: "
+         "covariates."),
+        (c.generator_strengths and not uses_judge(c),
+         "generator_strengths correct a judge, and nothing uses one; add judge and a target that uses it, as method "
+         "dedpo does."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp),

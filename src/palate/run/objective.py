@@ -78,6 +78,11 @@ class ObjectiveConfig:
     )
     """The covariates of correction: covariates (or context) beside the judge: picture statistics, embeddings of the
     pictures (stored in the dataset by judges), or all that exist."""
+    generator_strengths: bool = key(
+        False, VOTES, resume="fixed", folds="same", error="no", told="correction of the judge"
+    )
+    """Also correct by which model made each image: a strength per model, what is believed before the judge is asked
+    (ArenaPO)."""
     power: float | Literal["auto"] = key(
         1.0, VOTES, resume="fixed", folds="reset", error="no", low=0, high=1, told="target"
     )
