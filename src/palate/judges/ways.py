@@ -119,5 +119,5 @@ def resolution_of(pair_ids: Sequence[str], votes: pa.Table) -> Resolution:
     products = (total * total - square) / (count * (count - 1))
     error = max(float(products.std()), _SPREAD_OF_ONE) / np.sqrt(n)
     weight = RESOLUTION_SPREAD**2 / (RESOLUTION_SPREAD**2 + error**2)
-    value = max(float(weight * products.mean() + (1 - weight) * RESOLUTION), _LEAST)
-    return Resolution(value, float(np.sqrt(weight) * error), n)
+    together = max(float(weight * products.mean() + (1 - weight) * RESOLUTION), _LEAST)
+    return Resolution(together, float(np.sqrt(weight) * error), n)
