@@ -17,7 +17,7 @@ from palate.world.emoji_pictures import GROUP_OF, GROUPS, STYLES
 from palate.world.emoji_voters import true_emoji_utility
 
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks.claims import emoji, emoji_page, emoji_world  # noqa: E402
+from benchmarks.claims import emoji, emoji_labels, emoji_page, emoji_world  # noqa: E402
 
 
 def test_every_condition_is_a_configuration_that_training_takes_and_none_is_made_twice():
@@ -134,6 +134,25 @@ def test_wrong_votes_and_the_safeguard_are_told_when_all_of_their_runs_are_there
     page = emoji_page.tell_emoji(tmp_path / "whole.jsonl", tmp_path)
     assert "Adaptive-DPO keeps 50 % [50, 50]" in page and "without the safeguard 50% of 12" in page.lower()
     assert "with it 100% of 12 settings end better than the base, 0.10 below the best on average (n = 3)" in page
+
+
+def test_targets_that_are_the_truth_are_worth_all_and_turned_ones_the_opposite():
+    chance = np.array([0.9, 0.2, 0.6])
+    assert emoji_labels.worth(chance, np.ones(3), chance) == {"right": 1.0, "cosine": pytest.approx(1.0)}
+    assert emoji_labels.worth(1 - chance, np.ones(3), chance) == {"right": 0.0, "cosine": pytest.approx(-1.0)}
+    part = emoji_labels.worth(np.array([1.0, 0.5, 0.5]), np.array([1.0, 0.0, 0.0]), chance)
+    assert part["right"] == 1.0 and part["cosine"] == pytest.approx(0.4 / np.hypot(np.hypot(0.4, 0.3), 0.1))
+
+
+def test_the_worth_of_labels_is_told_from_its_file(tmp_path):
+    rows = [{"seed": seed, "way": way, "votes": votes, "judge": judge, "right": 0.7, "cosine": 0.5 + 0.1 * seed, "chosen": None}
+            for seed in (0, 1) for judge in emoji.JUDGES for votes in (emoji.FEW, emoji.SHARES["12"]) for way in emoji_labels.WAYS]  # fmt: skip
+    rows += [{**rows[0], "way": "alone", "judge": "", "votes": votes} for votes in (emoji.FEW, emoji.SHARES["12"])]
+    rows += [{**rows[0], "way": "all", "judge": "", "votes": emoji_world.PAIRS, "cosine": 0.875}]
+    (tmp_path / "labels.json").write_text(json.dumps(rows))
+    page = emoji_page.tell_labels(tmp_path / "labels.json")
+    assert "(0.88 with every vote)" in page and "0.50 alone, 0.55 with the judge as it is" in page
+    assert emoji_page.tell_labels(tmp_path / "nothing.json") == ""
 
 
 def test_a_run_made_again_replaces_its_line_when_read(tmp_path):

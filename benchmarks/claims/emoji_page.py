@@ -1,5 +1,6 @@
 """What the runs in the emoji world say: a sentence and a figure for each question, tables behind them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ TABLE = "Table"
 FLIPPED, GUARDED = "evidence-emoji-flips.png", "evidence-emoji-safeguard.png"
 SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
 WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
+LABELLED = {"all": "votes on every pair", "alone": "votes alone"} | WORDS
+TWICE = conditions()["auto-12-faster/wrong-in-3"]["learning_rate"]
 ABOUT = {
     "wrong-in-3": f"likes the opposite in {', '.join(WRONG_IN[:-1])} and {WRONG_IN[-1]}",
     "own-errors": "has errors of its own for every name and style",
@@ -72,7 +75,7 @@ def tell_emoji(results: Path, folder: Path) -> str:
     if "base" not in found or not Emoji(found).runs["all"]:
         return ""
     emoji = Emoji(found)
-    parts = [_introduction(emoji, found), _judges(emoji, folder), _scaling(emoji, folder), _flips(emoji, folder), _safeguard(emoji, folder)]  # fmt: skip
+    parts = [_introduction(emoji, found), _judges(emoji, folder), tell_labels(results.with_name("emoji_labels.json")), _scaling(emoji, folder), _flips(emoji, folder), _safeguard(emoji, folder)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -144,7 +147,11 @@ def _judges(emoji: Emoji, folder: Path) -> str:
     axes[0][-1].legend(frameon=False, fontsize=7)
     _save(figure, folder / CURVES)
     names = ["all", "few-5", *(f"{way}/{judge}" for judge in there for way in WORDS)]
+    eighth = [name for name in ("few-12", "auto-12/wrong-in-3", "auto-12-faster/wrong-in-3") if emoji.runs[name]]
+    names += eighth
     lines = [_of_judge(emoji, judge) for judge in there]
+    if len(eighth) > 1:
+        lines.append(_of_eighth(emoji, eighth))
     return (
         f"### Few votes and a judge: as good as all votes?\n\n{_headline(emoji, there)}\n\n![gain over drift]({CURVES})\n\n"
         f"Lines are means over seeds at {' and '.join(map(str, MARKS))} steps.\n\n"
@@ -230,6 +237,38 @@ def _mean_curve(emoji: Emoji, name: str) -> np.ndarray:
     """Gain at every mark, the seeds averaged, [marks]."""
     runs = emoji.runs[name].values()
     return np.mean([[at["utility"] - emoji.base["utility"] for at in run["curve"]] for run in runs], axis=0)
+
+
+def _of_eighth(emoji: Emoji, names: list[str]) -> str:
+    """One line: the same with an eighth of the votes."""
+    words = {"few-12": "the votes alone", "auto-12/wrong-in-3": "the advised way", "auto-12-faster/wrong-in-3": f"the same at learning rate {TWICE:.0e}"}  # fmt: skip
+    told = "; ".join(
+        f"{words[name]} {estimate(emoji.drift(name)).text()} at equal drift, {estimate(emoji.steps(name)).text()} after equally many steps"
+        for name in names
+    )
+    return f"- With {SHARES['12']} votes and the judge `wrong-in-3`: {told}."
+
+
+def tell_labels(path: Path) -> str:
+    """What the targets are worth before any training: a table of means over seeds; empty where it was not measured."""
+    if not path.exists():
+        return ""
+    found, cells = json.loads(path.read_text()), {}
+    for one in found:
+        cells.setdefault((one["judge"], one["votes"], one["way"]), {})[one["seed"]] = one
+    rows = [
+        f"| {judge or 'none'} | {votes:,} | {LABELLED[way]} | {estimate({s: one['right'] for s, one in by_seed.items()}).text()} | {estimate({s: one['cosine'] for s, one in by_seed.items()}).text()} |"
+        for (judge, votes, way), by_seed in sorted(cells.items(), key=lambda item: (item[0][0], item[0][1]))
+    ]
+    mean = {k: float(np.mean([one["cosine"] for one in by_seed.values()])) for k, by_seed in cells.items()}
+    pull = "; ".join(
+        f"with {votes} votes and `{judge}` {mean['', votes, 'alone']:.2f} alone, {mean[judge, votes, 'mix']:.2f} with the judge as it is, {mean[judge, votes, 'dedpo']:.2f} by DeDPO, {mean[judge, votes, 'auto']:.2f} by the advised way"
+        for judge in JUDGES for votes in (FEW, SHARES["12"])
+    )  # fmt: skip
+    seeds = len({one["seed"] for one in found})
+    head = "| judge | human votes | way | points where the truth does | cosine to the truth |\n|---|---|---|---|---|"
+    table = behind("\n".join([head, *rows]), TABLE)
+    return f"### What are the labels worth before any training?\n\n**Cosine between the pull of the targets and that of the truth on all {PAIRS:,} pairs ({mean['', PAIRS, 'all']:.2f} with every vote): {pull} (n = {seeds}).** `python -m benchmarks.claims.emoji_labels`\n\n{table}"
 
 
 def _table(emoji: Emoji, names: list[str]) -> str:

@@ -30,6 +30,7 @@ from palate.labels.targets import human_only
 RESULTS = Path(__file__).parent / "results" / "map.json"
 DOCS = Path(__file__).parents[2] / "docs"
 REPEATS = 20
+FIRST_SEED = 30_000  # no constant of the choice was chosen on these worlds
 VOTES = (32, 128, 256)
 JUDGES = {  # name: how it errs
     "right": {}, "w 1": {"wrong": 1}, "w 2": {"wrong": 2}, "w 6": {"wrong": 6}, "i 1": {"own": 1.0}, "i 2": {"own": 2.0},
@@ -37,7 +38,7 @@ JUDGES = {  # name: how it errs
 }  # fmt: skip
 FLIPS = (0.0, 0.2)
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4)  # of the flips of all votes, without a judge
-ALONE, ADVISED, ALL = "human only", "advised", "all votes"
+ALONE, ADVISED, TOLD, ALL = "human only", "advised", "advised, agreement known", "all votes"
 STEPPED = (ALL, ALONE, "mix", "DeDPO", "DeDPO, tuned", "context, residual 0.5", ADVISED)  # also read at equal steps
 PUBLISHED = {  # gains at equal drift that a first version of this world gave, another program: (votes, judge) -> way -> gain
     (32, "w 2"): (0.19, 0.10, 0.14, 0.15, 0.17, 0.30, 0.29, 0.28, 0.25, 0.18),
@@ -59,7 +60,7 @@ COLUMNS = ("human only", "mix", "DeDPO", "calibrated, DeDPO", "calibrated, mix",
 def measure(votes: int, judge: dict, flips: float, repeats: int, ways: Iterable[Way] = WAYS) -> dict:
     """One point: mean gain, standard error, and paired difference to human votes alone, at equal drift, and mean gain at
     equal steps, of every way and of all votes without a judge."""
-    worlds = [draw_world(seed, **judge, flips=flips) for seed in range(repeats)]
+    worlds = [draw_world(seed, **judge, flips=flips) for seed in range(FIRST_SEED, FIRST_SEED + repeats)]
     seen = [see(world, votes, flips) for world in worlds]
     taste = np.stack([world.taste for world in worlds])
     beta = BETA_OF_LOSSES if votes == PAIRS else BETA
@@ -110,13 +111,15 @@ def points() -> dict[str, tuple[int, str, float, tuple[Way, ...]]]:
     return first | rates | grid
 
 
-def holds(found: dict) -> dict[str, float]:
+def holds(found: dict, way: str = ADVISED) -> dict[str, float]:
     """What the advice comes to over the points of the grid: how often it is never clearly worse than human votes alone,
     and within 10 % of the best way."""
     grid = [one for key, one in found.items() if not key.startswith("all votes")]
-    safe = [w["ways"][ADVISED]["against"] > -2 * w["ways"][ADVISED]["against error"] - 0.003 for w in grid]
-    best = [max(told["drift"] for name, told in one["ways"].items() if name != ALL) for one in grid]
-    near = [one["ways"][ADVISED]["drift"] >= 0.9 * top for one, top in zip(grid, best, strict=True)]
+    safe = [w["ways"][way]["against"] > -2 * w["ways"][way]["against error"] - 0.003 for w in grid]
+    best = [
+        max(told["drift"] for name, told in one["ways"].items() if name not in (ALL, ADVISED, TOLD)) for one in grid
+    ]
+    near = [one["ways"][way]["drift"] >= 0.9 * top for one, top in zip(grid, best, strict=True)]
     return {"points": len(grid), "not worse": float(np.mean(safe)), "near": float(np.mean(near))}
 
 

@@ -7,11 +7,13 @@ import numpy as np
 
 from benchmarks.claims.proxy import World
 from palate.data.labels import Labels
-from palate.judges.choice import RESIDUALS, RESOLUTION, choose_way
+from palate.judges.choice import RESIDUALS, choose_way
 from palate.judges.choice import Way as Advised
 from palate.judges.contexts import given_contexts
 from palate.judges.correction import calibrate_judge, correct_judge
 from palate.labels.targets import Targets, dedpo, human_only, judge_only, mix, ramped, robust, tuned_power
+
+AGREEMENT = 0.106  # S of the people of this world without flips: E (q - 1/2)^2, mean of 40 worlds
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Seen:
     calibrated: Labels
     context: Labels
     chosen: Advised
+    told: Advised  # the same where it is known how far people agree
     flips: float
 
 
@@ -47,11 +50,11 @@ def see(world: World, votes: int, flips: float) -> Seen:
             world.judge, nothing, human, names=(), contexts=contexts, groups=world.prompt
         ).probability,
     }
-    choice = choose_way(
-        labels, judges, groups=world.prompt, contexts=len(contexts.names), resolution=RESOLUTION * (1 - 2 * flips) ** 2
-    )
+    common = {"groups": world.prompt, "contexts": len(contexts.names)}
+    choice = choose_way(labels, judges, **common)
+    told = choose_way(labels, judges, **common, resolution=AGREEMENT * (1 - 2 * flips) ** 2, spread=0.0)
     calibrated, context = _labels(human, judges["calibrate"]), _labels(human, judges["context"])
-    return Seen(labels, calibrated, context, choice.chosen, flips)
+    return Seen(labels, calibrated, context, choice.chosen, told.chosen, flips)
 
 
 def _labels(human: np.ndarray, judge: np.ndarray) -> Labels:
@@ -68,8 +71,7 @@ def _tuned(labels: Labels) -> Targets:
     return dedpo(labels, tuned_power(labels.human, labels.judge))
 
 
-def _advised(seen: Seen) -> Targets:
-    way = seen.chosen
+def _advised(seen: Seen, way: Advised) -> Targets:
     if not way.correction:
         return human_only(seen.labels)
     judges = {"none": seen.labels, "calibrate": seen.calibrated, "context": seen.context}
@@ -92,7 +94,8 @@ WAYS = (
     *(Way(f"as it is, residual {r:g}", lambda seen, r=r: kept(seen.labels, r)) for r in RESIDUALS[1:-1]),
     *(Way(f"calibrated, residual {r:g}", lambda seen, r=r: kept(seen.calibrated, r)) for r in RESIDUALS[:-1]),
     *(Way(f"context, residual {r:g}", lambda seen, r=r: kept(seen.context, r)) for r in RESIDUALS),
-    Way("advised", _advised),
+    Way("advised", lambda seen: _advised(seen, seen.chosen)),
+    Way("advised, agreement known", lambda seen: _advised(seen, seen.told)),
 )
 # What flipped votes ask for: on the human votes alone
 ROBUST = (

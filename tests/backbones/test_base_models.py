@@ -323,3 +323,40 @@ def test_a_hub_name_with_a_dot_asks_the_hub_in_silence(name, monkeypatch, capfd)
     assert "neither a local folder nor reachable on the hub" in refusal(lambda: load_backbone(name))
     told = capfd.readouterr()
     assert told.out == told.err == ""
+
+
+# --- configurations that would end in anything only when they are used ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "change", "told"),
+    [
+        (
+            "sd",
+            "unet/config.json",
+            {"mid_block_scale_factor": "os.system"},
+            "mid_block_scale_factor is 'os.system', which",
+        ),
+        ("sd", "unet/config.json", {"norm_eps": [[]]}, "norm_eps is '[[]]', which"),
+        ("sd", "text_encoder/config.json", {"layer_norm_eps": None}, "layer_norm_eps is 'None', which"),
+        (
+            "sd",
+            "text_encoder/config.json",
+            {"num_attention_heads": -1},
+            "num_attention_heads is -1, which no model has",
+        ),
+        ("sd", "vae/config.json", {"latent_channels": {}}, "latent_channels is '{}', no size"),
+        ("sd", "scheduler/scheduler_config.json", {"timestep_spacing": True}, "timestep_spacing is 'True', which"),
+        ("pixart", "scheduler/scheduler_config.json", {"trained_betas": [[]]}, "trained_betas is '[[]]', which"),
+        ("pixart", "transformer/config.json", {"patch_size": ...}, "config.json: has no patch_size"),
+        ("sd", "tokenizer/tokenizer_config.json", {"model_max_length": {}}, "model_max_length"),
+        ("sd", "tokenizer/tokenizer_config.json", {"model_max_length": 10**400}, "of a prompt, and text_encoder reads"),
+    ],
+)
+def test_a_setting_that_no_library_can_use_is_named(family, file, change, told, tmp_path):
+    from palate.data.samples import Sampling
+
+    base = FAMILIES[family](tmp_path / "base")
+    config = json.loads((base / file).read_text()) | change
+    (base / file).write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+    assert told in refusal(lambda: palate.sample(base, ["a"], tmp_path / "pictures", Sampling(steps=1, guidance=2.0)))

@@ -8,7 +8,7 @@ from scipy.special import expit
 from palate.data.labels import Labels
 from palate.errors import PalateError
 from palate.judges.choice import RESIDUALS, RESOLUTION, choose_way
-from palate.judges.ways import resolution_of
+from palate.judges.ways import Resolution, resolution_of
 
 
 def seen(seed: int, votes: int, own: float = 0.0, pairs: int = 1000) -> tuple[Labels, np.ndarray]:
@@ -66,7 +66,7 @@ def test_the_estimate_is_the_cosine_that_a_simulation_gives():
     for _ in range(20):
         few = np.where(rng.permutation(pairs) < votes, (rng.random(pairs) < q).astype(float), np.nan)
         labels = Labels(few, g, np.full(pairs, votes / pairs))
-        for way in choose_way(labels, {"none": g}, contexts=5, resolution=resolution).ways:
+        for way in choose_way(labels, {"none": g}, contexts=5, resolution=resolution, spread=0.0).ways:
             if way.correction and way.power == 1:
                 told[way.residual].append(way.share * whole)
     for residual in RESIDUALS:
@@ -92,23 +92,29 @@ def test_repeated_votes_tell_how_large_a_taste_is():
     q = rng.choice([0.1, 0.3, 0.5, 0.8, 1.0], 2000)
     ids = [f"p{i}" for i in range(2000)]
     rows = [(pair, who, "0" if rng.random() < q[i] else "1") for i, pair in enumerate(ids) for who in ("a", "b", "c")]
-    found, n = resolution_of(ids, votes_of(*rows))
-    assert n == 2000 and found == pytest.approx(np.mean((q - 0.5) ** 2), abs=0.008)
+    found = resolution_of(ids, votes_of(*rows))
+    assert (
+        found.pairs == 2000
+        and found.spread < 0.006
+        and found.value == pytest.approx(np.mean((q - 0.5) ** 2), abs=0.008)
+    )
     flipped = [(pair, who, choice if rng.random() < 0.8 else str(1 - int(choice))) for pair, who, choice in rows]
-    assert resolution_of(ids, votes_of(*flipped))[0] == pytest.approx(0.36 * np.mean((q - 0.5) ** 2), abs=0.008)
+    assert resolution_of(ids, votes_of(*flipped)).value == pytest.approx(0.36 * np.mean((q - 0.5) ** 2), abs=0.008)
     few = [row for row in flipped if int(row[0][1:]) < 3]
-    assert resolution_of(ids, votes_of(*few)) == (pytest.approx(RESOLUTION, abs=0.03), 3)
+    told = resolution_of(ids, votes_of(*few))
+    assert told.pairs == 3 and told.value == pytest.approx(RESOLUTION, abs=0.02) and told.spread > 0.03
 
 
 def test_what_says_nothing_of_agreement_is_left_out():
     ids = ["p", "q"]
-    assert resolution_of(ids, votes_of(("p", "a", "0"), ("q", "a", "1"))) == (RESOLUTION, 0)
-    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "a", "0"))) == (RESOLUTION, 0)  # one person, twice
-    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "skip"))) == (RESOLUTION, 0)
-    assert resolution_of(ids, votes_of(("r", "a", "0"), ("r", "b", "0"))) == (RESOLUTION, 0)  # no such pair
-    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0"), source="judge")) == (RESOLUTION, 0)
-    agreed, n = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0")))
-    against, _ = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "1")))
-    assert n == 1 and against < RESOLUTION < agreed
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("q", "a", "1"))) == Resolution()
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "a", "0"))) == Resolution()  # one person, twice
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "skip"))) == Resolution()
+    assert resolution_of(ids, votes_of(("r", "a", "0"), ("r", "b", "0"))) == Resolution()  # no such pair
+    assert resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0"), source="judge")) == Resolution()
+    agreed = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "0")))
+    against = resolution_of(ids, votes_of(("p", "a", "0"), ("p", "b", "1")))
+    assert agreed.pairs == 1 and against.value < RESOLUTION < agreed.value
+    assert "On 1 pairs" in agreed.in_words() and Resolution().in_words() == ""
     many = [(f"p{i}", who, who) for i in range(500) for who in ("0", "1")]  # people who always differ
-    assert resolution_of([f"p{i}" for i in range(500)], votes_of(*many))[0] == 0.01
+    assert resolution_of([f"p{i}" for i in range(500)], votes_of(*many)).value == 0.01

@@ -55,10 +55,10 @@ def recommend(
 
 def best_choice(choices: Mapping[str, Choice], judges: tuple[str, ...]) -> str:
     """The judge whose choice promises most, a single one where several promise nearly as much."""
-    top = max(choice.chosen.cautious for choice in choices.values())
-    near = [name for name, choice in choices.items() if choice.chosen.cautious > top - ALIKE]
+    top = max(choice.chosen.share for choice in choices.values())
+    near = [name for name, choice in choices.items() if choice.chosen.share > top - ALIKE]
     single = [name for name in near if name in judges]
-    return max(single or near, key=lambda name: choices[name].chosen.cautious)
+    return max(single or near, key=lambda name: choices[name].chosen.share)
 
 
 def _main_advice(
@@ -121,7 +121,7 @@ def _other_judges(choices: Mapping[str, Choice], best: str) -> str:
     others = [choice.chosen for name, choice in choices.items() if name != best and choice.chosen.correction]
     if not others:
         return ""
-    other = max(others, key=lambda way: way.cautious)
+    other = max(others, key=lambda way: way.share)
     return f"The next best judge or combination promises {100 * other.share:.0f} %. "
 
 

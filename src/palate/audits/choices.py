@@ -19,7 +19,7 @@ def choices_of(evidence: Evidence, seed: int = 0) -> dict[str, Choice]:
         return {}
     names = evidence.judges.names
     ids = [evidence.ids[i] for i in np.flatnonzero(people.labelled)]
-    resolution, _ = resolution_of(ids, evidence.table)
+    resolution = resolution_of(ids, evidence.table)
     kinds = evidence.contexts or one_context(len(evidence.ids))
     seen = Seen(
         evidence.fitted, evidence.differences, evidence.statistics, evidence.directions, evidence.prompts, kinds,

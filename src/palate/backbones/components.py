@@ -54,19 +54,22 @@ WORDS: dict[str, tuple[object, ...]] = {
 
 
 def require_types(kind: type[Any], config: Config, where: Path) -> None:
-    """Raises PalateError for a setting that is text or a mapping where a class of diffusers or transformers takes a number
-    (or no), or none of the words it knows: some are used only when the network runs, and would then end in anything."""
+    """Raises PalateError for a setting that a class of diffusers takes as a number (or no) and is text or a mapping, or
+    none of the words it knows: some are used only when the network runs, and would then end in anything. Of classes of
+    transformers, whose settings are of many forms, the epsilons alone are looked at."""
     own = getattr(kind, "config_class", None)
     usuals = vars(own()) if own else {name: one.default for name, one in signature(kind.__init__).parameters.items()}
     for name, usual in usuals.items():
-        if name not in config:
+        if name not in config or (own and not name.endswith("eps")):
             continue
         value = config[name]
-        wrong = isinstance(usual, float) and (isinstance(value, bool) or not isinstance(value, int | float))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        wrong = isinstance(usual, float) and not number and (value is not None or name.endswith("eps"))
+        wrong |= isinstance(usual, int | float) and isinstance(value, str | dict)
         wrong |= name in WORDS and value not in WORDS[name]
-        nested = name == "trained_betas" and value is not None
-        nested = nested and not (isinstance(value, list) and value and all(isinstance(one, float) for one in value))
-        if wrong or nested or (isinstance(usual, int | float) and isinstance(value, str | dict)):
+        if name == "trained_betas" and value is not None:
+            wrong |= not isinstance(value, list) or not all(isinstance(one, int | float) for one in value)
+        if wrong:
             told = f"{name} is {str(value)[:20]!r}, which {kind.__name__} cannot use"
             raise PalateError(f"{where}: {told}. Download that folder again.")
 
@@ -75,6 +78,8 @@ def load_component(kind: type[Any], folder: Path, name: str, **options: Any) -> 
     """A component of this class (a model, a tokenizer). Raises PalateError when its folder cannot be loaded."""
     disable_progress_bar()  # transformers draws a bar even for a file of a kilobyte
     logging.disable_progress_bar()  # and diffusers for shards
+    if name == "scheduler":
+        require_types(kind, component_config(folder, name), folder / name)
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
     except MemoryError:
@@ -161,7 +166,8 @@ def _require_fit(tokenizer: Any, folder: Path, name: str) -> None:
         wrong = f"it has {highest + 1:,} tokens, and {encoder} knows {words:,}"
     elif str(config.get("model_type")).startswith("clip") and isinstance(places, int):
         if tokenizer.model_max_length > places:
-            wrong = f"it gives up to {str(tokenizer.model_max_length)[:20]} tokens of a prompt, and {encoder} reads {places}"
+            most = str(tokenizer.model_max_length)[:20]
+            wrong = f"it gives up to {most} tokens of a prompt, and {encoder} reads {places}"
         elif tokenizer.pad_token is None:
             wrong = "it has no token to fill up prompts with (pad_token)"
     if wrong:

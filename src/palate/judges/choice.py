@@ -26,11 +26,13 @@ from palate.errors import PalateError
 
 RESIDUALS = (0.0, 0.1, 0.25, 0.5, 1.0)
 SIMPLEST = ("none", "calibrate", "covariates", "context")  # corrections, the simplest first
-RESOLUTION = 0.12  # S where people agree with what most of them say on 78 % of pairs; more, where votes show more
+RESOLUTION = 0.08  # S where two people agree on 66 % of pairs, before any repeated vote tells
+RESOLUTION_SPREAD = 0.04  # its standard deviation between datasets
 PARTS_OF_A_CONTEXT = 8  # P for each kind of prompt: an assumption, like S; docs/labels.md says what it does
-CAUTION = 0.4  # ways are ranked by this quantile of what they may come to
-ALIKE = 0.01  # of two ways that differ less the simpler one is taken
+ALIKE = 0.005  # of two ways that differ less the simpler one is taken
 _DRAWS = 400
+_SIGMAS = np.linspace(-2, 2, 9)  # where S is looked at
+_RIGHT = np.linspace(0, 1, 41)  # how right a judge is: the cosine of what it says and what people say
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,9 @@ class Way:
     correction: str  # as in a configuration; "" for human votes alone
     residual: float
     power: float
-    share: float
-    low: float  # 95 % interval over prompts; that of human votes alone has no width: no vote tells how it varies
+    share: float  # expected, by which ways are ranked
+    low: float  # 95 % of what it may be: of how right the judge is, and of how far people agree
     high: float
-    cautious: float  # the quantile that ways are ranked by
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -99,13 +100,17 @@ def choose_way(
     groups: Floats | Sequence[object] | None = None,
     contexts: int = 1,
     resolution: float = RESOLUTION,
+    spread: float = RESOLUTION_SPREAD,
     seed: int = 0,
 ) -> Choice:
     """The way of least risk for these votes, the simplest of those that are nearly as good.
 
     judges: correction -> its probabilities [N], for a labelled pair without its vote (cross-fitted). groups [N]: pairs
-    that belong together (prompts), for the intervals. contexts: how many kinds of prompts there are. resolution: S,
-    where it is known better (from pairs on which several people voted). Raises PalateError without a human vote.
+    that belong together (prompts), for the errors. contexts: how many kinds of prompts there are. resolution: S, known
+    to a standard deviation of `spread` (`resolution_of` tells both). Raises PalateError without a human vote.
+
+    What a way gains is expected over S and over how right each judge is: before any vote every cosine from 0 to 1 is
+    equally likely, and the votes' mean of ab, with its error, says which are.
     """
     if not labels.labelled.any():
         raise PalateError("choice: no pair has a human vote, so no way can be judged. Add some, or use method judge.")
@@ -113,44 +118,47 @@ def choose_way(
     parts = PARTS_OF_A_CONTEXT * max(contexts, 1)
     a = labels.human[labels.labelled] - 0.5
     square = float(np.average(a * a, weights=1 / labels.propensity[labels.labelled]))
-    whole = _cosine(resolution, resolution + parts * square / total, resolution)
-    alone = float(_cosine(resolution, resolution + parts * square / count, resolution) / whole)
-    found = [Way("", 1.0, 0.0, alone, alone, alone, alone)]
+    known = np.clip(resolution + spread * _SIGMAS, 0.01, 0.25)[:, None]  # [S, 1]
+    likely = np.exp(-0.5 * _SIGMAS**2)[:, None] / np.exp(-0.5 * _SIGMAS**2).sum()
+    whole = np.sqrt(known / (known + parts * square / total))
+    found = [Way("", 1.0, 0.0, *_expected(np.sqrt(known / (known + parts * square / count)) / whole, likely))]
     for correction, judge in judges.items():
         both = labels.labelled & ~np.isnan(judge)
-        if both.sum() < 2:
+        everywhere = float(np.nanmean((judge - 0.5) ** 2)) if both.sum() > 1 else 0.0
+        if everywhere == 0:
             continue
         group = np.arange(total) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         times = _times(group[both], 1 / labels.propensity[both], seed)  # [1 + draws, n], the first as it is
         a, b = labels.human[both] - 0.5, judge[both] - 0.5
         aa, ab, on_votes = (times @ x / times.sum(axis=1) for x in (a * a, a * b, b * b))
-        everywhere = float(np.nanmean((judge - 0.5) ** 2))
-        if everywhere == 0:
-            continue
-        # What the judge says is bounded by what can be said; votes that show more are right
-        signal = np.minimum(ab, np.sqrt(everywhere * max(resolution, ab[0] ** 2 / everywhere)))
+        error = max(float(ab[1:].std()), 0.5 * np.sqrt(aa[0] * on_votes[0] / both.sum()), 1e-9)
+        signal = _RIGHT * np.sqrt(known * everywhere)  # [S, R]
+        off = (ab[0] - signal) / error
+        probable = np.exp(-0.5 * (off**2 - (off**2).min(axis=1, keepdims=True)))
+        probable = likely * probable / probable.sum(axis=1, keepdims=True)
         tuned = float(np.clip(ab[0] / max(on_votes[0], 1e-12), 0, 1))
         for residual in RESIDUALS:
             for power in {1.0, round(tuned, 2)}:
-                rest = 1 - power - residual
+                rest, kept = 1 - power - residual, 1 - residual
                 noise = (1 / both.sum() - 1 / total) * (
-                    rest**2 * on_votes + 2 * rest * residual * ab + residual**2 * aa
+                    rest**2 * on_votes[0] + 2 * rest * residual * signal + residual**2 * aa[0]
                 )
-                pull = (1 - residual) * signal + residual * resolution
-                length = (
-                    (1 - residual) ** 2 * everywhere + 2 * residual * (1 - residual) * signal + residual**2 * resolution
-                )
-                length = np.maximum(length, 1e-12) + parts * (noise + residual**2 * aa / total)
-                share = _cosine(pull, length, resolution) / whole
-                low, cautious, high = np.quantile(share[1:], (0.025, CAUTION, 0.975))
-                found.append(Way(correction, residual, power, *(float(x) for x in (share[0], low, high, cautious))))
-    ways = sorted(found, key=lambda way: -way.cautious)
-    near = [way for way in ways if way.cautious > ways[0].cautious - ALIKE]
+                length = kept**2 * everywhere + 2 * residual * kept * signal + residual**2 * known
+                length = np.maximum(length, 1e-12) + parts * (np.maximum(noise, 0) + residual**2 * aa[0] / total)
+                share = (kept * signal + residual * known) / np.sqrt(known * length) / whole
+                found.append(Way(correction, residual, power, *_expected(share, probable)))
+    ways = sorted(found, key=lambda way: -way.share)
+    near = [way for way in ways if way.share >= ways[0].share - ALIKE]
     return Choice(min(near, key=_complexity), tuple(ways))
 
 
-def _cosine(pull: Floats | float, square: Floats | float, resolution: float) -> Floats:
-    return np.asarray(pull / np.sqrt(resolution * np.asarray(square)))
+def _expected(share: Floats, probable: Floats) -> tuple[float, float, float]:
+    """Mean and central 95 % of shares that are so probable, of one shape."""
+    value, weight = share.ravel(), np.broadcast_to(probable, share.shape).ravel()
+    order = np.argsort(value)
+    below = np.cumsum(weight[order]) / weight.sum()
+    low, high = value[order][np.minimum(np.searchsorted(below, (0.025, 0.975)), len(value) - 1)]
+    return float(value @ weight / weight.sum()), float(low), float(high)
 
 
 def _complexity(way: Way) -> tuple[int, bool, float]:
@@ -167,4 +175,4 @@ def _times(group: Ints, weight: Floats, seed: int) -> Floats:
 
 
 def _percent(way: Way) -> str:
-    return f"{100 * way.share:.0f} % (95 % {100 * max(way.low, -1):.0f} to {100 * min(way.high, 1):.0f})"
+    return f"{100 * way.share:.0f} % (95 % {100 * way.low:.0f} to {100 * way.high:.0f})"

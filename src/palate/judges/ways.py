@@ -14,14 +14,29 @@ import pyarrow.compute as pc
 from palate.arrays import Floats
 from palate.data.labels import Labels
 from palate.errors import PalateError
-from palate.judges.choice import RESOLUTION, SIMPLEST, Choice, choose_way
+from palate.judges.choice import RESOLUTION, RESOLUTION_SPREAD, SIMPLEST, Choice, choose_way
 from palate.judges.contexts import Contexts
 from palate.judges.correction import Correction, calibrate_judge, correct_judge
 from palate.judges.extra import Extra
 
-_SPREAD = 0.06  # of S between datasets: how much one without repeated votes may differ from RESOLUTION
 _LEAST = 0.01  # of S: people who nearly flip coins
 _SPREAD_OF_ONE = 0.2  # of a pair's product of two votes, where so few were voted on twice that they do not tell
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """S, how well it is known, and on how many pairs several people voted."""
+
+    value: float = RESOLUTION
+    spread: float = RESOLUTION_SPREAD
+    pairs: int = 0
+
+    def in_words(self) -> str:
+        """What repeated votes said; "" without any."""
+        if not self.pairs:
+            return ""
+        share = 50 + 200 * self.value
+        return f"On {self.pairs:,} pairs several people voted: two of them agree on about {share:.0f} % of pairs."
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ def correct(correction: str, human: Floats, seen: Seen, judges: Sequence[str], s
 
 
 def choose(
-    labels: Labels, seen: Seen, judges: Sequence[str], resolution: float, seed: int
+    labels: Labels, seen: Seen, judges: Sequence[str], resolution: Resolution, seed: int
 ) -> tuple[Choice, dict[str, str]]:
     """The way of least risk with these judges together, and why some corrections could not be tried: name -> reason.
 
@@ -70,12 +85,15 @@ def choose(
         except PalateError as error:
             lacking[correction] = str(error)
     kinds = len(seen.contexts.names)
-    choice = choose_way(labels, found, groups=seen.prompts, contexts=kinds, resolution=resolution, seed=seed)
+    choice = choose_way(
+        labels, found, groups=seen.prompts, contexts=kinds, resolution=resolution.value, spread=resolution.spread,
+        seed=seed,
+    )  # fmt: skip
     return choice, lacking
 
 
-def resolution_of(pair_ids: Sequence[str], votes: pa.Table) -> tuple[float, int]:
-    """S of these pairs, E (q - 1/2)^2 with q what people say on the mean, and how many of them tell it.
+def resolution_of(pair_ids: Sequence[str], votes: pa.Table) -> Resolution:
+    """S of these pairs, E (q - 1/2)^2 with q what people say on the mean, as far as repeated votes tell it.
 
     Where several people voted on a pair, the product of two of their votes (y - 1/2) has the mean (q - 1/2)^2, whatever
     makes them differ: S is (agreement - 1/2)/2. Its mean over pairs is taken together with RESOLUTION, each as precise
@@ -86,7 +104,7 @@ def resolution_of(pair_ids: Sequence[str], votes: pa.Table) -> tuple[float, int]
     known = pc.is_valid(place)
     told, place = told.filter(known), place.filter(known)
     if not len(told):
-        return RESOLUTION, 0
+        return Resolution()
     pair = place.to_numpy()
     who = np.unique(np.array(told["annotator_id"].to_pylist(), dtype=object).astype(str), return_inverse=True)[1]
     value = np.array([{"0": 0.5, "1": -0.5}.get(choice, 0.0) for choice in told["choice"].to_pylist()])
@@ -96,9 +114,10 @@ def resolution_of(pair_ids: Sequence[str], votes: pa.Table) -> tuple[float, int]
     several = count > 1
     n = int(several.sum())
     if n == 0:
-        return RESOLUTION, 0
+        return Resolution()
     count, total, square = count[several], total[several], square[several]
     products = (total * total - square) / (count * (count - 1))
     error = max(float(products.std()), _SPREAD_OF_ONE) / np.sqrt(n)
-    weight = _SPREAD**2 / (_SPREAD**2 + error**2)
-    return max(float(weight * products.mean() + (1 - weight) * RESOLUTION), _LEAST), n
+    weight = RESOLUTION_SPREAD**2 / (RESOLUTION_SPREAD**2 + error**2)
+    together = max(float(weight * products.mean() + (1 - weight) * RESOLUTION), _LEAST)
+    return Resolution(together, float(np.sqrt(weight) * error), n)

@@ -14,7 +14,7 @@ from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
 from palate.judges.calibration import unsaturated
-from palate.judges.choice import RESOLUTION, Choice
+from palate.judges.choice import Choice
 from palate.judges.contexts import kinds_of_prompts, one_context
 from palate.judges.correction import Correction, agreement
 from palate.judges.embeddings import embedding_directions
@@ -111,13 +111,12 @@ def chosen_way(
         seen, _ = _seen(dataset, pairs, judged, replace(config, correction="calibrate"), answers)
     contexts = kinds_of_prompts(dataset, pairs["pair_id"].to_pylist(), seen.prompts, config.contexts, config.seed)
     seen = replace(seen, contexts=contexts)
-    resolution, n = resolution_of(pairs["pair_id"].filter(pa.array(labels.labelled)).to_pylist(), votes)
+    resolution = resolution_of(pairs["pair_id"].filter(pa.array(labels.labelled)).to_pylist(), votes)
     choice, lacking = choose(labels, seen, judges_of(config), resolution, config.seed)
     for correction, reason in lacking.items():
         print(f"labels: not tried: {correction} ({reason})")
-    told = f"{n:,} pairs with votes of several people: S {resolution:.3f} (without any {RESOLUTION:g})" if n else ""
     chosen: dict[str, Any] = dict(choice.chosen.configuration)
-    return replace(config, **chosen), choice, told
+    return replace(config, **chosen), choice, resolution.in_words()
 
 
 def _as_it_voted(correction: Correction, labels: Labels) -> Correction:

@@ -12,10 +12,10 @@ from palate.sharing.original import unet_module
 from palate.sharing.trained import Trained, factored, read_adapter
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
-# Pipelines whose adapters ComfyUI reads by diffusers' names, "transformer.(module)", and the modules that it knows; None
-# for all. Read in comfy/lora.py, model_lora_keys_unet (Qwen-Image: the names of its own modules, which are diffusers'),
-# and comfy/utils.py, mmdit_to_diffusers, flux_to_diffusers, pixart_to_diffusers (github.com/comfyanonymous/ComfyUI, and
-# its copy pollockjj/ComfyUI at 04ece9b). z_image_to_diffusers there is for a family that palate does not train.
+# Pipelines whose adapters ComfyUI reads by diffusers' names, "transformer.(module)", and the modules that it knows;
+# None for all. Read in comfy/lora.py, model_lora_keys_unet (Qwen-Image: the names of its own modules are diffusers')
+# and comfy/utils.py: mmdit_to_diffusers, flux_to_diffusers, pixart_to_diffusers (github.com/comfyanonymous/ComfyUI,
+# and its copy pollockjj/ComfyUI at 04ece9b). Its z_image_to_diffusers is for a family that palate does not train.
 BLOCKS = r"transformer_blocks\.\d+\..+"
 COMFY_TRANSFORMERS = {
     "StableDiffusion3Pipeline": None,
