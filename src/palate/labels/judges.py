@@ -13,7 +13,7 @@ from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
-from palate.judges.calibration import unsaturated
+from palate.judges.calibration import imported_scores, unsaturated
 from palate.judges.choice import Choice, choose_way
 from palate.judges.contexts import find_contexts
 from palate.judges.correction import Correction, agreement, calibrate_judge, correct_judge
@@ -51,6 +51,10 @@ def corrected(
     if not config.hard_votes:
         columns = zip(names_of_judges, judged.T, strict=True)
         judged = np.column_stack([unsaturated(dataset, name, ids, votes, answers[name]) for name, votes in columns])
+        if scored := [name for name in names_of_judges if imported_scores(dataset, name, answers[name])]:
+            print(
+                f"labels: the scores that came with the votes of {', '.join(scored)} are calibrated on people's votes"
+            )
     prompts = pairs["prompt"].to_pylist()
     if config.correction == "calibrate":
         return _as_it_voted(
