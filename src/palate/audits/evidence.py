@@ -13,7 +13,7 @@ from palate.data.labels import Labels, collect_labels, only_people
 from palate.data.questions import require_question, votes_on
 from palate.data.schema import OVERALL
 from palate.errors import PalateError
-from palate.judges.calibration import unsaturated
+from palate.judges.calibration import imported_scores, unsaturated
 from palate.judges.contexts import Contexts, kinds_of_prompts
 from palate.judges.embeddings import embedding_directions
 from palate.judges.extra import Extra
@@ -100,6 +100,11 @@ def read_evidence(
     on = [OVERALL if name in stand_ins else question for name in judges.names]
     raw = [collect_labels(ids, votes, judge=name).judge for name in judges.names]
     told = [unsaturated(dataset, *one) for one in zip(judges.names, [ids] * len(on), raw, on, strict=True)]
+    if scored := [name for name, asked in zip(judges.names, on, strict=True) if imported_scores(dataset, name, asked)]:
+        notes.append(
+            f"Corrections of {', '.join(scored)} use the scores that came with the votes, calibrated on people's votes;"
+            " as it is, each counts by its probability, or by its choice where it gives none."
+        )
     fitted = np.column_stack(told) if told else np.empty((len(ids), 0))
     return Evidence(
         ids,

@@ -69,7 +69,7 @@ def import_pairs(
     told = {name: value for name, value in (("split", split), ("config", config), ("question", question)) if value}
     provenance = {"format": format, "sources": [str(path) for path in sources], **told}
     target = _Target(Path(to), name, annotator, source, question, provenance)
-    report, how = ImportReport(), Reading(allow_outside, split, config, question)
+    report, how = ImportReport(), Reading(allow_outside, split, config, question, source)
     _file.cache_clear()  # files may have changed since an earlier import
     whole, seen = PARTS * (1 if format == "samples" else len(sources)), 0
     with progress_bar("importing", whole, counted=False) as advance:

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,14 +85,31 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
     return dataset.path / "judges" / re.sub(r"[^\w.+-]+", "_", annotator)
 
 
+def imported_scores(dataset: PreferenceDataset, annotator: str, question: str = OVERALL) -> bool:
+    """Whether all votes of a judge on a question came with scores of both pictures from elsewhere, so that they are used
+    as scores."""
+    if _answers(dataset, annotator):
+        return False
+    votes = dataset.votes(columns=["annotator_id", "source", "choice", "score_0", "score_1"], question=question)
+    own = pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], annotator))
+    votes = votes.filter(pc.and_(own, pc.not_equal(votes["choice"], "skip")))
+    return bool(len(votes)) and not votes["score_0"].null_count and not votes["score_1"].null_count
+
+
+def _answers(dataset: PreferenceDataset, annotator: str) -> list[dict[str, Any]]:
+    """What `palate annotate` recorded of a judge; nothing of one whose votes were imported."""
+    return [entry for entry in dataset.provenance if isinstance(entry, dict) and entry.get("annotator") == annotator]
+
+
 def unsaturated(
     dataset: PreferenceDataset, annotator: str, pair_ids: list[str], judge: np.ndarray, question: str = OVERALL
 ) -> np.ndarray:
     """The judge's probabilities [N] on a question, for a fit that finds their scale itself. For a judge that scores
     pictures they are recomputed from the score differences, in units of their own spread: a bad temperature pushes
-    probabilities to 0 or 1, where the order of the scores is lost. NaN stays NaN."""
-    answers = [e for e in dataset.provenance if isinstance(e, dict) and e.get("annotator") == annotator]
-    if not answers or any(entry.get("answers") != "scores" for entry in answers):
+    probabilities to 0 or 1, where the order of the scores is lost. So it is for votes that were imported with the
+    scores of both pictures, also without a probability: a fit on people's votes finds what a score is worth. NaN stays
+    NaN."""
+    if any(entry.get("answers") != "scores" for entry in _answers(dataset, annotator)):
         return judge
     votes = dataset.votes(columns=["pair_id", "annotator_id", "source", "score_0", "score_1"], question=question)
     own = pc.and_(pc.equal(votes["source"], "judge"), pc.equal(votes["annotator_id"], annotator))

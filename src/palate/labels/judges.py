@@ -13,7 +13,7 @@ from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
 from palate.data.labels import Labels, collect_labels
 from palate.errors import PalateError
-from palate.judges.calibration import unsaturated
+from palate.judges.calibration import imported_scores, unsaturated
 from palate.judges.choice import Choice
 from palate.judges.contexts import kinds_of_prompts, one_context
 from palate.judges.correction import Correction, agreement
@@ -59,6 +59,10 @@ def _seen(
     if not config.hard_votes:
         columns = zip(judges_of(config), judged.T, strict=True)
         judged = np.column_stack([unsaturated(dataset, name, ids, votes, answers[name]) for name, votes in columns])
+        if scored := [name for name in judges_of(config) if imported_scores(dataset, name, answers[name])]:
+            print(
+                f"labels: the scores that came with the votes of {', '.join(scored)} are calibrated on people's votes"
+            )
     contexts = (
         kinds_of_prompts(dataset, ids, prompts, config.contexts, config.seed)
         if config.correction == "context"

@@ -67,6 +67,7 @@ class Reading:
     split: str | None = None  # of a dataset with several splits
     config: str | None = None  # of a dataset on the hub with several configurations
     question: str | None = None  # what the votes answer, where the source does not say
+    source: str = "human"  # who voted, where the source does not say
 
 
 class Refused(Exception):

@@ -1,6 +1,7 @@
 """JSON lines: one pair or one single image, and at most one vote, per line."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -44,6 +45,8 @@ def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     Pick-a-Pic. A line without any of them is a pair without a vote; lines with the same prompt and images are votes on
     one pair. Every other field of the two tables may be given too. A line that says two different choices is refused.
 
+    A judge's line with `score_0` and `score_1` needs no choice and no probability: the higher score wins.
+
     Pictures may be elsewhere: where neither of the two files is there, or both are addresses, the pair keeps their
     names, as those of ranked lists do, and the files may be put there later. They may be nowhere: a line without
     `image_0` and `image_1` is a pair of which only the votes are known; it has a `pair_id`, or two generators that tell
@@ -52,11 +55,12 @@ def read(source: Path, report: ImportReport, how: Reading) -> Iterator[Row]:
     A line with `image` in place of the two is a single image, with `label` true or 1 (liked), false or 0 (disliked),
     "tie" (or 0.5) or "skip".
     """
-    yield from build_rows(line_records(source), partial(_build, source.parent, how.allow_outside, {}), report)
+    build = partial(_build, source.parent, how.allow_outside, {}, how.source)
+    yield from build_rows(line_records(source), build, report)
 
 
 def _build(
-    folder: Path, outside: bool, own_ids: dict[str, str], where: str, done: float, line: str | PalateError
+    folder: Path, outside: bool, own_ids: dict[str, str], source: str, where: str, done: float, line: str | PalateError
 ) -> Iterator[Row]:
     content = parse_line(line)
     prompt = prompt_of(content, "prompt", "caption")
@@ -89,7 +93,9 @@ def _build(
     named = content.get("pair_id") is not None
     other_ids = {} if named else {other: k % 2 == 0 for k, other in enumerate(others)}
     other_ids.pop(mine, None)  # one picture twice
-    yield Row(where, done, pair, _votes(content, _choice(content)), other_ids, named=named)
+    yield Row(
+        where, done, pair, _votes(content, _choice(content) or _by_scores(content, source)), other_ids, named=named
+    )
 
 
 def _path(value: Any) -> str | None:
@@ -139,6 +145,20 @@ def _own_id(content: dict[str, Any], mine: str, own_ids: dict[str, str]) -> str:
             "duplicate pair_id", f"pair_id {quoted(given)} was used before for another prompt or other images"
         )
     return given
+
+
+def _by_scores(content: dict[str, Any], source: str) -> str | None:
+    """The choice of a judge's line that has the scores of both images and says nothing else: the higher one wins."""
+    scores: list[Any] = [content.get("score_0"), content.get("score_1")]
+    if content.get("source", source) != "judge" or None in scores or content.get("probability") is not None:
+        return None
+    try:
+        difference = float(scores[0]) - float(scores[1])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Refused("field of the wrong form", f"scores {quoted(scores[0])} and {quoted(scores[1])}") from error
+    if not math.isfinite(difference):
+        raise Refused("field of the wrong form", f"scores {quoted(scores[0])} and {quoted(scores[1])}")
+    return "0" if difference > 0 else "1" if difference < 0 else "tie"
 
 
 def _votes(content: dict[str, Any], choice: str | None) -> list[dict[str, Any]]:
