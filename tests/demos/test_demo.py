@@ -95,5 +95,5 @@ def test_the_kept_seeds_are_those_of_this_demo():
     if not demo_seeds.KEPT.exists():
         pytest.skip("no other seeds are kept")
     found = read_kept(settings_of_demo(FULL), but=-1)
-    assert len(found) >= 3 and all(set(gains) == set(rows_of_demo(FULL)) for gains in found.values())
+    assert found and all(set(gains) == set(rows_of_demo(FULL)) for gains in found.values())
     assert {len(own) for gains in found.values() for own in gains.values()} == {len(FULL.prompts)}
