@@ -7,15 +7,17 @@ python -m benchmarks.real_votes --tell          no new split: tables and figures
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
 
-from benchmarks.real_votes.measure import SHARES, contests, flagged, intervals
-from benchmarks.real_votes.tables import summarise, table
+from benchmarks.real_votes.measure import SHARES, contests, flagged, intervals, plans
+from benchmarks.real_votes.tables import fill, page_tables, summarise, table
 from benchmarks.real_votes.votes import read_votes
+from palate.audits.intervals import Estimate
 from palate.files import write_text
 from palate.progress import progress_bar
 
@@ -36,14 +38,20 @@ class Options:
 
 
 def main(options: Options) -> None:
+    votes = read_votes()
     if not options.tell:
         lines = run(options)
-        write_text(RESULTS, json.dumps(summarise(lines), indent=1))
+        seeds = {share: [line["seed"] for line in lines if line["share"] == share] for share in SHARES}
+        planned = {share: [told(plans(votes, seed, share)) for seed in seeds[share]] for share in SHARES}
+        write_text(RESULTS, json.dumps(summarise(lines, planned), indent=1))
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     print(table(found))
     from benchmarks.real_votes.figures import draw_figures  # matplotlib, which counting does not wait for
 
-    draw_figures(found, read_votes(), HERE.parents[1] / "docs")
+    docs = HERE.parents[1] / "docs"
+    draw_figures(found, votes, docs)
+    page = docs / "real-votes.md"
+    write_text(page, fill(page.read_text(encoding="utf-8"), page_tables(found)))
 
 
 def run(options: Options) -> list[dict]:
@@ -72,12 +80,21 @@ def run(options: Options) -> list[dict]:
 def split(votes, seed: int, share: float) -> dict:
     """All that is kept of one split: [row, number, low, value, high, truth] of every interval, and the errors of
     contests."""
-    told = [
-        [row, number, *(float(np.round(x, 5)) for x in (e.low, e.value, e.high, truth))]
-        for row, number, e, truth in intervals(votes, seed, share)
-    ]
     errors = {k: np.round(v, 5).tolist() for k, v in contests(votes, seed, share).items()}
-    return {"seed": seed, "share": share, "told": told, "errors": errors, "flagged": flagged(votes, seed, share)}
+    return {
+        "seed": seed,
+        "share": share,
+        "told": told(intervals(votes, seed, share)),
+        "errors": errors,
+        "flagged": flagged(votes, seed, share),
+    }
+
+
+def told(found: Iterable[tuple[str, str, Estimate, float]]) -> list[list]:
+    return [
+        [row, number, *(float(np.round(x, 5)) for x in (e.low, e.value, e.high, truth))]
+        for row, number, e, truth in found
+    ]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Split:
     votes on a random part of the pairs."""
 
     votes: RealVotes
+    rows: np.ndarray  # [N] the pairs among the 1,600
     prompt: np.ndarray  # [N] the real prompt
     labelled: np.ndarray  # [N]
 
@@ -41,7 +42,7 @@ def draw(votes: RealVotes, seed: int, share: float) -> Split:
     drawn = votes.take(np.concatenate(rows))
     copy = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
     labelled = rng.permutation(len(copy)) < round(share * len(copy))
-    return Split(replace(drawn, prompt=copy), drawn.prompt, labelled)
+    return Split(replace(drawn, prompt=copy), np.concatenate(rows), drawn.prompt, labelled)
 
 
 def truth_of(judge: np.ndarray, human: np.ndarray) -> dict[str, float]:
@@ -108,22 +109,23 @@ def intervals(votes: RealVotes, seed: int, share: float) -> Iterator[tuple[str, 
     ):  # fmt: skip
         yield row, "variance ratio", gain.variance, ratio_at(truths[name], gain.power.value, share)
     yield "a person", "agreement", a_person(evidence.human, there.prompt), a_person(votes.votes(), votes.prompt).value
-    yield from plans(there, base.human, votes)
 
 
-def plans(there: RealVotes, human: np.ndarray, votes: RealVotes) -> Iterator[tuple[str, str, Estimate, float]]:
-    """The plan's half width today around the agreement of every judge, with the floor of the prompts and without."""
-    labelled = ~np.isnan(human)
+def plans(votes: RealVotes, seed: int, share: float) -> Iterator[tuple[str, str, Estimate, float]]:
+    """The plan's half width today around how often people take what a judge takes, with the floor of the prompts and as
+    if pairs were unrelated. Where a judge cannot decide, it takes one side at random, always the same."""
+    split = draw(votes, seed, share)
+    there, labelled = split.votes, split.labelled
+    human = np.where(labelled, there.mean, np.nan)
     square = float(np.nanmean((human - 0.5) ** 2))
     prompts = prompts_of(there.prompt, human, there.judge - 0.5)
     (now,) = (s for s in plan({}, int(labelled.sum()), len(human), square, prompts) if s.now)
+    coins = np.random.default_rng(0).choice([-1.0, 1.0], votes.judge.shape)
     for j in range(len(votes.judges)):
-        side, whole = (np.nan_to_num(np.sign(v.judge[:, j] - 0.5)) for v in (there, votes))
-        seen, truth = np.mean((side * (human - 0.5))[labelled]), float(np.mean(whole * (votes.mean - 0.5)))
-        for number, half in (
-            ("plan, with its floor", now.alone),
-            ("plan, as if pairs were unrelated", now.new_prompts),
-        ):
+        whole = np.where(votes.judge[:, j] == 0.5, coins[:, j], np.sign(votes.judge[:, j] - 0.5))
+        whole = np.where(np.isnan(whole), coins[:, j], whole)
+        seen, truth = np.mean((whole[split.rows] * (human - 0.5))[labelled]), float(np.mean(whole * (votes.mean - 0.5)))
+        for number, half in (("plan over prompts", now.alone), ("plan over unrelated pairs", now.new_prompts)):
             half /= 100
             yield "human votes alone", number, Estimate(seen, seen - half, seen + half, int(labelled.sum())), truth
 

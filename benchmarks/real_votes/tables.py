@@ -7,21 +7,19 @@ import numpy as np
 COUPLE = ["rater1", "rater2"]
 
 
-def summarise(lines: list[dict]) -> dict:
+def summarise(lines: list[dict], planned: dict[float, list[list]]) -> dict:
     """The results that are committed: for each share of labels the coverage and width of every number, the mean error of
     the predicted variance, errors of contests, and how often a couple was warned of."""
-    return {f"{share:g}": _at_share([line for line in lines if line["share"] == share]) for share in _shares(lines)}
+    shares = sorted({line["share"] for line in lines})
+    return {f"{s:g}": _at_share([line for line in lines if line["share"] == s], planned.get(s, [])) for s in shares}
 
 
-def _shares(lines: list[dict]) -> list[float]:
-    return sorted({line["share"] for line in lines})
-
-
-def _at_share(lines: list[dict]) -> dict:
+def _at_share(lines: list[dict], planned: list[list]) -> dict:
     told, errors, predicted = defaultdict(list), defaultdict(list), []
-    for line in lines:
-        for row, number, *rest in line["told"]:
+    for of_split in [line["told"] for line in lines] + planned:
+        for row, number, *rest in of_split:
             told[f"{row}: {number}"].append(rest)
+    for line in lines:
         for key, values in line["errors"].items():
             if key == "predicted":
                 predicted += values
@@ -85,3 +83,67 @@ def table(found: dict) -> str:
     lines += ["", f"{'warned of rater1 and rater2':52}" + "".join(f"{100 * found[s]['couple']:14.0f}" for s in shares)]
     lines.append(f"{'warned of others':52}" + "".join(f"{100 * found[s]['other couples']:14.0f}" for s in shares))
     return "\n".join(lines)
+
+
+WAYS = {"human": "human votes alone", "dedpo": "DeDPO", "mix": "`mix`", "judge": "the judges alone"}
+KINDS = {
+    "chance": "random directions",
+    "generator": "contests of generators",
+    "the judge's own": "the judges' own direction",
+}
+
+
+def page_tables(found: dict) -> dict[str, str]:
+    """The tables of docs/real-votes.md by their names."""
+    shares = list(found)
+    head = " | ".join(f"{100 * float(share):g} %" for share in shares)
+    rule = "|---" * (len(shares) + 1) + "|"
+
+    def rows(first: str, cells: dict[str, list[str]]) -> str:
+        return "\n".join(
+            [f"| {first} | {head} |", rule, *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items())]
+        )
+
+    intervals = {
+        key: [f"{100 * c['held']:.1f} ({c['width']:.2f})" for c in (found[s]["intervals"][key] for s in shares)]
+        for key in found[shares[0]]["intervals"]
+    }
+    luck = {
+        name: [
+            f"{100 * (c['value'] / c['truth'] - 1):+.1f} %"
+            for c in (found[s]["intervals"][f"{name}: variance ratio"] for s in shares)
+        ]
+        for name in ("the best row, as seen", "the named row, corrected")
+    }
+    contests = {s: found[s]["contests"] for s in shares}
+    ratios = {"predicted": [f"{found[s]['predicted residual']:.2f}" for s in shares]} | {
+        name: [f"{c[f'{kind}/dedpo']['variance'] / c[f'{kind}/human']['variance']:.2f}" for c in contests.values()]
+        for kind, name in KINDS.items()
+    }
+    errors = {
+        name: [
+            f"{100 * c[f'generator/{way}']['rms']:.1f} ({c[f'generator/{way}']['bias']:.1f})" for c in contests.values()
+        ]
+        for way, name in WAYS.items()
+    }
+    warned = {
+        "rater1 and rater2": [f"{100 * found[s]['couple']:.0f} %" for s in shares],
+        "some other couple": [f"{100 * found[s]['other couples']:.0f} %" for s in shares],
+    }
+    return {
+        "splits": f"{found[shares[0]]['splits']} splits at each share of labels.",
+        "coverage": rows("95 % intervals that hold, in % (mean width)", intervals),
+        "luck": rows("predicted variance ratio, too low (−) or too high", luck),
+        "directions": rows("variance relative to human votes alone", ratios),
+        "errors": rows("error in a contest, points (largest bias, in standard deviations)", errors),
+        "couples": rows("share of splits with a warning of", warned),
+    }
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """The page with each table between its marks, `<!-- name -->` and `<!-- end -->`."""
+    for name, content in tables.items():
+        mark = f"<!-- {name} -->\n"
+        start = text.index(mark) + len(mark)
+        text = text[:start] + content + "\n" + text[text.index("<!-- end -->", start) :]
+    return text
