@@ -174,14 +174,14 @@ def prompts_in_words(steps: list[Step], prompts: Prompts, square: float) -> str:
     return (
         f"Votes on pairs of one prompt go together (correlation {prompts.alike:.2f}): from {prompts.count:,} prompts no"
         f" number of pairs gives less than ± {_half_width(prompts.floor(square)):.1f}. {last.votes:,} labelled pairs of"
-        f" these prompts give ± {last.alone:.1f}, as many of new prompts, one each, ± {last.new_prompts:.1f}: new prompts"
-        " buy more than more pairs of the same ones."
+        f" these prompts give ± {last.alone:.1f}, as many of new prompts, one each, ± {last.new_prompts:.1f}: new"
+        " prompts buy more than more pairs of the same ones."
     )
 
 
 def leading(gains: dict[str, Gain], most: int = 5, first: str = "") -> dict[str, Gain]:
-    """Each judge in its form of least variance, and of these the best `most`, as many as fit in a table; the row that is
-    recommended is the `first`."""
+    """Each judge in its form of least variance, and of these the best `most`, as many as fit in a table; the row that
+    is recommended is the `first`."""
     best: dict[str, str] = {}
     for name in sorted(gains, key=lambda name: (name != first, gains[name].variance.value)):
         best.setdefault(name.rsplit("/", 1)[0], name)
