@@ -175,8 +175,7 @@ def prompts_in_words(steps: list[Step], prompts: Prompts, square: float) -> str:
         f"Votes on pairs of one prompt go together (correlation {prompts.alike:.2f}): from {prompts.count:,} prompts no"
         f" number of pairs gives less than ± {_half_width(prompts.floor(square)):.1f}. {last.votes:,} labelled pairs of"
         f" these prompts give ± {last.alone:.1f}, as many of new prompts, one each, ± {last.new_prompts:.1f}: new"
-        " prompts"
-        " buy more than more pairs of the same ones."
+        " prompts buy more than more pairs of the same ones."
     )
 
 

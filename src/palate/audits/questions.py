@@ -56,7 +56,7 @@ def audit_questions(
     names = list(questions_of(dataset, "human"))
     if not set(names) - {main}:
         return [], []
-    read = {name: read_evidence(dataset, human_annotators, None, seed, name) for name in names}
+    read = {name: read_evidence(dataset, human_annotators, None, seed, question=name) for name in names}
     asked = [
         _asked(name, evidence, [] if name == main else audit_judges(evidence, seed)[0])
         for name, evidence in read.items()
