@@ -52,7 +52,7 @@ def questions() -> dict[str, dict[str, dict[str, Any]]]:
         judges[f"dedpo/{judge}"] = {"method": "dedpo", **beside, **AS_IS}
         judges[f"auto/{judge}"] = {"method": "auto", **beside}
     more = {"method": "auto", "human_votes": SHARES["12"], "judge": JUDGES[0]}  # soft targets move a model less
-    judges |= {"few-12": {"human_votes": SHARES["12"]}, "auto-12/wrong-in-3": more, "auto-12-faster/wrong-in-3": more | {"learning_rate": 2e-4}}  # fmt: skip
+    judges |= {"few-12": {"human_votes": SHARES["12"]}, "auto-12/wrong-in-3": more, "auto-12-faster/wrong-in-3": more | {"learning_rate": 2e-4}, "auto-12-uniform/wrong-in-3": more | {"batches": "uniform"}}  # fmt: skip
     slower = {"learning_rate": 5e-5}
     scaling = {f"few-{share}": {"human_votes": count} for share, count in SHARES.items()}
     flips: dict[str, dict[str, Any]] = {"all": every}

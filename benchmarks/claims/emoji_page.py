@@ -113,13 +113,16 @@ def _scaling(emoji: Emoji, folder: Path) -> str:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(frameon=False)
     _save(figure, folder / SCALING)
-    few, every = emoji.steps("few-5"), emoji.steps("all")
+    every, few = emoji.steps("all"), emoji.steps("few-5")
     gap, at_drift = difference(every, few), difference(emoji.drift("all"), emoji.drift("few-5"))
-    sentence = (
-        f"**{_verdict(gap, at_drift)}: all {PAIRS:,} votes gain {estimate(every).text()}, {FEW} of them {estimate(few).text()}; "
-        f"the difference is {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
+    gains = ", ".join(f"{count:,} votes gain {estimate(emoji.steps(name)).text()}" for name, count in names.items())
+    sentence = f"**{_verdict(gap, at_drift)}: {gains}; all less {FEW} votes {gap.text()} after equally many steps and {at_drift.text()} at equal drift (n = {gap.n}).**"
+    visits = ", ".join(
+        f"{MARKS[-1] * COMMON['train_batch_size'] / count:.1f} times with {count:,}" for count in names.values()
     )
-    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{behind(_table(emoji, [*names, *slower]), 'Table')}"
+    why = f"In {MARKS[-1]} steps a vote is visited {visits}: with all votes it is steps that are short, and a share of the votes visited often can come near."
+    table = behind(_table(emoji, [*names, *slower]), TABLE)
+    return f"### How many votes does a taste take?\n\n{sentence}\n\n![gain over the number of votes]({SCALING})\n\n{why}\n\n{table}"
 
 
 def _verdict(steps: Estimate, drift: Estimate) -> str:
