@@ -16,6 +16,7 @@ Examples:
   palate label prefs                                              every pair, on this machine
   palate label prefs --budget 400                                 400 pairs at random, propensity recorded
   palate label prefs --budget 400 --select uncertainty            where the judges are unsure, propensity recorded
+  palate label prefs --question alignment aesthetics              two questions about every pair, one after another
   palate label prefs --raters ana,bo,chen --host 0.0.0.0          a team, one personal link each
   palate label prefs --raters ana,bo --known easy                 one view in ten from a dataset whose votes are right
   palate votes export prefs                                       the votes into the dataset"""
@@ -47,8 +48,9 @@ class Options:
     """A dataset of control pairs, each with a vote that is right; everyone is shown some, without being told which."""
     known_share: float = 0.1
     """Share of views that show a control pair."""
-    question: str = "Which picture do you prefer for this prompt?"
-    """The question to people; stored with every vote as its instruction_version."""
+    question: tuple[str, ...] = ("Which picture do you prefer for this prompt?",)
+    """What people are asked: the wording of the overall question, or names of questions (alignment), each with its
+    wording if you like ("humour: Which is funnier?"); several are asked about every pair, one after another."""
     seed: int = 0
     """The seed of the draw of pairs, their order and their sides."""
     days: float = 30.0

@@ -18,7 +18,7 @@ from palate.data.database import writing
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images
 from palate.data.locks import locked
-from palate.data.schema import VOTES
+from palate.data.schema import OVERALL, VOTES
 from palate.data.shards import open_shard, write_table
 from palate.data.store import KNOWN, PLAN
 
@@ -39,10 +39,10 @@ class Answer:
     voters: tuple[str, ...]
 
 
-def known_answers(dataset: PreferenceDataset, people: int = 1) -> list[Answer]:
-    """The pairs of two images on which at least `people` people voted, all of them for the same image; skips left
-    out."""
-    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"])
+def known_answers(dataset: PreferenceDataset, people: int = 1, question: str = OVERALL) -> list[Answer]:
+    """The pairs of two images on which at least `people` people answered a question, all of them with the same image;
+    skips left out."""
+    votes = dataset.votes(["pair_id", "annotator_id", "source", "choice"], question=question)
     votes = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
     said: dict[str, set[str]] = defaultdict(set)
     by: dict[str, set[str]] = defaultdict(set)

@@ -6,7 +6,7 @@ SQLite in the dataset's folder, or PostgreSQL by URL. When a function has return
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from palate.addresses import number
 from palate.data.database import connect, make_private, reading, writing
-from palate.data.schema import CHOICES
+from palate.data.schema import CHOICES, OVERALL, content_id
 from palate.errors import PalateError
 
+MARK = "\x1f"  # in a slot: the name of a question follows
 ANSWERS = ("left", "right", "tie", "skip")
 LONGEST = 3600.0  # seconds on one pair; more is a lunch break
 
@@ -85,6 +86,26 @@ class Settings:
     known: float = 0.0  # share of views that are a pair with a known answer; may differ at every start
     question: str = "Which picture do you prefer for this prompt?"
     instruction_version: str = ""
+    questions: dict[str, str] = field(default_factory=dict)
+    """Names of questions and their wordings, each asked about every pair; empty: the overall one alone, as `question`
+    words it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The questions that are asked, by name."""
+        return tuple(self.questions) or (OVERALL,)
+
+    def wording(self, question: str) -> str:
+        """The sentence in which a question is asked."""
+        return self.questions.get(question, self.question)
+
+    def version(self, question: str) -> str:
+        """The instruction_version of a vote on a question."""
+        return content_id("question", self.questions[question])[:12] if self.questions else self.instruction_version
+
+    def marked(self, slot: str, question: str) -> str:
+        """The slot of a view that asks a question; without named questions slots are as they ever were."""
+        return f"{slot}{MARK}{question}" if self.questions else slot
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,11 @@ class View:
     pair_id: str
     order_shown: str  # 01: image 0 is on the left
     slot: str
+
+    @property
+    def question(self) -> str:
+        """What it asks."""
+        return question_of(self.slot)
 
     @property
     def known(self) -> bool:
@@ -184,7 +210,7 @@ def record_vote(
             row = {
                 "vote_id": vote_id, "rater": rater, "number": number, "pair_id": view.pair_id,
                 "choice": choice_of(answer, view.order_shown), "order_shown": view.order_shown,
-                "seconds": _seconds(seconds), "instruction_version": settings.instruction_version,
+                "seconds": _seconds(seconds), "instruction_version": settings.version(view.question),
                 "created_at": datetime.now(UTC), "withdrawn": False, "exported": False,
             }  # fmt: skip
             connection.execute(sa.insert(VOTES), row)
@@ -214,31 +240,41 @@ def latest_vote(engine: sa.Engine, rater: str) -> str | None:
 
 
 def live_votes(engine: sa.Engine) -> list[dict[str, Any]]:
-    """All current votes, in order of time, each with the slot of its view and the known answer, None without one."""
+    """All current votes, in order of time, each with the slot of its view, the question that it answers, and the known
+    answer, None without one."""
     at = (VIEWS.c.rater == VOTES.c.rater) & (VIEWS.c.number == VOTES.c.number)
     control = (KNOWN.c.pair_id == VOTES.c.pair_id) & VIEWS.c.slot.startswith("known ")
     found = sa.select(VOTES, VIEWS.c.slot, KNOWN.c.answer).join(VIEWS, at).outerjoin(KNOWN, control)
     found = found.where(LIVE).order_by(VOTES.c.created_at)
     with reading(engine) as connection:
         rows = [dict(row) for row in connection.execute(found).mappings()]
-    for row in rows:  # SQLite drops the time zone
+    for row in rows:
+        row["question"] = question_of(row["slot"])  # SQLite drops the time zone
         row["created_at"] = row["created_at"].replace(tzinfo=row["created_at"].tzinfo or UTC)
     return rows
 
 
 def repeated_choices(engine: sa.Engine, rater: str) -> list[tuple[str, str]]:
-    """The two choices of each pair that this person judged twice; skips left out."""
-    before, after = VOTES.alias(), VOTES.alias()
+    """The two choices of each pair, and each question about it, that this person judged twice; skips left out."""
+    settings = settings_of(engine) or Settings("", ())
+    before, after, first = VOTES.alias(), VOTES.alias(), VIEWS.alias()
     here = (after.c.rater == VIEWS.c.rater) & (after.c.number == VIEWS.c.number)
     same = (
         (before.c.pair_id == VIEWS.c.pair_id) & (before.c.rater == VIEWS.c.rater) & (before.c.number < VIEWS.c.number)
     )
-    found = sa.select(before.c.choice, after.c.choice).select_from(VIEWS.join(after, here).join(before, same))
-    found = found.where(VIEWS.c.rater == rater, VIEWS.c.slot == f"again {rater}")
-    for votes in (before, after):
-        found = found.where(sa.not_(votes.c.withdrawn), votes.c.choice != "skip")
-    with reading(engine) as connection:
-        return [tuple(row) for row in connection.execute(found)]
+    at = (first.c.rater == before.c.rater) & (first.c.number == before.c.number)
+    told: list[tuple[str, str]] = []
+    for question in settings.names:
+        found = sa.select(before.c.choice, after.c.choice)
+        found = found.select_from(VIEWS.join(after, here).join(before, same).join(first, at))
+        found = found.where(VIEWS.c.rater == rater, VIEWS.c.slot == settings.marked(f"again {rater}", question))
+        if settings.questions:
+            found = found.where(first.c.slot.endswith(f"{MARK}{question}", autoescape=True))
+        for votes in (before, after):
+            found = found.where(sa.not_(votes.c.withdrawn), votes.c.choice != "skip")
+        with reading(engine) as connection:
+            told += [tuple(row) for row in connection.execute(found)]
+    return told
 
 
 def fix_votes(engine: sa.Engine) -> list[dict[str, Any]]:
@@ -256,6 +292,11 @@ def progress(engine: sa.Engine, rater: str | None = None) -> dict[str, int]:
         mine = sa.select(sa.func.count()).where(LIVE, VOTES.c.rater == rater)
         counts = {"pairs": drawn, "answered": connection.scalar(standing), "votes": connection.scalar(mine)}
         return {name: count or 0 for name, count in counts.items()}
+
+
+def question_of(slot: str) -> str:
+    """The question that a view in this slot asks."""
+    return slot.partition(MARK)[2] or OVERALL
 
 
 def choice_of(answer: str, order_shown: str) -> str:

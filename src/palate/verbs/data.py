@@ -89,7 +89,7 @@ def label(
     shared: float = 0.1,
     known: Dataset | None = None,
     known_share: float = 0.1,
-    question: str = "Which picture do you prefer for this prompt?",
+    question: str | Sequence[str] = "Which picture do you prefer for this prompt?",
     seed: int = 0,
     days: float = 30.0,
     rate: float = 20.0,
@@ -101,7 +101,8 @@ def label(
 
     `budget` pairs are drawn (0: all) by `select`, which uses the votes of `judges`. `raters` may vote and get a
     personal link each; you alone when absent. `known` is a dataset whose votes are right: `known_share` of the views
-    show its pairs. The other arguments are the options of `palate label`. Raises PalateError, before anything is
+    show its pairs. `question` is the wording of the overall one, or one or several names of questions ("name: wording").
+    The other arguments are the options of `palate label`. Raises PalateError, before anything is
     served, for arguments that cannot work, and without the extra `palate[web]`.
     """
     try:
@@ -126,7 +127,7 @@ def label(
         rate=rate,
         public_url=public_url,
         browse=browser,
-        question=question,
+        question=names(question),
     )
 
 

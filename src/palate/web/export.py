@@ -12,7 +12,16 @@ from palate.errors import PalateError
 from palate.web.overview import known_right, share
 from palate.web.plan import dataset_key, labelled_propensities
 
-VOTE_FIELDS = ("vote_id", "pair_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
+VOTE_FIELDS = (
+    "vote_id",
+    "pair_id",
+    "choice",
+    "order_shown",
+    "seconds",
+    "instruction_version",
+    "created_at",
+    "question",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Exported:
     already_there: int
     drawn: int  # pairs that were to be shown
     answered: int  # of these, pairs with a vote other than skip
-    propensities: int  # pairs whose propensity was set
+    propensities: int  # pairs whose propensity was set, once for each question
     right: dict[str, dict[str, Any]]  # by person: share of right answers on control pairs, low, high, n
 
 
@@ -55,9 +64,13 @@ def export_votes(engine: sa.Engine, dataset: PreferenceDataset) -> Exported:
         write_known_votes(dataset.path, controls)
     plan = plan_rows(engine)
     drawn = {row["pair_id"] for row in plan if row["kind"] == "drawn"}
-    answered = {vote["pair_id"] for vote in votes if vote["choice"] != "skip"} & drawn
+    answered: set[str] = set()
     changed = 0
-    if answered:
-        changed = dataset.set_propensities(labelled_propensities(settings, plan, answered))
+    for question in settings.names:
+        own = {v["pair_id"] for v in votes if v["choice"] != "skip" and v["question"] == question} & drawn
+        if own:
+            propensities = labelled_propensities(settings, plan, own)
+            changed += dataset.set_propensities(propensities, question=question)
+        answered |= own
     right = {name: told for name, outcomes in sorted(known_right(votes).items()) if (told := share(outcomes))}
     return Exported(appended.added, appended.already_there, len(drawn), len(answered), changed, right)

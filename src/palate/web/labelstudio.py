@@ -26,6 +26,7 @@ SIDES = {"0": "left", "1": "right"}
 CHOICES = {"left": "0", "right": "1"}
 KEPT = "palate_votes"  # in a task's data: number of an annotation -> its vote in the dataset
 FIELDS = ("vote_id", "annotator_id", "choice", "order_shown", "seconds", "instruction_version", "created_at")
+# a task asks the overall question alone: votes on other ones stay in the dataset
 UNKNOWN = "unknown"  # the voter, if the file does not say who
 CHANGED = "changed in Label Studio since (the vote stays as it was)"
 

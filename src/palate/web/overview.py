@@ -82,21 +82,26 @@ def share(outcomes: list[bool]) -> dict[str, Any] | None:
 
 def _first_and_repeated(
     votes: list[dict[str, Any]],
-) -> tuple[dict[str, dict[str, str]], dict[str, list[tuple[str, str]]]]:
-    """First choices by pair and person, and the two choices of each repeated pair by person."""
+) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, list[tuple[str, str]]]]:
+    """First choices by pair, question and person, and the two choices of each repeated pair by person."""
     said = [vote for vote in votes if vote["choice"] != "skip" and vote["answer"] is None]
-    first: dict[str, dict[str, str]] = defaultdict(dict)
+    first: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     repeated: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for vote in said:
         if not vote["slot"].startswith("again "):
-            first[vote["pair_id"]][vote["rater"]] = vote["choice"]
+            first[_about(vote)][vote["rater"]] = vote["choice"]
     for vote in said:
-        if vote["slot"].startswith("again ") and vote["rater"] in first[vote["pair_id"]]:
-            repeated[vote["rater"]].append((first[vote["pair_id"]][vote["rater"]], vote["choice"]))
+        if vote["slot"].startswith("again ") and vote["rater"] in first[_about(vote)]:
+            repeated[vote["rater"]].append((first[_about(vote)][vote["rater"]], vote["choice"]))
     return first, repeated
 
 
-def _couples(first: dict[str, dict[str, str]]) -> list[tuple[set[str], bool]]:
+def _about(vote: dict[str, Any]) -> tuple[str, str]:
+    """What a vote is about: answers to different questions neither agree nor disagree."""
+    return vote["pair_id"], vote["question"]
+
+
+def _couples(first: dict[tuple[str, str], dict[str, str]]) -> list[tuple[set[str], bool]]:
     return [
         ({a, b}, choices[a] == choices[b]) for choices in first.values() for a, b in combinations(sorted(choices), 2)
     ]

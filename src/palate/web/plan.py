@@ -12,7 +12,8 @@ from palate.arrays import Floats
 from palate.data.dataset import PreferenceDataset
 from palate.data.identity import single_images, without_pictures
 from palate.data.known import known_answers, save_known
-from palate.data.schema import content_id
+from palate.data.questions import votes_on
+from palate.data.schema import OVERALL, content_id
 from palate.data.selection import Drawn, by_score, judge_scores, uniform
 from palate.data.store import Settings, plan_rows, save_plan, settings_of
 from palate.errors import PalateError
@@ -35,14 +36,16 @@ def prepare_plan(
     """
     stored, budget = settings_of(engine), sum(wanted.budgets)
     if stored is None:
-        rows = _population(dataset)
+        rows = _population(dataset, wanted)
         unlabelled = sum(row["kind"] != "before" for row in rows)
         if not unlabelled:
             raise PalateError(_nothing_to_show(dataset, len(rows)))
         settings = replace(wanted, budgets=(budget or unlabelled,))
         if settings.select != "uniform":
             ids = [row["pair_id"] for row in rows]
-            for row, score in zip(rows, judge_scores(ids, dataset.votes(), settings.select, judges), strict=True):
+            columns = ["pair_id", "annotator_id", "source", "choice", "probability"]
+            told, _ = votes_on(dataset, settings.names[0], columns)
+            for row, score in zip(rows, judge_scores(ids, told, settings.select, judges), strict=True):
                 row["score"] = float(score)
         draw_pairs(rows, settings)
         save_plan(engine, settings, rows)
@@ -62,7 +65,9 @@ def prepare_plan(
     return stored, _counts(rows, dataset)
 
 
-def prepare_known(engine: sa.Engine, dataset: PreferenceDataset, controls: PreferenceDataset) -> tuple[list[str], int]:
+def prepare_known(
+    engine: sa.Engine, dataset: PreferenceDataset, controls: PreferenceDataset, question: str = OVERALL
+) -> tuple[list[str], int]:
     """Make control pairs, shown to everyone, of the pairs of `controls` on whose answer people agree.
 
     In a dataset of its own, one person's answer is enough. In the dataset that is being labelled, AGREED people are
@@ -70,7 +75,7 @@ def prepare_known(engine: sa.Engine, dataset: PreferenceDataset, controls: Prefe
     left out because they may be drawn. Raises PalateError when none is left.
     """
     same = dataset_key(dataset) == dataset_key(controls)
-    answers = known_answers(controls, AGREED if same else 1)
+    answers = known_answers(controls, AGREED if same else 1, question)
     ids, left_out = save_known(engine, answers)
     if ids:
         return ids, left_out
@@ -117,16 +122,29 @@ def dataset_key(dataset: PreferenceDataset) -> str:
     return content_id(dataset.name, str(about.get("created_at")))
 
 
-def _population(dataset: PreferenceDataset) -> list[dict[str, Any]]:
-    votes = dataset.votes(["pair_id", "source", "choice"])
-    told = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
-    before, single = set(told["pair_id"].to_pylist()), single_images(dataset) | without_pictures(dataset)
+def _population(dataset: PreferenceDataset, settings: Settings) -> list[dict[str, Any]]:
+    """Every pair of two pictures, and whether people answered what is asked about it before. Raises PalateError where
+    they answered some of several questions: their propensities would not be one number."""
+    asked = [_answered(dataset, question) for question in settings.names]
+    if len(set(map(frozenset, asked))) > 1:
+        counts = ", ".join(f"{name} {len(own):,}" for name, own in zip(settings.names, asked, strict=True))
+        raise PalateError(
+            f"--question: people answered some of these questions before, on different pairs ({counts}). Ask them one at"
+            " a time, each with a --store of its own."
+        )
+    before, single = asked[0], single_images(dataset) | without_pictures(dataset)
     return [
         {"pair_id": pair_id, "kind": "before" if pair_id in before else "left", "propensity": 1.0, "rank": -1.0,
          "score": None, "wave": -1}
         for pair_id in dataset.pairs(["pair_id"])["pair_id"].to_pylist()
         if pair_id not in single
     ]  # fmt: skip
+
+
+def _answered(dataset: PreferenceDataset, question: str) -> set[str]:
+    votes = dataset.votes(["pair_id", "source", "choice"], question=question)
+    told = votes.filter(pc.and_(pc.equal(votes["source"], "human"), pc.not_equal(votes["choice"], "skip")))
+    return set(told["pair_id"].to_pylist())
 
 
 def _drawn(open_: list[dict[str, Any]], settings: Settings, budget: int) -> Drawn:
@@ -151,11 +169,17 @@ def draw_pairs(rows: list[dict[str, Any]], settings: Settings) -> None:
 def _require_same(stored: Settings, wanted: Settings, dataset: PreferenceDataset) -> None:
     if stored.dataset != wanted.dataset:
         raise PalateError(f"--store: it holds the votes of another dataset than {dataset.path}. Give one of its own.")
-    for name in ("select", "seed", "repeats", "shared", "instruction_version"):
+    for name in ("select", "seed", "repeats", "shared", "instruction_version", "questions"):
         if getattr(stored, name) != getattr(wanted, name):
-            told = "question" if name == "instruction_version" else name
+            told = "question" if name in ("instruction_version", "questions") else name
+            began, now = (
+                ", ".join(f"{n}: {s}" for n, s in one.questions.items()) or one.question
+                if told == "question"
+                else getattr(one, name)
+                for one in (stored, wanted)
+            )
             raise PalateError(
-                f"--{told}: labelling began with {getattr(stored, told)!r}, and {getattr(wanted, told)!r} now would mix"
+                f"--{told}: labelling began with {began!r}, and {now!r} now would mix"
                 " two plans. Leave it as it was, or give another --store."
             )
 

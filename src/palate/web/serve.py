@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,7 +18,8 @@ import uvicorn
 from palate.data.database import Unreachable, name_of
 from palate.data.dataset import PreferenceDataset, open_dataset
 from palate.data.known import save_known
-from palate.data.schema import content_id
+from palate.data.questions import named_wording
+from palate.data.schema import OVERALL, content_id
 from palate.data.store import Settings, default_store, open_store, plan_rows, progress
 from palate.errors import PalateError
 from palate.foreign import printable
@@ -53,7 +55,7 @@ def label(
     shared: float = 0.1,
     known: str | Path | None = None,
     known_share: float = 0.1,
-    question: str = Settings.question,
+    question: str | Sequence[str] = Settings.question,
     seed: int = 0,
     days: float = 30.0,
     rate: float = 20.0,
@@ -79,16 +81,17 @@ def label(
     data = open_dataset(dataset)
     people = raters or (_own_name(),)
     engine = open_store(store or default_store(dataset))
-    wanted = Settings(
-        dataset_key(data), (budget,), select, seed, repeats, shared, known_share if known else 0.0, question,
-        content_id("question", question)[:12],
-    )  # fmt: skip
+    wanted = _asking(question, Settings(
+        dataset_key(data), (budget,), select, seed, repeats, shared, known_share if known else 0.0,
+    ))  # fmt: skip
     settings, counts = prepare_plan(engine, data, wanted, judges)
     drawn = [row["pair_id"] for row in plan_rows(engine) if row["kind"] == "drawn"]
     pictures = _pictures(data, drawn)
     secret = load_secret(data.path)
     listening = _listen(host, port)
-    controls = _controls(engine, data, known)  # after the port is taken: another server of this store may have its own
+    controls = _controls(
+        engine, data, known, settings
+    )  # after the port is taken: another server of this store may have its own
     port = listening.getsockname()[1]
     links = make_links(secret, people, public_url or f"http://{_reachable(host)}:{port}")
     app = make_app(Labelling(engine, settings, pictures, secret, people, OWNER, controls, days, rate))
@@ -162,13 +165,29 @@ def _own_name() -> str:
         return "me"
 
 
-def _controls(engine: sa.Engine, data: PreferenceDataset, known: str | Path | None) -> Pictures | None:
+def _asking(given: str | Sequence[str], settings: Settings) -> Settings:
+    """The settings with the questions that are asked. Raises PalateError for one that is empty, or named twice."""
+    asked = [named_wording(one) for one in ([given] if isinstance(given, str) else given)]
+    named = dict(asked)
+    if len(named) < len(asked):
+        raise PalateError(f"--question: {', '.join(name for name, _ in asked)} names one question twice.")
+    if not named:
+        raise PalateError("--question: give at least one, or leave it out.")
+    if set(named) == {OVERALL}:
+        wording = named[OVERALL]
+        return replace(settings, question=wording, instruction_version=content_id("question", wording)[:12])
+    return replace(settings, question=next(iter(named.values())), questions=named)
+
+
+def _controls(
+    engine: sa.Engine, data: PreferenceDataset, known: str | Path | None, settings: Settings
+) -> Pictures | None:
     """The pictures of the pairs with a known answer; without `known`, no such pair is shown from now on."""
     if known is None:
         save_known(engine, [])
         return None
     controls = open_dataset(known)
-    ids, left_out = prepare_known(engine, data, controls)
+    ids, left_out = prepare_known(engine, data, controls, settings.names[0])
     more = f"; {left_out:,} more are among the pairs to label" if left_out else ""
     print(f"label: {len(ids):,} pairs with a known answer from {known}{more}")
     return _pictures(controls, ids)

@@ -152,6 +152,7 @@ def make_app(labelling: Labelling) -> FastAPI:
         found = open_views(engine, name, max(1, min(count, 50)), settings)
         shown = [
             {"number": view.number, "prompt": labelling.pictures_of(view).prompts.get(view.pair_id, "")}
+            | ({"question": settings.wording(view.question)} if settings.questions else {})
             for view in found
         ]
         return {"views": shown, "progress": progress(engine, name), "with_self": self_agreement(engine, name)}

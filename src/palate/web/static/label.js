@@ -117,6 +117,7 @@ function show() {
   at("pair").hidden = false;
   at("prompt").hidden = false;
   at("prompt").textContent = view.prompt;
+  ask_of(view);
   if (!view.images) {
     onScreen = null;
     enable(false);
@@ -130,6 +131,16 @@ function show() {
   enable(true);
   shownAt = performance.now();
   document.body.dataset.number = view.number;
+}
+
+// With several questions each view has its own: what is asked changes while the pictures stay.
+let asked = "";
+function ask_of(view) {
+  if (!view.question || view.question === asked) return;
+  asked = view.question;
+  at("question").textContent = asked;
+  at("question").classList.add("named");
+  say(asked);
 }
 
 function enable(on) {
