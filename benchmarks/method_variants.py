@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from step_data import JUDGE, Options
+from step_data import JUDGE, SECOND_JUDGE, Options
 from step_variants import Parts, Step, put_together, run_step
 
 from palate.data.dataset import open_dataset
@@ -107,7 +107,8 @@ def configuration(name: str, parts: Parts) -> TrainConfig:
     elif keys["source"] == "samples":
         needs = {"human_votes": parts.options.batch}  # as many preferred images to sample against
     elif keys["source"] not in UNVOTED and not keys["judge"] and (keys["target"] != "human" or keys["madpo"]):
-        needs = {"judge": JUDGE}
+        several = keys.get("judges_together") == "majority"
+        needs = {"judge": [JUDGE, SECOND_JUDGE] if several else JUDGE}
     return load_config(
         {"pretrained_model_name_or_path": parts.config.pretrained_model_name_or_path, "dataset": parts.config.dataset, "method": name,
          "output_dir": f"{parts.config.output_dir}/{name}", "train_batch_size": parts.options.batch, **needs}

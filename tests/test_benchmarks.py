@@ -26,7 +26,8 @@ def test_every_preset_can_be_measured(name):
     config = SimpleNamespace(pretrained_model_name_or_path="pipeline", dataset="data", output_dir="run")
     made = method_variants.configuration(name, SimpleNamespace(config=config, options=step_data.Options()))
     assert made.method == name and made.train_batch_size == 2
-    assert made.judge in ((step_data.JUDGE, SELF) if uses_judge(made) else (None,))
+    judges = (step_data.JUDGE, SELF, (step_data.JUDGE, step_data.SECOND_JUDGE))
+    assert made.judge in (judges if uses_judge(made) else (None,))
 
 
 def test_the_votes_are_of_every_kind_that_a_preset_needs(tmp_path):

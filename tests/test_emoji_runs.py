@@ -115,7 +115,11 @@ def test_the_page_says_what_the_runs_say_and_no_more(tmp_path):
     ways = {f"{way}/{judge}": ([0.1, 0.3], moved) for judge in emoji.JUDGES for way in emoji_page.WORDS}
     results(tmp_path / "clear.jsonl", {"all": ([0.2, 0.4], moved), "few-5": ([0.1, 0.2], moved)} | ways)
     page = emoji_page.tell_emoji(tmp_path / "clear.jsonl", tmp_path)
-    assert "**More votes teach more: 51 votes gain 0.20" in page and "0.9 times with 1,024" in page and "advised way keeps 75 % [75, 75]" in page
+    assert (
+        "**More votes teach more: 51 votes gain 0.20" in page
+        and "0.9 times with 1,024" in page
+        and "advised way keeps 75 % [75, 75]" in page
+    )
     assert "| `auto/own-errors` | 0.30 [0.30, 0.30] |" in page and "3 × a way" in page
     assert {path.name for path in tmp_path.glob("*.png")} == {emoji_page.SCALING, emoji_page.CURVES}
     results(tmp_path / "equal.jsonl", {"all": ([0.2, 0.4], moved), "few-5": ([0.2, 0.4], moved)})

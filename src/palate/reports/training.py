@@ -147,10 +147,11 @@ def _correction(config: TrainConfig, account: dict[str, Any]) -> str | None:
 
 def _set(config: TrainConfig, row: str) -> str:
     """The keys of a row that are switched on, with their values."""
+    usual = {field.name: default_of(field) for field in fields(TrainConfig)}
     values = {name: getattr(config, name) for name in keys(TrainConfig, lambda key: key.told == row)}
     told = [
         name if value is True else f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
-        for name, value in values.items() if value
+        for name, value in values.items() if value and value != usual[name]
     ]  # fmt: skip
     return ", ".join(told)
 
