@@ -273,6 +273,33 @@ def test_a_phone_votes_by_taps_and_everything_is_in_view(server, unlabelled, vis
     assert 3 not in votes_of(unlabelled, "bo")
 
 
+def test_two_questions_are_asked_one_after_another_while_the_pictures_stay(unlabelled, tmp_path, visit):
+    wordings = {
+        "alignment: Which fits?": "Which fits?",
+        "aesthetics": "Which picture looks better, whatever the prompt says?",
+    }
+    options = ("--port", "0", "--raters", "ana", "--repeats", "0", "--shared", "0", "--question", *wordings)
+    server = start(unlabelled.path, *options, log=tmp_path / "log")
+    try:
+        page = visit(server.links["ana"])
+        asked, prompts = [], []
+        for _ in range(4):
+            shown(page)
+            asked.append(page.text_content("#question"))
+            prompts.append(page.text_content("#prompt"))
+            press(page, "ArrowLeft")
+        stored(page)
+        assert set(asked[:2]) == set(asked[2:]) == set(wordings.values()) and asked[1] in page.text_content("body")
+        assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+        page.keyboard.press("Backspace")  # the question comes back with its pair
+        page.wait_for_selector("body[data-number='3']")
+        assert page.text_content("#question") == asked[3]
+    finally:
+        server.kill()
+    said = {(vote["pair_id"], vote["question"]) for vote in votes_in(unlabelled)}
+    assert len(said) == 3 and {question for _, question in said} == {"alignment", "aesthetics"}
+
+
 def test_a_prompt_is_text_whatever_is_in_it(pair, tmp_path, visit):
     prompt = (
         "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script> & \u202e\u00e9\u732b"
