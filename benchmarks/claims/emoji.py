@@ -37,6 +37,7 @@ COMMON = {
 SHARES = {"5": PAIRS // 20, "12": PAIRS // 8, "25": PAIRS // 4, "50": PAIRS // 2}
 FEW = SHARES["5"]
 JUDGES = ("wrong-in-3", "own-errors")
+HALF = {"labelled_per_batch": 8}  # of 16, what these runs had
 RATES, BETAS = (5e-5, 2e-4, 4e-4), (100, 1000)  # that a user might pick: where the safeguard is compared
 AS_IS = {"correction": "none", "hard_votes": True}  # what a pipeline that believes its judge does
 
@@ -50,9 +51,12 @@ def questions() -> dict[str, dict[str, dict[str, Any]]]:
         beside = few | {"judge": judge}
         judges[f"mix/{judge}"] = {"method": "mix", **beside, **AS_IS}
         judges[f"dedpo/{judge}"] = {"method": "dedpo", **beside, **AS_IS}
-        judges[f"auto/{judge}"] = {"method": "auto", **beside}
-    more = {"method": "auto", "human_votes": SHARES["12"], "judge": JUDGES[0]}  # soft targets move a model less
-    judges |= {"few-12": {"human_votes": SHARES["12"]}, "auto-12/wrong-in-3": more, "auto-12-faster/wrong-in-3": more | {"learning_rate": 2e-4}, "auto-12-uniform/wrong-in-3": more | {"batches": "uniform"}}  # fmt: skip
+        judges[f"auto/{judge}"] = {"method": "auto", **beside, **HALF}
+    eighth = {"human_votes": SHARES["12"]}
+    more = {"method": "auto", **eighth, "judge": JUDGES[0]}
+    judges |= {"few-12": eighth, "auto-12/wrong-in-3": more | HALF}
+    judges |= {"auto-12-faster/wrong-in-3": more | HALF | {"learning_rate": 2e-4}}  # soft targets move a model less
+    judges |= {"auto-12-uniform/wrong-in-3": more | {"batches": "uniform"}}
     slower = {"learning_rate": 5e-5}
     scaling = {f"few-{share}": {"human_votes": count} for share, count in SHARES.items()}
     flips: dict[str, dict[str, Any]] = {"all": every}

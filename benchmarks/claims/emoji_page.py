@@ -21,7 +21,12 @@ FLIPPED, GUARDED = "evidence-emoji-flips.png", "evidence-emoji-safeguard.png"
 SCALING, CURVES = "evidence-emoji-votes.png", "evidence-emoji-judges.png"
 WORDS = {"mix": "the judge's votes as they are", "dedpo": "DeDPO as published", "auto": "the advised way"}
 LABELLED = {"all": "votes on every pair", "alone": "votes alone"} | WORDS
-TWICE = conditions()["auto-12-faster/wrong-in-3"]["learning_rate"]
+EIGHTH = {
+    "few-12": "the votes alone",
+    "auto-12/wrong-in-3": "the advised way",
+    "auto-12-faster/wrong-in-3": "the same at twice the learning rate",
+    "auto-12-uniform/wrong-in-3": "the same with batches from all pairs alike",
+}
 ABOUT = {
     "wrong-in-3": f"likes the opposite in {', '.join(WRONG_IN[:-1])} and {WRONG_IN[-1]}",
     "own-errors": "has errors of its own for every name and style",
@@ -150,7 +155,7 @@ def _judges(emoji: Emoji, folder: Path) -> str:
     axes[0][-1].legend(frameon=False, fontsize=7)
     _save(figure, folder / CURVES)
     names = ["all", "few-5", *(f"{way}/{judge}" for judge in there for way in WORDS)]
-    eighth = [name for name in ("few-12", "auto-12/wrong-in-3", "auto-12-faster/wrong-in-3") if emoji.runs[name]]
+    eighth = [name for name in EIGHTH if emoji.runs[name]]
     names += eighth
     lines = [_of_judge(emoji, judge) for judge in there]
     if len(eighth) > 1:
@@ -244,9 +249,8 @@ def _mean_curve(emoji: Emoji, name: str) -> np.ndarray:
 
 def _of_eighth(emoji: Emoji, names: list[str]) -> str:
     """One line: the same with an eighth of the votes."""
-    words = {"few-12": "the votes alone", "auto-12/wrong-in-3": "the advised way", "auto-12-faster/wrong-in-3": f"the same at learning rate {TWICE:.0e}"}  # fmt: skip
     told = "; ".join(
-        f"{words[name]} {estimate(emoji.drift(name)).text()} at equal drift, {estimate(emoji.steps(name)).text()} after equally many steps"
+        f"{EIGHTH[name]} {estimate(emoji.drift(name)).text()} at equal drift, {estimate(emoji.steps(name)).text()} after equally many steps (n = {len(emoji.runs[name])})"
         for name in names
     )
     return f"- With {SHARES['12']} votes and the judge `wrong-in-3`: {told}."

@@ -15,6 +15,7 @@ from palate.labels.targets import (
     ramp,
     ramped,
     robust,
+    steadiest_number,
     tuned_power,
     variance_ratio,
 )
@@ -373,3 +374,19 @@ def test_the_ramp_rises_evenly_to_one_at_the_last_step_and_stays():
     assert [ramp(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     with pytest.raises(PalateError, match="0 steps"):
         ramp(0, 0)
+
+
+def test_the_number_of_labelled_pairs_in_a_batch_gives_the_least_noisy_gradient():
+    rng = np.random.default_rng(0)
+    labelled = np.arange(1000) < 100
+    target = np.where(labelled, 0.5 + rng.choice([-0.8, 0.8], 1000), 0.5 + rng.choice([-0.2, 0.2], 1000))
+    chosen = steadiest_number(target, np.ones(1000), labelled, 16)
+    parts = {
+        n: (0.1 * 0.8) ** 2 / n + (0.9 * 0.2) ** 2 / (16 - n) for n in range(1, 16)
+    }  # the variance of the mean pull, by strata
+    assert chosen == min(parts, key=parts.get) == 5
+    assert steadiest_number(np.full(1000, 0.5), np.ones(1000), labelled, 16) == 8  # nothing pulls: half
+    assert steadiest_number(np.where(labelled, 0.5, 1.0), np.ones(1000), labelled, 16) == 1  # and never none
+    assert steadiest_number(np.where(labelled, 9.0, 0.6), np.ones(1000), np.arange(1000) < 3, 16) <= 3
+    published = np.where(labelled, 0.5 + rng.choice([-5.0, 5.0], 1000), 0.5 + rng.choice([-0.5, 0.5], 1000))
+    assert steadiest_number(published, np.ones(1000), labelled, 16) in (8, 9)  # DeDPO's 1/pi at a tenth: about half

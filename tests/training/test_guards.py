@@ -11,6 +11,7 @@ from training.test_train import settings
 import palate
 from palate.data.dataset import PreferenceDataset
 from palate.errors import PalateError
+from palate.labels.targets import steadiest_number
 from palate.labels.votes import folds_of, prepare_rows
 from palate.run.load import load_config
 from palate.run.votes_used import save_votes_used, votes_used
@@ -178,3 +179,11 @@ def test_a_ramp_ends_at_the_debiased_target_and_starts_near_the_judge(pipeline_f
     pull = [[line["gradient_factor"] for line in run.metrics] for run in (ramped, plain)]
     assert pull[0][-1] == pytest.approx(pull[1][-1], rel=1e-6)
     assert pull[0][0] < pull[1][0]
+
+
+def test_a_batch_has_half_of_its_pairs_labelled_unless_less_than_the_whole_residual_pulls_there(voted):
+    options = dict(method="dedpo", judge="bright", correction="none", train_batch_size=6)
+    whole, part = (prepare_rows(voted, configuration(voted, residual=share, **options)) for share in (1.0, 0.1))
+    asked = prepare_rows(voted, configuration(voted, residual=0.1, labelled_per_batch=3, **options))
+    assert whole.labelled_per_batch == asked.labelled_per_batch == 3
+    assert part.labelled_per_batch == steadiest_number(part.target, part.weight, part.labelled, 6)

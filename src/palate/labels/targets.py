@@ -210,6 +210,20 @@ def ramp(step: int, steps: int) -> float:
     return min((step + 1) / steps, 1.0)
 
 
+def steadiest_number(target: Floats, weight: Floats, labelled: Bools, size: int) -> int:
+    """How many of a batch of `size` pairs should be labelled for the least noisy gradient at the start (z = 0), of
+    targets, weights and whether labelled, [N] each: each kind in proportion to its number of pairs times the root mean
+    square of their pull, weight * (target - 1/2) (Neyman's allocation), at least one of each kind.
+
+    Half is about right for the whole residual, whose few labelled pairs pull 1/pi times as hard; with a small share of
+    it half of the batch would be spent on pairs that count little.
+    """
+    pull = weight * (target - 0.5)
+    parts = [float(np.sum(kind) * np.sqrt(np.mean(pull[kind] ** 2))) for kind in (labelled, ~labelled)]
+    share = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
+    return int(np.clip(round(size * share), 1, min(size - 1, np.sum(labelled))))
+
+
 def _targets(labels: Labels, target: Floats, weight: Floats | Bools) -> Targets:
     weights = np.asarray(weight, dtype=np.float64)
     return Targets(target=np.where(weights > 0, target, 0.5), weight=weights, labelled=labels.labelled)

@@ -41,6 +41,7 @@ from palate.labels.rows import (
 from palate.labels.targets import (
     conservative,
     robust,
+    steadiest_number,
 )
 from palate.run.checks import SELF, judges_of
 from palate.run.config import TrainConfig
@@ -193,7 +194,7 @@ def _rows_of_pairs(
     rows = rows if used.all() else rows.take(used)
     seen = np.any([labels.labelled for labels in every], axis=0)
     return replace(
-        rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows.labelled, config),
+        rows, held_out=held_out, labelled_per_batch=_labelled_per_batch(rows, config),
         votes_used=_ids_where(pairs, _votes_used(seen, chosen, config)),
     )  # fmt: skip
 
@@ -275,12 +276,15 @@ def _collect(pairs: pa.Table, asked: Asked, config: TrainConfig) -> Labels:
     return collect_labels(pairs["pair_id"], votes, propensity=propensity, human_fraction=share, seed=config.seed)
 
 
-def _labelled_per_batch(labelled: Bools, config: TrainConfig) -> int | None:
-    """Half of a batch where both kinds of pairs are used; None, a uniform draw, where there is only one kind."""
-    if labelled.all() or not labelled.any() or config.batches == "uniform":
+def _labelled_per_batch(rows: Rows, config: TrainConfig) -> int | None:
+    """Half of a batch where both kinds of pairs are used, and with a share of the residual the number that its targets
+    ask for; None, a uniform draw, where there is only one kind."""
+    if rows.labelled.all() or not rows.labelled.any() or config.batches == "uniform":
         return None
     if config.train_batch_size == 1:
         return None  # a batch of one cannot hold both kinds
+    if config.labelled_per_batch is None and config.residual < 1:
+        return steadiest_number(rows.target, rows.weight, rows.labelled, config.train_batch_size)
     return config.labelled_per_batch or max(1, config.train_batch_size // 2)
 
 
