@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shared import SHARED
 
@@ -30,3 +31,18 @@ def tifa160_lines(file: Path, judges: tuple[str, ...] = (), probabilities: bool 
 def _rows(name: str) -> list[dict[str, str]]:
     with open(TIFA160 / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def tifa160_votes(judges: tuple[str, ...]) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:
+    """Mean votes of people [N], the probabilities of these judges [N], and the prompts [N]."""
+    pairs = _rows("pairs.csv")
+    place = {row["pair_id"]: k for k, row in enumerate(pairs)}
+    total, count = np.zeros(len(pairs)), np.zeros(len(pairs))
+    found = {name: np.full(len(pairs), np.nan) for name in judges}
+    for vote in _rows("votes.csv"):
+        k, said = place[vote["pair_id"]], {"0": 1.0, "1": 0.0, "tie": 0.5}[vote["choice"]]
+        if vote["source"] == "human":
+            total[k], count[k] = total[k] + said, count[k] + 1
+        elif vote["annotator_id"] in found:
+            found[vote["annotator_id"]][k] = float(vote["probability"]) if vote["probability"] else said
+    return total / count, found, [row["prompt"] for row in pairs]

@@ -221,7 +221,8 @@ def steadiest_number(target: Floats, weight: Floats, labelled: Bools, size: int)
     pull = weight * (target - 0.5)
     parts = [float(np.sum(kind) * np.sqrt(np.mean(pull[kind] ** 2))) for kind in (labelled, ~labelled)]
     share = parts[0] / sum(parts) if sum(parts) > 0 else 0.5
-    return int(np.clip(round(size * share), 1, min(size - 1, np.sum(labelled))))
+    least, most = max(1, size - int((~labelled).sum())), min(size - 1, int(labelled.sum()))
+    return min(max(round(size * share), least), most)
 
 
 def _targets(labels: Labels, target: Floats, weight: Floats | Bools) -> Targets:
