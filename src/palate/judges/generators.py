@@ -1,9 +1,9 @@
 """Which model made each image of a pair: covariates of the corrected judge.
 
 A column per model, +1 where it made image 0 and -1 where it made image 1. In a regularised logistic regression their
-weights are Bradley-Terry strengths with a normal prior, beside the judge's logit, so that the strengths of the two models
-are what is believed of a pair before the judge is asked. Cross-fitting fits them without the votes of the pair's own
-prompt. Derived from ArenaPO (arXiv 2605.06070), whose abstract names a Gaussian strength per generator.
+weights are Bradley-Terry strengths with a normal prior, beside the judge's logit, so that the strengths of the two
+models are what is believed of a pair before the judge is asked. Cross-fitting fits them without the votes of the pair's
+own prompt. Derived from ArenaPO (arXiv 2605.06070), whose abstract names a Gaussian strength per generator.
 """
 
 import json
@@ -29,8 +29,8 @@ def generator_differences(dataset: PreferenceDataset, pair_ids: list[str]) -> tu
     names = sorted({name for pair in known if None not in pair and pair[0] != pair[1] for name in pair if name})
     if not names:
         raise PalateError(
-            f"generator_strengths: {dataset.path} has no pair of images that two models made, by its columns generator_0"
-            " and generator_1. Remove generator_strengths."
+            f"generator_strengths: {dataset.path} has no pair of images that two models made, by its columns"
+            " generator_0 and generator_1. Remove generator_strengths."
         )
     place = {name: column for column, name in enumerate(names)}
     columns = np.zeros((len(pair_ids), len(names)))
