@@ -78,6 +78,19 @@ def encode_pairs(
     return encoded
 
 
+def encode_more_prompts(
+    encoded: EncodedPairs, backbone: Backbone, prompts: list[str], dtype: torch.dtype = torch.float16
+) -> EncodedPairs:
+    """The cache with these prompts, too, which no pair of the dataset has."""
+    new = [text for text, known in zip(prompts, encoded.holds_prompts(prompts), strict=True) if not known]
+    if not new:
+        return encoded
+    _write_prompts(encoded.storage, 0, new, backbone, dtype)
+    again = EncodedPairs(encoded.storage)
+    again.write_index()
+    return again
+
+
 def planned_cache(
     dataset: PreferenceDataset,
     backbone: Backbone,

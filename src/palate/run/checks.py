@@ -8,8 +8,15 @@ from palate.run.config import TrainConfig
 SELF = "self"  # the judge that is the model in training
 
 PER_IMAGE = {"kto", "winner", "single", "nft", "anchor"}  # losses that single images can have
-PAIRED = ("pairs", "mismatch", "samples", "steps")  # sources whose rows are two images
-UNVOTED = ("mismatch", "samples", "teacher", "steps")  # sources that make their own preference
+PAIRED = ("pairs", "mismatch", "prompt-mismatch", "perturbed", "samples", "steps")  # sources whose rows are two images
+UNVOTED = (
+    "mismatch",
+    "prompt-mismatch",
+    "perturbed",
+    "samples",
+    "teacher",
+    "steps",
+)  # sources that make their own preference
 
 
 def check_family(config: TrainConfig, backbone: Backbone) -> None:

@@ -223,7 +223,17 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "first_sampling_step must lie before sampling_steps."),
         (c.region is not None and c.source not in ("pairs", "samples"),
          f"region compares two images where they differ; source {c.source!r} has no such two."),
-        (c.noise != "random" and c.source in ("teacher", "steps"),
+        (c.other_prompt != "another" and c.source not in ("prompt-mismatch", "perturbed"),
+         "other_prompt is the wrong prompt of source: prompt-mismatch and perturbed; add one of them."),
+        (c.source in ("prompt-mismatch", "perturbed") and c.prompt_dropout > 0,
+         f"source: {c.source} compares prompts, and prompt_dropout takes the right one away. Remove it."),
+        (c.source == "perturbed" and not losses <= {"preference", "anchor"},
+         "source: perturbed has predictions as regression targets, which suit a preference alone; use losses: "
+         "{preference: 1.0}."),
+        (c.source == "perturbed" and c.safeguard is not None,
+         "source: perturbed starts where the preferred side has no gradient, as its target is the reference's own "
+         "prediction; the safeguard would hold the other side back, and nothing would be learned. Remove safeguard."),
+        (c.noise != "random" and c.source in ("teacher", "steps", "prompt-mismatch", "perturbed"),
          f"source {c.source!r} makes its own noisy images; noise: {c.noise} cannot apply."),
         (offset and (c.noise != "random" or c.source in ("teacher", "steps")),
          "noise_offset and input_perturbation change random noise; use noise: random, and a source that noises "

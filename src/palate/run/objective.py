@@ -43,13 +43,17 @@ class ObjectiveConfig:
     recipe: Literal["none", "sd15", "sdxl"] = key("none", METHOD, resume="fixed", folds="same", error="no")
     """Also take the hyper-parameters that were published for this method and this model."""
 
-    source: Literal["pairs", "images", "lists", "mismatch", "samples", "teacher", "steps"] = key(
-        "pairs", VOTES, resume="fixed", folds="same", error="refused", told="target"
-    )
+    source: Literal[
+        "pairs", "images", "lists", "mismatch", "prompt-mismatch", "perturbed", "samples", "teacher", "steps"
+    ] = key("pairs", VOTES, resume="fixed", folds="same", error="refused", told="target")
     """What a step compares. pairs: pairs with votes. images: single images, liked or not. lists: ranked lists.
-    mismatch: a preferred image against one of another prompt (SUDO). samples: a preferred image against a sample of the
+    mismatch: a preferred image against one of another prompt (SUDO). prompt-mismatch: an image under its own and under
+    a wrong prompt (TPO). perturbed: the reference's predictions under the two (DDSPO). samples: a preferred image against a sample of the
     reference (SPIN). teacher: an image against the reference's unconditional view of it (Self-NPO). steps: two next
     steps of the model's own sampling, ranked by a reward (SPO, TailorPO)."""
+    other_prompt: Literal["another", "words"] = key("another", VOTES, resume="fixed", folds="same", error="no")
+    """The wrong prompt in source: prompt-mismatch and perturbed. another: that of another row. words: its own without
+    40 to 70 % of its words."""
     target: Literal["human", "mix", "dedpo", "judge", "auto"] = key(
         "human", VOTES, resume="fixed", folds="reset", error="no", told="target"
     )
@@ -61,9 +65,7 @@ class ObjectiveConfig:
     )
     """annotator_id of the judge whose votes are used, or a list of several that count together; "self" is the model in
     training."""
-    judges_together: Literal["mean", "majority"] = key(
-        "mean", VOTES, resume="fixed", folds="same", error="no", told="judge"
-    )
+    judges_together: Literal["mean", "majority"] = key("mean", VOTES, resume="fixed", folds="same", error="no")
     """How several judges count together. mean: the mean of their logits. majority: 1 where more of them prefer image 0,
     0 where fewer do, 1/2 in between (BalancedDPO)."""
     hard_votes: bool = key(False, VOTES, resume="fixed", folds="same", error="no", told="target")

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from palate.backbones import Backbone
 from palate.data.dataset import PreferenceDataset
 from palate.distributed import first_before_others, processes
-from palate.encoding.cache import encode_pairs
+from palate.encoding.cache import encode_more_prompts, encode_pairs
 from palate.labels.rows import Rows
 from palate.network.averages import Average
 from palate.network.model import (
@@ -29,6 +29,7 @@ from palate.training.batches import Batches
 from palate.training.compiled import compile_network
 from palate.training.moving import MovingReference
 from palate.training.networks import Networks, Problem, Reference
+from palate.training.other_prompts import of_two_prompts, perturbed, prompts_beside
 from palate.training.own_pairs import against_own_samples, ranked_steps
 from palate.training.pair_weights import PairWeights
 from palate.training.precomputed import known_errors
@@ -77,7 +78,12 @@ def assemble(
 ) -> Parts:
     """Encode missing pairs, and build the parts around the given policy and reference, or around a new policy whose
     reference is its starting point."""
-    encoded = first_before_others(lambda: encode_pairs(dataset, backbone, config.resolution, place=config.cache))
+    beside = prompts_beside(config, rows.prompt)
+    encoded = first_before_others(
+        lambda: encode_more_prompts(
+            encode_pairs(dataset, backbone, config.resolution, place=config.cache), backbone, beside
+        )
+    )
     let_go_of_encoders(backbone)
     rows = rows.require(encoded)
     sharded = config.parallel == "fsdp2" and processes() > 1
@@ -135,6 +141,10 @@ def _make_source(setting: Setting, run: Path) -> Callable[[int], Problem]:
     name = setting.config.source
     if name == "mismatch":
         return against_others(setting)
+    if name == "prompt-mismatch":
+        return of_two_prompts(setting)
+    if name == "perturbed":
+        return perturbed(setting)
     if name == "samples":
         return against_own_samples(setting, run)
     if name == "teacher":

@@ -1,12 +1,12 @@
 """How often each person's vote is right, given the model: RE-PO (arXiv 2509.24159), its rates per person.
 
-The posterior that a vote is right is w = sigmoid(z_w + log(eta/(1 - eta))), z_w the model's logit on its side and eta the
-rate of its voter; the vote then counts with w for its image and 1 - w for the other one, which is a target without
+The posterior that a vote is right is w = sigmoid(z_w + log(eta/(1 - eta))), z_w the model's logit on its side and eta
+the rate of its voter; the vote then counts with w for its image and 1 - w for the other one, which is a target without
 gradient. After a batch eta becomes (1 - a)*eta + a*(mean of w over the person's votes in it).
 
 Derived: known from accounts, for language models, where a pair has one vote; here the target of a pair is the mean over
-its votes, a tie counts as one half and says nothing of its voter. Ours: `prior` votes at the first rate, which hold back
-rates of people with few votes, and rates of at least 1/2, as below it a vote would count for the other image.
+its votes, a tie counts as one half and says nothing of its voter. Ours: `prior` votes at the first rate, which hold
+back rates of people with few votes, and rates of at least 1/2, as below it a vote would count for the other image.
 """
 
 from collections.abc import Callable
