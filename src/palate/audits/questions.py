@@ -1,4 +1,4 @@
-"""Votes on several questions: how many answer which, what judges are worth on each, and how often the winners differ."""
+"""Votes on several questions: how many answer which, what judges are worth on each, how often the winners differ."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
