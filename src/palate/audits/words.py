@@ -138,8 +138,8 @@ def picked_lines(picked: Picked) -> list[str]:
     lines = list(picked.sentences)
     if picked.chance < 0.05:
         lines += [
-            f"{name} agrees with people on {percent(alike)} of the labelled pairs, on {percent(all_pairs)} of all pairs as"
-            " estimated."
+            f"{name} agrees with people on {percent(alike)} of the labelled pairs, on {percent(all_pairs)} of all"
+            " pairs as estimated."
             for name, (alike, all_pairs) in picked.agreement.items()
         ]
     return lines
