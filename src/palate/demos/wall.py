@@ -25,9 +25,9 @@ def draw_wall(
     path: Path,
     columns: int = 8,
 ) -> None:
-    """Draw up to `columns` pictures of each group that `prompts` [N] has, `before` beside `after`, both uint8 [N, 64, 64,
-    3] from the same noise, and write the picture (PNG). The first picture of every name comes first, then the second.
-    `titles` stand above the two, `caption` below."""
+    """Draw up to `columns` pictures of each group that `prompts` [N] has, `before` beside `after`, both uint8 [N, 64,
+    64, 3] from the same noise, and write the picture (PNG). The first picture of every name comes first, then the
+    second. `titles` stand above the two, `caption` below."""
     rows = {group: _places(prompts, group)[:columns] for group in GROUPS}
     rows = {group: places for group, places in rows.items() if places}
     columns = max(len(places) for places in rows.values())

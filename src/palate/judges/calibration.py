@@ -86,8 +86,8 @@ def view_folder(dataset: PreferenceDataset, annotator: str) -> Path:
 
 
 def imported_scores(dataset: PreferenceDataset, annotator: str, question: str = OVERALL) -> bool:
-    """Whether all votes of a judge on a question came with scores of both pictures from elsewhere, so that they are used
-    as scores."""
+    """Whether all votes of a judge on a question came with scores of both pictures from elsewhere, so that they are
+    used as scores."""
     if _answers(dataset, annotator):
         return False
     votes = dataset.votes(columns=["annotator_id", "source", "choice", "score_0", "score_1"], question=question)

@@ -48,9 +48,9 @@ class ObjectiveConfig:
     ] = key("pairs", VOTES, resume="fixed", folds="same", error="refused", told="target")
     """What a step compares. pairs: pairs with votes. images: single images, liked or not. lists: ranked lists.
     mismatch: a preferred image against one of another prompt (SUDO). prompt-mismatch: an image under its own and under
-    a wrong prompt (TPO). perturbed: the reference's predictions under the two (DDSPO). samples: a preferred image against a sample of the
-    reference (SPIN). teacher: an image against the reference's unconditional view of it (Self-NPO). steps: two next
-    steps of the model's own sampling, ranked by a reward (SPO, TailorPO)."""
+    a wrong prompt (TPO). perturbed: the reference's predictions under the two (DDSPO). samples: a preferred image
+    against a sample of the reference (SPIN). teacher: an image against the reference's unconditional view of it
+    (Self-NPO). steps: two next steps of the model's own sampling, ranked by a reward (SPO, TailorPO)."""
     other_prompt: Literal["another", "words"] = key("another", VOTES, resume="fixed", folds="same", error="no")
     """The wrong prompt in source: prompt-mismatch and perturbed. another: that of another row. words: its own without
     40 to 70 % of its words."""

@@ -101,10 +101,9 @@ def label(
 
     `budget` pairs are drawn (0: all) by `select`, which uses the votes of `judges`. `raters` may vote and get a
     personal link each; you alone when absent. `known` is a dataset whose votes are right: `known_share` of the views
-    show its pairs. `question` is the wording of the overall one, or one or several names of questions ("name: wording").
-    The other arguments are the options of `palate label`. Raises PalateError, before anything is
-    served, for arguments that cannot work, and without the extra `palate[web]`.
-    """
+    show its pairs. `question` is the wording of the overall one, or one or several names of questions ("name:
+    wording"). The other arguments are the options of `palate label`. Raises PalateError, before anything is served, for
+    arguments that cannot work, and without the extra `palate[web]`."""
     try:
         from palate.web.serve import label as serve
     except ImportError as error:

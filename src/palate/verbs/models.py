@@ -178,9 +178,10 @@ def compare(
     Missing samples are made first from `prompts` (as in `sample`) with `sampling`. `scorer` is one name or several;
     when absent, those that scored the first model's samples, else the world's truth for its prompts. Or `votes` decide:
     a dataset of pairs of these two models' pictures, supported by its `judge`, and weighted by an estimated
-    `propensity` where people picked the pairs. With `group` all models are training seeds of one method. The result is also written to `out`; when absent, to compare.json in the first model's folder
-    (compare-votes.json with `votes`), where `report` finds it. Where neither model is a folder, both are names of
-    generators in the pairs of `votes`, and the result is written to `out` alone.
+    `propensity` where people picked the pairs. With `group` all models are training seeds of one method. The result is
+    also written to `out`; when absent, to compare.json in the first model's folder (compare-votes.json with `votes`),
+    where `report` finds it. Where neither model is a folder, both are names of generators in the pairs of `votes`, and
+    the result is written to `out` alone.
 
     Raises PalateError for samples that cannot be paired, runs that started from different base models, and a reward
     model that has not scored all samples yet.

@@ -129,7 +129,8 @@ def _population(dataset: PreferenceDataset, settings: Settings) -> list[dict[str
     if len(set(map(frozenset, asked))) > 1:
         counts = ", ".join(f"{name} {len(own):,}" for name, own in zip(settings.names, asked, strict=True))
         raise PalateError(
-            f"--question: people answered some of these questions before, on different pairs ({counts}). Ask them one at"
+            f"--question: people answered some of these questions before, on different pairs ({counts}). Ask "
+            "them one at"
             " a time, each with a --store of its own."
         )
     before, single = asked[0], single_images(dataset) | without_pictures(dataset)

@@ -63,8 +63,8 @@ def label(
     browse: bool = True,
     until_done: bool = False,
 ) -> None:
-    """Serve the labelling page of a dataset until interrupted, or with `until_done` until every pair that is to be shown
-    has an answer. Each vote is stored in the live store at once.
+    """Serve the labelling page of a dataset until interrupted, or with `until_done` until every pair that is to be
+    shown has an answer. Each vote is stored in the live store at once.
 
     Raises PalateError, before anything is served, for an interface other than loopback without named raters, a port
     that is taken, a database that cannot be written, or a dataset with nothing to show.
