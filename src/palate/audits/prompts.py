@@ -27,9 +27,9 @@ def prompts_of(group: np.ndarray, human: np.ndarray, directions: np.ndarray) -> 
     """The prompts [N] of pairs with mean human votes [N] (NaN: not labelled).
 
     directions [N, D] change sign when the images are swapped: what a share is measured along, such as a judge's choice
-    or which picture is brighter. Over them `alike` is the variance between prompts, and all of it, of direction * (vote -
-    1/2); both are U-statistics, free of the number of pairs of a prompt. Without a direction pairs count as
-    unrelated.
+    or which picture is brighter. `alike` is how much of the variance of direction * (vote - 1/2), over all of them,
+    lies between prompts; both are U-statistics, free of the number of pairs of a prompt. Without a direction pairs count
+    as unrelated.
     """
     sizes = np.bincount(np.unique(group, return_inverse=True)[1])
     concentration = float(np.sum((sizes / len(group)) ** 2))

@@ -48,9 +48,9 @@ def dawid_skene(
 
     `symmetric` (ours) makes a person's confusion and the prior invariant to swapping the images, because which image is
     called 0 means nothing; a person then has one reliability and one rate of ties. `smoothing` is added to every count
-    of answers, `times` [N] are weights of the pairs, `start` [N, 2] is the initial posterior, and `voice` [M] is how far
-    each vote counts in the posterior (`voices`). With `symmetric` off, `smoothing` 0 and no ties this is the published
-    algorithm.
+    of answers, `times` [N] are weights of the pairs, `start` [N, 2] is the initial posterior, and `voice` [M] is how
+    far each vote counts in the posterior (`voices`). With `symmetric` off, `smoothing` 0 and no ties this is the
+    published algorithm.
     """
     answer = np.where(votes.value == 0.5, 2, votes.value).astype(int)
     people = len(votes.names)
