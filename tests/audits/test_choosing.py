@@ -71,7 +71,7 @@ def test_what_follows_from_a_corrected_variance():
     gain = gains["j00/calibrate"]
     other = corrected_for(gain, 0.05)
     assert other.variance.value == pytest.approx(gain.variance.value + 0.05)
-    assert other.worth.value == pytest.approx(80 / other.variance.value) and other.worth.high < gain.worth.high
+    assert other.worth.value == pytest.approx(80 / other.variance.value) and other.worth.low < gain.worth.low
     assert other.spread(80) / (gain.alone / 80) == pytest.approx(other.variance.value)
     assert corrected_for(gain, 0.0).residual == pytest.approx(gain.residual)
     everything = replace(gain, pairs=80)

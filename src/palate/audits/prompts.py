@@ -28,8 +28,8 @@ def prompts_of(group: np.ndarray, human: np.ndarray, directions: np.ndarray) -> 
 
     directions [N, D] change sign when the images are swapped: what a share is measured along, such as a judge's choice
     or which picture is brighter. `alike` is how much of the variance of direction * (vote - 1/2), over all of them,
-    lies between prompts; both are U-statistics, free of the number of pairs of a prompt. Without a direction pairs count
-    as unrelated.
+    lies between prompts; both are U-statistics, free of the number of pairs of a prompt. Without a direction pairs
+    count as unrelated.
     """
     sizes = np.bincount(np.unique(group, return_inverse=True)[1])
     concentration = float(np.sum((sizes / len(group)) ** 2))
