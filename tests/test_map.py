@@ -64,5 +64,6 @@ def test_the_page_is_what_the_results_say():
     assert set(found) == set(themap.points())
     assert map_page.page(found) == (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
     held = themap.holds(found)
-    plain = themap.holds({key: one for key, one in found.items() if key.endswith("flips 0")})
-    assert held["not worse"] == 1 and plain["near"] >= 0.8
+    plain, turned = ({k: one for k, one in found.items() if k.endswith(f"flips {f:g}")} for f in (0, 0.2))
+    assert held["not worse"] >= 0.95 and held["near"] >= 0.8
+    assert themap.holds(plain)["near"] >= 0.8 and themap.holds(turned, themap.TOLD)["near"] >= 0.8
