@@ -100,14 +100,12 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          "judge: self is one model, which cannot answer several questions apart; name one question, or another judge."),
         (c.reliability != "equal" and (c.source != "pairs" or c.target != "human" or "preference" not in losses),
          f"reliability: {c.reliability} weighs each person's votes by what the model thinks of them, "
-         "which is not linear "
-         "in the label: debiased targets do not stay unbiased in it, and a judge is no person. Use source: pairs and "
-         "target: human with losses: preference."),
+         "which is not linear in the label: debiased targets do not stay unbiased in it, and a judge is no person. Use "
+         "source: pairs and target: human with losses: preference."),
         (c.reliability != "equal" and (c.label_smoothing > 0 or c.flip_rate > 0 or c.target_radius > 0 or c.swap
          or c.ramp or c.link == "mixture"),
          f"reliability: {c.reliability} says how often votes are wrong; label_smoothing, flip_rate, "
-         "target_radius, swap "
-         "and link: mixture assume something else of the same. Remove them."),
+         "target_radius, swap and link: mixture assume something else of the same. Remove them."),
         (c.reliability != "equal" and not linear_in_label(c.link, c.link_parameter),
          f"reliability: {c.reliability} makes soft targets, and link {c.link!r} is not linear in its label; use one of "
          f"{', '.join(sorted(LINEAR_IN_LABEL))}."),
@@ -117,8 +115,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"{', '.join(_changed(c, 'reliability_'))} belong to reliability: learned or audit."),
         (c.reliability == "audit" and (c.reliability_momentum != 0.1 or c.reliability_prior != 0),
          "reliability: audit takes its rates from the votes alone; reliability_momentum and "
-         "reliability_prior belong to "
-         "learned."),
+         "reliability_prior belong to learned."),
         (c.judges_together == "majority" and len(judges_of(c)) < 2,
          "judges_together: majority counts the votes of several judges: give judge a list of them."),
         (c.judges_together == "majority" and (c.correction != "none" or c.target == "auto"),
@@ -128,8 +125,7 @@ def _contradictions(config: TrainConfig) -> list[tuple[bool, str]]:
          f"covariates belong to correction: covariates, not to {c.correction!r}."),
         (c.propensity != "given" and c.target not in ("dedpo", "auto"),
          f"propensity: {c.propensity} is what target 'dedpo' divides by, and target {c.target!r} does "
-         "not. Remove it, or "
-         "use method dedpo (with power: 0 for human votes alone, weighted)."),
+         "not. Remove it, or use method dedpo (with power: 0 for human votes alone, weighted)."),
         (c.ramp and c.power != 1.0,
          "ramp and power are two ways between the judge and the human votes, the first of them biased; give one."),
         (c.target != "dedpo" and (c.power != 1.0 or c.ramp),
